@@ -1,0 +1,184 @@
+"""Which array library an array belongs to, and what that library's backend does faster.
+
+A backend is a value: an array namespace, the way back to the host, and two literal tables
+from cells to faster code.  The narrow door, `steps`, holds one time step; the wide door,
+`sequences`, the whole loop.  A cell that stands in neither runs as it is written.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import array_api_compat
+
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, Namespace, Step, StepBackward
+
+#: array library (first module of the array's type) → the folder here that serves it
+FOLDERS = {"numpy": "cpu", "cupy": "cuda"}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One cell's `step` and `step_backward` for one array library, in the form of `Cell`.
+
+    `source` is the text the code is built from, so that a changed kernel is proved anew.
+    """
+
+    step: Step
+    step_backward: StepBackward
+    dtypes: frozenset[Any]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One cell's whole loop for one array library, in the form of `xrnn.loop.Loop`."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    dtypes: frozenset[Any]
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """An array library as xrnn sees it.
+
+    `to_host` gives a NumPy array; `describe` names what a verdict on fast code depends on
+    (library, device, driver); `missing` says what keeps the backend from working here, or
+    None; `refused` are subclasses of the array type whose meaning would be lost.
+    """
+
+    name: str
+    xp: Namespace
+    to_host: Callable[[Array], Array]
+    steps: Mapping[Cell, Steps] = field(default_factory=dict)
+    sequences: Mapping[Cell, Sequences] = field(default_factory=dict)
+    describe: Callable[[], str] = lambda: ""
+    missing: Callable[[], str | None] = lambda: None
+    refused: tuple[type, ...] = ()
+
+    def steps_of(self, cell: Cell, dtype: Any) -> Steps | None:
+        """The faster step of this very cell for dtype, if the table has one."""
+        entry = self.steps.get(cell)
+        return entry if entry is not None and dtype in entry.dtypes else None
+
+    def sequences_of(self, cell: Cell, dtype: Any) -> Sequences | None:
+        """The faster loop of this very cell for dtype, if the table has one."""
+        entry = self.sequences.get(cell)
+        return entry if entry is not None and dtype in entry.dtypes else None
+
+    def from_host(self, array: Array) -> Array:
+        """A copy of a NumPy array as an array of this library."""
+        return self.xp.asarray(array, copy=True)
+
+
+_registered: dict[str, Backend] = {}
+_of_type: dict[type, Backend] = {}
+
+
+def register(library: str, backend: Backend) -> None:
+    """Serve the arrays of `library` (the first module of their type) by `backend`."""
+    _registered[library] = backend
+    _of_type.clear()
+
+
+def unregister(library: str) -> None:
+    """Undo `register`."""
+    del _registered[library]
+    _of_type.clear()
+
+
+def backend_of(x: Array, name: str = "x") -> Backend:
+    """The backend of the library that x belongs to; `name` is what messages call x.
+
+    Raises
+    ------
+    TypeError
+        If x is not an array of a library that follows the Array API standard.
+
+    >>> import numpy as np
+    >>> backend_of(np.zeros(3)).name
+    'cpu'
+    """
+    cls = type(x)
+    if cls not in _of_type:
+        backend = _find(x)
+        if backend is None or issubclass(cls, backend.refused):
+            raise TypeError(
+                f"{name} is a {cls.__module__}.{cls.__qualname__}; it must be an array of "
+                "NumPy, CuPy or another library that follows the Python Array API standard"
+            )
+        _of_type[cls] = backend
+    return _of_type[cls]
+
+
+def _find(x: Array) -> Backend | None:
+    libraries = [base.__module__.partition(".")[0] for base in type(x).__mro__]
+    for library in libraries:
+        if library in _registered:
+            return _registered[library]
+    if not array_api_compat.is_array_api_obj(x):
+        return None
+    for library in libraries:
+        if library in FOLDERS:
+            return _folder(FOLDERS[library])
+    return _generic(libraries[0], array_api_compat.array_namespace(x))
+
+
+@cache
+def get(name: str) -> Backend:
+    """The backend by name: ``"cpu"``, ``"cuda"``, or the import name of any array library.
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed, or finds no device to run on.
+    ValueError
+        If the name is neither a backend nor a library that follows the standard.
+
+    >>> get("cpu").name
+    'cpu'
+    """
+    try:
+        if name in FOLDERS.values():
+            backend = _folder(name)
+        else:
+            zero = importlib.import_module(name).asarray(0.0)
+            backend = backend_of(zero)
+    except ModuleNotFoundError as error:
+        hint = ' (pip install "xrnn-array[cuda13]" or [cuda12])' if name == "cuda" else ""
+        raise ImportError(f"backend {name!r}: {error.name} is not installed{hint}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        known = ", ".join(sorted(FOLDERS.values()))
+        raise ValueError(
+            f"backend {name!r} is unknown; it must be one of {known}, or the import name of a "
+            'library that follows the Python Array API standard, such as "torch"'
+        ) from error
+    if problem := backend.missing():
+        raise ImportError(f"backend {name!r}: {problem}")
+    return backend
+
+
+def move(array: Array, backend: Backend) -> Array:
+    """The array in the library of `backend`, through the host; itself if it is there."""
+    home = backend_of(array)
+    return array if home is backend else backend.from_host(home.to_host(array))
+
+
+def _folder(name: str) -> Backend:
+    module = importlib.import_module(f"{__name__}.{name}")
+    backend: Backend = module.BACKEND
+    return backend
+
+
+@cache
+def _generic(library: str, xp: Namespace) -> Backend:
+    from xrnn.backends.cpu import to_host
+
+    return Backend(library, xp, to_host)

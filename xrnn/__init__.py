@@ -1,0 +1,26 @@
+"""Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
+
+from xrnn import cells, convert, losses, optim
+from xrnn.files import load, save
+from xrnn.layer import Layer
+from xrnn.layers import GRU, LSTM, RNN, InputGatedLSTM
+from xrnn.readout import Embedding, Linear
+from xrnn.unroll import unroll, unroll_backward
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Embedding",
+    "InputGatedLSTM",
+    "Layer",
+    "Linear",
+    "cells",
+    "convert",
+    "load",
+    "losses",
+    "optim",
+    "save",
+    "unroll",
+    "unroll_backward",
+]

@@ -1,0 +1,117 @@
+"""What a cell is: the names of its parts and one step, forward and backward."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from xrnn.typing import Array, State, Step, StepBackward
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One recurrent cell, as a value.  It holds no arrays and compares by identity.
+
+    Identity matters: the tables of the backends are keyed by the cell itself, so a cell
+    made by ``dataclasses.replace(LSTM, step=mine)`` is another cell and never receives the
+    kernels of `LSTM`.
+
+    Parameters
+    ----------
+    name : str
+        The word for this cell in messages, files and on the command line.
+    gates : tuple of str
+        The blocks of the rows of W, U and b, from top to bottom.
+    step : callable
+        ``step(ax, state, weights, *, xp) -> state, saved``.  ``ax`` (B, G·H) is
+        W x_t + b, made by the caller for all steps at once; ``state`` is a tuple of
+        (B, H) arrays in the order of `states`; ``saved`` is whatever `step_backward` needs.
+    step_backward : callable
+        ``step_backward(dstate, saved, weights, *, xp) -> dax, dstate_prev, dweights``.
+        ``dstate`` holds the gradients of the new state, ``dstate_prev`` those of the old
+        one, ``dax`` (B, G·H) that of ``ax``, and ``dweights`` what this step adds to the
+        gradient of every weight that `step` itself used (`xrnn.typing.Contribution`).
+    states : tuple of str
+        What is carried through time.  The first is the output h.
+    recurrent : bool
+        Whether there is a recurrent weight U (G·H, H).
+    extras : mapping of str to tuple of int
+        Further weights: name → shape in units of H.
+    biases : tuple of str
+        The weights that may be left out, and are zero then.
+    analytic : bool
+        Whether `step` is an analytic function, so that it also runs in complex numbers
+        (and the derivative can be checked to rounding error by a complex step).
+
+    Notes
+    -----
+    Neither function writes to an array it was given.
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    step: Step
+    step_backward: StepBackward
+    states: tuple[str, ...] = ("h",)
+    recurrent: bool = True
+    extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    biases: tuple[str, ...] = ("b",)
+    analytic: bool = True
+
+    def shapes(self, I: int, H: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every weight, for I inputs and H hidden units.
+
+        >>> from xrnn.cells import LSTM
+        >>> LSTM.shapes(3, 5)
+        {'W': (20, 3), 'U': (20, 5), 'b': (20,)}
+        """
+        size = {"I": I, "H": H}
+        return {
+            name: tuple(factor * size[letter] for factor, letter in dims)
+            for name, dims in self._dims().items()
+            if bias or name not in self.biases
+        }
+
+    def letters(self, name: str) -> str:
+        """The shape of the weight `name` in letters, for messages: ``(4·H, I)``."""
+        words = [letter if n == 1 else f"{n}·{letter}" for n, letter in self._dims()[name]]
+        return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
+
+    def _dims(self) -> dict[str, tuple[tuple[int, str], ...]]:
+        rows = (len(self.gates), "H")
+        dims: dict[str, tuple[tuple[int, str], ...]] = {"W": (rows, (1, "I"))}
+        if self.recurrent:
+            dims["U"] = (rows, (1, "H"))
+        dims["b"] = (rows,)
+        return dims | {k: tuple((n, "H") for n in shape) for k, shape in self.extras.items()}
+
+    def state(self, arrays: Any) -> State:
+        """The arrays as a named tuple: ``state.h``, ``state.c``."""
+        return _state_type(self.states)._make(arrays)
+
+    def __deepcopy__(self, memo: Any) -> Cell:
+        return self
+
+    def __reduce__(self) -> Any:
+        from xrnn.cells import BY_NAME
+
+        if BY_NAME.get(self.name) is self:
+            return BY_NAME.__getitem__, (self.name,)
+        return super().__reduce__()
+
+    def __repr__(self) -> str:
+        return f"<cell {self.name}>"
+
+
+@lru_cache
+def _state_type(states: tuple[str, ...]) -> Any:
+    return namedtuple("State", states)
+
+
+def blocks(a: Array, n: int) -> tuple[Array, ...]:
+    """Split the last axis of a into n equal blocks (views)."""
+    H = a.shape[-1] // n
+    return tuple(a[..., k * H : (k + 1) * H] for k in range(n))

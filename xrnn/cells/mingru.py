@@ -1,0 +1,46 @@
+"""minGRU: a GRU without a reset gate whose gate and candidate see only the input.
+
+z_t = σ(W_z x_t + b_z)                    (1)   update gate: 1 takes the candidate
+n_t = W_n x_t + b_n                       (2)   candidate, without a curve
+h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ n_t     (3)
+
+The polarity of z is the paper's, the opposite of `GRU`'s.
+
+Source: Feng et al., "Were RNNs All We Needed?" (2024), arXiv:2410.01201, section 3.1.
+"""
+
+from typing import Any
+
+from xrnn.activations import sigmoid, sigmoid_slope
+from xrnn.cells.base import Cell, blocks
+from xrnn.typing import Array, Contribution, Namespace, State, Weights
+
+
+def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
+    (h_prev,) = state
+    a_z, a_n = blocks(ax, 2)
+    z = sigmoid(a_z, xp=xp)  # (1)
+    n = a_n  # (2)
+    h = (1 - z) * h_prev + z * n  # (3)
+    return (h,), (z, n, h_prev)
+
+
+def step_backward(
+    dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+) -> tuple[Array, State, dict[str, Contribution]]:
+    (dh,) = dstate
+    z, n, h_prev = saved
+    dz, dh_prev = dh * (n - h_prev), dh * (1 - z)  # (3)
+    dn = dh * z
+    da_n = dn  # (2)
+    da_z = dz * sigmoid_slope(z)  # (1)
+    return xp.concat((da_z, da_n), axis=-1), (dh_prev,), {}
+
+
+MinGRU = Cell(
+    name="mingru",
+    gates=("z", "n"),
+    recurrent=False,
+    step=step,
+    step_backward=step_backward,
+)

@@ -1,0 +1,5 @@
+"""Weights, and gradients, in the conventions of other libraries."""
+
+from xrnn.convert.torch import from_torch, to_torch
+
+__all__ = ["from_torch", "to_torch"]

@@ -1,0 +1,180 @@
+"""PyTorch's conventions.
+
+=============  =======================  ==========================================
+xrnn           PyTorch                  how
+=============  =======================  ==========================================
+W_l0           weight_ih_l0             the same: (G·H, I), gates i f g o or r z n
+U_l0           weight_hh_l0             the same: (G·H, H)
+b_l0           bias_ih_l0, bias_hh_l0   their sum; one bias is enough
+v_l0 (GRU)     bias_hh_l0, rows of n    stays apart: the reset gate multiplies it
+=============  =======================  ==========================================
+
+So a GRU's b sums the two biases in the rows of r and z, and is bias_ih in those of n.
+Written back, b becomes bias_ih and bias_hh is zero (but for v): the same function.  A
+*gradient* is not shared out like that: PyTorch's two biases each have the gradient of b.
+PyTorch has no GRU with reset before the product, and no LSTM whose gates see only the
+input; their weights are refused, because there they would be another function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xrnn.backends import backend_of, get
+from xrnn.backends.cpu import to_host
+from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
+from xrnn.layer import Layer
+from xrnn.readout import Embedding, Linear
+from xrnn.typing import Array
+
+KNOWN = (Elman, ElmanReLU, LSTM, GRU)
+
+
+def from_torch(
+    layer: Layer | Embedding | Linear, state_dict: Mapping[str, Any], *, gradients: bool = False
+) -> dict[str, Array]:
+    """Take over weights trained with PyTorch.
+
+    Parameters
+    ----------
+    layer : Layer, Embedding or Linear
+        Made with the same sizes and options as the PyTorch module.
+    state_dict : mapping of str to array-like
+        PyTorch name → tensor or array, as ``module.state_dict()`` gives it.
+    gradients : bool
+        Whether these are gradients (name → ``parameter.grad``): they are converted to the
+        form of ``dweights`` and the layer is left alone.
+
+    Returns
+    -------
+    dict of str to array
+        Names and shapes of ``layer.weights``, in its library and dtype; unless they are
+        gradients, they are now the layer's weights.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell;
+        the layer is left as it was.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.LSTM(3, 5)
+    >>> state_dict = xrnn.convert.to_torch(xrnn.LSTM(3, 5, rng=1))
+    >>> sorted(state_dict)
+    ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
+    >>> _ = xrnn.convert.from_torch(layer, state_dict)
+    >>> np.array_equal(layer.weights["W_l0"], state_dict["weight_ih_l0"])
+    True
+    """
+    host = {name: to_host(value) for name, value in state_dict.items()}
+    expected = _torch_shapes(layer)
+    if unknown := [name for name in host if name not in expected]:
+        raise ValueError(
+            f"unknown PyTorch names {', '.join(unknown)}; the layer has {', '.join(expected)}"
+        )
+    for name, shape in expected.items():
+        if name not in host:
+            raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
+        if host[name].shape != shape:
+            raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
+    backend = backend_of(next(iter(layer.weights.values())), "the layer's weight")
+    dtype = getattr(get("cpu").xp, layer.dtype)
+    converted = {
+        name: backend.from_host(value.astype(dtype))
+        for name, value in _from(layer, host, gradients).items()
+    }
+    if not gradients:
+        layer.weights = converted
+    return converted
+
+
+def to_torch(
+    layer: Layer | Embedding | Linear,
+    tree: Mapping[str, Array] | None = None,
+    *,
+    gradients: bool | None = None,
+) -> dict[str, Array]:
+    """The weights, or a tree like them, under PyTorch's names.
+
+    Parameters
+    ----------
+    layer : Layer, Embedding or Linear
+        Whose weights.
+    tree : mapping of str to array, optional
+        Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward.
+        Default: the weights.
+    gradients : bool, optional
+        Whether `tree` holds gradients.  Default: yes where a tree is given.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        PyTorch name → a new array; ``torch.from_numpy`` makes each a tensor.
+
+    Raises
+    ------
+    ValueError
+        If the tree does not have the layer's names, or PyTorch has no such cell.
+    """
+    gradients = tree is not None if gradients is None else gradients
+    tree = layer.weights if tree is None else tree
+    if odd := sorted(set(tree) ^ set(layer.weights)):
+        raise ValueError(
+            f"missing or unknown: {', '.join(odd)}; the layer has {', '.join(layer.weights)}"
+        )
+    host = {name: to_host(value) for name, value in tree.items()}
+    return {name: value.copy() for name, value in _to(layer, host, gradients).items()}
+
+
+def _names(layer: Embedding | Linear) -> dict[str, str]:
+    return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in layer.weights}
+
+
+def _torch_shapes(layer: Layer | Embedding | Linear) -> dict[str, tuple[int, ...]]:
+    zero = {name: to_host(w) for name, w in layer.weights.items()}
+    return {name: value.shape for name, value in _to(layer, zero, gradients=True).items()}
+
+
+def _from(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]:
+    if not isinstance(layer, Layer):
+        return {mine: host[theirs] for mine, theirs in _names(layer).items()}
+    weights = {}
+    for _, s in layer.parts():
+        weights[f"W{s}"], weights[f"U{s}"] = host[f"weight_ih{s}"], host[f"weight_hh{s}"]
+        if not layer.bias:
+            continue
+        b, b_hh = host[f"bias_ih{s}"], host[f"bias_hh{s}"]
+        summed = 0 if gradients else b_hh
+        if layer.cell is GRU:
+            n = slice(2 * layer.H, None)
+            weights[f"v{s}"] = b_hh[n]
+            b = b + summed
+            b[n] = host[f"bias_ih{s}"][n]
+        else:
+            b = b + summed
+        weights[f"b{s}"] = b
+    return {name: weights[name] for name in layer.weights}
+
+
+def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]:
+    if not isinstance(layer, Layer):
+        return {theirs: host[mine] for mine, theirs in _names(layer).items()}
+    if layer.cell not in KNOWN:
+        raise ValueError(
+            f"{layer.cell.name}: PyTorch has no such cell; it has "
+            f"{', '.join(cell.name for cell in KNOWN)}"
+        )
+    named = {}
+    for _, s in layer.parts():
+        named[f"weight_ih{s}"], named[f"weight_hh{s}"] = host[f"W{s}"], host[f"U{s}"]
+        if not layer.bias:
+            continue
+        b = host[f"b{s}"]
+        named[f"bias_ih{s}"], b_hh = b, b.copy() if gradients else 0 * b
+        if layer.cell is GRU:
+            b_hh[2 * layer.H :] = host[f"v{s}"]
+        named[f"bias_hh{s}"] = b_hh
+    return named

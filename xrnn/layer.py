@@ -1,0 +1,386 @@
+"""The layers most users hold: stacked, in both directions, with dropout between layers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+from xrnn.backends import backend_of, get
+from xrnn.backends.cpu import counter_bits, generator
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, State
+from xrnn.unroll import Tape, check_state, run, unroll_backward
+from xrnn.weights import cast, check_sizes, draw, moved
+
+
+class LayerTape(NamedTuple):
+    """What `Layer.backward` needs.  Made by `Layer.forward`; not an interface."""
+
+    tapes: list[Tape]
+    masks: list[Array]
+
+
+class Layer:
+    """One cell in L layers and D directions.
+
+    A layer holds weights and nothing else: what passes from call to call is in the states
+    and tapes that it returns, so one layer serves many streams and threads at once.
+
+    Parameters
+    ----------
+    cell : Cell
+        Such as `xrnn.cells.PeepholeLSTM`, or one of your own.
+    I, H : int
+        Inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start (D = 2); the outputs
+        of both stand side by side.
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0; the
+        rest is scaled by 1/(1 − dropout).  Inference (`__call__`, `step`) drops nothing.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).  States are not
+        affected.
+    dtype : {"float32", "float64", "float16"}
+        The dtype of the weights, and so of everything.
+    device : str
+        "cpu", "cuda" or the import name of an array library, such as "torch".
+    rng : int or numpy.random.Generator
+        Seed of the weights; an int is also the default seed of the dropout masks.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.weights.draw`.
+    forget_bias : float
+        The bias of the forget gate at the start (with "orthogonal").
+
+    Attributes
+    ----------
+    weights : dict of str to array
+        The cell's weights by name, layer and direction: ``W_l0``, ``U_l0``, ``b_l0``,
+        ``W_l0_reverse``, ``W_l1`` …; assign or update in place.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    ImportError
+        If the device's library is not installed or finds no device.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 5)
+    >>> ys, state = layer(np.zeros((7, 2, 3), "float32"))
+    >>> ys.shape
+    (7, 2, 5)
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        I: int,
+        H: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        bias: bool = True,
+        batch_first: bool = False,
+        dtype: str = "float32",
+        device: str = "cpu",
+        rng: Any = 0,
+        *,
+        init: str = "orthogonal",
+        forget_bias: float = 1.0,
+    ) -> None:
+        check_sizes(cell.name, I=I, H=H, num_layers=num_layers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"{cell.name}: dropout is {dropout!r}; it must be in [0, 1)")
+        if dtype not in ("float16", "float32", "float64"):
+            raise ValueError(
+                f"{cell.name}: dtype is {dtype!r}; it must be 'float32', 'float64' or 'float16'"
+            )
+        self.cell = cell
+        self.I, self.H = I, H
+        self.num_layers, self.bidirectional = num_layers, bool(bidirectional)
+        self.dropout, self.bias, self.batch_first = float(dropout), bool(bias), bool(batch_first)
+        self.dtype = dtype
+        self.seed = rng if isinstance(rng, int) else 0
+        random = generator(rng)
+        backend = get(device)
+        self.weights: dict[str, Array] = {}
+        for k, suffix in self.parts():
+            drawn = draw(
+                cell,
+                self.inputs(k),
+                H,
+                bias=bias,
+                init=init,
+                forget_bias=forget_bias,
+                rng=random,
+            )
+            named = {f"{name}{suffix}": w for name, w in drawn.items()}
+            self.weights |= cast(named, dtype, backend)
+
+    def inputs(self, k: int) -> int:
+        """What layer k reads: I, or the D·H outputs of the layer below."""
+        return self.I if k == 0 else self.directions * self.H
+
+    @property
+    def directions(self) -> int:
+        """D."""
+        return 2 if self.bidirectional else 1
+
+    def parts(self) -> list[tuple[int, str]]:
+        """(layer, suffix of its weights' names) of every cell, in the order of the states."""
+        suffixes = ("", "_reverse")[: self.directions]
+        return [(k, f"_l{k}{s}") for k in range(self.num_layers) for s in suffixes]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every weight."""
+        return {
+            f"{name}{suffix}": shape
+            for k, suffix in self.parts()
+            for name, shape in self.cell.shapes(self.inputs(k), self.H, self.bias).items()
+        }
+
+    def __call__(
+        self, xs: Array, state: State | None = None, lengths: Array | None = None
+    ) -> tuple[Array, State]:
+        """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
+        ys, last, _ = self._run(xs, state, lengths, seed=None, keep=False)
+        return ys, last
+
+    def forward(
+        self,
+        xs: Array,
+        state: State | None = None,
+        lengths: Array | None = None,
+        *,
+        seed: int | None = None,
+    ) -> tuple[Array, State, LayerTape]:
+        """Run the layer and keep what `backward` needs.
+
+        Parameters
+        ----------
+        xs : array (T, B, I), or (B, T, I) with ``batch_first``
+            The inputs.
+        state : tuple of array (L·D, B, H), optional
+            The states to start from, one array for each of ``cell.states``; layer 0
+            forward, layer 0 reverse, layer 1 forward …  Default: zeros.
+        lengths : integers (B,), optional
+            Steps that each sequence really has, 0…T, in any order.  Default: T.
+        seed : int, optional
+            Of the dropout masks, which depend on it, the layer and the position alone:
+            give another one at every training step.  Default: the layer's ``rng``.
+
+        Returns
+        -------
+        ys : array (T, B, D·H), or (B, T, D·H)
+            The outputs of the last layer; exactly 0 past a sequence's end.
+        state : named tuple of array (L·D, B, H)
+            Where every sequence ended.
+        tape : LayerTape
+            For `backward`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `xrnn.unroll`.
+        """
+        return self._run(xs, state, lengths, seed=self.seed if seed is None else seed, keep=True)
+
+    def backward(
+        self, tape: LayerTape, dys: Array | None = None, dstate: State | None = None
+    ) -> tuple[Array, State, dict[str, Array]]:
+        """Carry gradients back through the layers and through time.
+
+        Parameters
+        ----------
+        tape : LayerTape
+            From `forward`.
+        dys : array like ys, optional
+            The gradient of the outputs.  Default: zeros.
+        dstate : tuple of array (L·D, B, H) or None, optional
+            The gradient of the state that `forward` returned.  Default: zeros.
+
+        Returns
+        -------
+        dxs : array like xs
+            The gradient of the inputs.
+        dstate : named tuple of array (L·D, B, H)
+            The gradient of the state that `forward` was given.
+        dweights : dict of str to array
+            Names and shapes of `weights`.
+        """
+        xp = tape.tapes[0].xp
+        count = len(self.parts())
+        if len(tape.tapes) != count or tape.tapes[0].cell is not self.cell:
+            raise ValueError(f"{self.cell.name}: the tape was made by another layer")
+        dlasts = self._split_state(dstate, "dstate")
+        dfirsts: list[State] = [()] * count
+        dweights: dict[str, Array] = {}
+        if dys is not None:
+            dys = self._time_first(dys)
+        for k in reversed(range(self.num_layers)):
+            dxs = None
+            for d in range(self.directions):
+                n = k * self.directions + d
+                part = None if dys is None else dys[..., d * self.H : (d + 1) * self.H]
+                dx, dfirsts[n], dw = unroll_backward(tape.tapes[n], part, dlasts[n])
+                dxs = dx if dxs is None else dxs + dx
+                suffix = self.parts()[n][1]
+                dweights |= {f"{name}{suffix}": g for name, g in dw.items()}
+            dys = dxs * tape.masks[k - 1] if k and tape.masks else dxs
+        dstates = [xp.stack(arrays) for arrays in zip(*dfirsts, strict=True)]
+        named = {name: dweights[name] for name in self.weights}
+        return self._time_first(dys), self.cell.state(dstates), named
+
+    def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
+        """One time step, for streams.
+
+        Parameters
+        ----------
+        x : array (B, I)
+            One input for each stream.
+        state : tuple of array (L, B, H), optional
+            From the step before.  Default: zeros.
+
+        Returns
+        -------
+        y : array (B, H)
+            The output of the last layer.
+        state : named tuple of array (L, B, H)
+            For the next step.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: the reverse direction starts at the end, which a
+            stream does not have.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                f"{self.cell.name}: a bidirectional layer cannot step; "
+                "make one with bidirectional=False, or call it on whole sequences"
+            )
+        self._check_inputs(x, "x", "(B, I)")
+        ys, last, _ = self._run_layers(x[None, ...], state, None, seed=None, keep=False)
+        return ys[0, ...], last
+
+    def to(self, device: str) -> Self:
+        """Move the weights to "cpu", "cuda" or another array library; return the layer."""
+        self.weights = moved(self.weights, get(device))
+        return self
+
+    def config(self) -> dict[str, Any]:
+        """What a file must agree on to be loaded into this layer."""
+        return {
+            "kind": "layer",
+            "cell": self.cell.name,
+            "I": self.I,
+            "H": self.H,
+            "num_layers": self.num_layers,
+            "bidirectional": self.bidirectional,
+            "bias": self.bias,
+            "dtype": self.dtype,
+        }
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.config()}>"
+
+    def _run(
+        self,
+        xs: Array,
+        state: State | None,
+        lengths: Array | None,
+        *,
+        seed: int | None,
+        keep: bool,
+    ) -> tuple[Array, State, Any]:
+        self._check_inputs(xs, "xs", "(B, T, I)" if self.batch_first else "(T, B, I)")
+        xs = self._time_first(xs)
+        ys, last, tape = self._run_layers(xs, state, lengths, seed=seed, keep=keep)
+        return self._time_first(ys), last, tape
+
+    def _run_layers(
+        self,
+        xs: Array,
+        state: State | None,
+        lengths: Array | None,
+        *,
+        seed: int | None,
+        keep: bool,
+    ) -> tuple[Array, State, Any]:
+        xp = backend_of(xs, "xs").xp
+        firsts = self._split_state(state, "state")
+        lasts: list[State] = []
+        tape = LayerTape([], [])
+        for k in range(self.num_layers):
+            ys = []
+            for d in range(self.directions):
+                n = k * self.directions + d
+                suffix = self.parts()[n][1]
+                y, last, cell_tape = run(
+                    self.cell,
+                    self._cell_weights(suffix),
+                    xs,
+                    firsts[n],
+                    lengths,
+                    reverse=d == 1,
+                    keep=keep,
+                )
+                ys.append(y)
+                lasts.append(last)
+                if cell_tape is not None:
+                    tape.tapes.append(cell_tape)
+            xs = xp.concat(ys, axis=-1) if len(ys) > 1 else ys[0]
+            if seed is not None and self.dropout and k + 1 < self.num_layers:
+                tape.masks.append(self._mask(seed, k, xs))
+                xs = xs * tape.masks[-1]
+        return xs, self.cell.state(xp.stack(a) for a in zip(*lasts, strict=True)), tape
+
+    def _mask(self, seed: int, k: int, ys: Array) -> Array:
+        """0 or 1/(1 − dropout) for each output of layer k, by (seed, k, position) alone."""
+        T, B, n = ys.shape
+        bits = counter_bits(seed, k, T * B * n)
+        scaled = (bits >= int(self.dropout * 2**64)) / (1 - self.dropout)
+        backend = backend_of(ys)
+        mask = backend.from_host(scaled.astype(self.dtype).reshape(T, B, n))
+        return backend.xp.astype(mask, ys.dtype)
+
+    def _cell_weights(self, suffix: str) -> dict[str, Array]:
+        names = self.cell.shapes(1, 1, self.bias)
+        try:
+            return {name: self.weights[f"{name}{suffix}"] for name in names}
+        except KeyError as error:
+            raise ValueError(
+                f"{self.cell.name}: layer.weights lacks {error}; it must hold "
+                f"{', '.join(self.shapes())}"
+            ) from None
+
+    def _time_first(self, a: Array) -> Array:
+        """(B, T, n) ⇄ (T, B, n) where the layer is batch_first."""
+        return backend_of(a).xp.permute_dims(a, (1, 0, 2)) if self.batch_first else a
+
+    def _check_inputs(self, x: Array, name: str, letters: str) -> None:
+        backend_of(x, name)
+        if x.ndim != letters.count(",") + 1 or x.shape[-1] != self.I:
+            raise ValueError(
+                f"{self.cell.name}: {name} has shape {tuple(x.shape)}; "
+                f"it must be {letters} with I = {self.I}"
+            )
+
+    def _split_state(self, state: State | None, what: str) -> list[Any]:
+        """One state for each cell of `parts`, from arrays (L·D, B, H)."""
+        count = len(self.parts())
+        if state is None:
+            return [None] * count
+        for name, s in zip(self.cell.states, check_state(self.cell, what, state), strict=True):
+            if s is not None and (s.ndim != 3 or s.shape[0] != count or s.shape[2] != self.H):
+                raise ValueError(
+                    f"{self.cell.name}: {what} {name} has shape {tuple(s.shape)}; "
+                    f"it must be (L·D, B, H) = ({count}, B, {self.H})"
+                )
+        return [tuple(None if s is None else s[n, ...] for s in state) for n in range(count)]

@@ -1,0 +1,151 @@
+"""Through time and back: the one loop that every cell shares.
+
+It knows a pair (step, step_backward) and an array namespace, nothing of backends.  What
+does not depend on the state is done for all steps at once: W x_t + b before the loop, and
+after it every weight gradient as one product over all sequences and steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import array_api_compat
+
+from xrnn.typing import Array, Contribution, Namespace, State, Step, StepBackward, Weights
+
+
+class Pair(Protocol):
+    """A cell, or a faster pair of functions for it."""
+
+    @property
+    def step(self) -> Step: ...
+    @property
+    def step_backward(self) -> StepBackward: ...
+
+
+class Saved(NamedTuple):
+    """What backward needs of forward: per step what the pair saved, and the way it went."""
+
+    xs: Array
+    steps: list[Any]
+    order: range
+    mask: Array | None
+
+
+class Loop:
+    """The loop over a pair of steps, in the form that a whole-sequence kernel has too.
+
+    Parameters
+    ----------
+    pair : Cell or xrnn.backends.Steps
+        One time step, forward and backward.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Saved | None]:
+        """Run xs (T, B, I) from state: ys (T, B, H), the state at the end, what to keep.
+
+        `weights` are complete (no bias left out) and `lengths` (B,) lie in 0…T; the door
+        (`xrnn.unroll`) has seen to both.  With ``keep=False`` nothing is kept.
+        """
+        T = xs.shape[0]
+        order = range(T - 1, -1, -1) if reverse else range(T)
+        mask = None
+        if lengths is not None:
+            mask = _inside(T, lengths, xp=xp)
+            # Whatever stands in the padding, NaN included, must not reach a sum.
+            xs = xp.where(mask, xs, xp.zeros_like(xs))
+        axs = _rows(xs, xp=xp) @ weights["W"].T + weights["b"]
+        axs = xp.reshape(axs, (*xs.shape[:2], axs.shape[-1]))
+        ys, steps = [state[0]] * T, [None] * T
+        for t in order:
+            new, saved = self.pair.step(axs[t, ...], state, weights, xp=xp)
+            if mask is None:
+                ys[t], state = new[0], new
+            else:
+                # Past its end a sequence keeps its state.  In reverse this is also what
+                # makes it start at its own end: until then it keeps the state given.
+                zero = xp.zeros_like(new[0])
+                ys[t] = xp.where(mask[t, ...], new[0], zero)
+                state = _either(mask[t, ...], new, state, xp=xp)
+            if keep:
+                steps[t] = saved
+        out = xp.stack(ys) if T else xp.reshape(state[0], (1, *state[0].shape))[:0, ...]
+        return out, state, Saved(xs, steps, order, mask) if keep else None
+
+    def backward(
+        self,
+        weights: Weights,
+        saved: Saved,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, State, dict[str, Array]]:
+        """From dys (T, B, H) and the gradient of the last state to those of what went in.
+
+        Returns dxs (T, B, I), the gradient of the state given, and dweights with the names
+        and shapes of `weights`.
+        """
+        xs, steps, order, mask = saved
+        daxs: list[Array] = [None] * len(steps)
+        parts: dict[str, list[Contribution]] = {}
+        for t in reversed(order):
+            dh, *drest = dstate
+            dnew = (dh if dys is None else dh + dys[t, ...], *drest)
+            if mask is not None:
+                zeros = tuple(xp.zeros_like(d) for d in dnew)
+                dnew = _either(mask[t, ...], dnew, zeros, xp=xp)
+            daxs[t], dprev, dweights = self.pair.step_backward(dnew, steps[t], weights, xp=xp)
+            dstate = dprev if mask is None else _either(mask[t, ...], dprev, dstate, xp=xp)
+            for name, part in dweights.items():
+                parts.setdefault(name, [None] * len(steps))[t] = part
+        if not steps:
+            return xs, dstate, {name: xp.zeros_like(w) for name, w in weights.items()}
+        das = _rows(xp.stack(daxs), xp=xp)
+        gradients = {"W": das.T @ _rows(xs, xp=xp), "b": xp.sum(das, axis=0)}
+        for name, part in parts.items():
+            gradients[name] = _summed(part, daxs, das, xp=xp)
+        dxs = xp.reshape(das @ weights["W"], xs.shape)
+        return dxs, dstate, gradients
+
+
+def _inside(T: int, lengths: Array, *, xp: Namespace) -> Array:
+    """(T, B, 1): whether step t lies before the end of sequence b."""
+    steps = xp.arange(T, dtype=lengths.dtype, device=array_api_compat.device(lengths))
+    return (steps[:, None] < lengths[None, :])[:, :, None]
+
+
+def _either(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
+    """The new state where mask (B, 1) holds, else the old one."""
+    return tuple(xp.where(mask, n, o) for n, o in zip(new, old, strict=True))
+
+
+def _rows(a: Array, *, xp: Namespace) -> Array:
+    """(T, B, n) → (T·B, n)."""
+    return xp.reshape(a, (a.shape[0] * a.shape[1], a.shape[2]))
+
+
+def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
+    """The gradient of one weight from what every step adds to it."""
+    if not isinstance(parts[0], tuple):
+        return xp.sum(_rows(xp.stack(parts), xp=xp), axis=0)
+    blocks = []
+    for block in zip(*parts, strict=True):
+        rows, operands = zip(*block, strict=True)
+        # Most cells give the very gradient of W x as the rows of U: it is stacked already.
+        left = das if rows[0] is daxs[0] else _rows(xp.stack(rows), xp=xp)
+        blocks.append(left.T @ _rows(xp.stack(operands), xp=xp))
+    return xp.concat(blocks) if len(blocks) > 1 else blocks[0]

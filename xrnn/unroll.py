@@ -1,0 +1,278 @@
+"""The door to one layer in one direction: check what is given, choose who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat
+
+from xrnn import trust
+from xrnn.backends import Backend, backend_of
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, Namespace, State, Weights
+from xrnn.weights import check
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What `unroll_backward` needs.  Made by `unroll`; its contents are not an interface.
+
+    The weights must not change between the two passes: the tape holds them, not a copy.
+    """
+
+    cell: Cell
+    weights: Weights
+    given: tuple[str, ...]
+    sequence: Any
+    saved: Any
+    last: State
+    shape: tuple[int, int, int]
+    xp: Namespace
+
+
+def unroll(
+    cell: Cell,
+    weights: Weights,
+    xs: Array,
+    state: State | None = None,
+    lengths: Array | None = None,
+    reverse: bool = False,
+) -> tuple[Array, State, Tape]:
+    """Run one cell over sequences.
+
+    Parameters
+    ----------
+    cell : Cell
+        Such as `xrnn.cells.LSTM`.
+    weights : mapping of str to array
+        Names and shapes of ``cell.shapes(I, H)``; biases may be left out.
+    xs : array (T, B, I)
+        The inputs, of any library that follows the Array API standard; float16, float32 or
+        float64, or complex where the cell is analytic (`Cell.analytic`).
+    state : tuple of array (B, H), optional
+        The state to start from, in the order of ``cell.states``.  Default: zeros.
+    lengths : integers (B,), optional
+        Steps that each sequence really has, 0…T, in any order.  Default: T.
+    reverse : bool
+        Run each sequence from its end to its start; ``ys[t]`` still belongs to ``xs[t]``.
+
+    Returns
+    -------
+    ys : array (T, B, H)
+        h at every step; exactly 0 past a sequence's end.
+    state : named tuple of array (B, H)
+        The state where each sequence ends (in reverse: where it starts); the given state
+        for a sequence of length 0.
+    tape : Tape
+        For `unroll_backward`.
+
+    Raises
+    ------
+    TypeError
+        If arrays are of different libraries or dtypes, or of no library or dtype served.
+    ValueError
+        If a shape or a length does not fit; the message names it and says what fits.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> from xrnn.cells import LSTM
+    >>> rng = np.random.default_rng(0)
+    >>> weights = {k: rng.normal(size=s) for k, s in LSTM.shapes(3, 5).items()}
+    >>> xs = rng.normal(size=(7, 2, 3))
+    >>> ys, state, tape = xrnn.unroll(LSTM, weights, xs)
+    >>> ys.shape, state.c.shape
+    ((7, 2, 5), (2, 5))
+    >>> dxs, dstate, dweights = xrnn.unroll_backward(tape, np.ones_like(ys))
+    >>> dweights["U"].shape
+    (20, 5)
+    """
+    ys, last, tape = run(cell, weights, xs, state, lengths, reverse, keep=True)
+    assert tape is not None
+    return ys, last, tape
+
+
+def run(
+    cell: Cell,
+    weights: Weights,
+    xs: Array,
+    state: State | None,
+    lengths: Array | None,
+    reverse: bool,
+    *,
+    keep: bool,
+) -> tuple[Array, State, Tape | None]:
+    """`unroll`, which with ``keep=False`` keeps nothing and returns None for the tape."""
+    backend = backend_of(xs, "xs")
+    xp = backend.xp
+    _check_inputs(cell, weights, xs, state, backend)
+    T, B, I = xs.shape
+    H = check(cell, weights, I, None if state is None else state[0].shape[-1])
+    full = _with_zero_biases(cell, weights, I, H, xs, xp=xp)
+    if state is None:
+        state = (xp.zeros((B, H), dtype=xs.dtype, device=array_api_compat.device(xs)),) * len(
+            cell.states
+        )
+    if lengths is not None:
+        lengths = _check_lengths(lengths, T, B, xs, backend)
+    sequence = trust.sequence_of(backend, cell, xs)
+    ys, last, saved = sequence.forward(
+        full, xs, tuple(state), lengths=lengths, reverse=reverse, keep=keep, xp=xp
+    )
+    last = cell.state(last)
+    if not keep:
+        return ys, last, None
+    tape = Tape(cell, full, tuple(weights), sequence, saved, last, (T, B, I), xp)
+    return ys, last, tape
+
+
+def unroll_backward(
+    tape: Tape, dys: Array | None = None, dstate: State | None = None
+) -> tuple[Array, State, dict[str, Array]]:
+    """Carry gradients back through time.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `unroll`.
+    dys : array (T, B, H), optional
+        The gradient of the outputs.  Default: zeros.  What it holds past a sequence's end
+        is not read.
+    dstate : tuple of array (B, H) or None, optional
+        The gradient of the last state.  Default: zeros, for the tuple or any of its parts.
+
+    Returns
+    -------
+    dxs : array (T, B, I)
+        Exactly 0 past a sequence's end.
+    dstate : named tuple of array (B, H)
+        The gradient of the state that was given (or of the zeros, if none was).
+    dweights : dict of str to array
+        Names and shapes of the weights that were given.
+
+    Raises
+    ------
+    TypeError
+        If a gradient is of another library or dtype than the outputs, or those are complex.
+    ValueError
+        If a gradient has another shape than what it is the gradient of.
+    """
+    cell, xp = tape.cell, tape.xp
+    if xp.isdtype(tape.last[0].dtype, "complex floating"):
+        raise TypeError(
+            f"{cell.name}: the forward pass was complex ({tape.last[0].dtype}); "
+            "backward is for real numbers: run forward in float64"
+        )
+    T = tape.shape[0]
+    if dys is not None:
+        _check_gradient(cell, "dys", dys, (T, *tape.last[0].shape), "(T, B, H)", tape.last[0])
+    none = (None,) * len(cell.states)
+    parts = none if dstate is None else check_state(cell, "dstate", dstate)
+    full = []
+    for name, d, value in zip(cell.states, parts, tape.last, strict=True):
+        if d is not None:
+            _check_gradient(cell, f"d{name}", d, tuple(value.shape), "(B, H)", value)
+        full.append(xp.zeros_like(value) if d is None else d)
+    dxs, dfirst, dweights = tape.sequence.backward(
+        tape.weights, tape.saved, dys, tuple(full), xp=xp
+    )
+    return dxs, cell.state(dfirst), {name: dweights[name] for name in tape.given}
+
+
+def _check_inputs(
+    cell: Cell, weights: Weights, xs: Array, state: State | None, backend: Backend
+) -> None:
+    if xs.ndim != 3:
+        raise ValueError(f"{cell.name}: xs has shape {tuple(xs.shape)}; it must be (T, B, I)")
+    xp = backend.xp
+    kinds = ("real floating", "complex floating") if cell.analytic else "real floating"
+    if not xp.isdtype(xs.dtype, kinds):
+        words = "real or complex" if cell.analytic else "real"
+        raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"{cell.name}: weights must be a mapping of name to array")
+    for name, w in weights.items():
+        _check_same(cell, name, w, "xs", xs, backend)
+    if state is None:
+        return
+    check_state(cell, "state", state)
+    H = state[0].shape[-1] if state[0].ndim else 0
+    for name, s in zip(cell.states, state, strict=True):
+        _check_same(cell, name, s, "xs", xs, backend)
+        if tuple(s.shape) != (xs.shape[1], H):
+            raise ValueError(
+                f"{cell.name}: state {name} has shape {tuple(s.shape)}; "
+                f"it must be (B, H) = ({xs.shape[1]}, {H})"
+            )
+
+
+def check_state(cell: Cell, what: str, state: Any) -> State:
+    """The state as a tuple; an error that names `what` if its parts do not fit the cell."""
+    if not isinstance(state, tuple | list) or len(state) != len(cell.states):
+        given = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
+        comma = "," if len(cell.states) == 1 else ""
+        raise TypeError(
+            f"{cell.name}: {what} is {given}; it must be a tuple ({', '.join(cell.states)}{comma})"
+        )
+    return tuple(state)
+
+
+def _check_gradient(
+    cell: Cell, name: str, d: Array, shape: tuple[int, ...], letters: str, like: Array
+) -> None:
+    _check_same(cell, name, d, "the output", like, backend_of(like))
+    if tuple(d.shape) != shape:
+        raise ValueError(
+            f"{cell.name}: {name} has shape {tuple(d.shape)}; it must be {letters} = {shape}"
+        )
+
+
+def _check_same(cell: Cell, name: str, a: Array, other: str, b: Array, backend: Backend) -> None:
+    """Of one library and dtype: a mixed sum would be promoted, or moved, without a word."""
+    home = backend_of(a, name)
+    if home is not backend:
+        raise TypeError(
+            f"{other} is a {_library(b)} array and {name} a {_library(a)} array; "
+            f'move one: layer.to("{backend.name}")'
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"{cell.name}: {other} is {b.dtype} and {name} is {a.dtype}; cast one of them"
+        )
+
+
+def _library(a: Array) -> str:
+    return type(a).__module__.partition(".")[0]
+
+
+def _with_zero_biases(
+    cell: Cell, weights: Weights, I: int, H: int, xs: Array, *, xp: Namespace
+) -> Weights:
+    absent = [name for name in cell.biases if name not in weights]
+    if not absent:
+        return dict(weights)
+    shapes, device = cell.shapes(I, H), array_api_compat.device(xs)
+    zeros = {n: xp.zeros(shapes[n], dtype=xs.dtype, device=device) for n in absent}
+    return {**weights, **zeros}
+
+
+def _check_lengths(lengths: Any, T: int, B: int, xs: Array, backend: Backend) -> Array:
+    """Lengths as an int64 array of the library and device of xs."""
+    xp, device = backend.xp, array_api_compat.device(xs)
+    if not array_api_compat.is_array_api_obj(lengths):
+        lengths = xp.asarray(lengths, device=device)
+    elif backend_of(lengths, "lengths") is not backend:
+        host = backend_of(lengths, "lengths").to_host(lengths)
+        lengths = xp.asarray(host, device=device, copy=True)
+    if tuple(lengths.shape) != (B,) or not (B == 0 or xp.isdtype(lengths.dtype, "integral")):
+        raise ValueError(
+            f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}; "
+            f"it must be (B,) = ({B},) integers"
+        )
+    lengths = xp.astype(lengths, xp.int64)
+    if B and not (0 <= int(xp.min(lengths)) and int(xp.max(lengths)) <= T):
+        low, high = int(xp.min(lengths)), int(xp.max(lengths))
+        raise ValueError(f"lengths go from {low} to {high}; they must lie in 0…T = 0…{T}")
+    return lengths
