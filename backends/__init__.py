@@ -74,8 +74,8 @@ class Backend:
         return entry if entry is not None and dtype in entry.dtypes else None
 
     def from_host(self, array: Array) -> Array:
-        """A copy of a NumPy array as an array of this library."""
-        return self.xp.asarray(array, copy=True)
+        """A copy of a NumPy array, in C order, as an array of this library."""
+        return self.xp.asarray(array.copy())
 
 
 _registered: dict[str, Backend] = {}

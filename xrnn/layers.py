@@ -32,7 +32,9 @@ class RNN(Layer):
         self, I: int, H: int, *args: Any, nonlinearity: str = "tanh", **options: Any
     ) -> None:
         curves = {"tanh": cells.Elman, "relu": cells.ElmanReLU}
-        super().__init__(_choice("rnn", "nonlinearity", nonlinearity, curves), I, H, *args, **options)
+        super().__init__(
+            _choice("rnn", "nonlinearity", nonlinearity, curves), I, H, *args, **options
+        )
 
 
 class LSTM(Layer):

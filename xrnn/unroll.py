@@ -272,7 +272,7 @@ def _check_lengths(lengths: Any, T: int, B: int, xs: Array, backend: Backend) ->
             f"it must be (B,) = ({B},) integers"
         )
     lengths = xp.astype(lengths, xp.int64)
-    if B and not (0 <= int(xp.min(lengths)) and int(xp.max(lengths)) <= T):
-        low, high = int(xp.min(lengths)), int(xp.max(lengths))
+    low, high = (int(xp.min(lengths)), int(xp.max(lengths))) if B else (0, 0)
+    if low < 0 or high > T:
         raise ValueError(f"lengths go from {low} to {high}; they must lie in 0…T = 0…{T}")
     return lengths

@@ -111,9 +111,7 @@ def check(cell: Cell, weights: Weights, I: int, H: int | None = None) -> int:
     expected = cell.shapes(1, 1)
     for name in weights:
         if name not in expected:
-            raise ValueError(
-                f"{cell.name}: unknown weight {name!r}; it has {', '.join(expected)}"
-            )
+            raise ValueError(f"{cell.name}: unknown weight {name!r}; it has {', '.join(expected)}")
     for name in expected:
         if name not in weights and name not in cell.biases:
             raise ValueError(
@@ -134,9 +132,7 @@ def check(cell: Cell, weights: Weights, I: int, H: int | None = None) -> int:
 
 def cast(weights: Weights, dtype: str, backend: Backend) -> dict[str, Array]:
     """Host weights as arrays of `backend` in `dtype`."""
-    xp = backend.xp
-    host = get("cpu").xp
-    return {k: backend.from_host(host.astype(w, getattr(host, dtype))) for k, w in weights.items()}
+    return {name: backend.from_host(w.astype(dtype)) for name, w in weights.items()}
 
 
 def moved(weights: Mapping[str, Array], backend: Backend) -> dict[str, Array]:

@@ -15,10 +15,9 @@ def to_host(array: Any) -> np.ndarray:
     """The values of an array of any library as a NumPy array (a view where it can be)."""
     if isinstance(array, np.ndarray):
         return array
-    if hasattr(array, "detach"):  # torch refuses to hand out an array that records
-        array = array.detach()
-    if array_api_compat.is_array_api_obj(array):
-        array = array_api_compat.to_device(array, "cpu")
+    if array_api_compat.is_torch_array(array):
+        # torch hands out neither what it records gradients of nor what lies on a device.
+        array = array.detach().cpu()
     try:
         return np.asarray(np.from_dlpack(array))
     except (AttributeError, BufferError, TypeError, RuntimeError):

@@ -90,7 +90,8 @@ class Cell:
 
     def state(self, arrays: Any) -> State:
         """The arrays as a named tuple: ``state.h``, ``state.c``."""
-        return _state_type(self.states)._make(arrays)
+        named: State = _state_type(self.states)._make(arrays)
+        return named
 
     def __deepcopy__(self, memo: Any) -> Cell:
         return self

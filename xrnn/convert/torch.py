@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xrnn.backends import backend_of, get
+from xrnn.backends import backend_of
 from xrnn.backends.cpu import to_host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
 from xrnn.layer import Layer
@@ -81,9 +81,8 @@ def from_torch(
         if host[name].shape != shape:
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
     backend = backend_of(next(iter(layer.weights.values())), "the layer's weight")
-    dtype = getattr(get("cpu").xp, layer.dtype)
     converted = {
-        name: backend.from_host(value.astype(dtype))
+        name: backend.from_host(value.astype(layer.dtype))
         for name, value in _from(layer, host, gradients).items()
     }
     if not gradients:

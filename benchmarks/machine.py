@@ -1,0 +1,113 @@
+"""Where a benchmark ran, and the file that keeps its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xrnn.backends import get
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PACKAGES = ("numpy", "torch", "onnxruntime", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def synchronizer(backend: str) -> Callable[[], None]:
+    """What waits until the device has done its work; an ImportError if there is no device."""
+    get(backend)
+    if backend == "cpu":
+        return lambda: None
+    import cupy
+
+    return cupy.cuda.runtime.deviceSynchronize  # type: ignore[no-any-return]
+
+
+def describe(backend: str, threads: int) -> dict[str, Any]:
+    """What every line of a run says about where and when it was measured."""
+    return {
+        "backend": backend,
+        "threads": threads,
+        "device": device(backend),
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def device(backend: str) -> str:
+    """The processor and its cores, or the GPU; never the name of the host."""
+    if backend == "cuda":
+        import cupy
+
+        runtime = cupy.cuda.runtime
+        return str(runtime.getDeviceProperties(runtime.getDevice())["name"].decode())
+    return f"{processor()}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = found[1] if found else platform.processor() or platform.machine()
+    name = re.sub(r"\((R|TM)\)|@.*|\d+-Core|\bCPU\b|\bProcessor\b", "", name)
+    return " ".join(name.split())
+
+
+def versions() -> dict[str, str]:
+    """Of Python, xrnn, and the libraries that computed."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index]
+    found = {"python": platform.python_version(), "xrnn": version("xrnn-array")}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "blas": f"{blas['name']} {blas['version']}"}
+
+
+def commit() -> str:
+    """The short hash, with + if what is measured is not what was committed."""
+    changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+def git(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def results_file(backend: str) -> Path:
+    """Such as ``results/cpu-amd-epyc-2-cores.jsonl``."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{backend} {device(backend)}".lower()).strip("-")
+    return RESULTS / f"{slug}.jsonl"
+
+
+def store(path: str | Path, record: dict[str, Any]) -> None:
+    """Add one line; it takes the place of an older one of the same case and setting."""
+    path = Path(path)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if setting(json.loads(line)) != setting(record)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*kept, json.dumps(record)]) + "\n")
+
+
+def setting(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What a result is a result of: the case, the backend and the threads."""
+    return *record["case"].values(), record["backend"], record["threads"]

@@ -1,0 +1,186 @@
+"""Time xrnn against its peers: ``python benchmarks/run.py --threads 2``.
+
+For every case of the grid all sides get the same weights and inputs; they are compared
+first, and a case on which they disagree is not timed.  Then they take turns in this one
+process.  What counts is the ratio of the medians, beside the machine's noise: the ratio of
+xrnn to itself.  One JSON line a case goes to ``results/<machine>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from cases import CELLS, GRIDS, PRECISIONS, Case
+
+if TYPE_CHECKING:
+    from peers import Peer, Problem, Side
+
+#: seconds for one case, and the fewest turns of each side whatever they take
+BUDGET, MIN_TURNS = 4.0, 7
+QUICK_BUDGET, QUICK_MIN_TURNS = 0.3, 2
+
+#: seconds of calls in one turn, and of silence before it: the threads of the side before
+#: spin for some milliseconds after their work, and would steal cores from this one
+TURN, PAUSE = 0.02, 0.03
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    limit_threads(options.threads, options.precision)
+    # Only now: an array library reads those variables when it is loaded.
+    import machine
+
+    try:
+        sync = machine.synchronizer(options.backend)
+    except ImportError as error:
+        print(f"nothing to time on: {error}", file=sys.stderr)
+        return 2
+    peers = usable_peers(options.backend)
+    if not peers:
+        print("no peer is installed: nothing to compare with", file=sys.stderr)
+        return 2
+    about = machine.describe(options.backend, options.threads)
+    out = options.out or (None if options.quick else machine.results_file(options.backend))
+    print(f"{about['device']}, {options.threads} threads, commit {about['commit']}")
+    failures = 0
+    for case in options.cases:
+        try:
+            measured = measure(case, options, peers, sync)
+        except ValueError as error:
+            print(f"{title(case)} NOT TIMED: {error}")
+            failures += 1
+            continue
+        print(title(case), summary(measured), flush=True)
+        if out:
+            machine.store(out, {"case": vars(case), **measured, **about})
+    return 1 if failures else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, and the cases that it asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backend", choices=GRIDS, default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of every side on the CPU")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    parser.add_argument("--quick", action="store_true", help="rough; stored only with --out")
+    parser.add_argument("--out", help="instead of results/<machine>.jsonl")
+    options = parser.parse_args(argv)
+    if options.threads < 1:
+        parser.error("--threads must be at least 1")
+    options.cases = [
+        case
+        for case in GRIDS[options.backend]
+        if case.cell in options.cells and case.precision == options.precision
+    ]
+    if not options.cases:
+        parser.error(f"the {options.backend} grid has no case in {options.precision}")
+    return options
+
+
+def limit_threads(threads: int, precision: str) -> None:
+    """Set what the array libraries read when they are loaded."""
+    for library in ("OPENBLAS", "OMP", "MKL", "VECLIB"):
+        variable = "VECLIB_MAXIMUM_THREADS" if library == "VECLIB" else f"{library}_NUM_THREADS"
+        os.environ[variable] = str(threads)
+    os.environ["CUPY_TF32"] = "1" if precision == "tf32" else "0"
+
+
+def usable_peers(backend: str) -> list[Peer]:
+    """The peers that compete on this backend; a line for each that is not installed."""
+    from peers import PEERS
+
+    competing = [peer for peer in PEERS if backend in peer.backends]
+    for peer in competing:
+        if peer.missing:
+            print(f"without {peer.name}: {' and '.join(peer.missing)} not installed")
+    return [peer for peer in competing if not peer.missing]
+
+
+def measure(
+    case: Case, options: argparse.Namespace, peers: Iterable[Peer], sync: Callable[[], None]
+) -> dict[str, Any]:
+    """Compare all sides on one case, then time them.
+
+    Raises
+    ------
+    ValueError
+        If two sides did not compute the same thing, or xrnn has no such layer.
+    """
+    from peers import Problem, code, ours
+
+    problem = Problem(case, options.backend)
+    mine = ours(problem)
+    others = [peer.side(problem, options.threads) for peer in peers if case.mode in peer.modes]
+    agree(problem, mine, others)
+    budget, turns = (QUICK_BUDGET, QUICK_MIN_TURNS) if options.quick else (BUDGET, MIN_TURNS)
+    times = take_turns([mine, *others], sync, budget, turns)
+    ms = {name: median(series) for name, series in times.items()}
+    own = times[mine.name]
+    return {
+        "code": code(problem),
+        "ms": {name: round(value, 5) for name, value in ms.items()},
+        "ratio": {side.name: round(ms[mine.name] / ms[side.name], 4) for side in others},
+        "noise": round(median(own[0::2]) / median(own[1::2]), 4),
+        "repeats": len(own),
+    }
+
+
+def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> None:
+    """Every other side computes what xrnn computes, or a ValueError says what it does not."""
+    from peers import TOLERANCES, difference
+
+    tolerance = TOLERANCES[problem.case.precision]
+    results = mine.read(mine.call())
+    for side in others:
+        gap, name = difference(results, side.read(side.call()))
+        if not gap <= tolerance:
+            raise ValueError(f"{name} of {side.name} differs by {gap:.1e}, allowed {tolerance}")
+
+
+def take_turns(
+    sides: Sequence[Side], sync: Callable[[], None], budget: float, min_turns: int
+) -> dict[str, list[float]]:
+    """Milliseconds a call: for every side the median of each of its turns."""
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    turns, end = 0, perf_counter() + budget
+    while turns < min_turns or perf_counter() < end:
+        for side in sides:
+            sleep(PAUSE)
+            times[side.name].append(turn(side.call, sync))
+        turns += 1
+    return times
+
+
+def turn(call: Callable[[], Any], sync: Callable[[], None]) -> float:
+    """The median of calls in a row; the first one, with the caches of another side, is left out."""
+    times: list[float] = []
+    end = perf_counter() + TURN
+    while not times or perf_counter() < end:
+        start = perf_counter()
+        call()
+        sync()
+        times.append(perf_counter() - start)
+    return 1e3 * median(times[1:] or times)
+
+
+def title(case: Case) -> str:
+    return f"{case.cell:5}{case.size!s:21}{case.mode:10}"
+
+
+def summary(measured: dict[str, Any]) -> str:
+    """Milliseconds of every side, and for the peers the ratio."""
+    words = [f"xrnn {measured['ms']['xrnn']:9.3f} ms"]
+    for name, ratio in measured["ratio"].items():
+        words.append(f"{name} {measured['ms'][name]:9.3f} ms, ratio {ratio:5.2f}")
+    return "   ".join([*words, f"noise {measured['noise']:.2f} ({measured['repeats']} turns)"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

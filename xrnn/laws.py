@@ -1,0 +1,434 @@
+"""The laws that every cell obeys, in every option, on every backend and dtype.
+
+1. derivative   backward is the numeric derivative of forward, argument by argument, for the
+                gradient of the outputs alone, of each last state alone, and of all together
+2. batch        permuting the sequences permutes the results
+3. cut          T steps are T₁ steps, then the rest from the state reached; so are gradients
+4. oracle       results equal those of independent implementations (frozen vectors; their
+                file tells where they come from)
+5. contract     nothing given is written to; dtype and library out are those that went in;
+                outputs and gradients in the padding are exactly 0
+6. twin         the backend, with whatever its tables hold, equals the cell's own code in
+                float64 on the host
+
+Each law gives the largest relative error it met, or None where it says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+
+from xrnn.backends import Backend, backend_of, get
+from xrnn.backends.cpu import generator
+from xrnn.cells import Cell
+from xrnn.layer import Layer
+from xrnn.typing import Array
+
+VECTORS = Path(__file__).with_name("vectors.safetensors")
+
+I, H = 3, 4
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to use a layer, and the shape of what it is given."""
+
+    name: str
+    T: int = 4
+    B: int = 3
+    lengths: tuple[int, ...] | None = None
+    state: bool = True
+    num_layers: int = 1
+    bidirectional: bool = False
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+
+    @property
+    def axes(self) -> tuple[int, int]:
+        """Where time and batch stand in xs."""
+        return (1, 0) if self.batch_first else (0, 1)
+
+
+OPTIONS = (
+    Option("plain"),
+    Option("T=1", T=1),
+    Option("T=0", T=0),
+    Option("B=1", B=1),
+    Option("B=0", B=0),
+    Option("no state", state=False),
+    Option("no bias", bias=False),
+    Option("lengths", lengths=(2, 0, 4)),
+    Option("batch first", lengths=(2, 0, 4), batch_first=True),
+    Option("both directions", lengths=(4, 1, 3), bidirectional=True),
+    Option("3 layers", num_layers=3),
+    Option("3 layers, both", lengths=(1, 4, 0), num_layers=3, bidirectional=True),
+    Option("dropout", num_layers=2, dropout=0.4),
+)
+
+
+class Inputs(NamedTuple):
+    """What a pass forward and backward is given, as NumPy arrays."""
+
+    xs: Array
+    state: tuple[Array, ...] | None
+    lengths: list[int] | None
+    dys: Array | None
+    dlast: tuple[Array | None, ...]
+
+
+class Results(NamedTuple):
+    """What it gives, as NumPy arrays."""
+
+    ys: Array
+    last: tuple[Array, ...]
+    dxs: Array
+    dfirst: tuple[Array, ...]
+    dweights: dict[str, Array]
+
+    def arrays(self) -> list[Array]:
+        """All of them in a row."""
+        return [self.ys, *self.last, self.dxs, *self.dfirst, *self.dweights.values()]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell, one option, one backend, one dtype: a layer and random inputs for it."""
+
+    cell: Cell
+    option: Option
+    device: str = "cpu"
+    dtype: str = "float64"
+
+    @cached_property
+    def backend(self) -> Backend:
+        return get(self.device)
+
+    @cached_property
+    def layer(self) -> Layer:
+        return self.make_layer({k: w.astype(self.dtype) for k, w in self.weights.items()})
+
+    @cached_property
+    def weights(self) -> dict[str, Array]:
+        """On the host, twice as large as training starts from: the curves must be felt."""
+        layer = self.make_layer(None, device="cpu")
+        return {k: 2 * w.astype("float64") for k, w in layer.weights.items()}
+
+    def make_layer(self, weights: dict[str, Array] | None, device: str | None = None) -> Layer:
+        """A layer of this trial's option, holding these NumPy weights in their dtype."""
+        o, device = self.option, self.device if device is None else device
+        layer = Layer(
+            self.cell,
+            I,
+            H,
+            num_layers=o.num_layers,
+            bidirectional=o.bidirectional,
+            dropout=o.dropout,
+            bias=o.bias,
+            batch_first=o.batch_first,
+            dtype=self.dtype,
+            device=device,
+            init="uniform",
+        )
+        if weights is not None:
+            layer.weights = {k: get(device).from_host(w) for k, w in weights.items()}
+        return layer
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        o, parts = self.option, len(self.layer.parts())
+        shape = [0, 0]
+        shape[o.axes[0]], shape[o.axes[1]] = o.T, o.B
+        states = [(parts, o.B, H)] * len(self.cell.states)
+        return Inputs(
+            self._padded(self._random(1, (*shape, I))),
+            tuple(map(self._random, (2, 3), states)) if o.state else None,
+            None if o.lengths is None else list(o.lengths),
+            self._padded(self._random(4, (*shape, self.layer.directions * H))),
+            tuple(map(self._random, (5, 6), states)),
+        )
+
+    def run(self, inputs: Inputs, layer: Layer | None = None) -> Results:
+        """Forward and backward on the backend."""
+        ys, last, dxs, dfirst, dweights = self.run_there(self.on_device(inputs), layer)
+        host = self.backend.to_host
+        named = {name: host(g) for name, g in dweights.items()}
+        return Results(host(ys), tuple(map(host, last)), host(dxs), tuple(map(host, dfirst)), named)
+
+    def run_there(self, inputs: Inputs, layer: Layer | None = None) -> Results:
+        """The same with arrays of the backend."""
+        layer = layer or self.layer
+        ys, last, tape = layer.forward(inputs.xs, inputs.state, inputs.lengths)
+        return Results(ys, last, *layer.backward(tape, inputs.dys, inputs.dlast))
+
+    def on_device(self, inputs: Inputs) -> Inputs:
+        """The inputs as arrays of the backend."""
+
+        def put(a: Array | None) -> Array | None:
+            return None if a is None else self.backend.from_host(a)
+
+        state = None if inputs.state is None else tuple(map(put, inputs.state))
+        dlast = tuple(map(put, inputs.dlast))
+        return Inputs(put(inputs.xs), state, inputs.lengths, put(inputs.dys), dlast)
+
+    def padding(self) -> Array:
+        """Where a sequence has ended: booleans in the layout of xs, without its last axis."""
+        o, xp = self.option, get("cpu").xp
+        lengths = xp.asarray(o.lengths or [o.T] * o.B, dtype=xp.int64)
+        past = xp.arange(o.T)[:, None] >= lengths[None, :]
+        return past.T if o.batch_first else past
+
+    def _random(self, seed: int, shape: tuple[int, ...]) -> Array:
+        return generator(seed).normal(size=shape).astype(self.dtype)
+
+    def _padded(self, a: Array) -> Array:
+        """NaN past the ends: whoever reads it is found out."""
+        a[self.padding()] = float("nan")
+        return a
+
+
+def derivative(trial: Trial) -> float:
+    """Law 1."""
+    inputs, names = trial.inputs, trial.cell.states
+    alone = [
+        (None, tuple(d if n == k else None for n, d in enumerate(inputs.dlast)))
+        for k in range(len(names))
+    ]
+    subsets = [(inputs.dys, (None,) * len(names)), *alone, (inputs.dys, inputs.dlast)]
+    worst = 0.0
+    for dys, dlast in subsets:
+        given = inputs._replace(dys=dys, dlast=dlast)
+        out = trial.run(given)
+        exact = {"xs": out.dxs, **out.dweights}
+        if inputs.state is not None:
+            exact |= {f"state.{k}": d for k, d in zip(names, out.dfirst, strict=True)}
+        for n, (name, gradient) in enumerate(exact.items()):
+            g = gradient.astype("float64")
+            direction = generator(100 + n).normal(size=g.shape)
+            numeric = _slope(trial, given, name, direction)
+            scale = max(abs(numeric), float(abs(g * direction).sum()), 1e-30)
+            worst = _worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
+    return worst
+
+
+def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
+    """d/de of ⟨ys, dys⟩ + ⟨last, dlast⟩ as the argument `name` moves by e · direction.
+
+    By a complex step, exact to rounding, where the cell is analytic; else by differences.
+    """
+    if trial.cell.analytic:
+        e = 1e-30
+        moved = _objective(trial, given, name, direction * (1j * e), "complex128")
+        return float(moved.imag) / e
+    e = 1e-6
+    ahead = _objective(trial, given, name, direction * e, "float64")
+    behind = _objective(trial, given, name, -direction * e, "float64")
+    return float(ahead - behind) / (2 * e)
+
+
+def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) -> Any:
+    def wide(a: Array, path: str) -> Array:
+        return a.astype(dtype) + (move if path == name else 0)
+
+    host = trial.backend.to_host
+    weights = {k: wide(host(w), k) for k, w in trial.layer.weights.items()}
+    state = given.state
+    if state is not None:
+        paths = [f"state.{k}" for k in trial.cell.states]
+        state = tuple(map(wide, state, paths))
+    there = trial.on_device(given._replace(xs=wide(given.xs, "xs"), state=state))
+    layer = trial.make_layer(weights)
+    ys, last, _ = layer.forward(there.xs, there.state, there.lengths)
+    inside = ~trial.padding()
+    pairs = [(host(s), d) for s, d in zip(last, given.dlast, strict=True) if d is not None]
+    if given.dys is not None:
+        pairs.append((host(ys)[inside], given.dys[inside]))
+    return sum((a * b.astype("float64")).sum() for a, b in pairs)
+
+
+def batch(trial: Trial) -> float | None:
+    """Law 2.  A dropout mask belongs to a position, so there the law says nothing."""
+    if trial.option.dropout or trial.option.B < 2:
+        return None
+    axis = trial.option.axes[1]
+    inputs, before = trial.inputs, trial.run(trial.inputs)
+
+    def turn(a: Array, axis: int = 1) -> Array:
+        return get("cpu").xp.flip(a, axis=axis)
+
+    def turn_all(arrays: Any) -> Any:
+        return None if arrays is None else tuple(map(turn, arrays))
+
+    after = trial.run(
+        Inputs(
+            turn(inputs.xs, axis),
+            turn_all(inputs.state),
+            None if inputs.lengths is None else inputs.lengths[::-1],
+            turn(inputs.dys, axis),
+            turn_all(inputs.dlast),
+        )
+    )
+    expected = Results(
+        turn(before.ys, axis),
+        turn_all(before.last),
+        turn(before.dxs, axis),
+        turn_all(before.dfirst),
+        before.dweights,
+    )
+    return difference(expected.arrays(), after.arrays())
+
+
+def cut(trial: Trial) -> float | None:
+    """Law 3.  The reverse direction starts at the end, so there the law says nothing."""
+    o, whole = trial.option, trial.inputs
+    if o.bidirectional or o.dropout or o.T < 2:
+        return None
+    xp, time = get("cpu").xp, o.axes[0]
+    T1 = o.T // 2
+
+    def piece(a: Array, part: slice) -> Array:
+        index: list[Any] = [slice(None)] * 3
+        index[time] = part
+        return a[tuple(index)]
+
+    lengths1 = lengths2 = None
+    if whole.lengths is not None:
+        lengths1 = [min(n, T1) for n in whole.lengths]
+        lengths2 = [max(n - T1, 0) for n in whole.lengths]
+    first, second = slice(None, T1), slice(T1, None)
+    none = (None,) * len(trial.cell.states)
+    # Forward, to know the state reached; then backward from the end.
+    start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none)
+    reached = trial.run(start).last
+    b = trial.run(
+        Inputs(piece(whole.xs, second), reached, lengths2, piece(whole.dys, second), whole.dlast)
+    )
+    a = trial.run(start._replace(dys=piece(whole.dys, first), dlast=b.dfirst))
+    joined = Results(
+        xp.concat([a.ys, b.ys], axis=time),
+        b.last,
+        xp.concat([a.dxs, b.dxs], axis=time),
+        a.dfirst,
+        {name: g + b.dweights[name] for name, g in a.dweights.items()},
+    )
+    return difference(trial.run(whole).arrays(), joined.arrays())
+
+
+def contract(trial: Trial) -> float:
+    """Law 5: 0, or infinite if it is broken in any way."""
+    host, given = trial.backend.to_host, trial.on_device(trial.inputs)
+    arrays = [given.xs, *(given.state or ()), given.dys, *given.dlast]
+    arrays += trial.layer.weights.values()
+    before = [host(a).copy() for a in arrays]
+    out = trial.run_there(given)
+    inference, state = trial.layer(given.xs, given.state, given.lengths)
+    kept = [_same(host(a), b) for a, b in zip(arrays, before, strict=True)]
+    kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
+    past = trial.padding()
+    zero = [not host(a)[past].any() for a in (out.ys, out.dxs)]
+    # Inference is the same pass with nothing kept (and nothing dropped).
+    same = [
+        trial.option.dropout > 0 or _same(host(a), host(b))
+        for a, b in zip((inference, *state), (out.ys, *out.last), strict=True)
+    ]
+    return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
+
+
+def twin(trial: Trial) -> float:
+    """Law 6."""
+    # A copy of the cell is another cell: no table serves it.
+    wide = Trial(replace(trial.cell), trial.option)
+    weights = {k: trial.backend.to_host(w) for k, w in trial.layer.weights.items()}
+    layer = wide.make_layer({k: w.astype("float64") for k, w in weights.items()})
+    inputs = trial.inputs
+
+    def up(arrays: Any) -> Any:
+        return None if arrays is None else tuple(a.astype("float64") for a in arrays)
+
+    (xs, dys), state, dlast = up((inputs.xs, inputs.dys)), up(inputs.state), up(inputs.dlast)
+    reference = wide.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)
+    return difference(reference.arrays(), trial.run(inputs).arrays())
+
+
+LAWS: dict[str, Callable[[Trial], float | None]] = {
+    "derivative": derivative,
+    "batch": batch,
+    "cut": cut,
+    "contract": contract,
+    "twin": twin,
+}
+"""The laws that hold of a trial; `oracle` holds of a cell and its frozen vectors."""
+
+
+@cache
+def vectors() -> tuple[dict[str, Array], dict[str, str]]:
+    """The frozen vectors, and the file's word on where they come from."""
+    with safe_open(VECTORS, framework="numpy") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def oracle(cell: Cell, case: str, device: str = "cpu", dtype: str = "float64") -> float:
+    """Law 4, for one frozen case of a cell."""
+    tensors, about = vectors()
+    prefix = f"{cell.name}/{case}/"
+    value = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    backend = get(device)
+
+    def put(name: str) -> Array:
+        return backend.from_host(value[name].astype(dtype))
+
+    def states(name: str) -> tuple[Array, ...]:
+        return tuple(put(f"{name}.{k}") for k in cell.states)
+
+    options = json.loads(about["cases"])[case]
+    I, H = value["xs"].shape[2], value["last.h"].shape[2]
+    layer = Layer(cell, I, H, dtype=dtype, device=device, **options)
+    layer.weights = {name: put(f"weights.{name}") for name in layer.weights}
+    lengths = value["lengths"].tolist() if "lengths" in value else None
+    ys, last, tape = layer.forward(put("xs"), states("state"), lengths)
+    dxs, dfirst, dweights = layer.backward(tape, put("dys"), states("dstate"))
+    found = [ys, *last, dxs, *dfirst, *(dweights[name] for name in layer.weights)]
+    expected = [
+        value["ys"],
+        *(value[f"last.{k}"] for k in cell.states),
+        value["dxs"],
+        *(value[f"dfirst.{k}"] for k in cell.states),
+        *(value[f"dweights.{name}"] for name in layer.weights),
+    ]
+    return difference(expected, [backend.to_host(a) for a in found])
+
+
+def cases(cell: Cell) -> list[str]:
+    """The frozen cases of a cell."""
+    names = {key.split("/")[1] for key in vectors()[0] if key.split("/")[0] == cell.name}
+    return sorted(names)
+
+
+def difference(expected: list[Array], found: list[Array]) -> float:
+    """The largest max |a − b| / max |a| over NumPy arrays; infinite where shapes differ."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.size:
+            scale = max(float(abs(a).max()), 1e-30)
+            gap = float(abs(a - b.astype(a.dtype)).max())
+            worst = _worse(worst, 0.0 if gap == 0 else gap / scale)
+    return worst
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger, a NaN being the worst of all."""
+    return float("inf") if b != b else max(a, b)
+
+
+def _same(a: Array, b: Array) -> bool:
+    xp = get("cpu").xp
+    return bool(xp.array_equal(a, b, equal_nan=True))
