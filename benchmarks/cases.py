@@ -85,9 +85,7 @@ CUDA_SIZES = (
 )
 
 GRIDS = {
-    "cpu": tuple(
-        Case(cell, *size, mode) for cell, size, mode in product(CELLS, CPU_SIZES, MODES)
-    ),
+    "cpu": tuple(Case(cell, *size, mode) for cell, size, mode in product(CELLS, CPU_SIZES, MODES)),
     "cuda": tuple(
         Case(cell, *size, mode, precision)
         for precision, cell, size, mode in product(PRECISIONS, CELLS, CUDA_SIZES, MODES)

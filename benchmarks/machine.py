@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +21,8 @@ from xrnn.backends import get
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+#: what a result depends on; the results themselves do not make a tree dirty
+MEASURED = ("xrnn", "backends", "benchmarks", ":(exclude)benchmarks/results")
 PACKAGES = ("numpy", "torch", "onnxruntime", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -44,6 +48,34 @@ def describe(backend: str, threads: int) -> dict[str, Any]:
     }
 
 
+class Load:
+    """How many cores other processes use, from when it is made or last asked.
+
+    Where the system has no /proc/stat it always says 0.
+    """
+
+    def __init__(self) -> None:
+        self.since = self._now()
+
+    def others(self) -> float:
+        """The cores used since the last call (or since the start), without our own."""
+        before, self.since = self.since, self._now()
+        wall, busy, own = (b - a for a, b in zip(before, self.since, strict=True))
+        return max(0.0, (busy - own) / wall)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, of all processes (stolen ones too), and of this one."""
+        wall, own = time.perf_counter(), time.process_time()
+        try:
+            line = Path("/proc/stat").read_text().partition("\n")[0]
+        except OSError:
+            return wall, own, own
+        user, nice, system, _, _, irq, softirq, steal, *_ = map(int, line.split()[1:])
+        ticks = user + nice + system + irq + softirq + steal
+        return wall, ticks / os.sysconf("SC_CLK_TCK"), own
+
+
 def device(backend: str) -> str:
     """The processor and its cores, or the GPU; never the name of the host."""
     if backend == "cuda":
@@ -67,19 +99,30 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, xrnn, and the libraries that computed."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index]
     found = {"python": platform.python_version(), "xrnn": version("xrnn-array")}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "blas": f"{blas['name']} {blas['version']}"}
+    return {**found, "blas": blas()}
+
+
+def blas() -> str:
+    """NumPy's BLAS, and the processor that it took this one for."""
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index]
+    name = f"{built['name']} {built['version']}"
+    # The wheels' OpenBLAS picks its kernels by processor, and not always the fastest ones.
+    for file in (Path(np.__file__).parents[1] / "numpy.libs").glob("libscipy_openblas64*"):
+        corename = ctypes.CDLL(str(file)).scipy_openblas_get_corename64_
+        corename.restype = ctypes.c_char_p
+        name += f" ({corename().decode()} kernels)"
+    return name
 
 
 def commit() -> str:
     """The short hash, with + if what is measured is not what was committed."""
-    changed = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    changed = git("status", "--porcelain", "--", *MEASURED)
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

@@ -1,6 +1,6 @@
 """Time xrnn against its peers: ``python benchmarks/run.py --threads 2``.
 
-For every case of the grid all sides get the same weights and inputs; they are compared
+For every case of the grid all sides get the same weights and inputs.  They are compared
 first, and a case on which they disagree is not timed.  Then they take turns in this one
 process.  What counts is the ratio of the medians, beside the machine's noise: the ratio of
 xrnn to itself.  One JSON line a case goes to ``results/<machine>.jsonl``.
@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
@@ -21,19 +22,34 @@ from cases import CELLS, GRIDS, PRECISIONS, Case
 if TYPE_CHECKING:
     from peers import Peer, Problem, Side
 
-#: seconds for one case, and the fewest turns of each side whatever they take
-BUDGET, MIN_TURNS = 4.0, 7
-QUICK_BUDGET, QUICK_MIN_TURNS = 0.3, 2
-
 #: seconds of calls in one turn, and of silence before it: the threads of the side before
-#: spin for some milliseconds after their work, and would steal cores from this one
+#: spin for some milliseconds after their work, and would take cores from this one
 TURN, PAUSE = 0.02, 0.03
+
+#: how much of the cores it needs a case may lose to other processes, and for how many
+#: seconds it waits for better: threads that wait for each other slow down a hundredfold
+#: when another process holds one of their cores
+BUSY, WAIT = 0.1, 20.0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Seconds for one case, the fewest turns of each side, and tries to be undisturbed."""
+
+    seconds: float
+    turns: int
+    tries: int
+
+
+FULL, QUICK = Effort(seconds=4.0, turns=7, tries=4), Effort(seconds=0.3, turns=2, tries=1)
+
+Sync = Callable[[], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    limit_threads(options.threads, options.precision)
-    # Only now: an array library reads those variables when it is loaded.
+    set_environment(options.threads, options.precision)
+    # Only now, as the array libraries read the environment when they are loaded.
     import machine
 
     try:
@@ -43,34 +59,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     peers = usable_peers(options.backend)
     if not peers:
-        print("no peer is installed: nothing to compare with", file=sys.stderr)
+        print("nothing to compare with: no peer is installed", file=sys.stderr)
         return 2
     about = machine.describe(options.backend, options.threads)
+    print(", ".join([about["device"], f"{about['threads']} thread(s)", about["versions"]["blas"]]))
     out = options.out or (None if options.quick else machine.results_file(options.backend))
-    print(f"{about['device']}, {options.threads} threads, commit {about['commit']}")
-    failures = 0
+    failed = 0
     for case in options.cases:
         try:
             measured = measure(case, options, peers, sync)
         except ValueError as error:
-            print(f"{title(case)} NOT TIMED: {error}")
-            failures += 1
+            failed += 1
+            print(f"{title(case)} NOT TIMED: {error}", flush=True)
             continue
         print(title(case), summary(measured), flush=True)
         if out:
-            machine.store(out, {"case": vars(case), **measured, **about})
-    return 1 if failures else 0
+            machine.store(out, {"case": asdict(case), **measured, **about})
+    return 1 if failed else 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, and the cases that it asks for."""
+    """The command line, and as `cases` what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backend", choices=GRIDS, default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of every side on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="of every side, on the CPU")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
-    parser.add_argument("--quick", action="store_true", help="rough; stored only with --out")
-    parser.add_argument("--out", help="instead of results/<machine>.jsonl")
+    parser.add_argument("--quick", action="store_true", help="rough; kept only with --out")
+    parser.add_argument("--out", metavar="FILE", help="instead of results/<machine>.jsonl")
     options = parser.parse_args(argv)
     if options.threads < 1:
         parser.error("--threads must be at least 1")
@@ -84,10 +100,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def limit_threads(threads: int, precision: str) -> None:
+def set_environment(threads: int, precision: str) -> None:
     """Set what the array libraries read when they are loaded."""
-    for library in ("OPENBLAS", "OMP", "MKL", "VECLIB"):
-        variable = "VECLIB_MAXIMUM_THREADS" if library == "VECLIB" else f"{library}_NUM_THREADS"
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
     os.environ["CUPY_TF32"] = "1" if precision == "tf32" else "0"
 
@@ -104,7 +119,7 @@ def usable_peers(backend: str) -> list[Peer]:
 
 
 def measure(
-    case: Case, options: argparse.Namespace, peers: Iterable[Peer], sync: Callable[[], None]
+    case: Case, options: argparse.Namespace, peers: Iterable[Peer], sync: Sync
 ) -> dict[str, Any]:
     """Compare all sides on one case, then time them.
 
@@ -119,8 +134,8 @@ def measure(
     mine = ours(problem)
     others = [peer.side(problem, options.threads) for peer in peers if case.mode in peer.modes]
     agree(problem, mine, others)
-    budget, turns = (QUICK_BUDGET, QUICK_MIN_TURNS) if options.quick else (BUDGET, MIN_TURNS)
-    times = take_turns([mine, *others], sync, budget, turns)
+    effort = QUICK if options.quick else FULL
+    times, lost = undisturbed([mine, *others], sync, effort, options.threads)
     ms = {name: median(series) for name, series in times.items()}
     own = times[mine.name]
     return {
@@ -128,12 +143,13 @@ def measure(
         "ms": {name: round(value, 5) for name, value in ms.items()},
         "ratio": {side.name: round(ms[mine.name] / ms[side.name], 4) for side in others},
         "noise": round(median(own[0::2]) / median(own[1::2]), 4),
+        "lost": round(lost, 2),
         "repeats": len(own),
     }
 
 
 def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> None:
-    """Every other side computes what xrnn computes, or a ValueError says what it does not."""
+    """Nothing if every side computes what xrnn computes; else a ValueError says what differs."""
     from peers import TOLERANCES, difference
 
     tolerance = TOLERANCES[problem.case.precision]
@@ -144,13 +160,32 @@ def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> None:
             raise ValueError(f"{name} of {side.name} differs by {gap:.1e}, allowed {tolerance}")
 
 
-def take_turns(
-    sides: Sequence[Side], sync: Callable[[], None], budget: float, min_turns: int
-) -> dict[str, list[float]]:
+def undisturbed(
+    sides: Sequence[Side], sync: Sync, effort: Effort, threads: int
+) -> tuple[dict[str, list[float]], float]:
+    """The least disturbed of some tries, and how many of its cores other processes took."""
+    from machine import Load
+
+    spare = max(0, (os.cpu_count() or 1) - threads)
+    tries = []
+    for _ in range(effort.tries):
+        load, end = Load(), perf_counter() + WAIT
+        sleep(0.2)
+        while load.others() > spare + BUSY and perf_counter() < end:
+            sleep(0.5)
+        times = take_turns(sides, sync, effort)
+        tries.append((max(0.0, load.others() - spare), times))
+        if tries[-1][0] <= BUSY:
+            break
+    lost, times = min(tries, key=lambda pair: pair[0])
+    return times, lost
+
+
+def take_turns(sides: Sequence[Side], sync: Sync, effort: Effort) -> dict[str, list[float]]:
     """Milliseconds a call: for every side the median of each of its turns."""
     times: dict[str, list[float]] = {side.name: [] for side in sides}
-    turns, end = 0, perf_counter() + budget
-    while turns < min_turns or perf_counter() < end:
+    turns, end = 0, perf_counter() + effort.seconds
+    while turns < effort.turns or perf_counter() < end:
         for side in sides:
             sleep(PAUSE)
             times[side.name].append(turn(side.call, sync))
@@ -158,8 +193,8 @@ def take_turns(
     return times
 
 
-def turn(call: Callable[[], Any], sync: Callable[[], None]) -> float:
-    """The median of calls in a row; the first one, with the caches of another side, is left out."""
+def turn(call: Callable[[], Any], sync: Sync) -> float:
+    """The median of calls in a row, in ms; the first, with another's caches, only if alone."""
     times: list[float] = []
     end = perf_counter() + TURN
     while not times or perf_counter() < end:
@@ -176,10 +211,13 @@ def title(case: Case) -> str:
 
 def summary(measured: dict[str, Any]) -> str:
     """Milliseconds of every side, and for the peers the ratio."""
-    words = [f"xrnn {measured['ms']['xrnn']:9.3f} ms"]
+    words = [f"xrnn {measured['ms']['xrnn']:8.3f} ms"]
     for name, ratio in measured["ratio"].items():
-        words.append(f"{name} {measured['ms'][name]:9.3f} ms, ratio {ratio:5.2f}")
-    return "   ".join([*words, f"noise {measured['noise']:.2f} ({measured['repeats']} turns)"])
+        words.append(f"{name} {measured['ms'][name]:8.3f} ms, ratio {ratio:5.2f}")
+    words.append(f"noise {measured['noise']:.2f} in {measured['repeats']} turns")
+    if measured["lost"] > BUSY:
+        words.append(f"DISTURBED: others took {measured['lost']:.2f} cores")
+    return "   ".join(words)
 
 
 if __name__ == "__main__":

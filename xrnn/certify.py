@@ -10,6 +10,7 @@ from typing import Any
 
 from xrnn import laws
 from xrnn.cells import BY_NAME, Cell
+from xrnn.trial import OPTIONS, Trial
 
 #: dtype → the largest relative error that rounding alone may cause
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2}
@@ -56,8 +57,8 @@ def certify(
     True
     """
     for cell in cells:
-        for option in laws.OPTIONS:
-            trial = laws.Trial(cell, option, device, dtype)
+        for option in OPTIONS:
+            trial = Trial(cell, option, device, dtype)
             for name, law in laws.LAWS.items():
                 error, note = _try(law, trial)
                 if error is not None:

@@ -24,8 +24,8 @@ def to_host(array: Any) -> np.ndarray:
         return np.asarray(array)
 
 
-def generator(rng: int | np.random.Generator | None) -> np.random.Generator:
-    """NumPy's generator for a seed, or the generator given."""
+def generator(rng: int | list[int] | np.random.Generator) -> np.random.Generator:
+    """NumPy's generator for a seed (or several numbers that are one), or the one given."""
     return np.random.default_rng(rng)
 
 

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# As a script this file sees its own folder, not the one that holds the package `oracles`.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+if __name__ == "__main__":
+    # A script finds what lies in its own folder, not the package `oracles` that the folder is.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch

@@ -18,6 +18,9 @@ Tensor: TypeAlias = torch.Tensor
 Tensors: TypeAlias = Mapping[str, Tensor]
 State: TypeAlias = tuple[Tensor, ...]
 
+# The vectors are tiny: on a busy machine threads would spend their time waiting for each other.
+torch.set_num_threads(1)
+
 
 def elman(w: Tensors, x: Tensor, state: State) -> State:
     (h,) = state

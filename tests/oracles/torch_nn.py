@@ -18,6 +18,7 @@ MODULES: Modules = {
     "rnn-relu": (torch.nn.RNN, {"nonlinearity": "relu"}),
     "lstm": (torch.nn.LSTM, {}),
     "gru": (torch.nn.GRU, {}),
+    "input-gated": (torch.nn.LSTM, {}),  # an LSTM whose recurrent weights are zero
 }
 
 
@@ -71,8 +72,8 @@ def _verdict(cell: str, given: Arrays, num_layers: int, bidirectional: bool) -> 
 def _parameters(weights: Tensors) -> dict[str, Tensor]:
     """PyTorch's parameters, made so that autograd finds the way back to ours.
 
-    W, U and b are weight_ih, weight_hh and bias_ih; bias_hh is zero, but for v of a GRU in
-    its last rows.
+    W, U and b are weight_ih, weight_hh and bias_ih; a weight_hh that we lack is zero, and so
+    is bias_hh, but for v of a GRU in its last rows.
     """
     theirs = {"W": "weight_ih", "U": "weight_hh", "b": "bias_ih"}
     named = {}
@@ -80,6 +81,8 @@ def _parameters(weights: Tensors) -> dict[str, Tensor]:
         kind, place = name.split("_", 1)
         if kind in theirs:
             named[f"{theirs[kind]}_{place}"] = w
+        if kind == "W" and f"U_{place}" not in weights:
+            named[f"weight_hh_{place}"] = torch.zeros(len(w), len(w) // 4, dtype=w.dtype)
         if kind == "b":
             v = weights.get(f"v_{place}", w[:0])
             zeros = torch.zeros(len(w) - len(v), dtype=w.dtype)

@@ -1,0 +1,221 @@
+"""The command line: ``xrnn train | sample | certify | info``.
+
+What a user got wrong ends with one line on standard error and exit status 2; a law that
+does not hold, with exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from xrnn import certify, trust
+from xrnn.backends import FOLDERS, Backend, get
+from xrnn.cells import BY_NAME
+from xrnn.charlm import Config, RefusedError
+
+DEFAULTS = Config()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except (RefusedError, ImportError) as error:
+        print(f"xrnn: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of all commands."""
+    top = argparse.ArgumentParser(prog="xrnn", description="Recurrent networks on array libraries.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_certify(commands)
+    info = commands.add_parser("info", help="versions, backends, and what runs fused where")
+    info.set_defaults(command=show_info)
+    return top
+
+
+def _add_train(commands: Any) -> None:
+    p = commands.add_parser(
+        "train",
+        help="train a character language model",
+        description="Train a character language model; without --text on Python's own "
+        "language reference.",
+        argument_default=argparse.SUPPRESS,
+    )
+    p.add_argument("--text", metavar="FILE", help="UTF-8 text to learn")
+    p.add_argument("--cell", metavar="CELL", help=f"{' | '.join(BY_NAME)} (default: lstm)")
+    numbers = {
+        "hidden": "hidden units",
+        "layers": "layers",
+        "embedding": "size of a character's vector",
+        "batch": "parallel streams",
+        "length": "steps of a window of backpropagation",
+        "steps": "windows to learn from",
+        "seed": "of the weights",
+    }
+    for name, words in numbers.items():
+        default = getattr(DEFAULTS, name)
+        p.add_argument(f"--{name}", type=int, metavar="N", help=f"{words} (default: {default})")
+    p.add_argument("--lr", type=float, help=f"learning rate at the start (default: {DEFAULTS.lr})")
+    _add_backend(p)
+    p.add_argument("--out", metavar="DIR", default="xrnn-run", help="default: xrnn-run")
+    p.add_argument("--resume", action="store_true", default=False, help="go on where DIR stopped")
+    p.set_defaults(command=train)
+
+
+def _add_sample(commands: Any) -> None:
+    p = commands.add_parser("sample", help="write text with a trained model")
+    p.add_argument("folder", metavar="DIR", type=Path, help="the folder of a training run")
+    p.add_argument("--prime", metavar="TEXT", default="", help="what has been written so far")
+    p.add_argument("--length", type=int, default=500, metavar="N", help="default: 500")
+    p.add_argument("--temperature", type=float, default=0.7, metavar="T", help="default: 0.7")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _add_backend(p)
+    p.set_defaults(command=sample)
+
+
+def _add_certify(commands: Any) -> None:
+    p = commands.add_parser("certify", help="prove the laws on this machine")
+    _add_backend(p)
+    p.add_argument("--dtype", choices=list(certify.BOUNDS), default="float32")
+    p.add_argument("--json", action="store_true", help="verdicts as JSON instead of a table")
+    p.set_defaults(command=run_certify)
+
+
+def _add_backend(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto | cpu | cuda | the import name of an array library (default: auto: cuda "
+        "where it works, else cpu)",
+    )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`xrnn train`."""
+    for module in ("tqdm", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f'xrnn train needs {module}: pip install "xrnn-array[cli]"')
+    from xrnn import training
+
+    options = vars(arguments)
+    given = {f.name: options[f.name] for f in fields(Config) if f.name in options}
+    folder, text, device = Path(arguments.out), options.get("text"), _device(arguments.backend)
+    if arguments.resume:
+        run = training.resume(folder, given, text, device)
+    else:
+        run = training.begin(folder, Config(**given), text, device)
+    finished = training.train(run)
+    row = run.history[-1]
+    print(
+        f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
+        f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
+    )
+    print(f"written: {folder}/model.safetensors, checkpoint.safetensors, history.csv, loss.png")
+    if not finished:
+        print(f"stopped; go on with: xrnn train --resume --out {folder}")
+        return 0
+    print(f"a sample (more: xrnn sample {folder}):\n")
+    print("".join(run.trainer.model.sample("", 300, temperature=0.7)))
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """`xrnn sample`."""
+    from xrnn import training
+
+    if arguments.length < 0:
+        raise RefusedError(f"--length is {arguments.length}; it must be at least 0")
+    model = training.load_model(arguments.folder, _device(arguments.backend))
+    written = model.sample(arguments.prime, arguments.length, arguments.temperature, arguments.seed)
+    first = next(written, "")
+    print(arguments.prime + first, end="", flush=True)
+    for character in written:
+        print(character, end="", flush=True)
+    print()
+    return 0
+
+
+def run_certify(arguments: argparse.Namespace) -> int:
+    """`xrnn certify`."""
+    device = _device(arguments.backend)
+    verdicts = certify.certify(device, arguments.dtype)
+    if arguments.json:
+        found = list(verdicts)
+        print(certify.as_json(found))
+        return 0 if all(verdict.passed for verdict in found) else 1
+    print(f"{_versions()}; {device}: {get(device).describe() or get(device).name}")
+    print(f"largest relative error in {arguments.dtype}\n")
+    return 0 if certify.as_table(verdicts) else 1
+
+
+def show_info(arguments: argparse.Namespace) -> int:
+    """`xrnn info`."""
+    print(_versions())
+    for name in FOLDERS.values():
+        try:
+            backend = get(name)
+        except ImportError as error:
+            print(f"{name}: not here ({error})")
+            continue
+        print(f"{name}: {backend.describe()}")
+        for line in _fused(backend):
+            print(f"  {line}")
+    others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
+    print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
+    return 0
+
+
+def _fused(backend: Backend) -> list[str]:
+    """Every cell and who runs it."""
+    lines = []
+    for name, cell in BY_NAME.items():
+        served = []
+        for entry in (backend.sequences.get(cell), backend.steps.get(cell)):
+            for dtype in sorted(entry.dtypes, key=str) if entry is not None else ():
+                word = "fused" if trust.proved(backend, cell, dtype, entry) else "not trusted"
+                served.append(f"{dtype} {type(entry).__name__.lower()}: {word}")
+        lines.append(f"{name:<12} {', '.join(served) or 'as written'}")
+    return lines
+
+
+def _versions() -> str:
+    import array_api_compat
+
+    own = importlib.metadata.version("xrnn-array")
+    return (
+        f"xrnn {own}, Python {platform.python_version()}, "
+        f"array-api-compat {array_api_compat.__version__}"
+    )
+
+
+def _device(name: str) -> str:
+    """The backend asked for; "auto" is cuda where it works, else cpu."""
+    if name != "auto":
+        try:
+            get(name)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+        return name
+    try:
+        get("cuda")
+    except ImportError:
+        return "cpu"
+    return "cuda"
