@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 
 CELLS = ("rnn", "lstm", "gru")
 MODES = ("inference", "training")
@@ -49,7 +50,7 @@ class Goal:
     peers: tuple[str, ...]
     worst: bool = False
     min_B: int = 1
-    max_H: int | None = None
+    max_H: float = inf
     cells: tuple[str, ...] = CELLS
     precisions: tuple[str, ...] = PRECISIONS
     code: str | None = None
@@ -60,8 +61,8 @@ class Goal:
             case.mode in self.modes
             and case.cell in self.cells
             and case.precision in self.precisions
-            and case.B >= self.min_B
-            and (self.max_H is None or case.H <= self.max_H)
+            and self.min_B <= case.B
+            and self.max_H >= case.H
         )
 
 

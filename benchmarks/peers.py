@@ -104,7 +104,8 @@ def with_torch(problem: Problem, threads: int) -> Side:
 
     torch.set_num_threads(threads)
     case = problem.case
-    torch.backends.cudnn.rnn.fp32_precision = "tf32" if case.precision == "tf32" else "ieee"
+    cudnn_rnn: Any = torch.backends.cudnn.rnn
+    cudnn_rnn.fp32_precision = "tf32" if case.precision == "tf32" else "ieee"
 
     def tensor(a: np.ndarray) -> Any:
         return torch.from_numpy(a).to(problem.device)
@@ -171,7 +172,7 @@ def onnx_model(problem: Problem) -> bytes:
     bias = np.concatenate([gates("bias_ih_l0"), gates("bias_hh_l0")])
     constants = {"W": gates("weight_ih_l0"), "R": gates("weight_hh_l0"), "B": bias}
     outputs = ["Y", *(f"Y_{state}" for state in problem.layer.cell.states)]
-    options = {"linear_before_reset": 1} if case.cell == "gru" else {}
+    options: dict[str, Any] = {"linear_before_reset": 1} if case.cell == "gru" else {}
     node = helper.make_node(
         case.cell.upper(), ["X", *constants], outputs, hidden_size=case.H, **options
     )

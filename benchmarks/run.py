@@ -22,9 +22,10 @@ from cases import CELLS, GRIDS, PRECISIONS, Case
 if TYPE_CHECKING:
     from peers import Peer, Problem, Side
 
-#: seconds of calls in one turn, and of silence before it: the threads of the side before
-#: spin for some milliseconds after their work, and would take cores from this one
-TURN, PAUSE = 0.02, 0.03
+#: seconds of calls in one turn, and of silence before it where there are several threads:
+#: those of OpenBLAS spin for a tenth of a second after their work, and would take a core
+#: from the side whose turn it is
+TURN, PAUSE = 0.05, 0.15
 
 #: how much of the cores it needs a case may lose to other processes, and for how many
 #: seconds it waits for better: threads that wait for each other slow down a hundredfold
@@ -173,7 +174,7 @@ def undisturbed(
         sleep(0.2)
         while load.others() > spare + BUSY and perf_counter() < end:
             sleep(0.5)
-        times = take_turns(sides, sync, effort)
+        times = take_turns(sides, sync, effort, PAUSE if threads > 1 else 0.0)
         tries.append((max(0.0, load.others() - spare), times))
         if tries[-1][0] <= BUSY:
             break
@@ -181,13 +182,15 @@ def undisturbed(
     return times, lost
 
 
-def take_turns(sides: Sequence[Side], sync: Sync, effort: Effort) -> dict[str, list[float]]:
+def take_turns(
+    sides: Sequence[Side], sync: Sync, effort: Effort, pause: float
+) -> dict[str, list[float]]:
     """Milliseconds a call: for every side the median of each of its turns."""
     times: dict[str, list[float]] = {side.name: [] for side in sides}
     turns, end = 0, perf_counter() + effort.seconds
     while turns < effort.turns or perf_counter() < end:
         for side in sides:
-            sleep(PAUSE)
+            sleep(pause)
             times[side.name].append(turn(side.call, sync))
         turns += 1
     return times

@@ -272,3 +272,34 @@ def test_cell_that_torch_lacks_is_refused(cell: str) -> None:
         xrnn.convert.to_torch(layer)
     assert layer.weights.keys() == held.keys()
     assert all(layer.weights[name] is w for name, w in held.items())
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "biasless"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_linear_is_the_module(activation: str | None, bias: bool) -> None:
+    module = torch.nn.Linear(H, 2, bias=bias).double()
+    layer = xrnn.Linear(H, 2, activation, bias, dtype="float64")
+    xrnn.convert.from_torch(layer, module.state_dict())
+    drawn = draw("linear", {"hs": (T, B, H), "dys": (T, B, 2)})
+    hs = torch.tensor(drawn["hs"], requires_grad=True)
+    want = torch.relu(module(hs)) if activation else module(hs)
+    want.backward(torch.from_numpy(drawn["dys"]))
+    ys, tape = layer.forward(drawn["hs"])
+    dhs, dweights = layer.backward(tape, drawn["dys"])
+    assert_agree({"ys": ys, "dhs": dhs}, {"ys": want.detach(), "dhs": hs.grad}, BOUND)
+    parameters = {name: p.grad for name, p in module.named_parameters()}
+    assert_agree(xrnn.convert.to_torch(layer, dweights), parameters, BOUND)
+
+
+def test_embedding_is_the_module() -> None:
+    module = torch.nn.Embedding(5, I).double()
+    layer = xrnn.Embedding(5, I, dtype="float64")
+    xrnn.convert.from_torch(layer, module.state_dict())
+    tokens = np.array([[1, 4, 1], [0, 1, 2]])
+    dxs = draw("embedding", {"dxs": (2, 3, I)})["dxs"]
+    want = module(torch.from_numpy(tokens))
+    want.backward(torch.from_numpy(dxs))
+    xs, tape = layer.forward(tokens)
+    assert_agree({"xs": xs}, {"xs": want.detach()}, 0)
+    gradients = xrnn.convert.to_torch(layer, layer.backward(tape, dxs))
+    assert_agree(gradients, {"weight": module.weight.grad}, BOUND)

@@ -62,8 +62,8 @@ def certify(
             for name, law in laws.LAWS.items():
                 error, note = _try(law, trial)
                 if error is not None:
-                    bound = _bound(cell, name, dtype)
-                    yield Verdict(cell.name, option.name, name, error, bound, note)
+                    limit = bound(cell, name, dtype)
+                    yield Verdict(cell.name, option.name, name, error, limit, note)
         for case in laws.cases(cell):
             error, note = _try(laws.oracle, cell, case, device, dtype)
             if error is not None:
@@ -79,7 +79,8 @@ def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, s
         return float("inf"), f"{type(problem).__name__}: {problem}"
 
 
-def _bound(cell: Cell, law: str, dtype: str) -> float:
+def bound(cell: Cell, law: str, dtype: str) -> float:
+    """How large an error of this law rounding alone may cause."""
     if law == "derivative" and not cell.analytic:
         return max(BOUNDS[dtype], DIFFERENCE_BOUND)
     return BOUNDS[dtype]

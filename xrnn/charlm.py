@@ -114,7 +114,7 @@ class Corpus:
     @property
     def windows(self) -> int:
         """Windows until the streams start again."""
-        return (self.streams.shape[0] - 1) // self.length
+        return int(self.streams.shape[0] - 1) // self.length
 
     def window(self, step: int) -> tuple[Array, Array, bool]:
         """Inputs and targets (T, B) of a step, and whether the streams start with it."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import numpy as safetensors_numpy
 
 from xrnn.backends import backend_of, get
 from xrnn.typing import Array
@@ -112,10 +112,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict
         key: host.ascontiguousarray(backend_of(a, key).to_host(a)) for key, a in tensors.items()
     }
     header = {"format": FORMAT} | {key: json.dumps(value) for key, value in info.items()}
+    replace(path, safetensors_numpy.save(arrays, metadata=header))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file beside its place, and move it there when it is whole."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(arrays, part, metadata=header)
-        os.replace(part, path)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from xrnn.backends import backend_of, get
 from xrnn.backends.cpu import counter_bits, generator
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, State
 from xrnn.unroll import Tape, check_state, run, unroll_backward
-from xrnn.weights import cast, check_sizes, draw, moved
+from xrnn.weights import Weighted, cast, check_sizes, draw
 
 
 class LayerTape(NamedTuple):
@@ -19,7 +19,7 @@ class LayerTape(NamedTuple):
     masks: list[Array]
 
 
-class Layer:
+class Layer(Weighted):
     """One cell in L layers and D directions.
 
     A layer holds weights and nothing else: what passes from call to call is in the states
@@ -218,10 +218,18 @@ class Layer:
         count = len(self.parts())
         if len(tape.tapes) != count or tape.tapes[0].cell is not self.cell:
             raise ValueError(f"{self.cell.name}: the tape was made by another layer")
-        dlasts = self._split_state(dstate, "dstate")
+        dlasts = self._split_state(dstate, "dstate", tape.tapes[0].shape[1])
         dfirsts: list[State] = [()] * count
         dweights: dict[str, Array] = {}
         if dys is not None:
+            T, B, _ = tape.tapes[0].shape
+            shape = (*((B, T) if self.batch_first else (T, B)), self.directions * self.H)
+            backend_of(dys, "dys")
+            if tuple(dys.shape) != shape:
+                raise ValueError(
+                    f"{self.cell.name}: dys has shape {tuple(dys.shape)}; it must be that of ys, "
+                    f"{shape}"
+                )
             dys = self._time_first(dys)
         for k in reversed(range(self.num_layers)):
             dxs = None
@@ -269,11 +277,6 @@ class Layer:
         ys, last, _ = self._run_layers(x[None, ...], state, None, seed=None, keep=False)
         return ys[0, ...], last
 
-    def to(self, device: str) -> Self:
-        """Move the weights to "cpu", "cuda" or another array library; return the layer."""
-        self.weights = moved(self.weights, get(device))
-        return self
-
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""
         return {
@@ -314,7 +317,7 @@ class Layer:
         keep: bool,
     ) -> tuple[Array, State, Any]:
         xp = backend_of(xs, "xs").xp
-        firsts = self._split_state(state, "state")
+        firsts = self._split_state(state, "state", xs.shape[1])
         lasts: list[State] = []
         tape = LayerTape([], [])
         for k in range(self.num_layers):
@@ -372,15 +375,19 @@ class Layer:
                 f"it must be {letters} with I = {self.I}"
             )
 
-    def _split_state(self, state: State | None, what: str) -> list[Any]:
+    def _split_state(self, state: State | None, what: str, B: int) -> list[Any]:
         """One state for each cell of `parts`, from arrays (L·D, B, H)."""
         count = len(self.parts())
         if state is None:
             return [None] * count
+        shape = (count, B, self.H)
         for name, s in zip(self.cell.states, check_state(self.cell, what, state), strict=True):
-            if s is not None and (s.ndim != 3 or s.shape[0] != count or s.shape[2] != self.H):
+            if s is None and what == "dstate":
+                continue
+            backend_of(s, f"{what} {name}")
+            if tuple(s.shape) != shape:
                 raise ValueError(
                     f"{self.cell.name}: {what} {name} has shape {tuple(s.shape)}; "
-                    f"it must be (L·D, B, H) = ({count}, B, {self.H})"
+                    f"it must be (L·D, B, H) = {shape}"
                 )
         return [tuple(None if s is None else s[n, ...] for s in state) for n in range(count)]

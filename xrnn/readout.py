@@ -11,7 +11,7 @@ because its gradient with respect to them is simple and stable.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import array_api_compat
 
@@ -19,10 +19,10 @@ from xrnn.activations import relu, relu_slope
 from xrnn.backends import backend_of, get
 from xrnn.backends.cpu import generator
 from xrnn.typing import Array
-from xrnn.weights import cast, check_sizes, moved
+from xrnn.weights import Weighted, cast, check_sizes
 
 
-class Embedding:
+class Embedding(Weighted):
     """A row of E for every token.
 
     Parameters
@@ -98,11 +98,6 @@ class Embedding:
         hot = xp.astype(rows[:, None] == flat[None, :], dxs.dtype)
         return {"E": hot @ xp.reshape(dxs, (flat.shape[0], self.I))}
 
-    def to(self, device: str) -> Self:
-        """Move the weights, as `xrnn.Layer.to`."""
-        self.weights = moved(self.weights, get(device))
-        return self
-
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this embedding."""
         return {"kind": "embedding", "V": self.V, "I": self.I, "dtype": self.dtype}
@@ -115,7 +110,7 @@ class LinearTape(NamedTuple):
     ys: Array
 
 
-class Linear:
+class Linear(Weighted):
     """y = W h + b, with nothing or a ReLU on top.
 
     Parameters
@@ -212,11 +207,6 @@ class Linear:
         if self.bias:
             dweights["b"] = xp.sum(da, axis=0)
         return xp.reshape(da @ self.weights["W"], hs.shape), dweights
-
-    def to(self, device: str) -> Self:
-        """Move the weights, as `xrnn.Layer.to`."""
-        self.weights = moved(self.weights, get(device))
-        return self
 
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this map."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import signal
 import sys
 import time
@@ -88,9 +87,7 @@ class Run:
         for row in self.history:
             digits = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
             writer.writerow(digits)
-        part = self.folder / f".history.csv.{os.getpid()}.part"
-        part.write_text(page.getvalue())
-        part.replace(self.folder / "history.csv")
+        files.replace(self.folder / "history.csv", page.getvalue().encode())
 
 
 def restore(trainer: Trainer, tensors: dict[str, Any], info: dict[str, Any]) -> None:
@@ -210,9 +207,9 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
         axes.set_title(f"{config.cell}, {config.hidden} units{layers}")
         axes.grid(alpha=0.3)
         axes.legend()
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        figure.savefig(part, format="png")
-        part.replace(path)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        files.replace(path, picture.getvalue())
 
 
 def begin(folder: Path, config: Config, text: str | None, device: str) -> Run:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import warnings
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -152,4 +153,5 @@ def _remember(key: str) -> None:
         part.write_text(json.dumps([*_remembered(), key], indent=1))
         part.replace(file)
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

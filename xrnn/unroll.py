@@ -197,14 +197,15 @@ def _check_inputs(
         _check_same(cell, name, w, "xs", xs, backend)
     if state is None:
         return
-    check_state(cell, "state", state)
-    H = state[0].shape[-1] if state[0].ndim else 0
-    for name, s in zip(cell.states, state, strict=True):
-        _check_same(cell, name, s, "xs", xs, backend)
+    H = 0
+    for name, s in zip(cell.states, check_state(cell, "state", state), strict=True):
+        _check_same(cell, f"state {name}", s, "xs", xs, backend)
+        if s.ndim == 2:
+            H = H or s.shape[1]
         if tuple(s.shape) != (xs.shape[1], H):
             raise ValueError(
                 f"{cell.name}: state {name} has shape {tuple(s.shape)}; "
-                f"it must be (B, H) = ({xs.shape[1]}, {H})"
+                f"it must be (B, H) = ({xs.shape[1]}, {H or 'H'})"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any
+from typing import Any, Self
 
 from xrnn.backends import Backend, get, move
 from xrnn.backends.cpu import generator
@@ -135,9 +135,28 @@ def cast(weights: Weights, dtype: str, backend: Backend) -> dict[str, Array]:
     return {name: backend.from_host(w.astype(dtype)) for name, w in weights.items()}
 
 
-def moved(weights: Mapping[str, Array], backend: Backend) -> dict[str, Array]:
-    """The weights in the library of `backend`."""
-    return {name: move(w, backend) for name, w in weights.items()}
+class Weighted:
+    """What holds weights by name; a layer, an embedding and a linear map do.
+
+    Attributes
+    ----------
+    weights : dict of str to array
+        Assign or update in place.
+    """
+
+    weights: dict[str, Array]
+
+    def to(self, device: str) -> Self:
+        """Move the weights to "cpu", "cuda" or another array library; return the holder.
+
+        Raises
+        ------
+        ImportError
+            If the library is not installed or finds no device; nothing is moved then.
+        """
+        backend = get(device)
+        self.weights = {name: move(w, backend) for name, w in self.weights.items()}
+        return self
 
 
 def count(weights: Mapping[str, Array]) -> int:

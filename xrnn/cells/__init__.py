@@ -20,6 +20,7 @@ __all__ = [
     "InputGatedLSTM",
     "MinGRU",
     "PeepholeLSTM",
+    "named",
 ]
 
 BY_NAME: dict[str, Cell] = {
@@ -36,3 +37,8 @@ BY_NAME: dict[str, Cell] = {
     )
 }
 """Every cell by the name that messages, files and the command line use."""
+
+
+def named(name: str) -> Cell:
+    """The cell of that name (how a pickled cell is found again, so that it stays itself)."""
+    return BY_NAME[name]

@@ -97,10 +97,10 @@ class Cell:
         return self
 
     def __reduce__(self) -> Any:
-        from xrnn.cells import BY_NAME
+        from xrnn.cells import BY_NAME, named
 
         if BY_NAME.get(self.name) is self:
-            return BY_NAME.__getitem__, (self.name,)
+            return named, (self.name,)
         return super().__reduce__()
 
     def __repr__(self) -> str:

@@ -54,9 +54,12 @@ def from_torch(
 
     Raises
     ------
+    TypeError
+        If a value is no array that NumPy can take (bfloat16, None).
     ValueError
-        If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell;
-        the layer is left as it was.
+        If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell.
+
+    Either leaves the layer as it was.
 
     Examples
     --------
@@ -69,7 +72,7 @@ def from_torch(
     >>> np.array_equal(layer.weights["W_l0"], state_dict["weight_ih_l0"])
     True
     """
-    host = {name: to_host(value) for name, value in state_dict.items()}
+    host = {name: _host(name, value, layer.dtype) for name, value in state_dict.items()}
     expected = _torch_shapes(layer)
     if unknown := [name for name in host if name not in expected]:
         raise ValueError(
@@ -82,8 +85,7 @@ def from_torch(
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
     backend = backend_of(next(iter(layer.weights.values())), "the layer's weight")
     converted = {
-        name: backend.from_host(value.astype(layer.dtype))
-        for name, value in _from(layer, host, gradients).items()
+        name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
     }
     if not gradients:
         layer.weights = converted
@@ -126,6 +128,17 @@ def to_torch(
         )
     host = {name: to_host(value) for name, value in tree.items()}
     return {name: value.copy() for name, value in _to(layer, host, gradients).items()}
+
+
+def _host(name: str, value: Any, dtype: str) -> Array:
+    """The value as a NumPy array of dtype (before biases are summed, so that no sum is rounded)."""
+    try:
+        return to_host(value).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} is {getattr(value, 'dtype', type(value).__name__)}, which NumPy cannot take; "
+            "give an array or tensor of float16, float32 or float64 (tensor.float())"
+        ) from error
 
 
 def _names(layer: Embedding | Linear) -> dict[str, str]:

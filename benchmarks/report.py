@@ -1,0 +1,204 @@
+"""Tables of the results beside the goals: ``python benchmarks/report.py --write README.md``.
+
+Everything printed is computed from ``results/*.jsonl``.  A ratio is xrnn's time / the
+peer's: below 1 xrnn is faster, above 1 it is slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
+
+RESULTS = Path(__file__).parent / "results"
+OPEN, CLOSE = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+
+#: what stands beside a ratio in the tables, for each peer
+MARKS = {"torch": "t", "onnxruntime": "o"}
+
+Record = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", metavar="FILE", help=f"put them between {OPEN} and {CLOSE}")
+    options = parser.parse_args(argv)
+    files = sorted(RESULTS.glob("*.jsonl"))
+    if not files:
+        print(f"no results in {RESULTS}: run benchmarks/run.py first", file=sys.stderr)
+        return 2
+    text = "\n\n".join(section(read(file)) for file in files)
+    if options.write is None:
+        print(text)
+        return 0
+    try:
+        replace(Path(options.write), text)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def read(file: Path) -> list[Record]:
+    """The results in a file, each case as a `Case`."""
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{**record, "case": Case(**record["case"])} for record in records]
+
+
+def replace(file: Path, text: str) -> None:
+    """Put text between the two markers of a file, which must be there, once and in order."""
+    old = file.read_text()
+    before, opened, rest = old.partition(OPEN)
+    _, closed, after = rest.partition(CLOSE)
+    if not (opened and closed):
+        raise ValueError(f"{file} lacks the lines {OPEN} and {CLOSE}; add them where tables go")
+    file.write_text(f"{before}{OPEN}\n\n{text}\n\n{CLOSE}{after}")
+
+
+def section(records: list[Record]) -> str:
+    """Everything that one machine has to say."""
+    backend = records[0]["backend"]
+    settings = sorted({setting(r) for r in records}, key=order)
+    columns = {s: [r for r in records if setting(r) == s] for s in settings}
+    return "\n\n".join(
+        [
+            about(records),
+            goals(backend, columns),
+            sizes(backend, columns),
+            small_print(columns),
+        ]
+    )
+
+
+def setting(record: Record) -> str:
+    """What the columns of the tables are: threads on the CPU, precisions on a GPU."""
+    if record["backend"] == "cuda":
+        return str(record["case"].precision)
+    return f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+
+
+def order(setting: str) -> tuple[int, int]:
+    """Precisions as `PRECISIONS` has them; threads by number."""
+    if setting in PRECISIONS:
+        return 0, PRECISIONS.index(setting)
+    return 1, int(setting.split()[0])
+
+
+def about(records: Iterable[Record]) -> str:
+    """Device, versions, commits and dates; all of them where the lines differ."""
+
+    def all_of(values: Iterable[str]) -> str:
+        return " and ".join(sorted(set(values)))
+
+    records = list(records)
+    names = sorted({name for r in records for name in r["versions"]})
+    versions = ", ".join(
+        f"{name} {all_of(r['versions'][name] for r in records if name in r['versions'])}"
+        for name in names
+    )
+    return (
+        f"**{all_of(r['device'] for r in records)}**; {versions}; "
+        f"commit {all_of(r['commit'] for r in records)}, {all_of(r['date'] for r in records)}. "
+        "Ratios are xrnn's time / the peer's: below 1 xrnn is faster, above 1 it is slower."
+    )
+
+
+def ratio(record: Record, peers: Iterable[str]) -> float | None:
+    """xrnn's time / the fastest of these peers', if one of them was measured."""
+    return max((record["ratio"][p] for p in peers if p in record["ratio"]), default=None)
+
+
+def goals(backend: str, columns: dict[str, list[Record]]) -> str:
+    """One row a goal: the bound, and for each setting the value and whether it is met."""
+    rows = []
+    for goal in GOALS[backend]:
+        peers = "torch" if goal.peers == ("torch",) else f"the faster of {' and '.join(goal.peers)}"
+        kind = "" if goal.worst else ", geometric mean"
+        values = [verdict(goal, backend, records) for records in columns.values()]
+        rows.append([f"{goal.name}{kind}, against {peers}", f"≤ {goal.bound:.2f}", *values])
+    for mode in MODES:
+        values = [faster(mode, records) for records in columns.values()]
+        rows.append([f"{mode}: points where xrnn is faster than every peer", "", *values])
+    return table(["ratio ours / theirs", "goal", *columns], rows)
+
+
+def verdict(goal: Goal, backend: str, records: list[Record]) -> str:
+    """The value of a goal, with "met" or "missed"; and over how many points, if not all."""
+    covered = [r for r in records if goal.covers(r["case"]) and goal.code in (None, r["code"])]
+    ratios = [value for r in covered if (value := ratio(r, goal.peers)) is not None]
+    if not ratios:
+        return "not measured"
+    statistic: Callable[[list[float]], float] = max if goal.worst else geometric_mean
+    value = statistic(ratios)
+    precisions = {r["case"].precision for r in covered}
+    grid = [c for c in GRIDS[backend] if goal.covers(c) and c.precision in precisions]
+    part = "" if len(ratios) == len(grid) else f", {len(ratios)} of {len(grid)} points"
+    return f"{value:.2f} ({'met' if value <= goal.bound else 'missed'}{part})"
+
+
+def faster(mode: str, records: list[Record]) -> str:
+    ratios = [max(r["ratio"].values()) for r in records if r["case"].mode == mode]
+    return f"{sum(value < 1 for value in ratios)} of {len(ratios)}"
+
+
+def sizes(backend: str, columns: dict[str, list[Record]]) -> str:
+    """One row a size, one column a cell and mode; in each place a ratio for every setting."""
+    heads = [(mode, cell) for mode in reversed(MODES) for cell in CELLS]
+    rows = []
+    for size in dict.fromkeys(case.size for case in GRIDS[backend]):
+        places = []
+        for mode, cell in heads:
+            found = [
+                next((r for r in records if key(r["case"]) == (cell, size, mode)), None)
+                for records in columns.values()
+            ]
+            places.append(" / ".join(place(r) for r in found))
+        rows.append([str(size), *places])
+    return table(["(T, B, I, H)", *(f"{cell} {mode}" for mode, cell in heads)], rows)
+
+
+def key(case: Case) -> tuple[Any, ...]:
+    return case.cell, case.size, case.mode
+
+
+def place(record: Record | None) -> str:
+    """The ratio to the fastest peer, bold where xrnn wins; on a GPU with its milliseconds."""
+    if record is None or not record["ratio"]:
+        return "–"
+    peer, value = max(record["ratio"].items(), key=lambda pair: pair[1])
+    several = len(record["ratio"]) > 1
+    text = f"{value:.2f}{MARKS[peer] if several else ''}"
+    text = f"**{text}**" if value < 1 else text
+    return f"{text} ({record['ms']['xrnn']:.3g} ms)" if record["backend"] == "cuda" else text
+
+
+def small_print(columns: dict[str, list[Record]]) -> str:
+    """How to read the second table, and how noisy the machine was."""
+    marks = ", ".join(f"{mark}: {peer}" for peer, mark in MARKS.items())
+    noises = []
+    for name, records in columns.items():
+        noise = [max(r["noise"], 1 / r["noise"]) for r in records]
+        lost = max(r["lost"] for r in records)
+        noises.append(
+            f"{name}: {median(noise):.2f}, at worst {max(noise):.2f} "
+            f"(others took at most {lost:.2f} cores)"
+        )
+    return (
+        f"In each place: {' / '.join(columns)}, against the fastest peer ({marks}). "
+        f"Noise, the ratio of xrnn to itself: {'; '.join(noises)}."
+    )
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

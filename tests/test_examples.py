@@ -1,0 +1,43 @@
+"""Every example in a docstring or in the README runs and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import xrnn
+
+README = Path(__file__).parent.parent / "README.md"
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(xrnn.__path__, "xrnn.")
+    if not module.name.endswith(("__main__", "backends.cuda"))
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_the_public_classes_have_examples() -> None:
+    finder = doctest.DocTestFinder()
+    for name in xrnn.__all__:
+        value = getattr(xrnn, name)
+        if callable(value) and name not in ("unroll_backward", "load"):  # shown with twins
+            assert any(test.examples for test in finder.find(value)), name
+
+
+def test_readme_examples() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    numpy_blocks = [block for block in blocks if "cupy" not in block]
+    assert len(numpy_blocks) >= 2
+    for block in numpy_blocks:
+        exec(compile(block, str(README), "exec"), {})

@@ -1,0 +1,151 @@
+"""Each law is broken on purpose, and must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xrnn import laws, unroll
+from xrnn.backends import Backend, Steps, register, unregister
+from xrnn.backends.cpu import BACKEND
+from xrnn.cells import GRU, LSTM, Cell, GRUBefore, PeepholeLSTM, lstm
+from xrnn.certify import bound, certify
+from xrnn.trial import OPTIONS, Trial
+
+PLAIN = OPTIONS[0]
+
+
+def broken_backward(cell: Cell, change: Any) -> Cell:
+    """The cell with what its backward returns changed."""
+
+    def step_backward(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        return change(*cell.step_backward(dstate, saved, weights, xp=xp), weights)
+
+    return replace(cell, step_backward=step_backward)
+
+
+def without_c_path(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+    return dax, (dstate[0], 0 * dstate[1]), dweights
+
+
+def through_U_transposed(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+    H = dstate[0].shape[-1]
+    wrong = sum(dax[:, k : k + H] @ weights["U"][k : k + H].T for k in range(0, dax.shape[1], H))
+    return dax, (wrong, *dstate[1:]), dweights
+
+
+def without_v(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+    return dax, dstate, dweights | {"v": 0 * dweights["v"]}
+
+
+def without_peephole_of_o(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+    H = dstate[0].shape[-1]
+    dp = np.concatenate((dweights["p"][:, : 2 * H], 0 * dweights["p"][:, 2 * H :]), axis=-1)
+    return dax, dstate, dweights | {"p": dp}
+
+
+def operand_not_reset(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+    (first, second) = dweights["U"]
+    return dax, dstate, {"U": (first, (second[0], first[1]))}
+
+
+@pytest.mark.parametrize(
+    ("cell", "change"),
+    [
+        (LSTM, without_c_path),
+        (LSTM, through_U_transposed),
+        (GRU, without_v),
+        (PeepholeLSTM, without_peephole_of_o),
+        (GRUBefore, operand_not_reset),
+    ],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
+)
+def test_derivative_notices_a_wrong_backward(cell: Cell, change: Any) -> None:
+    good, bad = Trial(cell, PLAIN), Trial(broken_backward(cell, change), PLAIN)
+    limit = bound(cell, "derivative", "float64")
+    assert laws.derivative(good) <= limit < 1e-3 < laws.derivative(bad)
+
+
+def test_contract_notices_a_write_to_an_argument() -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        state[1][...] *= 1.0001
+        return lstm.step(ax, state, weights, xp=xp)
+
+    assert laws.contract(Trial(replace(LSTM, step=step), PLAIN)) == float("inf")
+
+
+def test_contract_notices_another_dtype() -> None:
+    def wider(dax: Any, dstate: Any, dweights: Any, weights: Any) -> Any:
+        return dax.astype("float64"), dstate, dweights
+
+    bad = Trial(broken_backward(LSTM, wider), PLAIN, dtype="float32")
+    assert laws.contract(bad) == float("inf")
+
+
+def test_batch_notices_a_sequence_that_sees_another() -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        return lstm.step(ax + 0.1 * ax[:1], state, weights, xp=xp)
+
+    assert laws.batch(Trial(replace(LSTM, step=step), PLAIN)) > 1e-3  # type: ignore[operator]
+
+
+def test_cut_notices_a_state_that_is_not_carried() -> None:
+    calls: list[int] = []
+
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        calls.append(1)
+        return lstm.step(ax * (1 + 0.1 * len(calls)), state, weights, xp=xp)
+
+    assert laws.cut(Trial(replace(LSTM, step=step), PLAIN)) > 1e-3  # type: ignore[operator]
+
+
+@pytest.fixture
+def slightly_wrong_lstm() -> Iterator[None]:
+    """NumPy with a fast LSTM step that is wrong by 0.1 %, not asked to prove itself."""
+
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        return lstm.step(1.001 * ax, state, weights, xp=xp)
+
+    fast = Steps(step, lstm.step_backward, frozenset({np.dtype("float64")}))
+    register("numpy", Backend("cpu", np, BACKEND.to_host, {LSTM: fast}))
+    yield
+    unregister("numpy")
+
+
+@pytest.mark.usefixtures("slightly_wrong_lstm")
+def test_twin_notices_a_wrong_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert laws.twin(Trial(GRU, PLAIN)) == 0
+    with pytest.warns(RuntimeWarning, match="the fast lstm for float64 is not used here"):
+        assert laws.twin(Trial(LSTM, PLAIN)) == 0, "the proof keeps it out"
+    monkeypatch.setattr("xrnn.trust.proved", lambda *given: True)
+    assert laws.twin(Trial(LSTM, PLAIN)) > 1e-5
+
+
+def test_oracle_notices_gates_in_another_order() -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        H = ax.shape[-1] // 4
+        swapped = np.concatenate((ax[:, H : 2 * H], ax[:, :H], ax[:, 2 * H :]), axis=-1)
+        return lstm.step(swapped, state, weights, xp=xp)
+
+    assert laws.oracle(replace(LSTM, step=step), "plain") > 1e-3
+
+
+def test_a_law_that_cannot_be_run_is_a_failure() -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        raise RuntimeError("no such luck")
+
+    verdicts = list(certify("cpu", "float64", [replace(LSTM, name="mine", step=step)]))
+    failed = [v for v in verdicts if not v.passed]
+    assert len(failed) > 30
+    assert all(v.note == "RuntimeError: no such luck" for v in failed)
+
+
+def test_a_cell_given_as_a_copy_still_runs() -> None:
+    weights = {k: np.ones(s) for k, s in LSTM.shapes(2, 3).items()}
+    xs = np.ones((4, 1, 2))
+    ours, theirs = (unroll(cell, weights, xs)[0] for cell in (LSTM, replace(LSTM)))
+    np.testing.assert_array_equal(ours, theirs)

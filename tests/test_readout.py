@@ -1,0 +1,101 @@
+"""The embedding and the linear map, on every library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn.backends import get
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 7, (5, 3))
+HS = RNG.normal(size=(5, 3, 4))
+
+
+def test_embedding(device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    embedding = xrnn.Embedding(7, 4, dtype="float64", device=device)
+    E = host(embedding.weights["E"])
+    xs, tape = embedding.forward(put(TOKENS))
+    np.testing.assert_array_equal(host(xs), E[TOKENS])
+    expected = np.zeros((7, 4))
+    np.add.at(expected, TOKENS, HS)
+    np.testing.assert_allclose(host(embedding.backward(tape, put(HS))["E"]), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(activation: str | None, bias: bool, device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    linear = xrnn.Linear(4, 6, activation, bias, dtype="float64", device=device)
+    if bias:
+        linear.weights["b"] = put(RNG.normal(size=6))
+    w = {k: host(a) for k, a in linear.weights.items()}
+    a = HS @ w["W"].T + w.get("b", 0)
+    ys, tape = linear.forward(put(HS))
+    np.testing.assert_allclose(host(ys), np.maximum(a, 0) if activation else a, rtol=1e-13)
+    dys = RNG.normal(size=a.shape)
+    dhs, dweights = linear.backward(tape, put(dys))
+    da = dys * (a > 0) if activation else dys
+    np.testing.assert_allclose(host(dhs), da @ w["W"], rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        host(dweights["W"]), np.einsum("tbo,tbh->oh", da, HS), rtol=1e-12, atol=1e-14
+    )
+    assert set(dweights) == set(w)
+    if bias:
+        np.testing.assert_allclose(host(dweights["b"]), da.sum((0, 1)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0, 4), (4,), (2, 4)])
+def test_linear_of_any_shape(shape: tuple[int, ...]) -> None:
+    linear = xrnn.Linear(4, 6, dtype="float64")
+    ys, tape = linear.forward(np.ones(shape))
+    assert ys.shape == (*shape[:-1], 6)
+    dhs, dweights = linear.backward(tape, ys)
+    assert dhs.shape == shape
+    assert dweights["W"].shape == (6, 4)
+
+
+def test_nothing_to_embed() -> None:
+    embedding = xrnn.Embedding(7, 4)
+    xs, tape = embedding.forward(np.zeros((0, 3), int))
+    assert xs.shape == (0, 3, 4)
+    assert not embedding.backward(tape, xs)["E"].any()
+
+
+EMBEDDING, LINEAR = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: EMBEDDING(TOKENS + 1), ValueError, "embedding: tokens go from 1 to 7; they must"),
+        (
+            lambda: EMBEDDING(-TOKENS),
+            ValueError,
+            "embedding: tokens go from -6 to 0; they must lie",
+        ),
+        (lambda: EMBEDDING(HS), TypeError, "embedding: tokens are float64; they must be integers"),
+        (lambda: LINEAR(HS[..., :3]), TypeError, "linear: hs is a numpy array of float64 and W a"),
+        (
+            lambda: LINEAR(HS[..., :3].astype("float32")),
+            ValueError,
+            "linear: hs has shape (5, 3, 3); it must be (…, H) with H = 4",
+        ),
+        (
+            lambda: LINEAR.backward(LINEAR.forward(HS.astype("float32"))[1], HS),
+            ValueError,
+            "linear: dys has shape (5, 3, 4); it must be that of ys",
+        ),
+        (lambda: xrnn.Linear(4, 0), ValueError, "linear: O is 0; it must be an integer ≥ 1"),
+        (lambda: xrnn.Embedding(0, 4), ValueError, "embedding: V is 0; it must be an integer ≥ 1"),
+        (lambda: xrnn.Linear(4, 2, "tanh"), ValueError, "linear: activation is 'tanh'; it must be"),
+    ],
+)
+def test_errors(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value).startswith(message)
