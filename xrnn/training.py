@@ -13,13 +13,12 @@ from __future__ import annotations
 import csv
 import io
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from xrnn import files
 from xrnn.charlm import (
@@ -108,7 +107,7 @@ def restore(trainer: Trainer, tensors: dict[str, Any], info: dict[str, Any]) -> 
     trainer.step = trainer.optimizer.steps = info["step"]
 
 
-def train(run: Run, out: TextIO = sys.stderr) -> bool:
+def train(run: Run) -> bool:
     """Train to the last step, or until Ctrl-C; whether it got to the end.
 
     The folder is written at every report, so little is ever lost; the picture at the end.
@@ -118,7 +117,7 @@ def train(run: Run, out: TextIO = sys.stderr) -> bool:
     window = config.batch * config.length
     since: list[float] = []
     held_out = run.history[-1].held_out_bits if run.history else float("nan")
-    with interruption() as stop, progress(trainer.step, config.steps, window, out) as bar:
+    with interruption() as stop, progress(trainer.step, config.steps, window) as bar:
         last = time.monotonic()
         while trainer.step < config.steps and not stop:
             since.append(trainer.advance())
@@ -159,13 +158,13 @@ def interruption() -> Iterator[list[int]]:
 
 
 @contextmanager
-def progress(done: int, steps: int, window: int, out: TextIO) -> Iterator[Any]:
-    """A bar that shows bits per character, characters per second and the time left."""
+def progress(done: int, steps: int, window: int) -> Iterator[Any]:
+    """A bar on standard error: bits per character, characters per second, the time left."""
     from tqdm import tqdm
 
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
     start, first = time.monotonic(), done
-    with tqdm(total=steps, initial=done, file=out, bar_format=form, dynamic_ncols=True) as bar:
+    with tqdm(total=steps, initial=done, bar_format=form, dynamic_ncols=True) as bar:
 
         def show(step: int, bits: float, held_out: float) -> None:
             rate = (step - first) * window / max(time.monotonic() - start, 1e-9)
