@@ -109,9 +109,10 @@ def about(records: Iterable[Record]) -> str:
     )
 
 
-def ratio(record: Record, peers: Iterable[str]) -> float | None:
-    """xrnn's time / the fastest of these peers', if one of them was measured."""
-    return max((record["ratio"][p] for p in peers if p in record["ratio"]), default=None)
+def ratios(records: Iterable[Record], peers: Iterable[str] = tuple(MARKS)) -> list[float]:
+    """xrnn's time / the fastest of these peers', of the records where one was measured."""
+    found = [[r["ratio"][peer] for peer in peers if peer in r["ratio"]] for r in records]
+    return [max(values) for values in found if values]
 
 
 def goals(backend: str, columns: dict[str, list[Record]]) -> str:
@@ -131,20 +132,21 @@ def goals(backend: str, columns: dict[str, list[Record]]) -> str:
 def verdict(goal: Goal, backend: str, records: list[Record]) -> str:
     """The value of a goal, with "met" or "missed"; and over how many points, if not all."""
     covered = [r for r in records if goal.covers(r["case"]) and goal.code in (None, r["code"])]
-    ratios = [value for r in covered if (value := ratio(r, goal.peers)) is not None]
-    if not ratios:
+    values = ratios(covered, goal.peers)
+    if not values:
         return "not measured"
     statistic: Callable[[list[float]], float] = max if goal.worst else geometric_mean
-    value = statistic(ratios)
+    value = statistic(values)
     precisions = {r["case"].precision for r in covered}
     grid = [c for c in GRIDS[backend] if goal.covers(c) and c.precision in precisions]
-    part = "" if len(ratios) == len(grid) else f", {len(ratios)} of {len(grid)} points"
+    part = "" if len(values) == len(grid) else f", {len(values)} of {len(grid)} points"
     return f"{value:.2f} ({'met' if value <= goal.bound else 'missed'}{part})"
 
 
 def faster(mode: str, records: list[Record]) -> str:
-    ratios = [max(r["ratio"].values()) for r in records if r["case"].mode == mode]
-    return f"{sum(value < 1 for value in ratios)} of {len(ratios)}"
+    """How often xrnn is faster than the fastest peer."""
+    values = ratios(r for r in records if r["case"].mode == mode)
+    return f"{sum(value < 1 for value in values)} of {len(values)}"
 
 
 def sizes(backend: str, columns: dict[str, list[Record]]) -> str:
@@ -160,7 +162,26 @@ def sizes(backend: str, columns: dict[str, list[Record]]) -> str:
             ]
             places.append(" / ".join(place(r) for r in found))
         rows.append([str(size), *places])
+    means = [
+        " / ".join(
+            mean(r for r in records if key(r["case"])[::2] == (cell, mode))
+            for records in columns.values()
+        )
+        for mode, cell in heads
+    ]
+    rows.append(["geometric mean", *means])
     return table(["(T, B, I, H)", *(f"{cell} {mode}" for mode, cell in heads)], rows)
+
+
+def mean(records: Iterable[Record]) -> str:
+    values = ratios(records)
+    return bold(geometric_mean(values)) if values else "–"
+
+
+def bold(value: float, mark: str = "") -> str:
+    """A ratio with its mark, bold where xrnn wins."""
+    text = f"{value:.2f}{mark}"
+    return f"**{text}**" if value < 1 else text
 
 
 def key(case: Case) -> tuple[Any, ...]:
@@ -168,13 +189,11 @@ def key(case: Case) -> tuple[Any, ...]:
 
 
 def place(record: Record | None) -> str:
-    """The ratio to the fastest peer, bold where xrnn wins; on a GPU with its milliseconds."""
+    """The ratio to the fastest peer; on a GPU with xrnn's milliseconds."""
     if record is None or not record["ratio"]:
         return "–"
     peer, value = max(record["ratio"].items(), key=lambda pair: pair[1])
-    several = len(record["ratio"]) > 1
-    text = f"{value:.2f}{MARKS[peer] if several else ''}"
-    text = f"**{text}**" if value < 1 else text
+    text = bold(value, MARKS[peer] if len(record["ratio"]) > 1 else "")
     return f"{text} ({record['ms']['xrnn']:.3g} ms)" if record["backend"] == "cuda" else text
 
 
