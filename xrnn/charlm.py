@@ -201,7 +201,8 @@ class CharModel:
         Parameters
         ----------
         prime : str
-            What has been written so far; characters of the vocabulary.
+            What has been written so far; characters of the vocabulary.  Without any, the
+            model starts on a new line.
         length : int
             How many to write.
         temperature : float
@@ -215,7 +216,7 @@ class CharModel:
             raise RefusedError(f"--temperature is {temperature}; it must be at least 0")
         random, host = generator(seed), get("cpu").xp
         logits, state = host.zeros(len(self.vocabulary)), None
-        for character in prime:
+        for character in prime or ("\n" if "\n" in self.vocabulary else ""):
             logits, state = self._read(character, state)
         for _ in range(length):
             if temperature:

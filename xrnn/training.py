@@ -195,7 +195,7 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
             axes.annotate(
                 f"{best:.2f}",
                 (read[-1], best),
-                xytext=(0, 8),
+                xytext=(0, -16),
                 textcoords="offset points",
                 ha="center",
                 color="C1",

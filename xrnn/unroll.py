@@ -19,7 +19,8 @@ from xrnn.weights import check
 class Tape:
     """What `unroll_backward` needs.  Made by `unroll`; its contents are not an interface.
 
-    The weights must not change between the two passes: the tape holds them, not a copy.
+    It holds what the forward pass was given, not copies: change neither weights nor inputs nor
+    states in place before backward.
     """
 
     cell: Cell
