@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,3 +105,16 @@ def _choice(cell: str, name: str, value: str, choices: Mapping[str, Cell]) -> Ce
         words = " or ".join(map(repr, choices))
         raise ValueError(f"{cell}: {name} is {value!r}; it must be {words}")
     return choices[value]
+
+
+def _show_options(cls: type[Layer]) -> None:
+    """Let ``help`` and editors show the parameters of `Layer` in place of *args, **options."""
+    own = inspect.signature(cls.__init__).parameters.values()
+    shared = inspect.signature(Layer).parameters.values()
+    words = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    signature = inspect.Signature([p for p in shared if p.name != "cell"] + words)
+    cls.__signature__ = signature  # type: ignore[attr-defined]
+
+
+for _cls in (RNN, LSTM, GRU, InputGatedLSTM):
+    _show_options(_cls)
