@@ -21,8 +21,8 @@ from xrnn.backends import get
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-#: what a result depends on; the results themselves do not make a tree dirty
-MEASURED = ("xrnn", "backends", "benchmarks", ":(exclude)benchmarks/results")
+#: what is timed; a change of anything else does not make a result one of another commit
+TIMED = ("xrnn", "backends")
 PACKAGES = ("numpy", "torch", "onnxruntime", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -121,8 +121,8 @@ def blas() -> str:
 
 
 def commit() -> str:
-    """The short hash, with + if what is measured is not what was committed."""
-    changed = git("status", "--porcelain", "--", *MEASURED)
+    """The short hash, with + if what is timed is not what was committed."""
+    changed = git("status", "--porcelain", "--", *TIMED)
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 

@@ -220,5 +220,5 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
     if a.shape != b.shape:
         return float("inf")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    gap = float(np.max(np.abs(a - b)) / np.max(np.abs(a)))
+    gap = float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), np.finfo(np.float32).tiny))
     return gap if gap == gap else float("inf")

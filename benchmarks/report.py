@@ -140,7 +140,7 @@ def verdict(goal: Goal, backend: str, records: list[Record]) -> str:
     precisions = {r["case"].precision for r in covered}
     grid = [c for c in GRIDS[backend] if goal.covers(c) and c.precision in precisions]
     part = "" if len(values) == len(grid) else f", {len(values)} of {len(grid)} points"
-    return f"{value:.2f} ({'met' if value <= goal.bound else 'missed'}{part})"
+    return f"{value:.3f} ({'met' if value <= goal.bound else 'missed'}{part})"
 
 
 def faster(mode: str, records: list[Record]) -> str:

@@ -9,8 +9,9 @@ from xrnn import cells
 class Row:
     """One cell, and who besides the laws judges it.
 
-    "torch" and "onnxruntime" are implementations by others; "equations" is the cell written
-    down a second time, with automatic gradients (`oracles/torch_cells.py`).
+    "torch" and "onnxruntime" are implementations by others (to torch, `InputGatedLSTM` is an
+    LSTM whose recurrent weights are 0); "equations" is the cell written down a second time,
+    with automatic gradients (`oracles/torch_cells.py`).
     """
 
     cell: cells.Cell
@@ -23,7 +24,7 @@ ROWS = (
     Row(cells.LSTM, ("torch", "onnxruntime", "equations")),
     Row(cells.GRU, ("torch", "onnxruntime", "equations")),
     Row(cells.GRUBefore, ("onnxruntime", "equations")),
-    Row(cells.InputGatedLSTM, ("equations",)),
+    Row(cells.InputGatedLSTM, ("torch", "equations")),
     Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
     Row(cells.MinGRU, ("equations",)),
 )

@@ -60,15 +60,15 @@ class Loop:
         `weights` are complete (no bias left out) and `lengths` (B,) lie in 0…T; the door
         (`xrnn.unroll`) has seen to both.  With ``keep=False`` nothing is kept.
         """
-        T = xs.shape[0]
+        T, B, I = xs.shape
         order = range(T - 1, -1, -1) if reverse else range(T)
         mask = None
         if lengths is not None:
             mask = _inside(T, lengths, xp=xp)
             # Whatever stands in the padding, NaN included, must not reach a sum.
             xs = xp.where(mask, xs, xp.zeros_like(xs))
-        axs = _rows(xs, xp=xp) @ weights["W"].T + weights["b"]
-        axs = xp.reshape(axs, (*xs.shape[:2], axs.shape[-1]))
+        axs = xp.reshape(xs, (T * B, I)) @ weights["W"].T + weights["b"]
+        axs = xp.reshape(axs, (T, B, axs.shape[-1]))
         ys, steps = [state[0]] * T, [None] * T
         for t in order:
             new, saved = self.pair.step(axs[t, ...], state, weights, xp=xp)
@@ -82,7 +82,8 @@ class Loop:
                 state = _either(mask[t, ...], new, state, xp=xp)
             if keep:
                 steps[t] = saved
-        out = xp.stack(ys) if T else xp.reshape(state[0], (1, *state[0].shape))[:0, ...]
+        rows = xp.concat(ys) if T else state[0][:0, :]
+        out = xp.reshape(rows, (T, *state[0].shape))
         return out, state, Saved(xs, steps, order, mask) if keep else None
 
     def backward(
@@ -114,8 +115,11 @@ class Loop:
                 parts.setdefault(name, [None] * len(steps))[t] = part
         if not steps:
             return xs, dstate, {name: xp.zeros_like(w) for name, w in weights.items()}
-        das = _rows(xp.stack(daxs), xp=xp)
-        gradients = {"W": das.T @ _rows(xs, xp=xp), "b": xp.sum(das, axis=0)}
+        das = xp.concat(daxs)  # (T·B, G·H)
+        gradients = {
+            "W": das.T @ xp.reshape(xs, (das.shape[0], xs.shape[2])),
+            "b": xp.sum(das, axis=0),
+        }
         for name, part in parts.items():
             gradients[name] = _summed(part, daxs, das, xp=xp)
         dxs = xp.reshape(das @ weights["W"], xs.shape)
@@ -133,19 +137,14 @@ def _either(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
     return tuple(xp.where(mask, n, o) for n, o in zip(new, old, strict=True))
 
 
-def _rows(a: Array, *, xp: Namespace) -> Array:
-    """(T, B, n) → (T·B, n)."""
-    return xp.reshape(a, (a.shape[0] * a.shape[1], a.shape[2]))
-
-
 def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
     """The gradient of one weight from what every step adds to it."""
     if not isinstance(parts[0], tuple):
-        return xp.sum(_rows(xp.stack(parts), xp=xp), axis=0)
+        return xp.sum(xp.concat(parts), axis=0)
     blocks = []
     for block in zip(*parts, strict=True):
         rows, operands = zip(*block, strict=True)
-        # Most cells give the very gradient of W x as the rows of U: it is stacked already.
-        left = das if rows[0] is daxs[0] else _rows(xp.stack(rows), xp=xp)
-        blocks.append(left.T @ _rows(xp.stack(operands), xp=xp))
+        # Most cells give the very gradient of W x as the rows of U: they are together already.
+        left = das if rows[0] is daxs[0] else xp.concat(rows)
+        blocks.append(left.T @ xp.concat(operands))
     return xp.concat(blocks) if len(blocks) > 1 else blocks[0]

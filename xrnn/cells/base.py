@@ -68,12 +68,7 @@ class Cell:
         >>> LSTM.shapes(3, 5)
         {'W': (20, 3), 'U': (20, 5), 'b': (20,)}
         """
-        size = {"I": I, "H": H}
-        return {
-            name: tuple(factor * size[letter] for factor, letter in dims)
-            for name, dims in self._dims().items()
-            if bias or name not in self.biases
-        }
+        return dict(_shapes(self, I, H, bias))
 
     def letters(self, name: str) -> str:
         """The shape of the weight `name` in letters, for messages: ``(4·H, I)``."""
@@ -105,6 +100,17 @@ class Cell:
 
     def __repr__(self) -> str:
         return f"<cell {self.name}>"
+
+
+@lru_cache
+def _shapes(cell: Cell, I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    """`Cell.shapes`, remembered: the door asks at every call."""
+    size = {"I": I, "H": H}
+    return {
+        name: tuple(factor * size[letter] for factor, letter in dims)
+        for name, dims in cell._dims().items()
+        if bias or name not in cell.biases
+    }
 
 
 @lru_cache
