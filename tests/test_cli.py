@@ -20,7 +20,7 @@ import pytest
 from xrnn import certify, charlm, cli, files, training
 
 SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--length", "8"]
-FILES = {"model.safetensors", "checkpoint.safetensors", "history.csv", "loss.png"}
+FILES = set(training.FILES)
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ class TestRefusals:
         capsys.readouterr()
         before = {p.name: p.read_bytes() for p in run.iterdir()}
         call = ("train", "--text", text, "--out", run)
-        assert "already holds a model; go on with --resume" in refused(capsys, *call)
+        assert "already holds model.safetensors; go on with" in refused(capsys, *call)
         assert "is a file; --out must be a folder" in refused(capsys, *call[:-1], text)
         message = refused(capsys, *call, "--resume", "--cell", "gru")
         assert "was trained with --cell lstm, not gru" in message
@@ -207,6 +207,16 @@ class TestRefusals:
         )
         assert "holds no model.safetensors" in refused(capsys, "sample", nothing)
         assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+    def test_a_file_of_somebody_else(
+        self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "loss.png").write_text("mine")
+        message = refused(capsys, "train", "--text", text, "--out", tmp_path)
+        assert "already holds loss.png" in message
+        assert (tmp_path / "loss.png").read_text() == "mine"
+        message = refused(capsys, "train", *SMALL, "--text", text, "--out", text / "below")
+        assert "Not a directory" in message
 
     def test_samples(self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         run = tmp_path / "run"

@@ -1,6 +1,6 @@
 """Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
 
-from xrnn import cells, convert, losses, optim
+from xrnn import cells, certify, convert, losses, optim
 from xrnn.files import load, save
 from xrnn.layer import Layer
 from xrnn.layers import GRU, LSTM, RNN, InputGatedLSTM
@@ -16,6 +16,7 @@ __all__ = [
     "Layer",
     "Linear",
     "cells",
+    "certify",
     "convert",
     "load",
     "losses",

@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
-    except (RefusedError, ImportError) as error:
-        print(f"xrnn: error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return 0
+    except (RefusedError, ImportError, OSError) as error:
+        print(f"xrnn: error: {error}", file=sys.stderr)
+        return 2
     return status
 
 
@@ -128,7 +128,7 @@ def train(arguments: argparse.Namespace) -> int:
         f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
         f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
     )
-    print(f"written: {folder}/model.safetensors, checkpoint.safetensors, history.csv, loss.png")
+    print(f"written to {folder}: {', '.join(training.FILES)}")
     if not finished:
         print(f"stopped; go on with: xrnn train --resume --out {folder}")
         return 0

@@ -33,6 +33,8 @@ from xrnn.charlm import (
 
 REPORTS = 25
 
+FILES = ("model.safetensors", "checkpoint.safetensors", "history.csv", "loss.png")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,7 +62,6 @@ class Run:
 
     def save(self) -> None:
         """Write everything; each file is replaced at once, the checkpoint last."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         model, trainer = self.trainer.model, self.trainer
         about = {"vocabulary": model.vocabulary, "charlm": asdict(self.config)}
         files.save(self.folder / "model.safetensors", model.parts, about)
@@ -212,17 +213,18 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
 
 
 def begin(folder: Path, config: Config, text: str | None, device: str) -> Run:
-    """A new run; a folder that holds a model is refused."""
+    """A new run; a folder that holds a file it would write is refused."""
     if folder.exists() and not folder.is_dir():
         raise RefusedError(f"{folder} is a file; --out must be a folder")
-    for name in ("model.safetensors", "checkpoint.safetensors"):
+    for name in FILES:
         if (folder / name).exists():
             raise RefusedError(
-                f"{folder} already holds a model; go on with --resume --out {folder}, "
+                f"{folder} already holds {name}; go on with --resume --out {folder}, "
                 "or choose another --out"
             )
     config.check()
     corpus = Corpus(read_text(text), config.batch, config.length)
+    folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, Trainer(CharModel(corpus.vocabulary, config, device), corpus), text)
 
 
