@@ -130,6 +130,21 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
     assert files.read(run / "checkpoint.safetensors")[1]["step"] > 0
 
 
+def test_ctrl_c_before_the_first_step_still_saves_one(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = charlm.Trainer.advance
+
+    def interrupted(trainer: charlm.Trainer) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return advance(trainer)
+
+    monkeypatch.setattr(charlm.Trainer, "advance", interrupted)
+    assert train(text, tmp_path / "run", "--steps", 90) == 0
+    assert files.read(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 1
+    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
+
+
 def test_sample(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     train(text, run, "--steps", 150, "--lr", 0.02)

@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()
         return 0
+    except KeyboardInterrupt:
+        print("xrnn: interrupted", file=sys.stderr)
+        return 130
     except (RefusedError, ImportError, OSError) as error:
         print(f"xrnn: error: {error}", file=sys.stderr)
         return 2

@@ -120,11 +120,13 @@ def train(run: Run) -> bool:
     held_out = run.history[-1].held_out_bits if run.history else float("nan")
     with interruption() as stop, progress(trainer.step, config.steps, window) as bar:
         last = time.monotonic()
-        while trainer.step < config.steps and not stop:
+        stopping = False
+        while trainer.step < config.steps and not stopping:
             since.append(trainer.advance())
             now = time.monotonic()
             run.seconds, last = run.seconds + now - last, now
-            if trainer.step % every == 0 or trainer.step == config.steps or stop:
+            stopping = bool(stop)  # asked once a step, so that a stop never misses the save
+            if trainer.step % every == 0 or trainer.step == config.steps or stopping:
                 held_out = trainer.model.bits(trainer.corpus.held_out)
                 run.history.append(_row(run, sum(since) / len(since), held_out, window))
                 since.clear()
@@ -188,19 +190,9 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
         axes = figure.subplots()
         read = [row.characters / 1e6 for row in history]
         axes.plot(read, [row.train_bits for row in history], color="C0", label="training")
-        axes.plot(
-            read, [row.held_out_bits for row in history], color="C1", marker=".", label="held out"
-        )
-        if history:
-            best = history[-1].held_out_bits
-            axes.annotate(
-                f"{best:.2f}",
-                (read[-1], best),
-                xytext=(0, -16),
-                textcoords="offset points",
-                ha="center",
-                color="C1",
-            )
+        held_out = [row.held_out_bits for row in history]
+        label = f"held out, {held_out[-1]:.2f} at the end"
+        axes.plot(read, held_out, color="C1", marker=".", label=label)
         axes.set_xlabel("characters read, millions")
         axes.set_ylabel("bits per character")
         layers = f", {config.layers} layers" if config.layers > 1 else ""
