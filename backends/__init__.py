@@ -118,6 +118,27 @@ def backend_of(x: Array, name: str = "x") -> Backend:
     return _of_type[cls]
 
 
+def check_library(name: str, a: Array, other: str, b: Array) -> None:
+    """Raise TypeError unless a and b (called `name` and `other`) are of one library."""
+    home = backend_of(b, other)
+    if backend_of(a, name) is not home:
+        theirs, mine = (type(x).__module__.partition(".")[0] for x in (b, a))
+        raise TypeError(
+            f"{other} is a {theirs} array and {name} a {mine} array; "
+            f'move one: layer.to("{home.name}")'
+        )
+
+
+def check_same(kind: str, name: str, a: Array, other: str, b: Array) -> None:
+    """Raise TypeError unless a and b are of one library and one dtype.
+
+    A mixed sum would be promoted, or moved, without a word.
+    """
+    check_library(name, a, other, b)
+    if a.dtype != b.dtype:
+        raise TypeError(f"{kind}: {other} is {b.dtype} and {name} is {a.dtype}; cast one of them")
+
+
 def _find(x: Array) -> Backend | None:
     libraries = [base.__module__.partition(".")[0] for base in type(x).__mro__]
     for library in libraries:

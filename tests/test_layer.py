@@ -83,6 +83,11 @@ class TestDropout:
         default = layer.forward(noise(6, 3, 3))[2].masks
         np.testing.assert_array_equal(default, layer.forward(noise(6, 3, 3), seed=4)[2].masks)
 
+    def test_any_integer_is_a_seed(self) -> None:
+        python, numpy = xrnn.RNN(3, 4, rng=4), xrnn.RNN(np.int64(3), np.int64(4), rng=np.int64(4))  # type: ignore[arg-type]
+        assert python.seed == numpy.seed == 4
+        assert python.config() == numpy.config()
+
     def test_masks_keep_the_mean(self) -> None:
         layer = xrnn.RNN(3, 64, num_layers=2, dropout=0.3)
         (mask,) = layer.forward(noise(50, 20, 3))[2].masks
@@ -198,6 +203,11 @@ L = xrnn.LSTM(3, 4, num_layers=2)
             lambda: xrnn.GRU(3, 4).backward(L.forward(noise(5, 2, 3))[2]),
             ValueError,
             "gru: the tape was made by another layer",
+        ),
+        (
+            lambda: xrnn.LSTM(3, 4, num_layers=2).backward(L.forward(noise(5, 2, 3))[2]),
+            ValueError,
+            "lstm: the tape was made by another layer",
         ),
         (
             lambda: L.backward(L.forward(noise(5, 2, 3))[2], noise(5, 2, 5)),

@@ -66,6 +66,20 @@ def test_nothing_to_embed() -> None:
     assert not embedding.backward(tape, xs)["E"].any()
 
 
+def test_parts_move_between_libraries(device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    embedding, linear = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
+    before = linear(embedding(TOKENS))
+    there = linear.to(device)(embedding.to(device)(put(TOKENS)))
+    np.testing.assert_allclose(host(there), before, rtol=1e-6, atol=1e-7)
+
+
+def test_another_library_is_named() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    with pytest.raises(TypeError, match="tokens is a array_api_strict array and E a numpy array"):
+        EMBEDDING(strict.asarray([1, 2]))
+
+
 EMBEDDING, LINEAR = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
 
 
@@ -79,16 +93,25 @@ EMBEDDING, LINEAR = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
             "embedding: tokens go from -6 to 0; they must lie",
         ),
         (lambda: EMBEDDING(HS), TypeError, "embedding: tokens are float64; they must be integers"),
-        (lambda: LINEAR(HS[..., :3]), TypeError, "linear: hs is a numpy array of float64 and W a"),
+        (
+            lambda: LINEAR(HS[..., :3]),
+            TypeError,
+            "linear: hs is float64 and W is float32; cast one of them",
+        ),
         (
             lambda: LINEAR(HS[..., :3].astype("float32")),
             ValueError,
             "linear: hs has shape (5, 3, 3); it must be (…, H) with H = 4",
         ),
         (
-            lambda: LINEAR.backward(LINEAR.forward(HS.astype("float32"))[1], HS),
+            lambda: LINEAR.backward(LINEAR.forward(HS.astype("float32"))[1], HS.astype("float32")),
             ValueError,
             "linear: dys has shape (5, 3, 4); it must be that of ys",
+        ),
+        (
+            lambda: LINEAR.backward(LINEAR.forward(HS.astype("float32"))[1], HS),
+            TypeError,
+            "linear: ys is float32 and dys is float64; cast one of them",
         ),
         (lambda: xrnn.Linear(4, 0), ValueError, "linear: O is 0; it must be an integer ≥ 1"),
         (lambda: xrnn.Embedding(0, 4), ValueError, "embedding: V is 0; it must be an integer ≥ 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from xrnn.backends import backend_of, get
@@ -15,6 +16,7 @@ from xrnn.weights import Weighted, cast, check_sizes, draw
 class LayerTape(NamedTuple):
     """What `Layer.backward` needs.  Made by `Layer.forward`; not an interface."""
 
+    layer: Layer
     tapes: list[Tape]
     masks: list[Array]
 
@@ -102,11 +104,11 @@ class Layer(Weighted):
                 f"{cell.name}: dtype is {dtype!r}; it must be 'float32', 'float64' or 'float16'"
             )
         self.cell = cell
-        self.I, self.H = I, H
-        self.num_layers, self.bidirectional = num_layers, bool(bidirectional)
+        self.I, self.H = int(I), int(H)
+        self.num_layers, self.bidirectional = int(num_layers), bool(bidirectional)
         self.dropout, self.bias, self.batch_first = float(dropout), bool(bias), bool(batch_first)
         self.dtype = dtype
-        self.seed = rng if isinstance(rng, int) else 0
+        self.seed = int(rng) if isinstance(rng, Integral) else 0
         random = generator(rng)
         backend = get(device)
         self.weights: dict[str, Array] = {}
@@ -134,8 +136,11 @@ class Layer(Weighted):
 
     def parts(self) -> list[tuple[int, str]]:
         """(layer, suffix of its weights' names) of every cell, in the order of the states."""
-        suffixes = ("", "_reverse")[: self.directions]
-        return [(k, f"_l{k}{s}") for k in range(self.num_layers) for s in suffixes]
+        return [(k, suffix) for k in range(self.num_layers) for suffix in self.suffixes(k)]
+
+    def suffixes(self, k: int) -> tuple[str, ...]:
+        """What the names of layer k's weights end in, one for each direction."""
+        return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight."""
@@ -214,33 +219,25 @@ class Layer(Weighted):
         dweights : dict of str to array
             Names and shapes of `weights`.
         """
-        xp = tape.tapes[0].xp
-        count = len(self.parts())
-        if len(tape.tapes) != count or tape.tapes[0].cell is not self.cell:
+        if tape.layer is not self:
             raise ValueError(f"{self.cell.name}: the tape was made by another layer")
-        dlasts = self._split_state(dstate, "dstate", tape.tapes[0].shape[1])
-        dfirsts: list[State] = [()] * count
+        T, B, _ = tape.tapes[0].shape
+        dlasts = self._split_state(dstate, "dstate", B)
+        dfirsts: list[State] = [()] * len(dlasts)
         dweights: dict[str, Array] = {}
         if dys is not None:
-            T, B, _ = tape.tapes[0].shape
-            shape = (*((B, T) if self.batch_first else (T, B)), self.directions * self.H)
-            backend_of(dys, "dys")
-            if tuple(dys.shape) != shape:
-                raise ValueError(
-                    f"{self.cell.name}: dys has shape {tuple(dys.shape)}; it must be that of ys, "
-                    f"{shape}"
-                )
+            self._check_output_gradient(dys, T, B)
             dys = self._time_first(dys)
         for k in reversed(range(self.num_layers)):
             dxs = None
-            for d in range(self.directions):
+            for d, suffix in enumerate(self.suffixes(k)):
                 n = k * self.directions + d
                 part = None if dys is None else dys[..., d * self.H : (d + 1) * self.H]
                 dx, dfirsts[n], dw = unroll_backward(tape.tapes[n], part, dlasts[n])
                 dxs = dx if dxs is None else dxs + dx
-                suffix = self.parts()[n][1]
                 dweights |= {f"{name}{suffix}": g for name, g in dw.items()}
             dys = dxs * tape.masks[k - 1] if k and tape.masks else dxs
+        xp = tape.tapes[0].xp
         dstates = [xp.stack(arrays) for arrays in zip(*dfirsts, strict=True)]
         named = {name: dweights[name] for name in self.weights}
         return self._time_first(dys), self.cell.state(dstates), named
@@ -319,17 +316,15 @@ class Layer(Weighted):
         xp = backend_of(xs, "xs").xp
         firsts = self._split_state(state, "state", xs.shape[1])
         lasts: list[State] = []
-        tape = LayerTape([], [])
+        tape = LayerTape(self, [], [])
         for k in range(self.num_layers):
             ys = []
-            for d in range(self.directions):
-                n = k * self.directions + d
-                suffix = self.parts()[n][1]
+            for d, suffix in enumerate(self.suffixes(k)):
                 y, last, cell_tape = run(
                     self.cell,
                     self._cell_weights(suffix),
                     xs,
-                    firsts[n],
+                    firsts[k * self.directions + d],
                     lengths,
                     reverse=d == 1,
                     keep=keep,
@@ -373,6 +368,15 @@ class Layer(Weighted):
             raise ValueError(
                 f"{self.cell.name}: {name} has shape {tuple(x.shape)}; "
                 f"it must be {letters} with I = {self.I}"
+            )
+
+    def _check_output_gradient(self, dys: Array, T: int, B: int) -> None:
+        backend_of(dys, "dys")
+        shape = (*((B, T) if self.batch_first else (T, B)), self.directions * self.H)
+        if tuple(dys.shape) != shape:
+            raise ValueError(
+                f"{self.cell.name}: dys has shape {tuple(dys.shape)}; "
+                f"it must be that of ys, {shape}"
             )
 
     def _split_state(self, state: State | None, what: str, B: int) -> list[Any]:

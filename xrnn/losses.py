@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import array_api_compat
 
-from xrnn.backends import backend_of
+from xrnn.backends import backend_of, check_library
 from xrnn.typing import Array, Namespace
 
 
@@ -39,6 +39,8 @@ def softmax_cross_entropy(
 
     Raises
     ------
+    TypeError
+        If logits and targets are of different libraries.
     ValueError
         If a shape does not fit, or a class that counts is outside 0…V−1.
 
@@ -50,8 +52,7 @@ def softmax_cross_entropy(
     1.386294
     """
     xp = backend_of(logits, "logits").xp
-    if backend_of(targets, "targets") is not backend_of(logits):
-        raise TypeError("targets and logits are arrays of different libraries; move one")
+    check_library("targets", targets, "logits", logits)
     V = logits.shape[-1]
     whole = xp.isdtype(targets.dtype, "integral")
     expected = tuple(logits.shape[:-1]) if whole else tuple(logits.shape)
@@ -95,6 +96,8 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
 
     Raises
     ------
+    TypeError
+        If ys and targets are of different libraries.
     ValueError
         If the shapes differ.
 
@@ -106,12 +109,13 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
     (2.5, [[1.0, 2.0]])
     """
     xp = backend_of(ys, "ys").xp
+    check_library("targets", targets, "ys", ys)
     if tuple(targets.shape) != tuple(ys.shape):
         raise ValueError(
             f"targets has shape {tuple(targets.shape)}; it must be that of ys, {tuple(ys.shape)}"
         )
     counted = _counted(mask, tuple(ys.shape[:-1]), ys, xp=xp)[..., None]
-    gap = xp.where(counted, ys - targets, xp.zeros_like(ys))
+    gap = xp.where(counted, ys - xp.astype(targets, ys.dtype), xp.zeros_like(ys))
     n = xp.sum(xp.astype(counted, ys.dtype)) * ys.shape[-1]
     n = xp.where(n > 0, n, xp.ones_like(n))
     return xp.sum(gap * gap) / n, 2 * gap / n  # (3)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import array_api_compat
 
 from xrnn.activations import relu, relu_slope
-from xrnn.backends import backend_of, get
+from xrnn.backends import backend_of, check_library, check_same, get
 from xrnn.backends.cpu import generator
 from xrnn.typing import Array
 from xrnn.weights import Weighted, cast, check_sizes
@@ -53,7 +53,7 @@ class Embedding(Weighted):
         self, V: int, I: int, dtype: str = "float32", device: str = "cpu", rng: Any = 0
     ) -> None:
         check_sizes("embedding", V=V, I=I)
-        self.V, self.I, self.dtype = V, I, dtype
+        self.V, self.I, self.dtype = int(V), int(I), dtype
         drawn = {"E": generator(rng).normal(0, I**-0.5, (V, I))}
         self.weights = cast(drawn, dtype, get(device))
 
@@ -72,10 +72,8 @@ class Embedding(Weighted):
             If a token is outside 0…V−1.
         """
         E = self.weights["E"]
-        backend = backend_of(E, "E")
-        xp = backend.xp
-        if backend_of(tokens, "tokens") is not backend:
-            raise TypeError("embedding: tokens and E are arrays of different libraries; move one")
+        check_library("E", E, "tokens", tokens)
+        xp = backend_of(E).xp
         if not xp.isdtype(tokens.dtype, "integral"):
             raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
         flat = xp.reshape(tokens, (prod(tokens.shape),))
@@ -152,7 +150,8 @@ class Linear(Weighted):
         check_sizes("linear", H=H, O=O)
         if activation not in (None, "relu"):
             raise ValueError(f"linear: activation is {activation!r}; it must be None or 'relu'")
-        self.H, self.O, self.activation, self.bias, self.dtype = H, O, activation, bias, dtype
+        self.H, self.O, self.bias = int(H), int(O), bool(bias)
+        self.activation, self.dtype = activation, dtype
         limit = (6 / (H + O)) ** 0.5
         drawn = {"W": generator(rng).uniform(-limit, limit, (O, H))}
         if bias:
@@ -174,11 +173,7 @@ class Linear(Weighted):
             If hs does not have H values in its last axis.
         """
         W = self.weights["W"]
-        if backend_of(hs, "hs") is not backend_of(W, "W") or hs.dtype != W.dtype:
-            raise TypeError(
-                f"linear: hs is a {type(hs).__module__} array of {hs.dtype} and "
-                f"W a {type(W).__module__} array of {W.dtype}; move or cast one"
-            )
+        check_same("linear", "W", W, "hs", hs)
         if hs.ndim < 1 or hs.shape[-1] != self.H:
             raise ValueError(
                 f"linear: hs has shape {tuple(hs.shape)}; it must be (…, H) with H = {self.H}"
@@ -195,11 +190,13 @@ class Linear(Weighted):
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
         """The gradients of hs and of the weights from that of the outputs."""
         hs, ys = tape
+        check_same("linear", "dys", dys, "ys", ys)
         if tuple(dys.shape) != tuple(ys.shape):
             raise ValueError(
-                f"linear: dys has shape {tuple(dys.shape)}; it must be that of ys, {ys.shape}"
+                f"linear: dys has shape {tuple(dys.shape)}; "
+                f"it must be that of ys, {tuple(ys.shape)}"
             )
-        xp = backend_of(dys, "dys").xp
+        xp = backend_of(dys).xp
         da = dys * relu_slope(ys, xp=xp) if self.activation == "relu" else dys  # (3)
         count = prod(hs.shape[:-1])
         da = xp.reshape(da, (count, self.O))

@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat
 
 from xrnn import trust
-from xrnn.backends import Backend, backend_of
+from xrnn.backends import Backend, backend_of, check_same, get
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Namespace, State, Weights
 from xrnn.weights import check
@@ -195,12 +195,12 @@ def _check_inputs(
     if not isinstance(weights, Mapping):
         raise TypeError(f"{cell.name}: weights must be a mapping of name to array")
     for name, w in weights.items():
-        _check_same(cell, name, w, "xs", xs, backend)
+        check_same(cell.name, name, w, "xs", xs)
     if state is None:
         return
     H = 0
     for name, s in zip(cell.states, check_state(cell, "state", state), strict=True):
-        _check_same(cell, f"state {name}", s, "xs", xs, backend)
+        check_same(cell.name, f"state {name}", s, "xs", xs)
         if s.ndim == 2:
             H = H or s.shape[1]
         if tuple(s.shape) != (xs.shape[1], H):
@@ -224,29 +224,11 @@ def check_state(cell: Cell, what: str, state: Any) -> State:
 def _check_gradient(
     cell: Cell, name: str, d: Array, shape: tuple[int, ...], letters: str, like: Array
 ) -> None:
-    _check_same(cell, name, d, "the output", like, backend_of(like))
+    check_same(cell.name, name, d, "the output", like)
     if tuple(d.shape) != shape:
         raise ValueError(
             f"{cell.name}: {name} has shape {tuple(d.shape)}; it must be {letters} = {shape}"
         )
-
-
-def _check_same(cell: Cell, name: str, a: Array, other: str, b: Array, backend: Backend) -> None:
-    """Of one library and dtype: a mixed sum would be promoted, or moved, without a word."""
-    home = backend_of(a, name)
-    if home is not backend:
-        raise TypeError(
-            f"{other} is a {_library(b)} array and {name} a {_library(a)} array; "
-            f'move one: layer.to("{backend.name}")'
-        )
-    if a.dtype != b.dtype:
-        raise TypeError(
-            f"{cell.name}: {other} is {b.dtype} and {name} is {a.dtype}; cast one of them"
-        )
-
-
-def _library(a: Array) -> str:
-    return type(a).__module__.partition(".")[0]
 
 
 def _with_zero_biases(
@@ -262,19 +244,19 @@ def _with_zero_biases(
 
 def _check_lengths(lengths: Any, T: int, B: int, xs: Array, backend: Backend) -> Array:
     """Lengths as an int64 array of the library and device of xs."""
-    xp, device = backend.xp, array_api_compat.device(xs)
-    if not array_api_compat.is_array_api_obj(lengths):
-        lengths = xp.asarray(lengths, device=device)
-    elif backend_of(lengths, "lengths") is not backend:
-        host = backend_of(lengths, "lengths").to_host(lengths)
-        lengths = xp.asarray(host, device=device, copy=True)
-    if tuple(lengths.shape) != (B,) or not (B == 0 or xp.isdtype(lengths.dtype, "integral")):
+    host = get("cpu").xp
+    # Looked at on the host: most lengths come from there, and one copy is one wait for a GPU.
+    if array_api_compat.is_array_api_obj(lengths):
+        lengths = backend_of(lengths, "lengths").to_host(lengths)
+    lengths = host.asarray(lengths)
+    if lengths.shape != (B,) or not (B == 0 or host.isdtype(lengths.dtype, "integral")):
         raise ValueError(
-            f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}; "
+            f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
             f"it must be (B,) = ({B},) integers"
         )
-    lengths = xp.astype(lengths, xp.int64)
-    low, high = (int(xp.min(lengths)), int(xp.max(lengths))) if B else (0, 0)
-    if low < 0 or high > T:
-        raise ValueError(f"lengths go from {low} to {high}; they must lie in 0…T = 0…{T}")
-    return lengths
+    if B and (lengths.min() < 0 or lengths.max() > T):
+        raise ValueError(
+            f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
+        )
+    device = array_api_compat.device(xs)
+    return backend.xp.asarray(lengths.astype("int64"), device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from numbers import Integral
 from typing import Any, Self
 
 from xrnn.backends import Backend, get, move
@@ -85,7 +86,7 @@ def _orthogonal(H: int, random: Any) -> Array:
 def check_sizes(kind: str, **sizes: int) -> None:
     """Sizes are integers of at least 1; `kind` is what the message calls their owner."""
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{kind}: {name} is {value!r}; it must be an integer ≥ 1")
 
 
