@@ -69,19 +69,19 @@ class TestDropout:
         for where in ("cpu", device):
             layer = xrnn.LSTM(3, 8, num_layers=3, dropout=0.5, device=where)
             _, _, tape = layer.forward(get(where).from_host(xs), seed=11)
-            outs.append([get(where).to_host(mask) for mask in tape.masks])
+            outs.append([get(where).to_host(mask) for mask in tape.stack.masks])
         assert len(outs[0]) == 2
         for a, b in zip(*outs, strict=True):
             np.testing.assert_array_equal(a, b)
 
     def test_masks_depend_on_seed_and_layer(self) -> None:
         layer = xrnn.LSTM(3, 8, num_layers=3, dropout=0.5, rng=4)
-        masks = [layer.forward(noise(6, 3, 3), seed=s)[2].masks for s in (1, 1, 2)]
+        masks = [layer.forward(noise(6, 3, 3), seed=s)[2].stack.masks for s in (1, 1, 2)]
         np.testing.assert_array_equal(masks[0], masks[1])
         assert (masks[0][0] != masks[2][0]).any()
         assert (masks[0][0] != masks[0][1]).any()
-        default = layer.forward(noise(6, 3, 3))[2].masks
-        np.testing.assert_array_equal(default, layer.forward(noise(6, 3, 3), seed=4)[2].masks)
+        default = layer.forward(noise(6, 3, 3))[2].stack.masks
+        np.testing.assert_array_equal(default, layer.forward(noise(6, 3, 3), seed=4)[2].stack.masks)
 
     def test_any_integer_is_a_seed(self) -> None:
         python, numpy = xrnn.RNN(3, 4, rng=4), xrnn.RNN(np.int64(3), np.int64(4), rng=np.int64(4))  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ class TestDropout:
 
     def test_masks_keep_the_mean(self) -> None:
         layer = xrnn.RNN(3, 64, num_layers=2, dropout=0.3)
-        (mask,) = layer.forward(noise(50, 20, 3))[2].masks
+        (mask,) = layer.forward(noise(50, 20, 3))[2].stack.masks
         assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.7)}
         assert abs(float(mask.mean()) - 1) < 0.01
 

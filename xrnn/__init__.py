@@ -1,7 +1,8 @@
 """Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
 
-from xrnn import cells, certify, convert, losses, optim
+from xrnn import cells, certify, convert, diagnose, losses, optim
 from xrnn.files import load, save
+from xrnn.gates import gates
 from xrnn.layer import Layer
 from xrnn.layers import GRU, LSTM, RNN, InputGatedLSTM
 from xrnn.readout import Embedding, Linear
@@ -18,6 +19,8 @@ __all__ = [
     "cells",
     "certify",
     "convert",
+    "diagnose",
+    "gates",
     "load",
     "losses",
     "optim",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from xrnn import stack
 from xrnn.backends import backend_of, get
-from xrnn.backends.cpu import counter_bits, generator
+from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
+from xrnn.stack import StackTape
 from xrnn.typing import Array, State
-from xrnn.unroll import Tape, check_state, run, unroll_backward
+from xrnn.unroll import check_state
 from xrnn.weights import Weighted, cast, check_sizes, draw
 
 
@@ -17,8 +21,7 @@ class LayerTape(NamedTuple):
     """What `Layer.backward` needs.  Made by `Layer.forward`; not an interface."""
 
     layer: Layer
-    tapes: list[Tape]
-    masks: list[Array]
+    stack: StackTape
 
 
 class Layer(Weighted):
@@ -142,6 +145,11 @@ class Layer(Weighted):
         """What the names of layer k's weights end in, one for each direction."""
         return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
 
+    def named(self, found: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+        """One dict for each cell of `parts` as one for the layer: ``f`` → ``f_l0`` …"""
+        parts = zip(self.parts(), found, strict=True)
+        return {f"{name}{suffix}": a for (_, suffix), part in parts for name, a in part.items()}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight."""
         return {
@@ -197,8 +205,13 @@ class Layer(Weighted):
         return self._run(xs, state, lengths, seed=self.seed if seed is None else seed, keep=True)
 
     def backward(
-        self, tape: LayerTape, dys: Array | None = None, dstate: State | None = None
-    ) -> tuple[Array, State, dict[str, Array]]:
+        self,
+        tape: LayerTape,
+        dys: Array | None = None,
+        dstate: State | None = None,
+        *,
+        gates: bool = False,
+    ) -> Any:
         """Carry gradients back through the layers and through time.
 
         Parameters
@@ -209,6 +222,8 @@ class Layer(Weighted):
             The gradient of the outputs.  Default: zeros.
         dstate : tuple of array (L·D, B, H) or None, optional
             The gradient of the state that `forward` returned.  Default: zeros.
+        gates : bool
+            Whether to return what stands in the middle too, see `xrnn.unroll_backward`.
 
         Returns
         -------
@@ -218,29 +233,26 @@ class Layer(Weighted):
             The gradient of the state that `forward` was given.
         dweights : dict of str to array
             Names and shapes of `weights`.
+        dgates, dstates : dict of str to array (T, B, H), or (B, T, H)
+            Only with ``gates``: as from `xrnn.unroll_backward`, for every layer and
+            direction: ``f_l0``, ``f_l0_reverse`` …; ``h_l0``, ``c_l0`` …
         """
         if tape.layer is not self:
             raise ValueError(f"{self.cell.name}: the tape was made by another layer")
-        T, B, _ = tape.tapes[0].shape
+        T, B, _ = tape.stack.tapes[0].xs.shape
         dlasts = self._split_state(dstate, "dstate", B)
-        dfirsts: list[State] = [()] * len(dlasts)
-        dweights: dict[str, Array] = {}
         if dys is not None:
             self._check_output_gradient(dys, T, B)
-            dys = self._time_first(dys)
-        for k in reversed(range(self.num_layers)):
-            dxs = None
-            for d, suffix in enumerate(self.suffixes(k)):
-                n = k * self.directions + d
-                part = None if dys is None else dys[..., d * self.H : (d + 1) * self.H]
-                dx, dfirsts[n], dw = unroll_backward(tape.tapes[n], part, dlasts[n])
-                dxs = dx if dxs is None else dxs + dx
-                dweights |= {f"{name}{suffix}": g for name, g in dw.items()}
-            dys = dxs * tape.masks[k - 1] if k and tape.masks else dxs
-        xp = tape.tapes[0].xp
-        dstates = [xp.stack(arrays) for arrays in zip(*dfirsts, strict=True)]
-        named = {name: dweights[name] for name in self.weights}
-        return self._time_first(dys), self.cell.state(dstates), named
+            dys = self.time_first(dys)
+        dxs, found = stack.backward(tape.stack, self.directions, dys, dlasts, gates=gates)
+        xp = tape.stack.tapes[0].xp
+        dfirsts = [xp.stack(arrays) for arrays in zip(*(f[1] for f in found), strict=True)]
+        dweights = self.named(f[2] for f in found)
+        out = self.time_first(dxs), self.cell.state(dfirsts), dweights
+        if not gates:
+            return out
+        looks = (self.named(f[n] for f in found) for n in (3, 4))
+        return *out, *({k: self.time_first(a) for k, a in look.items()} for look in looks)
 
     def step(self, x: Array, state: State | None = None) -> tuple[Array, State]:
         """One time step, for streams.
@@ -300,9 +312,9 @@ class Layer(Weighted):
         keep: bool,
     ) -> tuple[Array, State, Any]:
         self._check_inputs(xs, "xs", "(B, T, I)" if self.batch_first else "(T, B, I)")
-        xs = self._time_first(xs)
+        xs = self.time_first(xs)
         ys, last, tape = self._run_layers(xs, state, lengths, seed=seed, keep=keep)
-        return self._time_first(ys), last, tape
+        return self.time_first(ys), last, tape
 
     def _run_layers(
         self,
@@ -313,40 +325,17 @@ class Layer(Weighted):
         seed: int | None,
         keep: bool,
     ) -> tuple[Array, State, Any]:
-        xp = backend_of(xs, "xs").xp
         firsts = self._split_state(state, "state", xs.shape[1])
-        lasts: list[State] = []
-        tape = LayerTape(self, [], [])
-        for k in range(self.num_layers):
-            ys = []
-            for d, suffix in enumerate(self.suffixes(k)):
-                y, last, cell_tape = run(
-                    self.cell,
-                    self._cell_weights(suffix),
-                    xs,
-                    firsts[k * self.directions + d],
-                    lengths,
-                    reverse=d == 1,
-                    keep=keep,
-                )
-                ys.append(y)
-                lasts.append(last)
-                if cell_tape is not None:
-                    tape.tapes.append(cell_tape)
-            xs = xp.concat(ys, axis=-1) if len(ys) > 1 else ys[0]
-            if seed is not None and self.dropout and k + 1 < self.num_layers:
-                tape.masks.append(self._mask(seed, k, xs))
-                xs = xs * tape.masks[-1]
-        return xs, self.cell.state(xp.stack(a) for a in zip(*lasts, strict=True)), tape
-
-    def _mask(self, seed: int, k: int, ys: Array) -> Array:
-        """0 or 1/(1 − dropout) for each output of layer k, by (seed, k, position) alone."""
-        T, B, n = ys.shape
-        bits = counter_bits(seed, k, T * B * n)
-        scaled = (bits >= int(self.dropout * 2**64)) / (1 - self.dropout)
-        backend = backend_of(ys)
-        mask = backend.from_host(scaled.astype(self.dtype).reshape(T, B, n))
-        return backend.xp.astype(mask, ys.dtype)
+        weights = [
+            [self._cell_weights(suffix) for suffix in self.suffixes(k)]
+            for k in range(self.num_layers)
+        ]
+        drop = None
+        if seed is not None and self.dropout:
+            drop = partial(stack.dropout_mask, self.dropout, seed, dtype=self.dtype)
+        ys, lasts, tape = stack.forward(self.cell, weights, xs, firsts, lengths, drop, keep=keep)
+        last = self.cell.state(backend_of(ys).xp.stack(a) for a in zip(*lasts, strict=True))
+        return ys, last, LayerTape(self, tape)
 
     def _cell_weights(self, suffix: str) -> dict[str, Array]:
         names = self.cell.shapes(1, 1, self.bias)
@@ -358,7 +347,7 @@ class Layer(Weighted):
                 f"{', '.join(self.shapes())}"
             ) from None
 
-    def _time_first(self, a: Array) -> Array:
+    def time_first(self, a: Array) -> Array:
         """(B, T, n) ⇄ (T, B, n) where the layer is batch_first."""
         return backend_of(a).xp.permute_dims(a, (1, 0, 2)) if self.batch_first else a
 

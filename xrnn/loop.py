@@ -7,6 +7,7 @@ after it every weight gradient as one product over all sequences and steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
@@ -32,6 +33,14 @@ class Saved(NamedTuple):
     mask: Array | None
 
 
+@dataclass
+class Seen:
+    """What a pass met at each step, for those who look: the pass fills it in, if it is given."""
+
+    states: dict[int, State] = field(default_factory=dict)  # or their gradients, going back
+    das: list[Array] = field(default_factory=list)  # going back: (B, G·H) at each step
+
+
 class Loop:
     """The loop over a pair of steps, in the form that a whole-sequence kernel has too.
 
@@ -54,6 +63,7 @@ class Loop:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        seen: Seen | None = None,
     ) -> tuple[Array, State, Saved | None]:
         """Run xs (T, B, I) from state: ys (T, B, H), the state at the end, what to keep.
 
@@ -79,9 +89,11 @@ class Loop:
                 # makes it start at its own end: until then it keeps the state given.
                 zero = xp.zeros_like(new[0])
                 ys[t] = xp.where(mask[t, ...], new[0], zero)
-                state = _either(mask[t, ...], new, state, xp=xp)
+                state = either(mask[t, ...], new, state, xp=xp)
             if keep:
                 steps[t] = saved
+            if seen is not None:
+                seen.states[t] = state
         rows = xp.concat(ys) if T else state[0][:0, :]
         out = xp.reshape(rows, (T, *state[0].shape))
         return out, state, Saved(xs, steps, order, mask) if keep else None
@@ -94,6 +106,7 @@ class Loop:
         dstate: State,
         *,
         xp: Namespace,
+        seen: Seen | None = None,
     ) -> tuple[Array, State, dict[str, Array]]:
         """From dys (T, B, H) and the gradient of the last state to those of what went in.
 
@@ -108,13 +121,17 @@ class Loop:
             dnew = (dh if dys is None else dh + dys[t, ...], *drest)
             if mask is not None:
                 zeros = tuple(xp.zeros_like(d) for d in dnew)
-                dnew = _either(mask[t, ...], dnew, zeros, xp=xp)
+                dnew = either(mask[t, ...], dnew, zeros, xp=xp)
+            if seen is not None:
+                seen.states[t] = dnew
             daxs[t], dprev, dweights = self.pair.step_backward(dnew, steps[t], weights, xp=xp)
-            dstate = dprev if mask is None else _either(mask[t, ...], dprev, dstate, xp=xp)
+            dstate = dprev if mask is None else either(mask[t, ...], dprev, dstate, xp=xp)
             for name, part in dweights.items():
                 parts.setdefault(name, [None] * len(steps))[t] = part
         if not steps:
             return xs, dstate, {name: xp.zeros_like(w) for name, w in weights.items()}
+        if seen is not None:
+            seen.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
         gradients = {
             "W": das.T @ xp.reshape(xs, (das.shape[0], xs.shape[2])),
@@ -132,7 +149,7 @@ def _inside(T: int, lengths: Array, *, xp: Namespace) -> Array:
     return (steps[:, None] < lengths[None, :])[:, :, None]
 
 
-def _either(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
+def either(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
     """The new state where mask (B, 1) holds, else the old one."""
     return tuple(xp.where(mask, n, o) for n, o in zip(new, old, strict=True))
 

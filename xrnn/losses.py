@@ -4,6 +4,9 @@ P = softmax(y),  L = −Σ_v target_v log P_v           (1)   seed 001 eqs 4-5
 ∂L/∂y = P Σ_v target_v − target                      (2)   seed 001 eq. 7, for any target:
                                                            P − target where Σ target = 1
 L = (y − target)²,  ∂L/∂y = 2 (y − target)           (3)
+∂P_i/∂y_j = P_i (δ_ij − P_j)                         (4)   seed 001 eq. 6 as corrected (its
+                                                           δ_ij is lost), seed 000 l.106-116,
+                                                           seed 002 section 3.2
 
 Each is the mean over the positions that count.
 """
@@ -75,6 +78,38 @@ def softmax_cross_entropy(
     loss = -xp.sum(targets * (shifted - xp.log(total))) / n  # (1)
     dlogits = (exp / total * xp.sum(targets, axis=-1, keepdims=True) - targets) / n  # (2)
     return loss, dlogits
+
+
+def softmax_jacobian(p: Array) -> Array:
+    """∂P_i/∂y_j of P = softmax(y), from P: diag(P) − P Pᵀ.
+
+    `softmax_cross_entropy` does not need it; the derivations do.
+
+    Parameters
+    ----------
+    p : array (…, V)
+        Probabilities.
+
+    Returns
+    -------
+    array (…, V, V)
+
+    Raises
+    ------
+    ValueError
+        If p has no axis of classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax_jacobian(np.array([0.25, 0.75])).tolist()
+    [[0.1875, -0.1875], [-0.1875, 0.1875]]
+    """
+    xp = backend_of(p, "p").xp
+    if p.ndim < 1:
+        raise ValueError(f"p has shape {tuple(p.shape)}; it must be (…, V)")
+    eye = xp.eye(p.shape[-1], dtype=p.dtype, device=array_api_compat.device(p))
+    return eye * p[..., None, :] - p[..., :, None] * p[..., None, :]  # (4)
 
 
 def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple[Array, Array]:

@@ -50,3 +50,9 @@ class StepBackward(Protocol):
     def __call__(
         self, dstate: State, saved: Any, weights: Weights, *, xp: Namespace
     ) -> tuple[Array, State, dict[str, Contribution]]: ...
+
+
+class Total(Protocol):
+    """The gradients of the new states, each with its share in the others added."""
+
+    def __call__(self, dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State: ...

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import array_api_compat
 
 from xrnn import trust
 from xrnn.backends import Backend, backend_of, check_same, get
-from xrnn.cells.base import Cell
+from xrnn.cells.base import Cell, blocks
+from xrnn.loop import Loop, Saved, Seen
 from xrnn.typing import Array, Namespace, State, Weights
 from xrnn.weights import check
 
@@ -26,11 +27,36 @@ class Tape:
     cell: Cell
     weights: Weights
     given: tuple[str, ...]
+    xs: Array
+    first: State
+    lengths: Array | None
+    reverse: bool
     sequence: Any
     saved: Any
     last: State
-    shape: tuple[int, int, int]
     xp: Namespace
+
+    def own(self) -> Saved:
+        """What the cell's own code saves on this pass, whichever code ran it."""
+        loop = self.sequence
+        mine = isinstance(loop, Loop) and loop.pair is self.cell
+        return self.saved if mine else self.replay()[0]
+
+    def replay(self) -> tuple[Saved, list[State]]:
+        """The same pass once more by the cell's own code: what it saves, the state after t."""
+        seen = Seen()
+        _, _, saved = Loop(self.cell).forward(
+            self.weights,
+            self.xs,
+            self.first,
+            lengths=self.lengths,
+            reverse=self.reverse,
+            keep=True,
+            xp=self.xp,
+            seen=seen,
+        )
+        assert saved is not None
+        return saved, [seen.states[t] for t in range(len(saved.steps))]
 
 
 def unroll(
@@ -118,20 +144,42 @@ def run(
         )
     if lengths is not None:
         lengths = _check_lengths(lengths, T, B, xs, backend)
+    state = tuple(state)
     sequence = trust.sequence_of(backend, cell, xs)
     ys, last, saved = sequence.forward(
-        full, xs, tuple(state), lengths=lengths, reverse=reverse, keep=keep, xp=xp
+        full, xs, state, lengths=lengths, reverse=reverse, keep=keep, xp=xp
     )
     last = cell.state(last)
     if not keep:
         return ys, last, None
-    tape = Tape(cell, full, tuple(weights), sequence, saved, last, (T, B, I), xp)
+    given = tuple(weights)
+    tape = Tape(cell, full, given, xs, state, lengths, reverse, sequence, saved, last, xp)
     return ys, last, tape
 
 
+Gradients = tuple[Array, State, dict[str, Array]]
+Look = tuple[Array, State, dict[str, Array], dict[str, Array], dict[str, Array]]
+
+
+@overload
 def unroll_backward(
-    tape: Tape, dys: Array | None = None, dstate: State | None = None
-) -> tuple[Array, State, dict[str, Array]]:
+    tape: Tape,
+    dys: Array | None = ...,
+    dstate: State | None = ...,
+    *,
+    gates: Literal[False] = ...,
+) -> Gradients: ...
+@overload
+def unroll_backward(
+    tape: Tape, dys: Array | None = ..., dstate: State | None = ..., *, gates: Literal[True]
+) -> Look: ...
+@overload
+def unroll_backward(
+    tape: Tape, dys: Array | None = ..., dstate: State | None = ..., *, gates: bool
+) -> Any: ...
+def unroll_backward(
+    tape: Tape, dys: Array | None = None, dstate: State | None = None, *, gates: bool = False
+) -> Any:
     """Carry gradients back through time.
 
     Parameters
@@ -143,6 +191,9 @@ def unroll_backward(
         is not read.
     dstate : tuple of array (B, H) or None, optional
         The gradient of the last state.  Default: zeros, for the tuple or any of its parts.
+    gates : bool
+        Whether to return what stands in the middle too.  The cell's own code carries the
+        gradients then, whichever faster one ran forward.
 
     Returns
     -------
@@ -152,6 +203,12 @@ def unroll_backward(
         The gradient of the state that was given (or of the zeros, if none was).
     dweights : dict of str to array
         Names and shapes of the weights that were given.
+    dgates : dict of str to array (T, B, H)
+        Only with ``gates``: for each of ``cell.gates`` the gradient of its pre-activation,
+        the δ of seed 003 (eqs 38-42, 74-76, with all later losses in it).
+    dstates : dict of str to array (T, B, H)
+        Only with ``gates``: for each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the
+        state after step t, through everything that follows from it.
 
     Raises
     ------
@@ -166,9 +223,10 @@ def unroll_backward(
             f"{cell.name}: the forward pass was complex ({tape.last[0].dtype}); "
             "backward is for real numbers: run forward in float64"
         )
-    T = tape.shape[0]
     if dys is not None:
-        _check_gradient(cell, "dys", dys, (T, *tape.last[0].shape), "(T, B, H)", tape.last[0])
+        _check_gradient(
+            cell, "dys", dys, (tape.xs.shape[0], *tape.last[0].shape), "(T, B, H)", tape.last[0]
+        )
     none = (None,) * len(cell.states)
     parts = none if dstate is None else check_state(cell, "dstate", dstate)
     full = []
@@ -176,10 +234,36 @@ def unroll_backward(
         if d is not None:
             _check_gradient(cell, f"d{name}", d, tuple(value.shape), "(B, H)", value)
         full.append(xp.zeros_like(value) if d is None else d)
+    if gates:
+        return _look_back(tape, dys, tuple(full))
     dxs, dfirst, dweights = tape.sequence.backward(
         tape.weights, tape.saved, dys, tuple(full), xp=xp
     )
     return dxs, cell.state(dfirst), {name: dweights[name] for name in tape.given}
+
+
+def _look_back(tape: Tape, dys: Array | None, dstate: State) -> Look:
+    """`unroll_backward` by the cell's own code, with what it meets on its way."""
+    cell, xp = tape.cell, tape.xp
+    saved, seen = tape.own(), Seen()
+    dxs, dfirst, dweights = Loop(cell).backward(tape.weights, saved, dys, dstate, xp=xp, seen=seen)
+    steps, n = range(len(saved.steps)), len(cell.gates)
+    totals = [cell.total(seen.states[t], saved.steps[t], tape.weights, xp=xp) for t in steps]
+    dgates = {
+        name: over_time([blocks(seen.das[t], n)[k] for t in steps], dstate[0], xp=xp)
+        for k, name in enumerate(cell.gates)
+    }
+    dstates = {
+        name: over_time([total[k] for total in totals], dstate[0], xp=xp)
+        for k, name in enumerate(cell.states)
+    }
+    named = {name: dweights[name] for name in tape.given}
+    return dxs, cell.state(dfirst), named, dgates, dstates
+
+
+def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
+    """T arrays (B, H) as one (T, B, H), where T may be 0; `like` is of their kind."""
+    return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]
 
 
 def _check_inputs(

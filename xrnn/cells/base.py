@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from xrnn.typing import Array, State, Step, StepBackward
+from xrnn.typing import Array, Namespace, State, Step, StepBackward, Total, Weights
+
+
+def _each_its_own(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
+    return dstate
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +32,17 @@ class Cell:
     step : callable
         ``step(ax, state, weights, *, xp) -> state, saved``.  ``ax`` (B, G·H) is
         W x_t + b, made by the caller for all steps at once; ``state`` is a tuple of
-        (B, H) arrays in the order of `states`; ``saved`` is whatever `step_backward` needs.
+        (B, H) arrays in the order of `states`; ``saved`` is a tuple of arrays (B, …), what
+        `step_backward` needs: first the values of the gates, in the order of `gates`.
     step_backward : callable
         ``step_backward(dstate, saved, weights, *, xp) -> dax, dstate_prev, dweights``.
         ``dstate`` holds the gradients of the new state, ``dstate_prev`` those of the old
         one, ``dax`` (B, G·H) that of ``ax``, and ``dweights`` what this step adds to the
         gradient of every weight that `step` itself used (`xrnn.typing.Contribution`).
+    total : callable, optional
+        ``total(dstate, saved, weights, *, xp) -> dstate``, where one new state is computed
+        from another (h from c): to each gradient, which holds the other new states fixed,
+        is added what reaches the loss through them.  Default: no state is.
     states : tuple of str
         What is carried through time.  The first is the output h.
     recurrent : bool
@@ -55,6 +64,7 @@ class Cell:
     gates: tuple[str, ...]
     step: Step
     step_backward: StepBackward
+    total: Total = _each_its_own
     states: tuple[str, ...] = ("h",)
     recurrent: bool = True
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -27,14 +27,14 @@ def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[S
     m = u_n + weights["v"]
     n = xp.tanh(x_n + r * m)  # (3)
     h = z * h_prev + (1 - z) * n  # (4)
-    return (h,), (r, z, m, n, h_prev)
+    return (h,), (r, z, n, m, h_prev)
 
 
 def step_backward(
     dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> tuple[Array, State, dict[str, Contribution]]:
     (dh,) = dstate
-    r, z, m, n, h_prev = saved
+    r, z, n, m, h_prev = saved
     dz, dh_prev = dh * (h_prev - n), dh * z  # (4)
     dn = dh * (1 - z)
     da_n = dn * tanh_slope(n)  # (3)

@@ -29,14 +29,14 @@ def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[S
     q = r * h_prev
     n = xp.tanh(x_n + q @ U_n.T)  # (3)
     h = z * h_prev + (1 - z) * n  # (4)
-    return (h,), (r, z, q, n, h_prev)
+    return (h,), (r, z, n, q, h_prev)
 
 
 def step_backward(
     dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> tuple[Array, State, dict[str, Contribution]]:
     (dh,) = dstate
-    r, z, q, n, h_prev = saved
+    r, z, n, q, h_prev = saved
     U_rz, U_n = _rows(weights["U"])
     dz, dh_prev = dh * (h_prev - n), dh * z  # (4)
     dn = dh * (1 - z)

@@ -35,13 +35,18 @@ def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[S
     return (h, c), (i, f, g, o, c_prev, tanh_c)
 
 
+def total(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
+    dh, dc = dstate
+    _, _, _, o, _, tanh_c = saved
+    return dh, dc + dh * o * tanh_slope(tanh_c)  # (6)
+
+
 def step_backward(
     dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> tuple[Array, State, dict[str, Contribution]]:
-    dh, dc = dstate
+    dh, dc = total(dstate, saved, weights, xp=xp)
     i, f, g, o, c_prev, tanh_c = saved
     do = dh * tanh_c  # (6)
-    dc = dc + dh * o * tanh_slope(tanh_c)
     df, dc_prev = dc * c_prev, dc * f  # (5)
     di, dg = dc * g, dc * i
     da_g = dg * tanh_slope(g)  # (4)
@@ -59,4 +64,5 @@ InputGatedLSTM = Cell(
     recurrent=False,
     step=step,
     step_backward=step_backward,
+    total=total,
 )

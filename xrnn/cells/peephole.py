@@ -34,16 +34,22 @@ def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[S
     return (h, c), (i, f, g, o, c_prev, c, tanh_c, h_prev)
 
 
+def total(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
+    dh, dc = dstate
+    _, _, _, o, _, _, tanh_c, _ = saved
+    _, _, p_o = blocks(weights["p"], 3)
+    da_o = dh * tanh_c * sigmoid_slope(o)
+    return dh, dc + dh * o * tanh_slope(tanh_c) + p_o * da_o  # (5), (6)
+
+
 def step_backward(
     dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> tuple[Array, State, dict[str, Contribution]]:
-    dh, dc = dstate
+    dh, dc = total(dstate, saved, weights, xp=xp)
     i, f, g, o, c_prev, c, tanh_c, h_prev = saved
-    p_i, p_f, p_o = blocks(weights["p"], 3)
+    p_i, p_f, _ = blocks(weights["p"], 3)
     do = dh * tanh_c  # (6)
-    dc = dc + dh * o * tanh_slope(tanh_c)
     da_o = do * sigmoid_slope(o)  # (5)
-    dc = dc + p_o * da_o
     df, dc_prev = dc * c_prev, dc * f  # (4)
     di, dg = dc * g, dc * i
     da_g = dg * tanh_slope(g)  # (3)
@@ -63,4 +69,5 @@ PeepholeLSTM = Cell(
     extras={"p": (3,)},
     step=step,
     step_backward=step_backward,
+    total=total,
 )

@@ -1,0 +1,78 @@
+"""One cell in L layers and D directions: over them and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from xrnn.backends import backend_of
+from xrnn.backends.cpu import counter_bits
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, State, Weights
+from xrnn.unroll import Tape, run, unroll_backward
+
+
+class StackTape(NamedTuple):
+    """What `backward` needs: a tape for every cell, and the dropout masks between layers."""
+
+    tapes: list[Tape]
+    masks: list[Array]
+
+
+def forward(
+    cell: Cell,
+    weights: Sequence[Sequence[Weights]],
+    xs: Array,
+    firsts: Sequence[State | None],
+    lengths: Array | None,
+    drop: Callable[[int, Array], Array] | None,
+    *,
+    keep: bool,
+) -> tuple[Array, list[State], StackTape]:
+    """Run the layers upwards; `weights` holds for each layer those of its directions.
+
+    `firsts` and the last states that are returned stand in the order layer 0 forward, layer
+    0 reverse, layer 1 forward …; ``drop(k, ys)`` is the mask over the outputs of layer k.
+    """
+    tape = StackTape([], [])
+    lasts: list[State] = []
+    for k, directions in enumerate(weights):
+        ys = []
+        for d, part in enumerate(directions):
+            first = firsts[len(lasts)]
+            y, last, cell_tape = run(cell, part, xs, first, lengths, reverse=d == 1, keep=keep)
+            ys.append(y)
+            lasts.append(last)
+            if cell_tape is not None:
+                tape.tapes.append(cell_tape)
+        xs = backend_of(ys[0]).xp.concat(ys, axis=-1) if len(ys) > 1 else ys[0]
+        if drop is not None and k + 1 < len(weights):
+            tape.masks.append(drop(k, xs))
+            xs = xs * tape.masks[-1]
+    return xs, lasts, tape
+
+
+def backward(
+    tape: StackTape, D: int, dys: Array | None, dlasts: Sequence[State | None], *, gates: bool
+) -> tuple[Array, list[Any]]:
+    """Carry dys (T, B, D·H) downwards: dxs, and what `unroll_backward` gave for every cell."""
+    found: list[Any] = [None] * len(tape.tapes)
+    for k in reversed(range(len(tape.tapes) // D)):
+        H = tape.tapes[k * D].last[0].shape[1]
+        dxs = None
+        for d in range(D):
+            n = k * D + d
+            part = None if dys is None else dys[..., d * H : (d + 1) * H]
+            found[n] = unroll_backward(tape.tapes[n], part, dlasts[n], gates=gates)
+            dxs = found[n][0] if dxs is None else dxs + found[n][0]
+        dys = dxs * tape.masks[k - 1] if k and tape.masks else dxs
+    return dys, found
+
+
+def dropout_mask(p: float, seed: int, k: int, ys: Array, dtype: str) -> Array:
+    """0 or 1/(1 − p), in dtype, for each output of layer k, by (seed, k, position) alone."""
+    T, B, n = ys.shape
+    backend = backend_of(ys)
+    scaled = (counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)
+    mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n))
+    return backend.xp.astype(mask, ys.dtype)
