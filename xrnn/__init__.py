@@ -1,6 +1,6 @@
 """Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
 
-from xrnn import cells, certify, convert, diagnose, losses, optim
+from xrnn import cells, certify, convert, diagnose, losses, online, optim
 from xrnn.files import load, save
 from xrnn.gates import gates
 from xrnn.layer import Layer
@@ -23,6 +23,7 @@ __all__ = [
     "gates",
     "load",
     "losses",
+    "online",
     "optim",
     "save",
     "unroll",

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import array_api_compat
 
+from xrnn.affine import either
 from xrnn.backends import backend_of, get, move
 from xrnn.backends.cpu import generator
-from xrnn.cells.base import Cell
 from xrnn.layer import LayerTape
-from xrnn.loop import either
 from xrnn.sensitivity import rows_back, units
 from xrnn.typing import Array, State
-from xrnn.unroll import Tape, over_time, unroll_backward
+from xrnn.unroll import Tape, unroll_backward
 
 
 def gradient_flow(

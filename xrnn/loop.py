@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-import array_api_compat
-
+from xrnn.affine import affine, affine_backward, either, inside
 from xrnn.typing import Array, Contribution, Namespace, State, Step, StepBackward, Weights
 
 
@@ -70,15 +69,14 @@ class Loop:
         `weights` are complete (no bias left out) and `lengths` (B,) lie in 0…T; the door
         (`xrnn.unroll`) has seen to both.  With ``keep=False`` nothing is kept.
         """
-        T, B, I = xs.shape
+        T = xs.shape[0]
         order = range(T - 1, -1, -1) if reverse else range(T)
         mask = None
         if lengths is not None:
-            mask = _inside(T, lengths, xp=xp)
+            mask = inside(T, lengths, xp=xp)
             # Whatever stands in the padding, NaN included, must not reach a sum.
             xs = xp.where(mask, xs, xp.zeros_like(xs))
-        axs = xp.reshape(xs, (T * B, I)) @ weights["W"].T + weights["b"]
-        axs = xp.reshape(axs, (T, B, axs.shape[-1]))
+        axs = affine(xs, weights, xp=xp)
         ys, steps = [state[0]] * T, [None] * T
         for t in order:
             new, saved = self.pair.step(axs[t, ...], state, weights, xp=xp)
@@ -133,25 +131,10 @@ class Loop:
         if seen is not None:
             seen.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
-        gradients = {
-            "W": das.T @ xp.reshape(xs, (das.shape[0], xs.shape[2])),
-            "b": xp.sum(das, axis=0),
-        }
+        dxs, gradients = affine_backward(das, xs, weights, xp=xp)
         for name, part in parts.items():
             gradients[name] = _summed(part, daxs, das, xp=xp)
-        dxs = xp.reshape(das @ weights["W"], xs.shape)
         return dxs, dstate, gradients
-
-
-def _inside(T: int, lengths: Array, *, xp: Namespace) -> Array:
-    """(T, B, 1): whether step t lies before the end of sequence b."""
-    steps = xp.arange(T, dtype=lengths.dtype, device=array_api_compat.device(lengths))
-    return (steps[:, None] < lengths[None, :])[:, :, None]
-
-
-def either(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
-    """The new state where mask (B, 1) holds, else the old one."""
-    return tuple(xp.where(mask, n, o) for n, o in zip(new, old, strict=True))
 
 
 def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:

@@ -137,7 +137,7 @@ def run(
     _check_inputs(cell, weights, xs, state, backend)
     T, B, I = xs.shape
     H = check(cell, weights, I, None if state is None else state[0].shape[-1])
-    full = _with_zero_biases(cell, weights, I, H, xs, xp=xp)
+    full = with_zero_biases(cell, weights, I, H, xs, xp=xp)
     if state is None:
         state = (xp.zeros((B, H), dtype=xs.dtype, device=array_api_compat.device(xs)),) * len(
             cell.states
@@ -315,9 +315,10 @@ def _check_gradient(
         )
 
 
-def _with_zero_biases(
+def with_zero_biases(
     cell: Cell, weights: Weights, I: int, H: int, xs: Array, *, xp: Namespace
-) -> Weights:
+) -> dict[str, Array]:
+    """The weights, with zeros for the biases that were left out."""
     absent = [name for name in cell.biases if name not in weights]
     if not absent:
         return dict(weights)

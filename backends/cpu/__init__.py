@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from xrnn.backends import Backend
+from xrnn import cells
+from xrnn.backends import Backend, Sequences
+from xrnn.cells.base import Cell
+from xrnn.scan import SOURCE, Scan, scan
+
+#: where a scan is the faster way: up to so many values in a step (B·H), from so many steps on
+SCAN_UP_TO, SCAN_FROM = 128, 128
+
+#: values of one state in a block: the dozen arrays of a block stay in the cache of a core
+BLOCK = 65536
 
 
 def to_host(array: Any) -> np.ndarray:
@@ -37,6 +47,33 @@ def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
     return np.random.Philox(key=[seed % 2**64, stream % 2**64]).random_raw(n)
 
 
+def step_by_step(f: Any, u: Any, first: Any) -> np.ndarray:
+    """s_t = f_t ⊙ s_{t-1} + u_t in place, a step after the other."""
+    s: np.ndarray = np.empty_like(u)
+    for f_t, u_t, s_t in zip(f, u, s, strict=True):
+        np.multiply(f_t, first, out=s_t)
+        np.add(s_t, u_t, out=s_t)
+        first = s_t
+    return s
+
+
+def solve(f: Any, u: Any, first: Any, *, xp: Any) -> Any:
+    """The same, where many steps are tiny by a scan.
+
+    A step costs half a microsecond however little it computes; a scan moves three times the
+    memory.  ``benchmarks/scan.py`` measures where they cross.
+    """
+    if first.size <= SCAN_UP_TO and len(f) >= SCAN_FROM:
+        return scan(f, u, first, xp=xp)
+    return step_by_step(f, u, first)
+
+
+def _linear(cell: Cell) -> Sequences:
+    form = Scan(cell, solve, BLOCK)
+    dtypes = frozenset({np.dtype("float32"), np.dtype("float64")})
+    return Sequences(form.forward, form.backward, dtypes, SOURCE + Path(__file__).read_text())
+
+
 def _describe() -> str:
     return f"numpy {np.__version__}, {platform.machine()}, {platform.system()}"
 
@@ -45,6 +82,10 @@ BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=to_host,
+    sequences={
+        cells.InputGatedLSTM: _linear(cells.InputGatedLSTM),
+        cells.MinGRU: _linear(cells.MinGRU),
+    },
     describe=_describe,
     # A mask or a second meaning of * would be dropped without a word.
     refused=(np.ma.MaskedArray, np.matrix),

@@ -1,1 +1,1 @@
-"""The five derivations, in their own notation and layout, and how an equation is put to the test."""
+"""The five derivations in their own notation, and how an equation is put to the test."""

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from xrnn.typing import Array, Namespace, State, Step, StepBackward, Total, Weights
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The parts of a cell whose last state follows s_t = f_t ⊙ s_{t-1} + u_t.
+
+    All are elementwise, f, u and the gates depend on x_t alone, and each works on arrays
+    (…, n) of any number of steps; so `xrnn.scan` can run whole sequences at once.
+
+    Parameters
+    ----------
+    gates : callable
+        ``gates(ax, *, xp) -> values`` of `Cell.gates`, in their order.
+    recurrence : callable
+        ``recurrence(values) -> f, u``.
+    finish : callable
+        ``finish(values, s_prev, s, *, xp) -> state, saved``, both as `Cell.step` gives them.
+    """
+
+    gates: Callable[..., tuple[Array, ...]]
+    recurrence: Callable[[tuple[Array, ...]], tuple[Array, Array]]
+    finish: Callable[..., tuple[State, tuple[Array, ...]]]
 
 
 def _each_its_own(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
@@ -51,6 +73,9 @@ class Cell:
         Further weights: name → shape in units of H.
     biases : tuple of str
         The weights that may be left out, and are zero then.
+    linear : Linear, optional
+        The parts of `step`, if the cell is a linear recurrence without U: a unit's state
+        then depends on its own past alone.
     analytic : bool
         Whether `step` is an analytic function, so that it also runs in complex numbers
         (and the derivative can be checked to rounding error by a complex step).
@@ -70,6 +95,7 @@ class Cell:
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     biases: tuple[str, ...] = ("b",)
     analytic: bool = True
+    linear: Linear | None = None
 
     def shapes(self, I: int, H: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight, for I inputs and H hidden units.

@@ -18,21 +18,39 @@ corrected in the equation check, section 1 (the BPTT twin).
 from typing import Any
 
 from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
-from xrnn.cells.base import Cell, blocks
+from xrnn.cells.base import Cell, Linear, blocks
 from xrnn.typing import Array, Contribution, Namespace, State, Weights
 
 
-def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
-    _, c_prev = state
+def gates(ax: Array, *, xp: Namespace) -> tuple[Array, ...]:
     a_i, a_f, a_g, a_o = blocks(ax, 4)
     f = sigmoid(a_f, xp=xp)  # (1)
     i = sigmoid(a_i, xp=xp)  # (2)
     o = sigmoid(a_o, xp=xp)  # (3)
     g = xp.tanh(a_g)  # (4)
-    c = f * c_prev + i * g  # (5)
+    return i, f, g, o
+
+
+def recurrence(gates: tuple[Array, ...]) -> tuple[Array, Array]:
+    i, f, g, _ = gates
+    return f, i * g  # (5)
+
+
+def finish(
+    gates: tuple[Array, ...], c_prev: Array, c: Array, *, xp: Namespace
+) -> tuple[State, tuple[Array, ...]]:
+    *_, o = gates
     tanh_c = xp.tanh(c)
     h = o * tanh_c  # (6)
-    return (h, c), (i, f, g, o, c_prev, tanh_c)
+    return (h, c), (*gates, c_prev, tanh_c)
+
+
+def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
+    _, c_prev = state
+    values = gates(ax, xp=xp)  # (1)-(4)
+    f, u = recurrence(values)
+    c = f * c_prev + u  # (5)
+    return finish(values, c_prev, c, xp=xp)  # (6)
 
 
 def total(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
@@ -65,4 +83,5 @@ InputGatedLSTM = Cell(
     step=step,
     step_backward=step_backward,
     total=total,
+    linear=Linear(gates, recurrence, finish),
 )

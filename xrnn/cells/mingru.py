@@ -12,17 +12,34 @@ Source: Feng et al., "Were RNNs All We Needed?" (2024), arXiv:2410.01201, sectio
 from typing import Any
 
 from xrnn.activations import sigmoid, sigmoid_slope
-from xrnn.cells.base import Cell, blocks
+from xrnn.cells.base import Cell, Linear, blocks
 from xrnn.typing import Array, Contribution, Namespace, State, Weights
+
+
+def gates(ax: Array, *, xp: Namespace) -> tuple[Array, ...]:
+    a_z, a_n = blocks(ax, 2)
+    z = sigmoid(a_z, xp=xp)  # (1)
+    n = a_n  # (2)
+    return z, n
+
+
+def recurrence(gates: tuple[Array, ...]) -> tuple[Array, Array]:
+    z, n = gates
+    return 1 - z, z * n  # (3)
+
+
+def finish(
+    gates: tuple[Array, ...], h_prev: Array, h: Array, *, xp: Namespace
+) -> tuple[State, tuple[Array, ...]]:
+    return (h,), (*gates, h_prev)
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
     (h_prev,) = state
-    a_z, a_n = blocks(ax, 2)
-    z = sigmoid(a_z, xp=xp)  # (1)
-    n = a_n  # (2)
-    h = (1 - z) * h_prev + z * n  # (3)
-    return (h,), (z, n, h_prev)
+    values = gates(ax, xp=xp)  # (1), (2)
+    f, u = recurrence(values)
+    h = f * h_prev + u  # (3)
+    return finish(values, h_prev, h, xp=xp)
 
 
 def step_backward(
@@ -41,6 +58,7 @@ MinGRU = Cell(
     name="mingru",
     gates=("z", "n"),
     recurrent=False,
+    linear=Linear(gates, recurrence, finish),
     step=step,
     step_backward=step_backward,
 )
