@@ -16,6 +16,7 @@ from typing import Any
 import array_api_compat
 
 from xrnn.cells.base import Cell
+from xrnn.scatter import scatter_add
 from xrnn.typing import Array, Namespace, Step, StepBackward
 
 #: array library (first module of the array's type) → the folder here that serves it
@@ -51,7 +52,8 @@ class Backend:
 
     `to_host` gives a NumPy array; `describe` names what a verdict on fast code depends on
     (library, device, driver); `missing` says what keeps the backend from working here, or
-    None; `refused` are subclasses of the array type whose meaning would be lost.
+    None; `scatter_add` is `xrnn.scatter.scatter_add` or what does it faster, just as surely;
+    `refused` are subclasses of the array type whose meaning would be lost.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Backend:
     sequences: Mapping[Cell, Sequences] = field(default_factory=dict)
     describe: Callable[[], str] = lambda: ""
     missing: Callable[[], str | None] = lambda: None
+    scatter_add: Callable[..., Array] = scatter_add
     refused: tuple[type, ...] = ()
 
     def steps_of(self, cell: Cell, dtype: Any) -> Steps | None:

@@ -271,6 +271,7 @@ def test_certify(capsys: pytest.CaptureFixture[str]) -> None:
         "oracle",
         "contract",
         "twin",
+        "look",
     }
     assert all(v["passed"] and v["error"] <= v["bound"] for v in verdicts)
 

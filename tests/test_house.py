@@ -21,7 +21,7 @@ CHECKOUT = pytest.mark.skipif(
 #: who may know whom: a module imports only from the rows above its own, or (*) within it
 FLOORS = (
     "typing",
-    "activations affine",
+    "activations affine scatter",
     "cells",
     "scan",
     "backends",

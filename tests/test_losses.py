@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xrnn.backends import get
-from xrnn.losses import softmax_cross_entropy, squared_error
+from xrnn.losses import softmax_cross_entropy, softmax_jacobian, squared_error
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(4, 3, 5))
@@ -108,3 +108,18 @@ def test_errors(call: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value).startswith(message)
+
+
+def test_softmax_jacobian_is_the_long_way_to_the_same_gradient(device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    P = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    J = host(softmax_jacobian(put(P)))
+    assert J.shape == (4, 3, 5, 5)
+    by_chain = np.einsum("tbi,tbij->tbj", -SOFT / P, J) / 12  # ∂L/∂P, then ∂P/∂y
+    _, fused = softmax_cross_entropy(put(LOGITS), put(SOFT))
+    np.testing.assert_allclose(by_chain, host(fused), rtol=1e-12, atol=1e-15)
+
+
+def test_softmax_jacobian_refuses_a_number() -> None:
+    with pytest.raises(ValueError, match=r"p has shape \(\); it must be \(…, V\)"):
+        softmax_jacobian(np.array(0.5))

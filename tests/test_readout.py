@@ -9,6 +9,7 @@ import pytest
 
 import xrnn
 from xrnn.backends import get
+from xrnn.scatter import scatter_add
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 7, (5, 3))
@@ -24,6 +25,32 @@ def test_embedding(device: str) -> None:
     expected = np.zeros((7, 4))
     np.add.at(expected, TOKENS, HS)
     np.testing.assert_allclose(host(embedding.backward(tape, put(HS))["E"]), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "int64"])
+@pytest.mark.parametrize(("N", "size"), [(0, 3), (1, 1), (7, 3), (1000, 5), (300, 5000)])
+def test_scatter_add(N: int, size: int, dtype: str, device: str) -> None:
+    if dtype == "uint16" and device == "torch":
+        pytest.skip("torch does not sort unsigned integers")
+    if dtype == "int8" and size > 127:
+        pytest.skip("size beyond int8")
+    backend, rng = get(device), np.random.default_rng(N)
+    rows, places = rng.normal(size=(N, 2)), rng.integers(0, size, N) // 2
+    expected = np.zeros((size, 2))
+    np.add.at(expected, places, rows)
+    given = backend.from_host(rows), backend.from_host(places.astype(dtype))
+    for add in (backend.scatter_add, scatter_add):
+        found = backend.to_host(add(*given, size, xp=backend.xp))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_embedding_refuses_gradients_that_do_not_fit() -> None:
+    embedding = xrnn.Embedding(7, 4)
+    _, tape = embedding.forward(TOKENS)
+    with pytest.raises(ValueError, match=r"dxs has shape \(5, 4\); it must be .* \(5, 3, 4\)"):
+        embedding.backward(tape, np.ones((5, 4), "float32"))
+    with pytest.raises(TypeError, match="E is float32 and dxs is float64"):
+        embedding.backward(tape, np.ones((5, 3, 4)))
 
 
 @pytest.mark.parametrize("activation", [None, "relu"])

@@ -41,7 +41,7 @@ def gradient_flow(
     Examples
     --------
     >>> import numpy as np, xrnn
-    >>> ys, state, tape = xrnn.RNN(3, 5).forward(np.ones((50, 2, 3), "float32"))
+    >>> ys, state, tape = xrnn.RNN(3, 5, init="uniform").forward(np.ones((50, 2, 3), "float32"))
     >>> dys = np.zeros_like(ys)
     >>> dys[-1] = 1  # the loss looks at the end alone
     >>> norms = xrnn.diagnose.gradient_flow(tape, dys)["h_l0"]
@@ -128,7 +128,7 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
     -------
     array (B, k)
         Growth per step, natural logarithm, largest first: below 0 what happens to the state
-        is forgotten, above 0 it explodes.
+        is forgotten, above 0 it explodes, and −∞ where a step loses a direction altogether.
 
     Raises
     ------
@@ -154,7 +154,10 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
         rows = rows_back(cell, unit, saved.steps[step], tape.weights, xp=xp).dprev
         J = xp.permute_dims(xp.concat(rows, axis=-1), (1, 0, 2))
         Q, R = xp.linalg.qr(J @ Q)
-        total = total + xp.log(xp.abs(xp.linalg.diagonal(R)))
+        growth = xp.abs(xp.linalg.diagonal(R))
+        alive = growth > 0
+        log = xp.log(xp.where(alive, growth, xp.ones_like(growth)))
+        total = total + xp.where(alive, log, xp.full_like(log, -float("inf")))
     return total / T
 
 

@@ -10,6 +10,8 @@
                 outputs and gradients in the padding are exactly 0
 6. twin         the backend, with whatever its tables hold, equals the cell's own code in
                 float64 on the host
+7. look         asking for the gates changes nothing, and their gradients add up to those of
+                the weights that feed them
 
 Each law gives the largest relative error it met, or None where it says nothing.
 """
@@ -28,6 +30,7 @@ from safetensors import safe_open
 from xrnn.backends import backend_of, get
 from xrnn.backends.cpu import generator
 from xrnn.cells import Cell
+from xrnn.gates import gates
 from xrnn.layer import Layer
 from xrnn.trial import Inputs, Results, Trial
 from xrnn.typing import Array
@@ -198,12 +201,40 @@ def twin(trial: Trial) -> float:
     return difference(reference.arrays(), trial.run(inputs).arrays())
 
 
+def look(trial: Trial) -> float:
+    """Law 7."""
+    host, layer = trial.backend.to_host, trial.layer
+    given = trial.on_device(trial.inputs)
+    _, _, tape = layer.forward(given.xs, given.state, given.lengths)
+    back = layer.backward(tape, given.dys, given.dlast, gates=True)
+    dgates, dstates = ({name: host(a) for name, a in part.items()} for part in back[3:])
+    values = [host(a) for a in gates(tape).values()]
+    past = trial.padding()
+    if any(a[past].any() for a in (*values, *dgates.values(), *dstates.values())):
+        return float("inf")
+    plain = trial.run(trial.inputs)
+    found = [host(back[0]), *map(host, back[1]), *map(host, back[2].values())]
+    worst = difference([plain.dxs, *plain.dfirst, *plain.dweights.values()], found)
+    xs = trial.inputs.xs.astype("float64")
+    xs[past] = 0
+    for k, suffix in layer.parts():
+        das = get("cpu").xp.concat([dgates[f"{g}{suffix}"] for g in trial.cell.gates], axis=-1)
+        das = das.astype("float64").reshape(past.size, das.shape[-1])
+        sums = {"b": das.sum(axis=0)} if layer.bias else {}
+        if k == 0:
+            sums["W"] = das.T @ xs.reshape(past.size, layer.I)
+        for name, expected in sums.items():
+            worst = _worse(worst, difference([expected], [plain.dweights[f"{name}{suffix}"]]))
+    return worst
+
+
 LAWS: dict[str, Callable[[Trial], float | None]] = {
     "derivative": derivative,
     "batch": batch,
     "cut": cut,
     "contract": contract,
     "twin": twin,
+    "look": look,
 }
 """The laws that hold of a trial; `oracle` holds of a cell and its frozen vectors."""
 

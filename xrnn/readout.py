@@ -3,6 +3,8 @@
 x_t = E[token_t]              (1)   `Embedding`: seed 001 eq. 1, a row of E for a token
 y_t = W h_t + b               (2)   `Linear`: seed 001 eq. 3
 y_t = ReLU(W h_t + b)         (3)   `Linear(activation="relu")`: seed 003 eq. 2
+dE = Σ_t token_t ⊗ dx_t       (4)   seed 001 eqs 16-17 as corrected: one-hot rows, so dx_t is
+                                    added to the row of its token
 
 Softmax has no layer of its own: `xrnn.losses.softmax_cross_entropy` takes the logits,
 because its gradient with respect to them is simple and stable.
@@ -12,8 +14,6 @@ from __future__ import annotations
 
 from math import prod
 from typing import Any, NamedTuple
-
-import array_api_compat
 
 from xrnn.activations import relu, relu_slope
 from xrnn.backends import backend_of, check_library, check_same, get
@@ -89,12 +89,16 @@ class Embedding(Weighted):
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
         """The gradient of E from that of the vectors: row v sums over the places of token v."""
-        xp = backend_of(dxs, "dxs").xp
-        rows = xp.arange(self.V, dtype=tape.dtype, device=array_api_compat.device(tape))
-        # One-hot rows and one product: few tokens, any library, the same sum every time.
-        flat = xp.reshape(tape, (prod(tape.shape),))
-        hot = xp.astype(rows[:, None] == flat[None, :], dxs.dtype)
-        return {"E": hot @ xp.reshape(dxs, (flat.shape[0], self.I))}
+        backend = backend_of(dxs, "dxs")
+        check_same("embedding", "dxs", dxs, "E", self.weights["E"])
+        if tuple(dxs.shape) != (*tape.shape, self.I):
+            raise ValueError(
+                f"embedding: dxs has shape {tuple(dxs.shape)}; "
+                f"it must be that of the vectors, {(*tape.shape, self.I)}"
+            )
+        xp, N = backend.xp, prod(tape.shape)
+        rows, tokens = xp.reshape(dxs, (N, self.I)), xp.reshape(tape, (N,))
+        return {"E": backend.scatter_add(rows, tokens, self.V, xp=xp)}  # (4)
 
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this embedding."""

@@ -30,15 +30,11 @@ def rows_back(cell: Cell, dstate: State, saved: Any, weights: Weights, *, xp: Na
     """`cell.step_backward` for K gradients (K, B, H) of the same step."""
     K, B, H = dstate[0].shape
 
-    def spread(a: Array) -> Array:
-        many = xp.broadcast_to(a[None, ...], (K, *a.shape))
-        return xp.reshape(many, (K * a.shape[0], *a.shape[1:]))
-
     def fold(a: Array) -> Array:
         return xp.reshape(a, (K, B, prod(a.shape[1:])))
 
     flat = tuple(xp.reshape(d, (K * B, H)) for d in dstate)
-    many = tuple(spread(a) for a in saved)
+    many = tuple(xp.concat([a] * K) for a in saved)
     da, dprev, dweights = cell.step_backward(flat, many, weights, xp=xp)
     folded = {
         name: tuple((fold(rows), fold(operand)) for rows, operand in part)

@@ -47,6 +47,17 @@ def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
     return np.random.Philox(key=[seed % 2**64, stream % 2**64]).random_raw(n)
 
 
+def scatter_add(rows: Any, places: Any, size: int, *, xp: Any) -> np.ndarray:
+    """`xrnn.scatter.scatter_add`, in one pass over the sorted rows."""
+    out = np.zeros((size, rows.shape[1]), rows.dtype)
+    order = np.argsort(places, stable=True)
+    ordered = places[order]
+    if len(ordered):
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+    return out
+
+
 def step_by_step(f: Any, u: Any, first: Any) -> np.ndarray:
     """s_t = f_t ⊙ s_{t-1} + u_t in place, a step after the other."""
     s: np.ndarray = np.empty_like(u)
@@ -87,6 +98,7 @@ BACKEND = Backend(
         cells.MinGRU: _linear(cells.MinGRU),
     },
     describe=_describe,
+    scatter_add=scatter_add,
     # A mask or a second meaning of * would be dropped without a word.
     refused=(np.ma.MaskedArray, np.matrix),
 )

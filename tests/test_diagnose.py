@@ -1,0 +1,148 @@
+"""Jacobians, exponents and the flow of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from rows import ROWS, Row
+
+import xrnn
+from xrnn.backends import get
+from xrnn.cells import LSTM, Cell, Elman, ElmanReLU
+from xrnn.diagnose import gradient_flow, jacobian, lyapunov
+
+T, B, I, H = 5, 3, 2, 4
+LENGTHS = [5, 0, 3]
+
+
+def tape_of(cell: Cell, lengths: Any = None, reverse: bool = False, device: str = "cpu") -> Any:
+    rng, put = np.random.default_rng(0), get(device).from_host
+    weights = {k: put(rng.normal(size=s)) for k, s in cell.shapes(I, H).items()}
+    state = tuple(put(rng.normal(size=(B, H))) for _ in cell.states)
+    return xrnn.unroll(cell, weights, put(rng.normal(size=(T, B, I))), state, lengths, reverse)[2]
+
+
+def moved(tape: Any, t: int, span: int, k: int) -> Any:
+    """∂(state after t + span)/∂(unit k of the state after t): by a complex step, or differences."""
+    cell, before = tape.cell, tape.first
+    weights = tape.weights
+    order = range(T)[::-1] if tape.reverse else range(T)
+    at = list(order).index(t) + 1 if t in order else 0
+
+    def run(state: Any, steps: Any, w: Any) -> Any:
+        if not len(steps):
+            return state
+        lengths = None
+        if tape.lengths is not None:
+            lengths = np.clip(tape.lengths - min(steps), 0, len(steps))
+        xs = tape.xs[min(steps) : max(steps) + 1].astype(w["W"].dtype)
+        return xrnn.unroll(cell, w, xs, state, lengths, tape.reverse)[1]
+
+    reached = run(before, order[:at], weights)
+    e = 1e-30j if cell.analytic else 1e-6
+    wide = {n: w.astype(type(e)) for n, w in weights.items()}
+    units = [s.astype(type(e)) for s in reached]
+    units[k // H][:, k % H] += e
+    ahead = run(tuple(units), order[at : at + span], wide)
+    if cell.analytic:
+        return np.concatenate(ahead, axis=-1).imag / 1e-30
+    units[k // H][:, k % H] -= 2 * e
+    behind = run(tuple(units), order[at : at + span], wide)
+    return (np.concatenate(ahead, axis=-1) - np.concatenate(behind, axis=-1)) / (2 * e)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize(("reverse", "t", "span"), [(False, -1, 5), (False, 1, 2), (True, 3, 2)])
+def test_jacobian(row: Row, lengths: Any, reverse: bool, t: int, span: int) -> None:
+    tape = tape_of(row.cell, lengths, reverse)
+    n = len(row.cell.states) * H
+    expected = np.stack([moved(tape, t, span, k) for k in range(n)], axis=-1)
+    found = jacobian(tape, t, span, of=None, by=None)
+    bound = 1e-12 if row.cell.analytic else 1e-7
+    np.testing.assert_allclose(found, expected, rtol=bound, atol=bound)
+    np.testing.assert_array_equal(jacobian(tape, t, span), found[:, :H, :H])
+    if n > H:
+        np.testing.assert_array_equal(jacobian(tape, t, span, "c", "h"), found[:, H:, :H])
+
+
+def test_a_product_over_a_span_is_the_product_of_the_steps(device: str) -> None:
+    tape, host = tape_of(Elman, device=device), get(device).to_host
+    steps = [host(jacobian(tape, t)) for t in range(1, 4)]
+    np.testing.assert_allclose(
+        host(jacobian(tape, 1, span=3)), steps[2] @ steps[1] @ steps[0], rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_array_equal(host(jacobian(tape, 2, span=0)), np.stack([np.eye(H)] * B))
+
+
+@pytest.mark.parametrize(("t", "span"), [(5, 1), (-2, 1), (3, 2), (0, -1), (0, 5)])
+def test_jacobian_refuses_steps_that_are_not_there(t: int, span: int) -> None:
+    with pytest.raises(ValueError, match=f"rnn: t is {t} and span {span}; h_t and h_t.span must"):
+        jacobian(tape_of(Elman), t, span)
+
+
+def test_jacobian_refuses_an_unknown_state() -> None:
+    with pytest.raises(ValueError, match="rnn: state 'c' is unknown; it has h"):
+        jacobian(tape_of(Elman), 0, of="c")
+
+
+def test_lyapunov_of_a_linear_system(device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    U = np.array([[1.1, 0.3, 0.5], [0.0, 0.7, 0.4], [0.0, 0.0, 0.2]])
+    weights = {"W": put(np.zeros((3, 1))), "U": put(U), "b": put(np.ones(3))}
+    # All is positive, so every ReLU is open and the state moves by U alone.
+    tape = xrnn.unroll(ElmanReLU, weights, put(np.zeros((400, 2, 1))))[2]
+    found = host(lyapunov(tape, 3))
+    assert found.shape == (2, 3)
+    np.testing.assert_allclose(found, [np.log([1.1, 0.7, 0.2])] * 2, atol=0.02)
+    np.testing.assert_allclose(host(lyapunov(tape)), found[:, :1], rtol=0.01)
+
+
+def test_lyapunov_of_what_is_lost(device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    weights = {"W": put(np.zeros((2, 1))), "U": put(np.diag([0.5, 0.0])), "b": put(np.ones(2))}
+    tape = xrnn.unroll(ElmanReLU, weights, put(np.zeros((50, 1, 1))))[2]
+    np.testing.assert_allclose(host(lyapunov(tape, 2)), [[np.log(0.5), -np.inf]], atol=0.1)
+
+
+def test_lyapunov_sums_to_the_volume() -> None:
+    tape = tape_of(LSTM)
+    J = jacobian(tape, -1, span=T, of=None, by=None)
+    expected = np.log(abs(np.linalg.det(J))) / T
+    np.testing.assert_allclose(lyapunov(tape, 2 * H).sum(axis=1), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [0, 9])
+def test_lyapunov_refuses(k: int) -> None:
+    with pytest.raises(ValueError, match=f"lstm: k is {k} and the tape has 5 steps; k must lie in"):
+        lyapunov(tape_of(LSTM), k)
+    with pytest.raises(ValueError, match="5 steps and lengths"):
+        lyapunov(tape_of(LSTM, LENGTHS))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_gradient_flow(batch_first: bool, device: str) -> None:
+    backend = get(device)
+    layer = xrnn.LSTM(I, H, 2, batch_first=batch_first, dtype="float64", device=device)
+    shape = (B, T, I) if batch_first else (T, B, I)
+    xs = backend.from_host(np.random.default_rng(0).normal(size=shape))
+    ys, _, tape = layer.forward(xs)
+    *_, dstates = layer.backward(tape, ys, gates=True)
+    flow = gradient_flow(tape, ys)
+    assert set(flow) == {"h_l0", "c_l0", "h_l1", "c_l1"}
+    axes = (0, 2) if batch_first else (1, 2)
+    for name, norms in flow.items():
+        d = backend.to_host(dstates[name])
+        np.testing.assert_allclose(backend.to_host(norms), np.sqrt((d**2).sum(axes)), rtol=1e-12)
+
+
+def test_gradient_flow_of_one_cell_and_a_last_state_alone() -> None:
+    tape = tape_of(Elman)
+    d = np.ones((B, H))
+    flow = gradient_flow(tape, dstate=(d,))
+    assert set(flow) == {"h"}
+    for t in range(T):
+        through = np.einsum("bi,bij->bj", d, jacobian(tape, t, span=T - 1 - t))
+        np.testing.assert_allclose(flow["h"][t], np.linalg.norm(through), rtol=1e-12)
