@@ -298,3 +298,40 @@ def test_the_text_of_python_itself() -> None:
     text = charlm.read_text(None)
     assert len(text) > 300_000
     assert "with" in text
+
+
+def test_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "flow.png"
+    cells = ["rnn", "lstm", "mingru"]
+    assert xrnn("flow", "--cells", ",".join(cells), "--steps", 60, "--hidden", 8, "--out", out) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == cells
+    vanishing, lstm = float(lines[1].split()[1]), lines[2].split()
+    assert vanishing < 1e-6
+    assert float(lstm[1]) < 1e-2 < float(lstm[2]), "the gate held open lets it through"
+    assert lines[1].split()[2] == "–"
+    assert all(float(line.split()[-1]) < 0 for line in lines[1:4])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cells", "rnn,lstn"], "--cells has 'lstn'; it must be of rnn, rnn-relu, lstm"),
+        (["--steps", 0], "--steps is 0; it must be at least 1"),
+        (["--hidden", -1], "--hidden is -1; it must be at least 1"),
+    ],
+)
+def test_flow_refuses(
+    words: list[object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, "flow", "--out", tmp_path / "f.png", *words).startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_flow_into_a_folder_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["flow", "--cells", "rnn", "--steps", 3, "--hidden", 2]
+    assert xrnn(*words, "--out", tmp_path / "no" / "f.png") == 2
+    assert "No such file" in capsys.readouterr().err

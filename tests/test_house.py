@@ -33,7 +33,7 @@ FLOORS = (
     "layer",
     "layers readout losses optim gates diagnose online",
     "files convert trial",
-    "laws",
+    "laws flow",
     "certify charlm",
     "training",
     "cli",

@@ -125,6 +125,23 @@ def test_twin_notices_a_wrong_fast_path(monkeypatch: pytest.MonkeyPatch) -> None
     assert laws.twin(Trial(LSTM, PLAIN)) > 1e-5
 
 
+@pytest.mark.usefixtures("slightly_wrong_lstm")
+def test_look_notices_that_what_is_seen_is_not_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xrnn.trust.proved", lambda *given: True)
+    assert laws.look(Trial(GRU, PLAIN)) < 1e-13
+    assert laws.look(Trial(LSTM, PLAIN)) > 1e-5
+
+
+def test_look_notices_pre_activations_that_are_not_what_feeds_the_weights() -> None:
+    def step_backward(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        dax, dprev, dweights = lstm.step_backward(dstate, saved, weights, xp=xp)
+        seen.append(dax)
+        return (dax if len(seen) <= PLAIN.T else 1.01 * dax), dprev, dweights
+
+    seen: list[Any] = []
+    assert laws.look(Trial(replace(LSTM, step_backward=step_backward), PLAIN)) > 1e-3
+
+
 def test_oracle_notices_gates_in_another_order() -> None:
     def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
         H = ax.shape[-1] // 4

@@ -1,4 +1,4 @@
-"""The command line: ``xrnn train | sample | certify | info``.
+"""The command line: ``xrnn train | sample | certify | flow | info``.
 
 What a user got wrong ends with one line on standard error and exit status 2; a law that
 does not hold, with exit status 1.
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sample(commands)
     _add_certify(commands)
+    _add_flow(commands)
     info = commands.add_parser("info", help="versions, backends, and what runs fused where")
     info.set_defaults(command=show_info)
     return top
@@ -101,6 +102,21 @@ def _add_certify(commands: Any) -> None:
     p.set_defaults(command=run_certify)
 
 
+def _add_flow(commands: Any) -> None:
+    p = commands.add_parser(
+        "flow",
+        help="draw how gradients travel back through time",
+        description="Draw the gradient of the state at every step, for a loss at the last one.",
+    )
+    names = "rnn,lstm,gru,input-gated"
+    p.add_argument("--cells", metavar="A,B", default=names, help=f"default: {names}")
+    p.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
+    p.add_argument("--hidden", type=int, default=64, metavar="N", help="default: 64")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    p.add_argument("--out", metavar="FILE", default="flow.png", type=Path, help="a PNG")
+    p.set_defaults(command=show_flow)
+
+
 def _add_backend(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--backend",
@@ -113,9 +129,7 @@ def _add_backend(p: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """`xrnn train`."""
-    for module in ("tqdm", "matplotlib"):
-        if importlib.util.find_spec(module) is None:
-            raise ImportError(f'xrnn train needs {module}: pip install "xrnn-array[cli]"')
+    _need("train", "tqdm", "matplotlib")
     from xrnn import training
 
     options = vars(arguments)
@@ -169,6 +183,27 @@ def run_certify(arguments: argparse.Namespace) -> int:
     return 0 if certify.as_table(verdicts) else 1
 
 
+def show_flow(arguments: argparse.Namespace) -> int:
+    """`xrnn flow`."""
+    _need("flow", "matplotlib")
+    from xrnn import flow
+
+    names = arguments.cells.split(",")
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise RefusedError(f"--cells has {unknown[0]!r}; it must be of {', '.join(BY_NAME)}")
+    for name in ("steps", "hidden"):
+        if getattr(arguments, name) < 1:
+            raise RefusedError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    flows = [
+        flow.measure(BY_NAME[name], arguments.steps, arguments.hidden, arguments.seed)
+        for name in names
+    ]
+    print("\n".join(flow.table(flows)))
+    flow.picture(flows, arguments.out)
+    print(f"written to {arguments.out}")
+    return 0
+
+
 def show_info(arguments: argparse.Namespace) -> int:
     """`xrnn info`."""
     print(_versions())
@@ -184,6 +219,12 @@ def show_info(arguments: argparse.Namespace) -> int:
     others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
     print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
     return 0
+
+
+def _need(command: str, *modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f'xrnn {command} needs {module}: pip install "xrnn-array[cli]"')
 
 
 def _fused(backend: Backend) -> list[str]:

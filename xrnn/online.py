@@ -5,11 +5,13 @@ With s the state, θ a weight and P_t = ∂s_t/∂θ in total,
 P_t = J_t P_{t-1} + D_t,   J_t = ∂s_t/∂s_{t-1},   D_t = ∂s_t/∂θ at step t alone    (1)
 ∂L_t/∂θ = (∂L_t/∂h_t)ᵀ P_t^h                                                       (2)
 
-is real-time recurrent learning: what seed 003 eqs 6-9 and 31-56 state with total ∂h_{t-1}/∂θ,
-∂c_{t-1}/∂θ (their recursion is implied, not printed), and what seed 000 l.312 states as "one
-new term a step".  Row m of a weight acts on unit m first; where the cell is a linear
-recurrence it acts on no other ever, J_t is diagonal, and P_t has the size of θ.  Elsewhere
-that diagonal alone is the approximation SnAp-1.
+is real-time recurrent learning: what seed 003 eqs 6-8 and 31-54 state with total ∂h_{t-1}/∂θ,
+∂c_{t-1}/∂θ (their recursion is implied, not printed), and what seed 000 l.312 hints at: one
+new term at each step, where the old ones are multiplied by F_t too.
+
+Row m of a weight acts on unit m first; where the cell is a linear recurrence it acts on no
+other ever, J_t is diagonal, and P_t has the size of θ.  Elsewhere that diagonal alone is the
+approximation SnAp-1.
 
 Sources: Williams & Zipser (1989); Menick et al., "Practical real time recurrent learning with
 a sparse approximation" (2021), arXiv:2006.07232.

@@ -205,7 +205,7 @@ def unroll_backward(
         Names and shapes of the weights that were given.
     dgates : dict of str to array (T, B, H)
         Only with ``gates``: for each of ``cell.gates`` the gradient of its pre-activation,
-        the δ of seed 003 (eqs 38-42, 74-76, with all later losses in it).
+        the δ of seed 003 (eqs 38-40, 42, 74-76, with all later losses in it).
     dstates : dict of str to array (T, B, H)
         Only with ``gates``: for each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the
         state after step t, through everything that follows from it.
