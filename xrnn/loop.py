@@ -131,10 +131,10 @@ class Loop:
         if seen is not None:
             seen.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
-        dxs, gradients = affine_backward(das, xs, weights, xp=xp)
-        for name, part in parts.items():
-            gradients[name] = _summed(part, daxs, das, xp=xp)
-        return dxs, dstate, gradients
+        # In this order: the other way round the large dxs takes the memory that these have warm.
+        gradients = {name: _summed(part, daxs, das, xp=xp) for name, part in parts.items()}
+        dxs, dweights = affine_backward(das, xs, weights, xp=xp)
+        return dxs, dstate, dweights | gradients
 
 
 def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
