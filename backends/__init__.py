@@ -38,12 +38,22 @@ class Steps:
 
 @dataclass(frozen=True)
 class Sequences:
-    """One cell's whole loop for one array library, in the form of `xrnn.loop.Loop`."""
+    """One cell's whole loop for one array library, in the form of `xrnn.loop.Loop`.
+
+    `tf32` is the same with products that round what they multiply to 10 bits, for layers
+    that allow it; `path` says in words what runs for sizes (T, B, I, H); `trials` are the
+    sizes on which the entry proves itself, one for each way that it has, and `tolerance`
+    how far it may lie from its cell (default: as its dtype allows).
+    """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     dtypes: frozenset[Any]
     source: str = ""
+    tf32: Sequences | None = None
+    path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
+    trials: tuple[tuple[int, int, int, int], ...] = ((5, 3, 4, 16),)
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +63,10 @@ class Backend:
     `to_host` gives a NumPy array; `describe` names what a verdict on fast code depends on
     (library, device, driver); `missing` says what keeps the backend from working here, or
     None; `scatter_add` is `xrnn.scatter.scatter_add` or what does it faster, just as surely;
-    `refused` are subclasses of the array type whose meaning would be lost.
+    `computes` says whether the library's own functions keep a dtype (bfloat16 they may not:
+    only entries of the tables serve it then); `device_of` tells devices of one library
+    apart; `refused` are subclasses of the array type
+    whose meaning would be lost.
     """
 
     name: str
@@ -64,6 +77,8 @@ class Backend:
     describe: Callable[[], str] = lambda: ""
     missing: Callable[[], str | None] = lambda: None
     scatter_add: Callable[..., Array] = scatter_add
+    computes: Callable[[Any], bool] = lambda dtype: True
+    device_of: Callable[[Array], Any] = lambda array: None
     refused: tuple[type, ...] = ()
 
     def steps_of(self, cell: Cell, dtype: Any) -> Steps | None:
@@ -75,6 +90,14 @@ class Backend:
         """The faster loop of this very cell for dtype, if the table has one."""
         entry = self.sequences.get(cell)
         return entry if entry is not None and dtype in entry.dtypes else None
+
+    def entries(self, cell: Cell, dtype: Any, precision: str = "ieee") -> list[Steps | Sequences]:
+        """What stands in the tables for this very cell and dtype, the wide door first."""
+        wide = self.sequences_of(cell, dtype)
+        if wide is not None and wide.tf32 is not None and precision == "tf32":
+            wide = wide.tf32
+        found = (wide, self.steps_of(cell, dtype))
+        return [entry for entry in found if entry is not None]
 
     def from_host(self, array: Array) -> Array:
         """A copy of a NumPy array, in C order, as an array of this library."""
@@ -121,6 +144,16 @@ def backend_of(x: Array, name: str = "x") -> Backend:
     return _of_type[cls]
 
 
+def dtype_name(dtype: Any) -> str:
+    """Such as "float32", of the dtype of any library, or its class."""
+    return str(dtype).rpartition(".")[2].rstrip("'>")
+
+
+def is_floating(dtype: Any, *, xp: Namespace) -> bool:
+    """Whether a dtype is real floating point; bfloat16 is, of which NumPy does not know."""
+    return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
+
+
 def check_library(name: str, a: Array, other: str, b: Array) -> None:
     """Raise TypeError unless a and b (called `name` and `other`) are of one library."""
     home = backend_of(b, other)
@@ -133,11 +166,17 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
 
 
 def check_same(kind: str, name: str, a: Array, other: str, b: Array) -> None:
-    """Raise TypeError unless a and b are of one library and one dtype.
+    """Raise TypeError unless a and b are of one library, device and dtype.
 
     A mixed sum would be promoted, or moved, without a word.
     """
     check_library(name, a, other, b)
+    device_of = backend_of(a).device_of
+    if device_of(a) != device_of(b):
+        raise TypeError(
+            f"{kind}: {other} is on device {device_of(b)} and {name} on device {device_of(a)}; "
+            "move one of them"
+        )
     if a.dtype != b.dtype:
         raise TypeError(f"{kind}: {other} is {b.dtype} and {name} is {a.dtype}; cast one of them")
 

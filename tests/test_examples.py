@@ -17,7 +17,8 @@ README = Path(__file__).parent.parent / "README.md"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(xrnn.__path__, "xrnn.")
-    if not module.name.endswith(("__main__", "backends.cuda"))
+    # These two import CuPy.
+    if not module.name.endswith(("__main__", "cuda.device", "cuda.runtime"))
 )
 
 

@@ -12,9 +12,13 @@ from xrnn.backends import backend_of, get
 from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
 from xrnn.stack import StackTape
+from xrnn.trust import path
 from xrnn.typing import Array, State
-from xrnn.unroll import check_state
+from xrnn.unroll import check_precision
 from xrnn.weights import Weighted, cast, check_sizes, draw
+
+#: what a layer may store its weights in
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class LayerTape(NamedTuple):
@@ -49,8 +53,9 @@ class Layer(Weighted):
     batch_first : bool
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).  States are not
         affected.
-    dtype : {"float32", "float64", "float16"}
-        The dtype of the weights, and so of everything.
+    dtype : {"float32", "float64", "float16", "bfloat16"}
+        The dtype of the weights, and so of everything.  bfloat16 needs ml_dtypes, and a
+        backend that computes in it: "cuda", by fused kernels, or "torch".
     device : str
         "cpu", "cuda" or the import name of an array library, such as "torch".
     rng : int or numpy.random.Generator
@@ -59,6 +64,8 @@ class Layer(Weighted):
         How the weights are drawn, see `xrnn.weights.draw`.
     forget_bias : float
         The bias of the forget gate at the start (with "orthogonal").
+    precision : {"ieee", "tf32"}
+        As `xrnn.unroll`; may be changed at any time.
 
     Attributes
     ----------
@@ -68,10 +75,8 @@ class Layer(Weighted):
 
     Raises
     ------
-    ValueError
-        If a parameter is out of range.
-    ImportError
-        If the device's library is not installed or finds no device.
+    ValueError, ImportError
+        If a parameter is out of range, or the device's library or device is missing.
 
     Examples
     --------
@@ -98,33 +103,32 @@ class Layer(Weighted):
         *,
         init: str = "orthogonal",
         forget_bias: float = 1.0,
+        precision: str = "ieee",
     ) -> None:
         check_sizes(cell.name, I=I, H=H, num_layers=num_layers)
         if not 0 <= dropout < 1:
             raise ValueError(f"{cell.name}: dropout is {dropout!r}; it must be in [0, 1)")
-        if dtype not in ("float16", "float32", "float64"):
+        check_precision(cell.name, precision)
+        if dtype not in DTYPES:
             raise ValueError(
-                f"{cell.name}: dtype is {dtype!r}; it must be 'float32', 'float64' or 'float16'"
+                f"{cell.name}: dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}"
             )
         self.cell = cell
         self.I, self.H = int(I), int(H)
         self.num_layers, self.bidirectional = int(num_layers), bool(bidirectional)
         self.dropout, self.bias, self.batch_first = float(dropout), bool(bias), bool(batch_first)
-        self.dtype = dtype
+        self.dtype, self.precision = dtype, precision
         self.seed = int(rng) if isinstance(rng, Integral) else 0
-        random = generator(rng)
-        backend = get(device)
+        backend, random = get(device), generator(rng)
+        how: dict[str, Any] = {
+            "bias": bias,
+            "init": init,
+            "forget_bias": forget_bias,
+            "rng": random,
+        }
         self.weights: dict[str, Array] = {}
         for k, suffix in self.parts():
-            drawn = draw(
-                cell,
-                self.inputs(k),
-                H,
-                bias=bias,
-                init=init,
-                forget_bias=forget_bias,
-                rng=random,
-            )
+            drawn = draw(cell, self.inputs(k), H, **how)
             named = {f"{name}{suffix}": w for name, w in drawn.items()}
             self.weights |= cast(named, dtype, backend)
 
@@ -240,7 +244,7 @@ class Layer(Weighted):
         if tape.layer is not self:
             raise ValueError(f"{self.cell.name}: the tape was made by another layer")
         T, B, _ = tape.stack.tapes[0].xs.shape
-        dlasts = self._split_state(dstate, "dstate", B)
+        dlasts = stack.split_state(self.cell, dstate, "dstate", (len(self.parts()), B, self.H))
         if dys is not None:
             self._check_output_gradient(dys, T, B)
             dys = self.time_first(dys)
@@ -286,6 +290,28 @@ class Layer(Weighted):
         ys, last, _ = self._run_layers(x[None, ...], state, None, seed=None, keep=False)
         return ys[0, ...], last
 
+    def path(self, shape: tuple[int, ...]) -> dict[str, str]:
+        """What runs for inputs of a shape (T, B, I), or (B, T, I) with ``batch_first``.
+
+        Returns
+        -------
+        dict of str to str
+            For each layer and direction, by what its weights' names end in, words such as
+            "the cell as written".
+
+        >>> import xrnn
+        >>> xrnn.LSTM(3, 5).path((7, 2, 3))
+        {'_l0': 'the cell as written'}
+        """
+        T, B = (shape[1], shape[0]) if self.batch_first else shape[:2]
+        W = self._cell_weights("_l0")["W"]
+        return {
+            suffix: path(
+                backend_of(W), self.cell, (T, B, self.inputs(k), self.H), W.dtype, self.precision
+            )
+            for k, suffix in self.parts()
+        }
+
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""
         return {
@@ -325,7 +351,9 @@ class Layer(Weighted):
         seed: int | None,
         keep: bool,
     ) -> tuple[Array, State, Any]:
-        firsts = self._split_state(state, "state", xs.shape[1])
+        firsts = stack.split_state(
+            self.cell, state, "state", (len(self.parts()), xs.shape[1], self.H)
+        )
         weights = [
             [self._cell_weights(suffix) for suffix in self.suffixes(k)]
             for k in range(self.num_layers)
@@ -333,7 +361,9 @@ class Layer(Weighted):
         drop = None
         if seed is not None and self.dropout:
             drop = partial(stack.dropout_mask, self.dropout, seed, dtype=self.dtype)
-        ys, lasts, tape = stack.forward(self.cell, weights, xs, firsts, lengths, drop, keep=keep)
+        ys, lasts, tape = stack.forward(
+            self.cell, weights, xs, firsts, lengths, drop, keep=keep, precision=self.precision
+        )
         last = self.cell.state(backend_of(ys).xp.stack(a) for a in zip(*lasts, strict=True))
         return ys, last, LayerTape(self, tape)
 
@@ -367,20 +397,3 @@ class Layer(Weighted):
                 f"{self.cell.name}: dys has shape {tuple(dys.shape)}; "
                 f"it must be that of ys, {shape}"
             )
-
-    def _split_state(self, state: State | None, what: str, B: int) -> list[Any]:
-        """One state for each cell of `parts`, from arrays (L·D, B, H)."""
-        count = len(self.parts())
-        if state is None:
-            return [None] * count
-        shape = (count, B, self.H)
-        for name, s in zip(self.cell.states, check_state(self.cell, what, state), strict=True):
-            if s is None and what == "dstate":
-                continue
-            backend_of(s, f"{what} {name}")
-            if tuple(s.shape) != shape:
-                raise ValueError(
-                    f"{self.cell.name}: {what} {name} has shape {tuple(s.shape)}; "
-                    f"it must be (L·D, B, H) = {shape}"
-                )
-        return [tuple(None if s is None else s[n, ...] for s in state) for n in range(count)]

@@ -9,7 +9,7 @@ from xrnn.backends import backend_of
 from xrnn.backends.cpu import counter_bits
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, State, Weights
-from xrnn.unroll import Tape, run, unroll_backward
+from xrnn.unroll import Tape, check_state, run, unroll_backward
 
 
 class StackTape(NamedTuple):
@@ -28,6 +28,7 @@ def forward(
     drop: Callable[[int, Array], Array] | None,
     *,
     keep: bool,
+    precision: str = "ieee",
 ) -> tuple[Array, list[State], StackTape]:
     """Run the layers upwards; `weights` holds for each layer those of its directions.
 
@@ -40,7 +41,9 @@ def forward(
         ys = []
         for d, part in enumerate(directions):
             first = firsts[len(lasts)]
-            y, last, cell_tape = run(cell, part, xs, first, lengths, reverse=d == 1, keep=keep)
+            y, last, cell_tape = run(
+                cell, part, xs, first, lengths, reverse=d == 1, keep=keep, precision=precision
+            )
             ys.append(y)
             lasts.append(last)
             if cell_tape is not None:
@@ -76,3 +79,27 @@ def dropout_mask(p: float, seed: int, k: int, ys: Array, dtype: str) -> Array:
     scaled = (counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)
     mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n))
     return backend.xp.astype(mask, ys.dtype)
+
+
+def split_state(
+    cell: Cell, state: State | None, what: str, shape: tuple[int, int, int]
+) -> list[Any]:
+    """One state for each cell, from arrays of shape (L·D, B, H).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not that; `what` is what messages call them.
+    """
+    if state is None:
+        return [None] * shape[0]
+    for name, s in zip(cell.states, check_state(cell, what, state), strict=True):
+        if s is None and what == "dstate":
+            continue
+        backend_of(s, f"{what} {name}")
+        if tuple(s.shape) != shape:
+            raise ValueError(
+                f"{cell.name}: {what} {name} has shape {tuple(s.shape)}; "
+                f"it must be (L·D, B, H) = {shape}"
+            )
+    return [tuple(None if s is None else s[n, ...] for s in state) for n in range(shape[0])]

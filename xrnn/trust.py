@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from xrnn.backends import Backend, Sequences, Steps
+from xrnn.backends import Backend, Sequences, Steps, dtype_name
 from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
 from xrnn.loop import Loop
@@ -28,21 +28,40 @@ from xrnn.typing import Array
 #: dtype → how far a fast path may lie from its cell, relative to the largest value
 TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
 
-T, B, I, H = 5, 3, 4, 16
+#: sizes (T, B, I, H) that a step proves itself on; a sequence names its own
+TRIALS = ((5, 3, 4, 16),)
 
 
-def sequence_of(backend: Backend, cell: Cell, xs: Array) -> Any:
-    """Who runs this cell on xs: the backend's loop, the loop over its step, or the cell's own.
+def sequence_of(
+    backend: Backend, cell: Cell, shape: tuple[int, ...], dtype: Any, precision: str = "ieee"
+) -> Any:
+    """Who runs this cell on such xs: the backend's loop, one over its step, or the cell's own.
 
     This is the one line that chooses.  A table is asked for this very cell and dtype, and
     its answer is taken only if it has proved itself here; an empty input has nothing to
     hurry for.
     """
-    if 0 not in xs.shape:
-        for entry in (backend.sequences_of(cell, xs.dtype), backend.steps_of(cell, xs.dtype)):
-            if entry is not None and proved(backend, cell, xs.dtype, entry):
+    if 0 not in shape:
+        for entry in backend.entries(cell, dtype, precision):
+            if proved(backend, cell, dtype, entry):
                 return _sequence(entry)
+    if not backend.computes(dtype):
+        raise TypeError(
+            f"{cell.name}: backend {backend.name} computes in {dtype_name(dtype)} by fused "
+            "kernels alone, and none serves here; use float32 or float16"
+        )
     return _sequence(cell)
+
+
+def path(
+    backend: Backend, cell: Cell, sizes: tuple[int, int, int, int], dtype: Any, precision: str
+) -> str:
+    """What `sequence_of` chooses for sizes (T, B, I, H), in words."""
+    T, B, I, _ = sizes
+    chosen = sequence_of(backend, cell, (T, B, I), dtype, precision)
+    if isinstance(chosen, Sequences):
+        return chosen.path(*sizes)
+    return "the cell as written" if chosen.pair is cell else "a fused step in the cell's loop"
 
 
 @cache
@@ -61,7 +80,7 @@ def proved(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -
         _remember(key)
         return True
     warnings.warn(
-        f"{backend.name}: the fast {cell.name} for {_name(dtype)} is not used here, "
+        f"{backend.name}: the fast {cell.name} for {dtype_name(dtype)} is not used here, "
         f"the cell's own code serves: {problem}",
         RuntimeWarning,
         stacklevel=2,
@@ -75,49 +94,73 @@ def _prove(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -
         error = difference(backend, cell, dtype, entry)
     except Exception as problem:  # whatever a kernel may fail with, the cell can serve
         return f"it failed with {type(problem).__name__}: {problem}"
-    bound = TOLERANCE[_name(dtype)]
+    bound = getattr(entry, "tolerance", None) or TOLERANCE[dtype_name(dtype)]
     return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.0e}"
 
 
 def difference(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> float:
     """The largest relative difference between entry and cell, over all results.
 
-    Forward and backward, both directions, with and without lengths (0 among them).
+    Forward and backward, both directions, with and without lengths (0 among them), for all
+    sizes that the entry wants to be tried on.
     """
-    xp, rng = backend.xp, generator(0)
+    trials = entry.trials if isinstance(entry, Sequences) else TRIALS
+    return max(_difference(backend, cell, dtype, entry, sizes) for sizes in trials)
+
+
+def _difference(
+    backend: Backend,
+    cell: Cell,
+    dtype: Any,
+    entry: Steps | Sequences,
+    sizes: tuple[int, int, int, int],
+) -> float:
+    xp, rng, (T, B, I, H) = backend.xp, generator(0), sizes
+
+    # Where the library does not compute in a dtype, the cell says in float32 what is right.
+    own_dtype = dtype if backend.computes(dtype) else xp.float32
 
     def array(*shape: int) -> Array:
         return xp.astype(backend.from_host(rng.normal(size=shape)), dtype)
 
-    weights = {name: array(*shape) for name, shape in cell.shapes(I, H).items()}
+    # Small weights: with large ones a recurrence is chaos, and every rounding error grows.
+    weights = {
+        name: xp.astype(0.3 * xp.astype(array(*shape), xp.float32), dtype)
+        for name, shape in cell.shapes(I, H).items()
+    }
     xs, dys = array(T, B, I), array(T, B, H)
     state, dstate = (tuple(array(B, H) for _ in cell.states) for _ in range(2))
+
+    def results(sequence: Any, kind: Any, n: Array | None, reverse: bool) -> list[Array]:
+        w = {name: xp.astype(a, kind) for name, a in weights.items()}
+        x, dy = xp.astype(xs, kind), xp.astype(dys, kind)
+        first, dlast = (tuple(xp.astype(a, kind) for a in arrays) for arrays in (state, dstate))
+        ys, last, saved = sequence.forward(
+            w, x, first, lengths=n, reverse=reverse, keep=True, xp=xp
+        )
+        dxs, dfirst, dw = sequence.backward(w, saved, dy, dlast, xp=xp)
+        found = [ys, *last, dxs, *dfirst, *(dw[k] for k in sorted(weights))]
+        return [backend.to_host(a) for a in found]
+
     worst = 0.0
     for reverse in (False, True):
-        for lengths in (None, [T, 0, 2]):
+        for lengths in (None, [(T, 0, 2)[b % 3] for b in range(B)]):
             n = None if lengths is None else xp.asarray(lengths, dtype=xp.int64)
-            results = []
-            for sequence in (_sequence(cell), _sequence(entry)):
-                ys, last, saved = sequence.forward(
-                    weights, xs, state, lengths=n, reverse=reverse, keep=True, xp=xp
-                )
-                dxs, dfirst, dw = sequence.backward(weights, saved, dys, dstate, xp=xp)
-                results.append([ys, *last, dxs, *dfirst, *(dw[k] for k in sorted(weights))])
-            for a, b in zip(*results, strict=True):
-                worst = max(worst, _relative(backend.to_host(a), backend.to_host(b)))
+            own = results(_sequence(cell), own_dtype, n, reverse)
+            fast = results(_sequence(entry), dtype, n, reverse)
+            if any(dtype_name(a.dtype) != dtype_name(dtype) for a in fast):
+                return float("inf")
+            for a, b in zip(own, fast, strict=True):
+                worst = max(worst, _relative(a.astype("float64"), b.astype("float64")))
     return worst
 
 
 def _relative(a: Array, b: Array) -> float:
     """max |a − b| / max |a|, infinite where shapes or finiteness differ."""
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.shape != b.shape:
         return float("inf")
     gap, scale = float(abs(a - b).max()), float(abs(a).max())
     return gap / max(scale, 1e-30) if gap == gap else float("inf")
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).rpartition(".")[2]
 
 
 def _key(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> str:
@@ -127,7 +170,7 @@ def _key(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> 
         own = "?"
     source = hashlib.sha256(entry.source.encode()).hexdigest()[:16]
     door = type(entry).__name__.lower()
-    parts = (backend.name, backend.describe(), own, door, cell.name, _name(dtype), source)
+    parts = (backend.name, backend.describe(), own, door, cell.name, dtype_name(dtype), source)
     return " | ".join(parts)
 
 

@@ -9,19 +9,21 @@ from typing import Any, Literal, overload
 import array_api_compat
 
 from xrnn import trust
-from xrnn.backends import Backend, backend_of, check_same, get
+from xrnn.backends import Backend, backend_of, check_same, dtype_name, get, is_floating
 from xrnn.cells.base import Cell, blocks
 from xrnn.loop import Loop, Saved, Seen
 from xrnn.typing import Array, Namespace, State, Weights
 from xrnn.weights import check
+
+PRECISIONS = ("ieee", "tf32")
 
 
 @dataclass(frozen=True)
 class Tape:
     """What `unroll_backward` needs.  Made by `unroll`; its contents are not an interface.
 
-    It holds what the forward pass was given, not copies: change neither weights nor inputs nor
-    states in place before backward.
+    It holds what the forward pass was given and what it gave, not copies: change no weights,
+    inputs, outputs or states in place before backward.
     """
 
     cell: Cell
@@ -66,6 +68,8 @@ def unroll(
     state: State | None = None,
     lengths: Array | None = None,
     reverse: bool = False,
+    *,
+    precision: str = "ieee",
 ) -> tuple[Array, State, Tape]:
     """Run one cell over sequences.
 
@@ -84,6 +88,9 @@ def unroll(
         Steps that each sequence really has, 0…T, in any order.  Default: T.
     reverse : bool
         Run each sequence from its end to its start; ``ys[t]`` still belongs to ``xs[t]``.
+    precision : {"ieee", "tf32"}
+        "tf32" allows products of float32 to round what they multiply to 10 bits, where a
+        device is faster so; elsewhere it changes nothing.
 
     Returns
     -------
@@ -116,7 +123,7 @@ def unroll(
     >>> dweights["U"].shape
     (20, 5)
     """
-    ys, last, tape = run(cell, weights, xs, state, lengths, reverse, keep=True)
+    ys, last, tape = run(cell, weights, xs, state, lengths, reverse, keep=True, precision=precision)
     assert tape is not None
     return ys, last, tape
 
@@ -130,8 +137,10 @@ def run(
     reverse: bool,
     *,
     keep: bool,
+    precision: str = "ieee",
 ) -> tuple[Array, State, Tape | None]:
     """`unroll`, which with ``keep=False`` keeps nothing and returns None for the tape."""
+    check_precision(cell.name, precision)
     backend = backend_of(xs, "xs")
     xp = backend.xp
     _check_inputs(cell, weights, xs, state, backend)
@@ -145,7 +154,7 @@ def run(
     if lengths is not None:
         lengths = _check_lengths(lengths, T, B, xs, backend)
     state = tuple(state)
-    sequence = trust.sequence_of(backend, cell, xs)
+    sequence = trust.sequence_of(backend, cell, xs.shape, xs.dtype, precision)
     ys, last, saved = sequence.forward(
         full, xs, state, lengths=lengths, reverse=reverse, keep=keep, xp=xp
     )
@@ -218,7 +227,7 @@ def unroll_backward(
         If a gradient has another shape than what it is the gradient of.
     """
     cell, xp = tape.cell, tape.xp
-    if xp.isdtype(tape.last[0].dtype, "complex floating"):
+    if dtype_name(tape.last[0].dtype).startswith("complex"):
         raise TypeError(
             f"{cell.name}: the forward pass was complex ({tape.last[0].dtype}); "
             "backward is for real numbers: run forward in float64"
@@ -261,6 +270,12 @@ def _look_back(tape: Tape, dys: Array | None, dstate: State) -> Look:
     return dxs, cell.state(dfirst), named, dgates, dstates
 
 
+def check_precision(kind: str, precision: str) -> None:
+    """Raise ValueError unless it is one that there is."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
+
+
 def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
     """T arrays (B, H) as one (T, B, H), where T may be 0; `like` is of their kind."""
     return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]
@@ -272,8 +287,8 @@ def _check_inputs(
     if xs.ndim != 3:
         raise ValueError(f"{cell.name}: xs has shape {tuple(xs.shape)}; it must be (T, B, I)")
     xp = backend.xp
-    kinds = ("real floating", "complex floating") if cell.analytic else "real floating"
-    if not xp.isdtype(xs.dtype, kinds):
+    complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
+    if not (complex_too or is_floating(xs.dtype, xp=xp)):
         words = "real or complex" if cell.analytic else "real"
         raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
     if not isinstance(weights, Mapping):

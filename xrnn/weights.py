@@ -8,7 +8,7 @@ from numbers import Integral
 from typing import Any, Self
 
 from xrnn.backends import Backend, get, move
-from xrnn.backends.cpu import generator
+from xrnn.backends.cpu import generator, named_dtype
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Weights
 
@@ -133,7 +133,8 @@ def check(cell: Cell, weights: Weights, I: int, H: int | None = None) -> int:
 
 def cast(weights: Weights, dtype: str, backend: Backend) -> dict[str, Array]:
     """Host weights as arrays of `backend` in `dtype`."""
-    return {name: backend.from_host(w.astype(dtype)) for name, w in weights.items()}
+    host_dtype = named_dtype(dtype)
+    return {name: backend.from_host(w.astype(host_dtype)) for name, w in weights.items()}
 
 
 class Weighted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import array_api_compat
 import numpy as np
 
 from xrnn import cells
-from xrnn.backends import Backend, Sequences
+from xrnn.backends import Backend, Sequences, dtype_name
 from xrnn.cells.base import Cell
 from xrnn.scan import SOURCE, Scan, scan
 
@@ -32,6 +33,22 @@ def to_host(array: Any) -> np.ndarray:
         return np.asarray(np.from_dlpack(array))
     except (AttributeError, BufferError, TypeError, RuntimeError):
         return np.asarray(array)
+
+
+def named_dtype(name: str) -> np.dtype:
+    """NumPy's dtype of that name, of which ml_dtypes brings bfloat16.
+
+    Raises
+    ------
+    ImportError
+        If the name is bfloat16 and ml_dtypes is not installed.
+    """
+    if name == "bfloat16":
+        try:
+            importlib.import_module("ml_dtypes")
+        except ModuleNotFoundError as error:
+            raise ImportError("bfloat16 needs ml_dtypes: pip install ml_dtypes") from error
+    return np.dtype(name)
 
 
 def generator(rng: int | list[int] | np.random.Generator) -> np.random.Generator:
@@ -99,6 +116,7 @@ BACKEND = Backend(
     },
     describe=_describe,
     scatter_add=scatter_add,
+    computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     # A mask or a second meaning of * would be dropped without a word.
     refused=(np.ma.MaskedArray, np.matrix),
 )

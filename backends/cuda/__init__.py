@@ -1,46 +1,18 @@
-"""CuPy, on NVIDIA GPUs: its namespace and the way to and from the device.
+"""CuPy, on NVIDIA GPUs.
 
-The linear cells run by the scan: a launch costs more than what it computes in a step, and the
-scan has log₂ T rounds of launches.  All others run on CuPy as they are.
+`plan`, `fused`, `cells`, `tables` and `cluster` work out sizes, addresses and the order of
+launches, and import no CuPy; `runtime` launches; `device` is the backend.  So CuPy is
+imported when the backend is asked for, and all else is tested without it.
 """
 
 from __future__ import annotations
 
-import array_api_compat.cupy
-import cupy
-
-from xrnn import cells
-from xrnn.backends import Backend, Sequences
-from xrnn.cells.base import Cell
-from xrnn.scan import SOURCE, Scan, scan
+from typing import Any
 
 
-def _missing() -> str | None:
-    if cupy.cuda.is_available():
-        return None
-    return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
+def __getattr__(name: str) -> Any:
+    if name == "BACKEND":
+        from xrnn.backends.cuda.device import BACKEND
 
-
-def _describe() -> str:
-    runtime = cupy.cuda.runtime
-    device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
-    return f"cupy {cupy.__version__}, driver {runtime.driverGetVersion()}, {device}"
-
-
-def _linear(cell: Cell) -> Sequences:
-    form = Scan(cell, scan)
-    dtypes = frozenset({cupy.dtype("float32"), cupy.dtype("float64")})
-    return Sequences(form.forward, form.backward, dtypes, SOURCE)
-
-
-BACKEND = Backend(
-    name="cuda",
-    xp=array_api_compat.cupy,
-    to_host=cupy.asnumpy,
-    sequences={
-        cells.InputGatedLSTM: _linear(cells.InputGatedLSTM),
-        cells.MinGRU: _linear(cells.MinGRU),
-    },
-    describe=_describe,
-    missing=_missing,
-)
+        return BACKEND
+    raise AttributeError(name)

@@ -1,0 +1,48 @@
+"""The backend: CuPy's namespace, the way to and from the device, and the fused loops."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import array_api_compat.cupy
+import cupy
+
+from xrnn.backends import Backend, dtype_name
+from xrnn.backends.cuda.runtime import CupyRuntime
+from xrnn.backends.cuda.tables import sequences
+
+RUNTIME = CupyRuntime()
+
+
+def _missing() -> str | None:
+    if cupy.cuda.is_available():
+        return None
+    return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
+
+
+def _describe() -> str:
+    runtime = cupy.cuda.runtime
+    device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+    return f"cupy {cupy.__version__}, driver {runtime.driverGetVersion()}, {device}"
+
+
+def _dtypes() -> frozenset[cupy.dtype]:
+    """What the kernels store; bfloat16 where ml_dtypes gives NumPy and CuPy its name."""
+    names = ["float16", "float32", "float64"]
+    if importlib.util.find_spec("ml_dtypes") is not None:
+        importlib.import_module("ml_dtypes")
+        names.append("bfloat16")
+    return frozenset(cupy.dtype(name) for name in names)
+
+
+BACKEND = Backend(
+    name="cuda",
+    xp=array_api_compat.cupy,
+    to_host=cupy.asnumpy,
+    sequences=sequences(RUNTIME, _dtypes()),
+    describe=_describe,
+    missing=_missing,
+    computes=lambda dtype: dtype_name(dtype) != "bfloat16",
+    device_of=lambda array: array.device.id,
+)

@@ -1,0 +1,238 @@
+"""Whole sequences by fused kernels: one product and one kernel a step, each way.
+
+What does not depend on the state is done for all steps at once, as in `xrnn.loop.Loop`: W x
+before the loop, every weight gradient after it, each in one large product.  In between runs a
+loop over raw addresses.  The mathematics of a step stands in ``kernels/*.cu``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xrnn.affine import inside
+from xrnn.backends.cuda.plan import Plan, Run, Runtime
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, Namespace, State, Weights
+
+
+class Fused:
+    """One cell's whole loop on a device, in the form of `xrnn.loop.Loop`.
+
+    Subclasses say, for one cell, what a step is (`step`, `step_backward`), and where its
+    weights' gradients come from (`weight_gradients`).
+
+    Parameters
+    ----------
+    runtime : Runtime
+        The device.
+    cell : Cell
+        Whose loop.
+    tf32 : bool
+        Whether products of float32 may round what they multiply to 10 bits.
+    """
+
+    #: the kernels' file; blocks of H columns in `Run.gates`; whether there is a c
+    source = ""
+    width = 0
+    carries_c = False
+    #: whether backward needs what forward left in the gates
+    keeps_gates = True
+    #: where each of the cell's gates stands among the columns, if not in their own order
+    columns: tuple[int, ...] | None = None
+
+    def __init__(self, runtime: Runtime, cell: Cell, tf32: bool = False) -> None:
+        self.runtime, self.cell, self.tf32 = runtime, cell, tf32
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Any]:
+        """As `xrnn.loop.Loop.forward`, for at least one value."""
+        plan = self.open(Run(weights, xs, state, lengths, reverse))
+        run = plan.run
+        self._place_states(plan)
+        self.drive(plan, keep)
+        if not self.keeps_gates:
+            run.gates = None
+        first, end = run.ends
+        ys = run.hs[1:] if first == 0 else run.hs[:-1]
+        last: tuple[Array, ...] = (run.hs[end],)
+        if run.mask is not None:
+            # The state that is kept past the end is an output nowhere.
+            last = (last[0].copy(),)
+            ys = xp.where(run.mask, ys, xp.zeros_like(ys))
+        if self.carries_c:
+            last = (*last, xp.astype(run.cs[end], xs.dtype))
+        return ys, last, run if keep else None
+
+    def backward(
+        self,
+        weights: Weights,
+        saved: Run,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, State, dict[str, Array]]:
+        """As `xrnn.loop.Loop.backward`.  Gradients take the place of the gates they are of, so
+        a second pass back first goes forward again."""
+        saved = self.reopen(saved)
+        plan = Plan(self.runtime, saved, self.tf32)
+        if not self.keeps_gates:
+            saved.gates = plan.empty(plan.T, plan.B, self.width * plan.H)
+        carried = tuple(plan.wide(d) for d in dstate)
+        self.drive_backward(plan, None if dys is None else plan.dense(dys), carried)
+        dxs, dweights = self.input_gradients(plan)
+        dfirst = tuple(xp.astype(d, plan.dtype) for d in carried)
+        return dxs, dfirst, dweights | self.weight_gradients(plan)
+
+    def drive(self, plan: Plan, keep: bool) -> None:
+        """Fill the buffers of a run, whose gates hold W x."""
+        run, H = plan.run, plan.H
+        scratch = plan.at(plan.empty(plan.B, self.width * H, acc=True))
+        step = Step(plan, self.width, scratch)
+        for t in run.order:
+            step.move(t)
+            self.step(plan, step, plan.int32(keep))
+
+    def drive_backward(self, plan: Plan, dys: Array | None, carried: State) -> None:
+        """Turn the gates into their gradients, and `carried` into that of the first state."""
+        run, H = plan.run, plan.H
+        scratch = plan.at(plan.empty(plan.B, H, acc=True))
+        step = Step(plan, self.width, scratch, dys, carried)
+        for t in reversed(run.order):
+            step.move(t)
+            self.step_backward(plan, step)
+
+    def path(self, T: int, B: int, I: int, H: int) -> str:
+        """What runs for these sizes, in words."""
+        return "one fused kernel a step"
+
+    def step(self, plan: Plan, at: Step, save: Any) -> None:
+        """One time step forward."""
+        raise NotImplementedError
+
+    def step_backward(self, plan: Plan, at: Step) -> None:
+        """The same time step back."""
+        raise NotImplementedError
+
+    def weight_gradients(self, plan: Plan) -> dict[str, Array]:
+        """Of every weight but W and b, from the gradients that stand in the gates."""
+        raise NotImplementedError
+
+    def open(self, run: Run) -> Plan:
+        """The plan of a pass, with W x in its gates and nothing of the padding in its inputs."""
+        xp = self.runtime.xp
+        if run.lengths is not None:
+            run.mask = inside(run.xs.shape[0], run.lengths, xp=xp)
+            # Whatever stands in the padding, NaN included, must not reach a sum.
+            run.xs = xp.where(run.mask, run.xs, xp.zeros_like(run.xs))
+        plan = Plan(self.runtime, run, self.tf32)
+        run.xs = plan.dense(run.xs)
+        T, B, I, n, ld = plan.T, plan.B, plan.I, len(self.cell.gates) * plan.H, self.width * plan.H
+        run.gates = plan.empty(T, B, ld)
+        xs, W = plan.at(run.xs), plan.at(self._to_columns(plan, run.weights["W"]))
+        plan.times((T * B, n, I), (xs, I), (W, I), (plan.at(run.gates), ld), tb=True)
+        return plan
+
+    def _place_states(self, plan: Plan) -> None:
+        """The buffers of the states, the ones given in their slot."""
+        run = plan.run
+        first, _ = run.ends
+        run.hs = plan.empty(plan.T + 1, plan.B, plan.H)
+        run.hs[first] = run.first[0]
+        if self.carries_c:
+            run.cs = plan.empty(plan.T + 1, plan.B, plan.H, acc=True)
+            run.cs[first] = run.first[1]
+
+    def reopen(self, saved: Run) -> Run:
+        """The run, or the same once more if its gates hold gradients already."""
+        if saved.spent:
+            again = (saved.weights, saved.xs, saved.first)
+            saved = self.forward(
+                *again, lengths=saved.lengths, reverse=saved.reverse, keep=True, xp=self.runtime.xp
+            )[2]
+        saved.spent = self.keeps_gates
+        return saved
+
+    def input_gradients(self, plan: Plan) -> tuple[Array, dict[str, Array]]:
+        """Of xs, W and b, from the gradients that stand in the gates."""
+        run, rows, n = plan.run, plan.T * plan.B, len(self.cell.gates) * plan.H
+        ld = self.width * plan.H
+        gates, xs = plan.at(run.gates), plan.at(run.xs)
+        W = plan.at(self._to_columns(plan, run.weights["W"]))
+        dxs, dW = plan.empty(*run.xs.shape), plan.empty(n, plan.I)
+        plan.times((rows, plan.I, n), (gates, ld), (W, plan.I), (plan.at(dxs), plan.I))
+        plan.times((n, plan.I, rows), (gates, ld), (xs, plan.I), (plan.at(dW), plan.I), ta=True)
+        db = plan.column_sums(gates, ld, n)
+        return dxs, {"W": self._from_columns(plan, dW), "b": self._from_columns(plan, db)}
+
+    def recurrent_gradient(
+        self, plan: Plan, column: int, blocks: int, operand: int | None = None
+    ) -> Array:
+        """Σ da operandᵀ, the gradient of rows of U: of so many blocks of columns from one on.
+
+        `operand` (T, B, H) is what those rows were multiplied by; default: the h before.
+        """
+        run, H, rows = plan.run, plan.H, blocks * plan.H
+        if operand is None:
+            operand = plan.at(run.hs) + run.before * plan.B * H * plan.bytes
+        dU = plan.empty(rows, H)
+        da = plan.at(run.gates) + column * H * plan.bytes
+        ld = self.width * H
+        plan.times((rows, H, plan.T * plan.B), (da, ld), (operand, H), (plan.at(dU), H), ta=True)
+        return dU
+
+    def _to_columns(self, plan: Plan, W: Array) -> Array:
+        """Rows of gates in the order of their columns."""
+        if self.columns is None:
+            return plan.dense(W)
+        H, order = plan.H, sorted(range(len(self.columns)), key=self.columns.__getitem__)
+        return plan.xp.concat([W[k * H : (k + 1) * H] for k in order])
+
+    def _from_columns(self, plan: Plan, dW: Array) -> Array:
+        if self.columns is None:
+            return dW
+        H = plan.H
+        return plan.xp.concat([dW[k * H : (k + 1) * H] for k in self.columns])
+
+
+class Step:
+    """The addresses of one time step; those that a pass does not have are 0."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        width: int,
+        scratch: int,
+        dys: Array | None = None,
+        carried: State = (),
+    ) -> None:
+        run, row = plan.run, plan.B * plan.H
+        self.plan, self.before, self.product = plan, run.before, scratch
+        self.bases = tuple(map(plan.at, (run.gates, run.hs, run.cs, dys)))
+        self.strides = (
+            *(width * row * plan.bytes, row * plan.bytes),
+            *(row * plan.acc_bytes, row * plan.bytes),
+        )
+        self.dh, self.dc = (*map(plan.at, carried), 0, 0)[:2]
+        self.t = plan.int32(0)
+        self.gates = self.h_prev = self.h = self.c_prev = self.c = self.dy = 0
+
+    def move(self, t: int) -> None:
+        """Go to step t."""
+        gates, hs, cs, dys = self.bases
+        wide, row, acc, out = self.strides
+        before, after = t + self.before, t + 1 - self.before
+        self.t = self.plan.int32(t)
+        self.gates = gates + t * wide
+        self.h_prev, self.h = hs + before * row, hs + after * row
+        self.c_prev, self.c = cs + before * acc, cs + after * acc
+        self.dy = dys + t * out if dys else 0

@@ -1,0 +1,69 @@
+// What every kernel shares: storage and arithmetic types, vectors, curves.
+//
+// A kernel is a template on T, the type its arrays are stored in (float, double, __half,
+// __nv_bfloat16), and computes in Acc<T>: double for double, float for all others.  Products
+// that come from cuBLAS, cell states and carried gradients are stored as Acc<T>.
+//
+// Kernels use dynamic shared memory alone, through SHARED(type, name), and no PTX outside the
+// wrappers of cluster.cuh: so the same source runs on the host (tests/shim), which defines
+// XRNN_HOST and everything of CUDA that is used here.
+#pragma once
+
+#ifndef XRNN_HOST
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define SHARED(type, name)                \
+  extern __shared__ float4 shared_bytes[]; \
+  type* name = reinterpret_cast<type*>(shared_bytes)
+#endif
+
+#define UNROLL _Pragma("unroll")
+
+// Whole sequences may hold more than 2^31 values.
+typedef long long i64;
+
+template <class T>
+struct AccOf {
+  typedef float type;
+};
+template <>
+struct AccOf<double> {
+  typedef double type;
+};
+template <class T>
+using Acc = typename AccOf<T>::type;
+
+// V neighbours, read and written as one: V * sizeof(T) must divide the address.
+template <class T, int V>
+struct __align__(sizeof(T) * V) Vector {
+  T at[V];
+};
+
+template <class T, int V>
+__device__ __forceinline__ void load(Acc<T> (&to)[V], const T* from) {
+  const Vector<T, V> v = *reinterpret_cast<const Vector<T, V>*>(from);
+  UNROLL for (int k = 0; k < V; k++) to[k] = static_cast<Acc<T>>(v.at[k]);
+}
+
+template <class T, int V>
+__device__ __forceinline__ void store(T* to, const Acc<T> (&from)[V]) {
+  Vector<T, V> v;
+  UNROLL for (int k = 0; k < V; k++) v.at[k] = static_cast<T>(from[k]);
+  *reinterpret_cast<Vector<T, V>*>(to) = v;
+}
+
+// σ(a) = 1 / (1 + e^-a): e^-a may be infinite, the quotient is 0 then; a NaN stays a NaN.
+__device__ __forceinline__ float sigmoid(float a) { return 1.0f / (1.0f + expf(-a)); }
+__device__ __forceinline__ double sigmoid(double a) { return 1.0 / (1.0 + exp(-a)); }
+__device__ __forceinline__ float tanh_of(float a) { return tanhf(a); }
+__device__ __forceinline__ double tanh_of(double a) { return tanh(a); }
+
+// Slopes as functions of the outputs.
+template <class A>
+__device__ __forceinline__ A sigmoid_slope(A y) {
+  return y * (A(1) - y);
+}
+template <class A>
+__device__ __forceinline__ A tanh_slope(A y) {
+  return A(1) - y * y;
+}

@@ -1,0 +1,209 @@
+"""One pass over the device: its buffers, their addresses, and what is done with them.
+
+Nothing here knows CuPy: arrays come from the namespace of a `Runtime`, sizes and addresses
+are plain integers, and the tests run this very code on a host shim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import array_api_compat
+
+from xrnn.backends import dtype_name
+from xrnn.typing import Array, State, Weights
+
+#: threads in a block of a kernel that works value by value
+BLOCK = 128
+
+#: dtype → its name in the kernels, its bytes, and the dtype that they compute and sum in
+TYPES = {
+    "float16": ("__half", 2, "float32"),
+    "bfloat16": ("__nv_bfloat16", 2, "float32"),
+    "float32": ("float", 4, "float32"),
+    "float64": ("double", 8, "float64"),
+}
+
+
+class Runtime(Protocol):
+    """The device: see `xrnn.backends.cuda.runtime.CupyRuntime`."""
+
+    xp: Any
+
+    def pointer(self, array: Array) -> int: ...
+
+    def launch(
+        self,
+        source: str,
+        instance: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared: int = 0,
+        cluster: int = 1,
+    ) -> None: ...
+
+    def gemm(
+        self,
+        ta: bool,
+        tb: bool,
+        m: int,
+        n: int,
+        k: int,
+        A: int,
+        lda: int,
+        B: int,
+        ldb: int,
+        beta: float,
+        C: int,
+        ldc: int,
+        kind: str,
+        out: str,
+        tf32: bool,
+    ) -> None: ...
+
+
+@dataclass
+class Run:
+    """What a pass was given, and the buffers that it filled, in the order of time.
+
+    - gates (T, B, n·H): W x, then (if kept) the gates, then, going back, their gradients:
+      each takes the place of what it replaces, and a run that went back is `spent`
+    - hs, cs (T+1, B, H): the states.  Slot 0 holds the state given and slot t+1 that after
+      step t; in reverse slot T holds the state given and slot t that after step t
+    """
+
+    weights: Weights
+    xs: Array
+    first: State
+    lengths: Array | None
+    reverse: bool
+    mask: Array | None = None
+    gates: Array = None
+    hs: Array = None
+    cs: Array = None
+    more: dict[str, Array] = field(default_factory=dict)
+    spent: bool = False
+
+    @property
+    def order(self) -> range:
+        """The steps in the order they are run."""
+        T = self.xs.shape[0]
+        return range(T - 1, -1, -1) if self.reverse else range(T)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The slots of the state given and of the state reached."""
+        T = self.xs.shape[0]
+        return (T, 0) if self.reverse else (0, T)
+
+    @property
+    def before(self) -> int:
+        """The slot before step 0: that of the state before step t is t + before."""
+        return 1 if self.reverse else 0
+
+
+class Plan:
+    """The sizes and addresses of a run on its device."""
+
+    def __init__(self, runtime: Runtime, run: Run, tf32: bool) -> None:
+        self.runtime, self.run, self.tf32 = runtime, run, tf32
+        self.xp = runtime.xp
+        self.T, self.B, self.I = run.xs.shape
+        self.H = run.first[0].shape[1]
+        self.dtype = run.xs.dtype
+        self.kind = dtype_name(self.dtype)
+        self.type, self.bytes, self.acc = TYPES[self.kind]
+        self.acc_bytes = TYPES[self.acc][1]
+        self.vector = 4 if self.H % 4 == 0 else 1
+        self.alive: list[Array] = []
+        self.weights = {name: self.at(self.dense(w)) for name, w in run.weights.items()}
+        self.xs = self.at(run.xs)
+        self.lengths = self.at(self.as_int32(run.lengths))
+
+    def at(self, array: Array | None) -> int:
+        """The address of an array, which lives as long as the plan; 0 for none."""
+        if array is None:
+            return 0
+        self.alive.append(array)
+        return self.runtime.pointer(array)
+
+    def dense(self, array: Array) -> Array:
+        """The array, or a copy without gaps at an address that vectors of values can have."""
+        aligned = self.runtime.pointer(array) % (4 * self.bytes) == 0
+        return array if array.flags.c_contiguous and aligned else array.copy()
+
+    def as_int32(self, lengths: Array | None) -> Array | None:
+        return None if lengths is None else self.xp.astype(lengths, self.xp.int32)
+
+    def int32(self, n: int) -> Any:
+        """A number as kernels take it."""
+        return self.xp.int32(n)
+
+    def empty(self, *shape: int, acc: bool = False) -> Array:
+        """A new array of the storage dtype, or of the one that is computed in."""
+        dtype = getattr(self.xp, self.acc) if acc else self.dtype
+        return self.xp.empty(shape, dtype=dtype, device=array_api_compat.device(self.run.xs))
+
+    def wide(self, array: Array) -> Array:
+        """A copy in the dtype that is computed in."""
+        return self.xp.astype(array, getattr(self.xp, self.acc), copy=True)
+
+    def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> None:
+        """Start a kernel that works value by value on one step (B, H)."""
+        blocks = -(-self.B * self.H // (self.vector * BLOCK))
+        self.runtime.launch(
+            source,
+            f"{name}<{self.type}, {self.vector}{variant}>",
+            (blocks,),
+            (BLOCK,),
+            (self.int32(self.B), self.int32(self.H), *args),
+        )
+
+    def times(
+        self,
+        shape: tuple[int, int, int],
+        A: tuple[int, int],
+        B: tuple[int, int],
+        C: tuple[int, int],
+        *,
+        ta: bool = False,
+        tb: bool = False,
+        beta: float = 0.0,
+        acc: bool = False,
+    ) -> None:
+        """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row's length."""
+        out = self.acc if acc else self.kind
+        self.runtime.gemm(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32)
+
+    def column_sums(self, x: int, ldx: int, cols: int, y: int = 0, ldy: int = 0) -> Array:
+        """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype; always in one order."""
+        rows = self.T * self.B
+        parts = min(64, -(-rows // 32))
+        some, total = self.empty(parts, cols, acc=True), self.empty(1, cols, acc=True)
+        self._sum(self.type, rows, cols, (x, ldx), (y, ldy), some, parts)
+        acc = TYPES[self.acc][0]
+        self._sum(acc, parts, cols, (self.at(some), cols), (0, 0), total, 1)
+        return self.xp.astype(total[0, :], self.dtype)
+
+    def _sum(
+        self,
+        kind: str,
+        rows: int,
+        cols: int,
+        x: tuple[int, int],
+        y: tuple[int, int],
+        out: Array,
+        parts: int,
+    ) -> None:
+        long = self.xp.int64
+        self.runtime.launch(
+            "sums.cu",
+            f"column_sums<{kind}>",
+            (-(-cols // 32), parts),
+            (32, 8),
+            (long(rows), self.int32(cols), x[0], long(x[1]), y[0], long(y[1]), self.at(out)),
+            shared=32 * 8 * self.acc_bytes,
+        )

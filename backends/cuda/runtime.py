@@ -1,0 +1,170 @@
+"""CuPy as the kernels are launched through it: compile, launch, multiply.
+
+All sizes and addresses are worked out by `xrnn.backends.cuda.sequence`, which knows no CuPy:
+the same plan of launches runs on a host shim in the tests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import array_api_compat.cupy
+import cupy
+from cupy.cuda import device, driver
+
+KERNELS = Path(__file__).with_name("kernels")
+
+#: bytes of shared memory that a kernel may use without asking, and the attribute of a
+#: kernel that lets its clusters have more than 8 blocks (cuda.h)
+PLAIN_SHARED, NON_PORTABLE_CLUSTER = 48 * 1024, 14
+
+#: dtype → cuBLAS's numbers for storing it and for summing its products (cublas_api.h)
+TYPES = {"float16": (2, 68), "bfloat16": (14, 68), "float32": (0, 68), "float64": (1, 70)}
+FAST_TF32 = 77
+
+
+@cache
+def text(source: str) -> str:
+    """A kernel file with the headers it includes in their places, each once."""
+    return _inlined(source, set())
+
+
+def _inlined(name: str, seen: set[str]) -> str:
+    def header(found: re.Match[str]) -> str:
+        if found[1] in seen:
+            return ""
+        seen.add(found[1])
+        return _inlined(found[1], seen)
+
+    code = (KERNELS / name).read_text().replace("#pragma once\n", "")
+    return re.sub(r'^#include "(.+)"$', header, code, flags=re.MULTILINE)
+
+
+class CupyRuntime:
+    """What a sequence needs of the device: an allocator, kernels by name, products."""
+
+    def __init__(self) -> None:
+        self.xp: Any = array_api_compat.cupy
+        self._kernels: dict[tuple[int, str], Any] = {}
+        self._lock = Lock()
+        # cuBLAS reads its factors from host memory, whose address must outlive the call.
+        self._factors = {
+            (f, wide): (ctypes.c_double if wide else ctypes.c_float)(f)
+            for f in (0.0, 1.0)
+            for wide in (False, True)
+        }
+
+    def pointer(self, array: Any) -> int:
+        """The address of the first value."""
+        return int(array.data.ptr)
+
+    def compiled(self) -> list[str]:
+        """The instances that were compiled in this process."""
+        return sorted({instance for _, instance in self._kernels})
+
+    def capability(self) -> int:
+        """Of the current device: 90 for a Hopper."""
+        return int(device.Device().compute_capability)
+
+    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
+        """How many clusters of `size` blocks of this kernel the device holds at once."""
+        kernel = self._kernel(source, instance, shared, size)
+        config, attribute = _Config(), _Attribute(id=4)
+        attribute.value[:3] = (size, 1, 1)
+        config.grid[:], config.block[:] = (size, 1, 1), (block, 1, 1)
+        config.shared, config.count = shared, 1
+        config.attributes = ctypes.pointer(attribute)
+        found = ctypes.c_int()
+        query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
+        status = query(
+            ctypes.byref(found), ctypes.c_void_p(kernel.kernel.ptr), ctypes.byref(config)
+        )
+        return 0 if status else found.value
+
+    def launch(
+        self,
+        source: str,
+        instance: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared: int = 0,
+        cluster: int = 1,
+    ) -> None:
+        """Start a kernel on the current stream; addresses are int, numbers NumPy's."""
+        kernel = self._kernel(source, instance, shared, cluster)
+        kernel(grid, block, tuple(args), shared_mem=shared)
+
+    def gemm(
+        self,
+        ta: bool,
+        tb: bool,
+        m: int,
+        n: int,
+        k: int,
+        A: int,
+        lda: int,
+        B: int,
+        ldb: int,
+        beta: float,
+        C: int,
+        ldc: int,
+        kind: str,
+        out: str,
+        tf32: bool,
+    ) -> None:
+        """C (m, n) = op(A) op(B) + beta C, in rows.  cuBLAS counts in columns: it makes Cᵀ."""
+        from cupy_backends.cuda.libs import cublas  # loads the library
+
+        stored, summed = TYPES[kind]
+        if tf32 and kind == "float32":
+            summed = FAST_TF32
+        wide = kind == "float64"
+        one, factor = (ctypes.addressof(self._factors[f, wide]) for f in (1.0, beta))
+        handle = device.get_cublas_handle()
+        cublas.gemmEx(
+            *(handle, int(tb), int(ta), n, m, k),
+            *(one, B, stored, ldb, A, stored, lda),
+            *(factor, C, TYPES[out][0], ldc, summed, -1),
+        )
+
+    def _kernel(self, source: str, instance: str, shared: int, cluster: int) -> Any:
+        key = (device.get_device_id(), instance)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            with self._lock:
+                module = cupy.RawModule(
+                    code=text(source), options=("-std=c++17",), name_expressions=(instance,)
+                )
+                kernel = module.get_function(instance)
+                if shared > PLAIN_SHARED:
+                    kernel.max_dynamic_shared_size_bytes = shared
+                if cluster > 8:
+                    driver.funcSetAttribute(kernel.kernel.ptr, NON_PORTABLE_CLUSTER, 1)
+                self._kernels[key] = kernel
+        return kernel
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute, whose id 4 is the size of a cluster."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_uint * 16))
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    )

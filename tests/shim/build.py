@@ -1,0 +1,113 @@
+"""Kernels as shared libraries of the host: one C++ file, one entry for each instance."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+Instance = tuple[str, str]  # ("lstm.cu", "lstm_forward<float, 4>")
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parents[1] / "backends" / "cuda" / "kernels"
+COMPILER = os.environ.get("CXX", "g++")
+FLAGS = [
+    *("-std=c++20", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas"),
+    *("-ffp-contract=off", "-U_FORTIFY_SOURCE"),  # fibers jump between stacks
+    *("-fno-gnu-unique", "-fvisibility=hidden"),  # two kernels of one name never meet
+]
+ABSENT = "" if shutil.which(COMPILER) else f"no {COMPILER} here to build the kernels for the host"
+# Looked up now: tests get a cache folder of their own, and every test would build again.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrnn" / "shim"
+
+
+class Library:
+    """A loaded library: `entries` maps each instance to its function."""
+
+    def __init__(self, path: Path, instances: Iterable[Instance]) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self.entries: dict[Instance, Any] = {
+            instance: getattr(self._library, f"entry_{i}") for i, instance in enumerate(instances)
+        }
+
+
+def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> Library:
+    """The library with these instances, built if no one has built it before.
+
+    `kernels` is the folder of the sources; another than the product's keeps what is built
+    from it.
+    """
+    wanted = tuple(sorted(set(instances)))
+    text = _program(wanted)
+    key = hashlib.sha256("\0".join([*_texts(wanted, kernels), text, *FLAGS, _version()]).encode())
+    folder = CACHE if kernels == KERNELS else kernels / "built"
+    path = folder / f"{key.hexdigest()[:24]}.so"
+    if not path.exists():
+        path = _build(text, path, kernels)
+    return Library(path, wanted)
+
+
+def _program(instances: tuple[Instance, ...]) -> str:
+    sources = sorted({source for source, _ in instances})
+    lines = ['#include "shim.h"', *(f'#include "{source}"' for source in sources)]
+    for i, (_, name) in enumerate(instances):
+        lines.append(
+            f'extern "C" __attribute__((visibility("default"))) int entry_{i}(\n'
+            "    const shim::Launch* how, void** arguments, const int* sizes, int count) {\n"
+            f"  return shim::launch({name}, *how, arguments, sizes, count);\n"
+            "}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _texts(instances: tuple[Instance, ...], kernels: Path) -> list[str]:
+    """The text of every file that goes in."""
+    texts: dict[str, str] = {}
+
+    def read(name: str) -> None:
+        if name in texts:
+            return
+        path = HERE / name if name.startswith("shim") else kernels / name
+        texts[name] = path.read_text(encoding="utf-8")
+        for included in re.findall(r'#include "([^"]+)"', texts[name]):
+            read(included)
+
+    for name in ("shim.h", *sorted({source for source, _ in instances})):
+        read(name)
+    return list(texts.values())
+
+
+@cache
+def _version() -> str:
+    run = subprocess.run([COMPILER, "-v"], capture_output=True, text=True, check=True)
+    return run.stderr
+
+
+def _build(text: str, path: Path, kernels: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent))
+    except OSError:  # a home that cannot be written
+        work = Path(tempfile.mkdtemp())
+        path = work / path.name
+    program, built = work / "kernels.cpp", work / "kernels.so"
+    program.write_text(text, encoding="utf-8")
+    include = [f"-I{HERE}", f"-I{kernels}"]
+    run = subprocess.run(
+        [COMPILER, *FLAGS, *include, str(program), "-o", str(built)], capture_output=True, text=True
+    )
+    if run.returncode:
+        raise RuntimeError(f"{COMPILER} does not compile the kernels:\n{run.stderr[:6000]}")
+    # In one step, as others may build the same at the same time.
+    built.replace(path)
+    if work != path.parent:
+        shutil.rmtree(work)
+    return path

@@ -1,0 +1,166 @@
+"""The runtime of `backends/cuda` on NumPy arrays: kernels as fibers, products by NumPy."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from shim.build import KERNELS, Instance, library
+
+FAILURES = {
+    1: "the grid is not a multiple of the cluster",
+    2: "more than 227 KB of shared memory",
+    3: "deadlock",
+    4: "a block has more than 1024 threads, or none",
+    5: "written past the end of the shared memory",
+    6: "used the shared memory of a block that has ended",
+    99: "wrong number of arguments",
+}
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_ulonglong),
+        ("cluster", ctypes.c_int),
+        ("schedule", ctypes.c_int),
+    )
+
+
+class ShimRuntime:
+    """Launches kernels on the host.
+
+    Parameters
+    ----------
+    instances : iterable of (str, str), optional
+        (source, instance) of what will be launched: those of one source and one dtype are
+        compiled together, when the first of them is launched.  Others are compiled alone.
+    kernels : Path, optional
+        The folder of the sources.
+    schedule : int
+        Who runs when: 0 forward, 1 backward, 2…99 at random, from 100 on one block (even) or
+        warp (odd) at a time while the others starve.  May be changed between launches.
+    """
+
+    xp: Any = np
+
+    def __init__(
+        self, instances: Iterable[Instance] = (), kernels: Path = KERNELS, schedule: int = 0
+    ) -> None:
+        self.schedule = schedule
+        self._kernels = kernels
+        self._groups: dict[tuple[str, str], list[Instance]] = {}
+        for instance in instances:
+            self._groups.setdefault(_group(instance), []).append(instance)
+        self._entries: dict[Instance, Any] = {}
+
+    def pointer(self, array: Any) -> int:
+        """The address of the array's first value."""
+        return int(array.ctypes.data)
+
+    def launch(
+        self,
+        source: str,
+        instance: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: Sequence[Any],
+        shared: int = 0,
+        cluster: int = 1,
+    ) -> None:
+        """Run a kernel to its end; RuntimeError if it fails, with the schedule it failed under."""
+        boxes = [_boxed(arg) for arg in args]
+        pointers = (ctypes.c_void_p * len(boxes))(*(address for address, _, _ in boxes))
+        sizes = (ctypes.c_int * len(boxes))(*(size for _, size, _ in boxes))
+        how = _Launch(_three(grid), _three(block), shared, cluster, self.schedule)
+        code = self._entry((source, instance))(ctypes.byref(how), pointers, sizes, len(boxes))
+        if code:
+            what = FAILURES.get(code, f"argument {code - 100} has the wrong size or kind")
+            raise RuntimeError(f"{source}: {instance}: {what} (schedule {self.schedule})")
+
+    def gemm(
+        self,
+        ta: bool,
+        tb: bool,
+        m: int,
+        n: int,
+        k: int,
+        A: int,
+        lda: int,
+        B: int,
+        ldb: int,
+        beta: float,
+        C: int,
+        ldc: int,
+        kind: str,
+        out: str,
+        tf32: bool,
+    ) -> None:
+        """C = op(A) op(B) + beta·C, row-major; float16 and bfloat16 are summed in float32."""
+        wide = np.float64 if kind == "float64" else np.float32
+        a = matrix(A, *((k, m) if ta else (m, k)), lda, kind).astype(wide)
+        b = matrix(B, *((n, k) if tb else (k, n)), ldb, kind).astype(wide)
+        if tf32 and kind == "float32":
+            a, b = rounded_to_tf32(a), rounded_to_tf32(b)
+        c = matrix(C, m, n, ldc, out)
+        # As on the device, a sum that is too large becomes ∞ in silence.
+        with np.errstate(all="ignore"):
+            total = (a.T if ta else a) @ (b.T if tb else b)
+            if beta:
+                total = total + wide(beta) * c.astype(wide)
+            c[...] = total.astype(c.dtype)
+
+    def _entry(self, instance: Instance) -> Any:
+        if instance not in self._entries:
+            group = self._groups.get(_group(instance), [])
+            together = group if instance in group else [instance]
+            self._entries |= library(together, self._kernels).entries
+        return self._entries[instance]
+
+
+def matrix(address: int, rows: int, columns: int, stride: int, kind: str) -> Any:
+    """The memory at `address` as an array (rows, columns) that can be written."""
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16 if kind == "bfloat16" else kind)
+    count = (rows - 1) * stride + columns if rows and columns else 0
+    if not count:
+        return np.zeros((rows, columns), dtype)
+    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
+    values: Any = np.frombuffer(memory, dtype)  # type: ignore[call-overload]
+    strides = (stride * dtype.itemsize, dtype.itemsize)
+    return np.lib.stride_tricks.as_strided(values, (rows, columns), strides, writeable=True)
+
+
+def rounded_to_tf32(a: Any) -> Any:
+    """float32 values with the 10 bits of mantissa that tf32 has; ties away from zero."""
+    bits = a.view(np.uint32)
+    finite = (bits & 0x7F800000) != 0x7F800000
+    return np.where(finite, (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000), bits).view(
+        np.float32
+    )
+
+
+def _three(size: tuple[int, ...]) -> Any:
+    return (ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size)))
+
+
+def _group(instance: Instance) -> tuple[str, str]:
+    """What is compiled together: the source and the first template argument."""
+    source, name = instance
+    return source, name.partition("<")[2].split(",")[0].rstrip("> ")
+
+
+def _boxed(arg: Any) -> tuple[int, int, Any]:
+    """Address of the value, its bytes (0 for a pointer), and the owner of that memory."""
+    if isinstance(arg, int):
+        pointer = ctypes.c_void_p(arg)
+        return ctypes.addressof(pointer), 0, pointer
+    if isinstance(arg, ctypes.Structure):
+        return ctypes.addressof(arg), ctypes.sizeof(arg), arg
+    value = np.ascontiguousarray(arg)  # a scalar with a dtype, or a struct by value
+    return value.ctypes.data, value.nbytes, value

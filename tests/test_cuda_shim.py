@@ -1,0 +1,316 @@
+"""The host that runs the kernels is judged itself: it must see what it is there to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from shim import build
+from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
+
+pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
+
+KERNELS = (build.HERE / "judged.cu").read_text(encoding="utf-8")
+
+INSTANCES = [
+    "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody",
+    "reads_unwritten", "writes_at", "counts_blocks", "too_late", "cluster_sum", "exchange",
+    "product16<__half>", "product16<__nv_bfloat16>", "product8",
+]  # fmt: skip
+SCHEDULES = (0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 103, 104, 105)
+ZERO = np.int32(0)
+
+Make = Callable[..., ShimRuntime]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A runtime with the kernels above, with a piece of their text replaced if one asks."""
+
+    def with_text(old: str = "", new: str = "", only: str = "") -> ShimRuntime:
+        folder: Path = tmp_path_factory.mktemp("kernels")
+        assert KERNELS.count(old) == 1 or not old
+        text = KERNELS.replace(old, new) if old else KERNELS
+        (folder / "own.cu").write_text(text, encoding="utf-8")
+        common = (build.KERNELS / "common.cuh").read_text(encoding="utf-8")
+        (folder / "common.cuh").write_text(common, encoding="utf-8")
+        names = [only] if only else INSTANCES
+        return ShimRuntime([("own.cu", name) for name in names], kernels=folder)
+
+    return with_text
+
+
+@pytest.fixture(scope="module")
+def runtime(make: Make) -> ShimRuntime:
+    return make()
+
+
+def launch(
+    runtime: ShimRuntime,
+    name: str,
+    *args: Any,
+    grid: int = 1,
+    block: int = 32,
+    shared: int = 0,
+    cluster: int = 1,
+    schedule: int = 0,
+) -> None:
+    runtime.schedule = schedule
+    values = [runtime.pointer(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
+    runtime.launch("own.cu", name, (grid,), (block,), values, shared, cluster)
+
+
+def neighbours(runtime: ShimRuntime, schedule: int, steps: int = 4) -> bytes:
+    x = np.arange(128, dtype=np.float32)
+    launch(
+        runtime, "neighbours", np.int32(steps), x, grid=2, block=64, shared=256, schedule=schedule
+    )
+    return x.tobytes()
+
+
+def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntime) -> None:
+    x = np.arange(128, dtype=np.float32).reshape(2, 64)
+    for _ in range(4):
+        x = x + np.float32(0.5) * np.roll(x, -1, axis=1)
+    assert {neighbours(runtime, schedule) for schedule in SCHEDULES} == {x.tobytes()}
+
+
+@pytest.mark.parametrize("barrier", ["(a)", "(b)"])
+def test_a_race_is_seen(barrier: str, make: Make) -> None:
+    """Each of the two barriers left out: some schedule gives another result."""
+    broken = make(f"__syncthreads();  // {barrier}", "", only="neighbours")
+    assert len({neighbours(broken, schedule) for schedule in SCHEDULES}) > 1
+
+
+def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
+    def results(one: ShimRuntime) -> set[bytes]:
+        found = set()
+        for schedule in SCHEDULES:
+            x = np.arange(32, dtype=np.float32)
+            launch(one, "within_warp", x, shared=128, schedule=schedule)
+            found.add(x.tobytes())
+        return found
+
+    assert len(results(runtime)) == 1
+    assert len(results(make("__syncwarp();  // (c)", "", only="within_warp"))) > 1
+
+
+def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
+    found = set()
+    for schedule in SCHEDULES:
+        x = np.zeros(5, np.int32)
+        launch(runtime, "counts_blocks", x, grid=4, block=1, schedule=schedule)
+        found.add(x.tobytes())
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kernel", ["half_a_barrier", "waits_for_nobody"])
+def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime) -> None:
+    # In the first the ones wait for the block, the others for the cluster, where the block
+    # would have to come complete.
+    with pytest.raises(RuntimeError, match=rf"{kernel}: deadlock \(schedule {schedule}\)"):
+        launch(runtime, kernel, block=64, shared=8, schedule=schedule)
+    neighbours(runtime, 0)  # the next launch is not disturbed
+
+
+def test_shared_memory_is_poisoned(runtime: ShimRuntime) -> None:
+    x = np.zeros(32, np.float32)
+    launch(runtime, "reads_unwritten", x, shared=128)
+    assert np.isnan(x).all()
+    for kind in (np.float16, ml_dtypes.bfloat16, np.float64):
+        assert np.isnan(np.full(8, 0xFF, np.uint8).view(kind).astype(float)).all()
+
+
+def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
+    launch(runtime, "writes_at", np.int32(99), shared=100)
+    for where in (100, 127, 1000):
+        with pytest.raises(RuntimeError, match="past the end of the shared memory"):
+            launch(runtime, "writes_at", np.int32(where), shared=100)
+
+
+def test_a_block_that_has_ended_lends_no_memory(runtime: ShimRuntime) -> None:
+    with pytest.raises(RuntimeError, match="a block that has ended"):
+        launch(runtime, "too_late", grid=2, cluster=2, block=1, shared=4)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"grid": 3, "cluster": 2}, "not a multiple of the cluster"),
+        ({"shared": 227 * 1024 + 1}, "more than 227 KB"),
+        ({"block": 1025}, "more than 1024 threads"),
+    ],
+)
+def test_what_no_device_would_launch(how: Any, message: str, runtime: ShimRuntime) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        launch(runtime, "reads_unwritten", np.zeros(2048, np.float32), **how)
+
+
+def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
+    x = np.zeros(64, np.float32)
+    with pytest.raises(RuntimeError, match="wrong number of arguments"):
+        launch(runtime, "neighbours", ZERO)
+    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
+        launch(runtime, "neighbours", np.int64(0), x)
+    with pytest.raises(RuntimeError, match="argument 1 has the wrong size"):
+        launch(runtime, "neighbours", ZERO, np.int64(0))
+    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
+        launch(runtime, "neighbours", 0, x)
+
+
+def test_what_does_not_compile_says_why(make: Make) -> None:
+    with pytest.raises(RuntimeError, match="no_such_name"):
+        launch(make("float mine = x[blockIdx.x * n + me];", "no_such_name;"), "neighbours")
+
+
+def test_shuffles(runtime: ShimRuntime) -> None:
+    x = np.zeros((5, 64), np.float32)
+    x[0] = np.arange(64)
+    lanes, start = np.arange(64) % 32, np.arange(64) // 32 * 32
+    expected = [
+        start + 3,
+        start + (lanes ^ 5),
+        start + np.where(lanes < 2, lanes, lanes - 2),
+        start + np.where(lanes > 29, lanes, lanes + 2),
+    ]
+    for schedule in SCHEDULES:
+        x[1:] = np.nan
+        launch(runtime, "shuffled", x, block=64, schedule=schedule)
+        np.testing.assert_array_equal(x[1:], expected)
+
+
+def test_clusters_read_each_other(runtime: ShimRuntime) -> None:
+    for schedule in SCHEDULES:
+        x = np.arange(8, dtype=np.float32)
+        launch(runtime, "cluster_sum", x, grid=8, cluster=4, block=1, shared=4, schedule=schedule)
+        np.testing.assert_array_equal(x, [6] * 4 + [22] * 4)
+
+
+FAULTS = {
+    "no wait": ("mbarrier_wait(barriers + now, parity);", ""),
+    "wrong parity": ("parity = k / 2 % 2;", "parity = (k + 1) / 2 % 2;"),
+    "one parity": ("parity = k / 2 % 2;", "parity = 0;"),
+    "one buffer": ("now = k % 2, parity = k / 2 % 2;", "now = 0, parity = k % 2;"),
+    "nothing expected": ("mbarrier_expect(barriers + now, 4 * 16);", ""),
+    "too little expected": (
+        "mbarrier_expect(barriers + now, 4 * 16);",
+        "mbarrier_expect(barriers + now, 16);",
+    ),
+    "threads of a block part": (
+        "    __syncthreads();\n  }\n  cluster_sync();\n  last[",
+        "  }\n  cluster_sync();\n  last[",
+    ),
+    "no start together": (
+        "mbarrier_init(barriers + 1);\n  cluster_sync();",
+        "mbarrier_init(barriers + 1);",
+    ),
+}
+
+
+def exchange(runtime: ShimRuntime, schedule: int) -> bytes:
+    x, last = np.arange(8, dtype=np.uint32), np.zeros((8, 64), np.uint32)
+    how: Any = {"grid": 8, "cluster": 4, "block": 64, "shared": 144, "schedule": schedule}
+    launch(runtime, "exchange", np.int32(6), x, last, **how)
+    return last.tobytes()
+
+
+def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
+    x = np.arange(8, dtype=np.uint32).reshape(2, 4)
+    for _ in range(6):
+        x = sum(3 ** (3 - rank) * np.roll(x, -rank, axis=1) for rank in range(4)).astype(np.uint32)
+    expected = np.repeat(x.ravel(), 64).tobytes()
+    assert {exchange(runtime, schedule) for schedule in SCHEDULES} == {expected}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime) -> None:
+    broken, right = make(*FAULTS[fault], only="exchange"), exchange(runtime, 0)
+
+    def differs(schedule: int) -> bool:
+        try:
+            return exchange(broken, schedule) != right
+        except RuntimeError:  # a deadlock, or the memory of a block that has ended
+            return True
+
+    assert any(differs(schedule) for schedule in SCHEDULES)
+
+
+@pytest.mark.parametrize("name", ["__half", "__nv_bfloat16"])
+def test_fragments_of_half_floats_are_a_product(name: str, runtime: ShimRuntime) -> None:
+    kind = np.float16 if name == "__half" else ml_dtypes.bfloat16
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(kind) for size in ((16, 16), (16, 8)))
+    for schedule in SCHEDULES:
+        c = np.ones((16, 8), np.float32)
+        launch(runtime, f"product16<{name}>", a, b, c, schedule=schedule)
+        expected = 1 + 2 * a.astype(float) @ b.astype(float)
+        np.testing.assert_allclose(c, expected, atol=1e-5)
+
+
+def test_fragments_of_tf32_are_a_product(runtime: ShimRuntime) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (8, 8)))
+    for schedule in SCHEDULES:
+        c = np.ones((16, 8), np.float32)
+        launch(runtime, "product8", a, b, c, schedule=schedule)
+        expected = 1 + 2 * rounded_to_tf32(a).astype(float) @ rounded_to_tf32(b).astype(float)
+        np.testing.assert_allclose(c, expected, atol=1e-5)
+        assert np.abs(c - (1 + 2 * a.astype(float) @ b.astype(float))).max() > 1e-5
+
+
+def test_tf32_has_ten_bits() -> None:
+    a = np.array([1, 1 + 2.0**-10, 1 + 2.0**-11, -1 - 2.0**-12, np.inf, np.nan], np.float32)
+    expected = np.array([1, 1 + 2.0**-10, 1 + 2.0**-10, -1, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(rounded_to_tf32(a), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "tf32", "tolerance"),
+    [
+        ("float32", "float32", False, 1e-6),
+        ("float32", "float32", True, 1e-3),
+        ("float64", "float64", False, 1e-14),
+        ("float16", "float32", False, 1e-6),
+        ("float16", "float16", False, 1e-3),
+        ("bfloat16", "float32", False, 1e-6),
+        ("bfloat16", "bfloat16", False, 8e-3),
+    ],
+)
+@pytest.mark.parametrize("ta", [False, True])
+@pytest.mark.parametrize("tb", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_products(
+    kind: str, out: str, tf32: bool, tolerance: float, ta: bool, tb: bool, beta: float
+) -> None:
+    """On parts of larger arrays, the rest of which stays as it is."""
+    runtime, (m, n, k) = ShimRuntime(), (3, 4, 5)
+    rng = np.random.default_rng(0)
+    types = {"bfloat16": ml_dtypes.bfloat16}
+    A = rng.normal(size=((k, m + 2) if ta else (m, k + 2))).astype(types.get(kind, kind))
+    B = rng.normal(size=((n, k + 1) if tb else (k, n + 1))).astype(types.get(kind, kind))
+    C = np.full((m, n + 3), 0.5 if beta else np.nan).astype(types.get(out, out))
+    before = C.copy()
+    runtime.gemm(
+        ta, tb, m, n, k, runtime.pointer(A), A.shape[1], runtime.pointer(B), B.shape[1],
+        beta, runtime.pointer(C), C.shape[1], kind, out, tf32,
+    )  # fmt: skip
+    left = (A.T[:m] if ta else A[:, :k]).astype(float)
+    right = (B[:, :k].T if tb else B[:, :n]).astype(float)
+    expected = left @ right + (0.5 if beta else 0)
+    difference = np.abs(C[:, :n].astype(float) - expected).max() / np.abs(expected).max()
+    assert difference < tolerance
+    assert not tf32 or difference > 1e-6
+    assert C[:, n:].tobytes() == before[:, n:].tobytes()
+
+
+def test_memory_is_seen_as_it_lies() -> None:
+    a = np.arange(12, dtype=np.float32).reshape(3, 4)
+    view = matrix(a.ctypes.data, 3, 2, 4, "float32")
+    view[1, 1] = -1
+    assert a[1, 1] == -1
+    assert matrix(0, 0, 5, 5, "float16").shape == (0, 5)
