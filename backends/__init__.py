@@ -36,36 +36,47 @@ class Steps:
     source: str = ""
 
 
+#: T, B, I, H
+Sizes = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Sequences:
     """One cell's whole loop for one array library, in the form of `xrnn.loop.Loop`.
 
-    `tf32` is the same with products that round what they multiply to 10 bits, for layers
-    that allow it; `path` says in words what runs for sizes (T, B, I, H); `trials` are the
-    sizes on which the entry proves itself, one for each way that it has, and `tolerance`
-    how far it may lie from its cell (default: as its dtype allows).
+    `serves` says for which sizes (T, B, I, H) it is the way to go; `trial` gives small sizes
+    that go the same way as those in hand, for the entry to prove itself on, and `tolerance`
+    how far it may lie from its cell then (default: as its dtype allows); `path` says in words
+    what runs.  An entry of `precision` "tf32" rounds what it multiplies to 10 bits, and serves
+    who allows that.  Where it can run both directions at once, `forward_both` takes
+    ``[(weights, state, reverse), …], xs`` and `backward_both` ``[(weights, saved, dys,
+    dstate), …]``, and each gives a list of results.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     dtypes: frozenset[Any]
     source: str = ""
-    tf32: Sequences | None = None
-    path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
-    trials: tuple[tuple[int, int, int, int], ...] = ((5, 3, 4, 16),)
+    precision: str = "ieee"
+    serves: Callable[[int, int, int, int], bool] = lambda T, B, I, H: True
+    trial: Callable[[int, int, int, int], Sizes] = lambda T, B, I, H: (5, 3, 4, 16)
     tolerance: float | None = None
+    path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
+    forward_both: Callable[..., Any] | None = None
+    backward_both: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Backend:
     """An array library as xrnn sees it.
 
-    `to_host` gives a NumPy array; `describe` names what a verdict on fast code depends on
+    The tables hold for a cell one step, or several loops, the best first.  `to_host` gives a
+    NumPy array; `describe` names what a verdict on fast code depends on
     (library, device, driver); `missing` says what keeps the backend from working here, or
     None; `scatter_add` is `xrnn.scatter.scatter_add` or what does it faster, just as surely;
     `computes` says whether the library's own functions keep a dtype (bfloat16 they may not:
     only entries of the tables serve it then); `device_of` tells devices of one library
-    apart; `refused` are subclasses of the array type
+    apart; `notes` are lines for `xrnn info`; `refused` are subclasses of the array type
     whose meaning would be lost.
     """
 
@@ -73,31 +84,29 @@ class Backend:
     xp: Namespace
     to_host: Callable[[Array], Array]
     steps: Mapping[Cell, Steps] = field(default_factory=dict)
-    sequences: Mapping[Cell, Sequences] = field(default_factory=dict)
+    sequences: Mapping[Cell, tuple[Sequences, ...]] = field(default_factory=dict)
     describe: Callable[[], str] = lambda: ""
     missing: Callable[[], str | None] = lambda: None
     scatter_add: Callable[..., Array] = scatter_add
     computes: Callable[[Any], bool] = lambda dtype: True
     device_of: Callable[[Array], Any] = lambda array: None
+    notes: Callable[[], list[str]] = list
     refused: tuple[type, ...] = ()
 
-    def steps_of(self, cell: Cell, dtype: Any) -> Steps | None:
-        """The faster step of this very cell for dtype, if the table has one."""
-        entry = self.steps.get(cell)
-        return entry if entry is not None and dtype in entry.dtypes else None
-
-    def sequences_of(self, cell: Cell, dtype: Any) -> Sequences | None:
-        """The faster loop of this very cell for dtype, if the table has one."""
-        entry = self.sequences.get(cell)
-        return entry if entry is not None and dtype in entry.dtypes else None
-
-    def entries(self, cell: Cell, dtype: Any, precision: str = "ieee") -> list[Steps | Sequences]:
-        """What stands in the tables for this very cell and dtype, the wide door first."""
-        wide = self.sequences_of(cell, dtype)
-        if wide is not None and wide.tf32 is not None and precision == "tf32":
-            wide = wide.tf32
-        found = (wide, self.steps_of(cell, dtype))
-        return [entry for entry in found if entry is not None]
+    def entries(
+        self, cell: Cell, sizes: Sizes, dtype: Any, precision: str = "ieee"
+    ) -> list[Steps | Sequences]:
+        """What the tables hold for this very cell, dtype and sizes, the best first."""
+        found: list[Steps | Sequences] = [
+            entry
+            for entry in self.sequences.get(cell, ())
+            if dtype in entry.dtypes and entry.precision in ("ieee", precision)
+            if entry.serves(*sizes)
+        ]
+        step = self.steps.get(cell)
+        if step is not None and dtype in step.dtypes:
+            found.append(step)
+        return found
 
     def from_host(self, array: Array) -> Array:
         """A copy of a NumPy array, in C order, as an array of this library."""

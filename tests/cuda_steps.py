@@ -301,13 +301,13 @@ class TanhSteps(Steps):
 class ReLUSteps(TanhSteps):
     """The other curve, by the other template."""
 
-    cell, variant, gain = cells.ElmanReLU, ", 1", 0.2
+    cell, variant, gain = cells.ElmanReLU, ", 1", 0.1
 
     @staticmethod
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        # Far from the kink, where rounding would decide which side is taken.
+        # Not too near to the kink, where rounding would decide which side is taken.
         a = rng.normal(size=shape)
-        return a + 3 * np.sign(a)
+        return a + np.sign(a) / 2
 
 
 class GRUSteps(Steps):
@@ -369,6 +369,8 @@ class GRUBeforeSteps(Steps):
         a, h, end = self.gates[t], self.hs[t + self.before], (self.lengths, now)
         self.launch(self.kernels[2], a, h, self.dys[t], self.dh, *end)
         self.times(a[:, 2 * self.H :], 3 * self.H, self.U_n, self.narrow, tb=False, beta=0)
+        if self.case.lengths is not None:
+            self.narrow[t >= self.case.lengths] = np.nan  # not read there
         self.launch(self.kernels[3], a, h, self.narrow, self.dh, *end)
         self.times(a, 3 * self.H, self.U_rz, self.dh, tb=False, beta=1)
 

@@ -189,7 +189,7 @@ class TestSequences:
 
         fast = Counting()
         numpy_with(
-            sequences={LSTM: Sequences(forward, backward, FLOAT32)}, steps={LSTM: fast.entry()}
+            sequences={LSTM: (Sequences(forward, backward, FLOAT32),)}, steps={LSTM: fast.entry()}
         )
         expected = run(replace(LSTM), lengths=[4, 0, 2], reverse=True)
         found = run(LSTM, lengths=[4, 0, 2], reverse=True)
@@ -203,7 +203,7 @@ class TestSequences:
 
         fast = Counting()
         numpy_with(
-            sequences={LSTM: Sequences(forward, forward, FLOAT32)}, steps={LSTM: fast.entry()}
+            sequences={LSTM: (Sequences(forward, forward, FLOAT32),)}, steps={LSTM: fast.entry()}
         )
         with pytest.warns(RuntimeWarning, match="not built"):
             run(LSTM)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
+
+pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+
+import ml_dtypes
 from shim import build
 from shim.runtime import ShimRuntime
 

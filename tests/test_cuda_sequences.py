@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from shim.runtime import ShimRuntime
 
 import xrnn
 from xrnn import trust
-from xrnn.backends import Backend, dtype_name, get, register, unregister
+from xrnn.backends import Backend, Sequences, dtype_name, get, register, unregister
 from xrnn.backends.cpu import BACKEND, named_dtype
 from xrnn.backends.cuda.linear import pieces
 from xrnn.backends.cuda.tables import FUSED, sequences
@@ -29,16 +29,27 @@ pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
+#: those that clusters can run
+WIDE = ("rnn", "rnn-relu", "lstm", "gru")
+
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
 
 
 class Counting(ShimRuntime):
-    """Counts what is launched."""
+    """Counts what is launched; says that it is a Hopper."""
 
     launched = 0
+    names: ClassVar[set[str]] = set()
+
+    def capability(self) -> int:
+        return 90
+
+    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
+        return {1: 132, 2: 66, 4: 33, 8: 15, 16: 7}[size]
 
     def launch(self, *args: Any, **options: Any) -> None:
         self.launched += 1
+        self.names.add(str(args[1]).partition("<")[0])
         super().launch(*args, **options)
 
 
@@ -74,17 +85,21 @@ def test_every_cell_has_its_kernels() -> None:
 def test_every_entry_proves_itself(row: Row, dtype: str, schedule: int) -> None:
     RUNTIME.schedule = schedule
     try:
-        entry = SHIMMED.sequences[row.cell]
-        error = trust.difference(SHIMMED, row.cell, named_dtype(dtype), entry)
-        assert error <= {"float64": 1e-14, "float32": 2e-6}.get(dtype, trust.TOLERANCE[dtype])
+        for sizes in ((5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4)):
+            (entry,) = SHIMMED.entries(row.cell, sizes, named_dtype(dtype))
+            trial = trust.trial_of(entry, sizes)
+            error = trust.difference(SHIMMED, row.cell, named_dtype(dtype), entry, trial)
+            assert error <= {"float64": 1e-14, "float32": 2e-6}.get(dtype, trust.TOLERANCE[dtype])
     finally:
         RUNTIME.schedule = 0
 
 
 @every_row
 def test_rounded_products_are_near_and_not_the_same(row: Row) -> None:
-    tf32 = SHIMMED.sequences[row.cell].tf32
-    assert tf32 is not None
+    tf32, ieee = SHIMMED.entries(row.cell, (5, 3, 4, 16), np.dtype("float32"), "tf32")
+    assert isinstance(tf32, Sequences)
+    assert isinstance(ieee, Sequences)
+    assert (tf32.precision, ieee.precision) == ("tf32", "ieee")
     error = trust.difference(SHIMMED, row.cell, np.dtype("float32"), tf32)
     assert 1e-5 < error <= (tf32.tolerance or 0)
 
@@ -120,8 +135,9 @@ def test_a_tape_serves_twice(row: Row) -> None:
 def bytes_kept(cell: xrnn.cells.Cell, dtype: str) -> float:
     """What a tape holds beyond inputs and weights, for each step and unit."""
     T, B, H = 64, 4, 32
-    entry = SHIMMED.sequences[cell]
     kind = named_dtype(dtype)
+    (entry,) = SHIMMED.entries(cell, (T, B, 3, H), kind)
+    assert isinstance(entry, Sequences)
     weights = {k: np.zeros(s, kind) for k, s in cell.shapes(3, H).items()}
     xs, state = np.zeros((T, B, 3), kind), tuple(np.zeros((B, H), kind) for _ in cell.states)
     how = {"lengths": None, "reverse": False, "keep": True, "xp": np}
@@ -198,12 +214,72 @@ def test_bfloat16_layers() -> None:
     assert set(dweights) == set(wide_dweights)
 
 
+@pytest.mark.usefixtures("shimmed")
 def test_paths_are_told() -> None:
     def said(cell: xrnn.cells.Cell, *sizes: int) -> str:
-        return SHIMMED.sequences[cell].path(*sizes)
+        T, B, I, H = sizes
+        return trust.path(SHIMMED, cell, (T, B, I, H), np.dtype("float32"), "ieee")
 
     assert said(Elman, 100, 4, 3, 8) == "one fused kernel a step"
     assert said(InputGatedLSTM, 100, 64, 3, 1024) == "one kernel for all steps"
     assert said(MinGRU, 1000, 1, 3, 64) == "15 pieces of time in parallel"
     assert pieces(1000, 1, 64) == 15
     assert pieces(10**6, 1, 64) == 528
+
+
+@pytest.mark.usefixtures("shimmed")
+class TestClusters:
+    """The same with whole sequences in one launch."""
+
+    @pytest.fixture(autouse=True)
+    def _opted_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XRNN_CUDA_WIDE", "1")
+
+    @pytest.mark.parametrize("name", WIDE)
+    @pytest.mark.parametrize("law", LAWS)
+    def test_law(self, law: str, name: str) -> None:
+        cell = xrnn.cells.named(name)
+        RUNTIME.names.clear()
+        for option in OPTIONS:
+            error = LAWS[law](Trial(cell, option, "numpy", "float32"))
+            assert error is None or error <= bound(cell, law, "float32"), option.name
+        assert any("cluster" in name for name in RUNTIME.names)
+
+    @pytest.mark.parametrize("name", WIDE)
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half(self, name: str, dtype: str) -> None:
+        cell, sizes = xrnn.cells.named(name), (3, 3, 4, 20)
+        entry = SHIMMED.entries(cell, sizes, named_dtype(dtype))[0]
+        error = trust.difference(SHIMMED, cell, named_dtype(dtype), entry, sizes)
+        assert error <= trust.TOLERANCE[dtype]
+
+    @pytest.mark.parametrize("name", WIDE)
+    def test_rounded_products(self, name: str) -> None:
+        cell, sizes = xrnn.cells.named(name), (3, 3, 4, 20)
+        entries = SHIMMED.entries(cell, sizes, np.dtype("float32"), "tf32")
+        loops = [e for e in entries if isinstance(e, Sequences)]
+        assert [e.precision for e in loops] == ["tf32", "tf32", "ieee", "ieee"]
+        for entry, least in ((loops[0], 1e-5), (loops[2], 0.0)):
+            error = trust.difference(SHIMMED, cell, np.dtype("float32"), entry, sizes)
+            assert least <= error <= (entry.tolerance or 2e-6)
+
+    def test_both_directions_are_one_launch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layer = xrnn.LSTM(3, 8, bidirectional=True)
+        xs = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+        before = RUNTIME.launched
+        ys, state, tape = layer.forward(xs, lengths=[4, 2])
+        assert RUNTIME.launched == before + 1
+        dys = np.cos(ys)
+        found = [ys, *state, *layer.backward(tape, dys)[2].values()]
+        monkeypatch.delenv("XRNN_CUDA_WIDE")
+        ys, state, tape = layer.forward(xs, lengths=[4, 2])
+        expected = [ys, *state, *layer.backward(tape, dys)[2].values()]
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+    def test_it_is_told(self) -> None:
+        path = xrnn.LSTM(3, 512).path((100, 16, 3))["_l0"]
+        assert path.startswith("one launch: clusters of")
+        assert xrnn.LSTM(3, 1500, init="uniform").path((100, 16, 3)) == {
+            "_l0": "one fused kernel a step"
+        }

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
+
+pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+
+import ml_dtypes
 from shim import build
 from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
 

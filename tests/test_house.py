@@ -27,7 +27,7 @@ FLOORS = (
     "backends",
     "loop weights",
     "trust",
-    "sensitivity",
+    "sensitivity door",
     "unroll",
     "stack",
     "layer",

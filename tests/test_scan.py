@@ -63,7 +63,7 @@ def test_both_ways_on_the_cpu(cell: Cell, B: int, H: int, reverse: bool) -> None
     state, dlast = (tuple(rng.normal(size=(B, H)) for _ in cell.states) for _ in range(2))
     lengths = rng.integers(0, T + 1, B)
     lengths[0] = 0
-    assert isinstance(sequence_of(get("cpu"), cell, xs.shape, xs.dtype), Sequences)
+    assert isinstance(sequence_of(get("cpu"), cell, (*xs.shape, H), xs.dtype), Sequences)
     results = []
     for each in (cell, replace(cell)):
         ys, last, tape = xrnn.unroll(each, weights, xs, state, lengths, reverse)
@@ -91,4 +91,4 @@ def test_the_cpu_chooses_by_size(
 def test_a_cell_made_from_a_linear_one_gets_no_scan() -> None:
     mine = replace(MinGRU, name="mine")
     xs = np.zeros((4, 1, 2))
-    assert not isinstance(sequence_of(get("cpu"), mine, xs.shape, xs.dtype), Sequences)
+    assert not isinstance(sequence_of(get("cpu"), mine, (*xs.shape, 3), xs.dtype), Sequences)

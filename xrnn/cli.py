@@ -23,6 +23,9 @@ from xrnn.charlm import Config, RefusedError
 
 DEFAULTS = Config()
 
+#: the sizes (T, B, I, H) for which `xrnn info` tells what runs
+TYPICAL = (100, 32, 128, 128)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
@@ -231,13 +234,15 @@ def _fused(backend: Backend) -> list[str]:
     """Every cell and who runs it."""
     lines = []
     for name, cell in BY_NAME.items():
-        served = []
-        for entry in (backend.sequences.get(cell), backend.steps.get(cell)):
-            for dtype in sorted(entry.dtypes, key=str) if entry is not None else ():
-                word = "fused" if trust.proved(backend, cell, dtype, entry) else "not trusted"
-                served.append(f"{dtype} {type(entry).__name__.lower()}: {word}")
-        lines.append(f"{name:<12} {', '.join(served) or 'as written'}")
-    return lines
+        entries = [*backend.sequences.get(cell, ()), backend.steps.get(cell)]
+        dtypes = {dtype for entry in entries if entry is not None for dtype in entry.dtypes}
+        paths: dict[str, list[str]] = {}
+        for dtype in sorted(dtypes, key=str):
+            words = trust.path(backend, cell, TYPICAL, dtype, "ieee")
+            paths.setdefault(words, []).append(str(dtype))
+        told = "; ".join(f"{', '.join(names)}: {words}" for words, names in paths.items())
+        lines.append(f"{name:<12} {told or 'as written'}")
+    return [f"at T, B, I, H = {', '.join(map(str, TYPICAL))}:", *lines, *backend.notes()]
 
 
 def _versions() -> str:

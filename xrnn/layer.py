@@ -11,10 +11,10 @@ from xrnn import stack
 from xrnn.backends import backend_of, get
 from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
+from xrnn.door import check_precision
 from xrnn.stack import StackTape
 from xrnn.trust import path
 from xrnn.typing import Array, State
-from xrnn.unroll import check_precision
 from xrnn.weights import Weighted, cast, check_sizes, draw
 
 #: what a layer may store its weights in

@@ -26,9 +26,9 @@ import array_api_compat
 
 from xrnn.backends import backend_of, check_same
 from xrnn.cells.base import Cell
+from xrnn.door import check_state, with_zero_biases
 from xrnn.sensitivity import Rows, rows_back, units
 from xrnn.typing import Array, Namespace, State, Weights
-from xrnn.unroll import check_state, with_zero_biases
 from xrnn.weights import check, check_sizes, count
 
 METHODS = ("exact", "snap1")

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 from xrnn.backends import backend_of
 from xrnn.backends.cpu import counter_bits
 from xrnn.cells.base import Cell
+from xrnn.door import check_state
 from xrnn.typing import Array, State, Weights
-from xrnn.unroll import Tape, check_state, run, unroll_backward
+from xrnn.unroll import Tape, prepare
+from xrnn.unroll import backward as run_backward
+from xrnn.unroll import forward as run
 
 
 class StackTape(NamedTuple):
@@ -38,16 +41,14 @@ def forward(
     tape = StackTape([], [])
     lasts: list[State] = []
     for k, directions in enumerate(weights):
-        ys = []
-        for d, part in enumerate(directions):
-            first = firsts[len(lasts)]
-            y, last, cell_tape = run(
-                cell, part, xs, first, lengths, reverse=d == 1, keep=keep, precision=precision
-            )
-            ys.append(y)
-            lasts.append(last)
-            if cell_tape is not None:
-                tape.tapes.append(cell_tape)
+        calls = [
+            prepare(cell, part, xs, firsts[len(lasts) + d], lengths, d == 1, precision)
+            for d, part in enumerate(directions)
+        ]
+        ys, states, tapes = zip(*run(calls, keep=keep), strict=True)
+        lasts.extend(states)
+        if keep:
+            tape.tapes.extend(tapes)
         xs = backend_of(ys[0]).xp.concat(ys, axis=-1) if len(ys) > 1 else ys[0]
         if drop is not None and k + 1 < len(weights):
             tape.masks.append(drop(k, xs))
@@ -62,12 +63,14 @@ def backward(
     found: list[Any] = [None] * len(tape.tapes)
     for k in reversed(range(len(tape.tapes) // D)):
         H = tape.tapes[k * D].last[0].shape[1]
-        dxs = None
+        requests = []
         for d in range(D):
-            n = k * D + d
             part = None if dys is None else dys[..., d * H : (d + 1) * H]
-            found[n] = unroll_backward(tape.tapes[n], part, dlasts[n], gates=gates)
-            dxs = found[n][0] if dxs is None else dxs + found[n][0]
+            requests.append((tape.tapes[k * D + d], part, dlasts[k * D + d]))
+        found[k * D : (k + 1) * D] = run_backward(requests, gates=gates)
+        dxs = found[k * D][0]
+        if D == 2:
+            dxs = dxs + found[k * D + 1][0]
         dys = dxs * tape.masks[k - 1] if k and tape.masks else dxs
     return dys, found
 

@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from xrnn.backends import Backend, Sequences, Steps, dtype_name
+from xrnn.backends import Backend, Sequences, Sizes, Steps, dtype_name
 from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
 from xrnn.loop import Loop
@@ -28,22 +28,23 @@ from xrnn.typing import Array
 #: dtype → how far a fast path may lie from its cell, relative to the largest value
 TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
 
-#: sizes (T, B, I, H) that a step proves itself on; a sequence names its own
-TRIALS = ((5, 3, 4, 16),)
+#: the sizes that a step proves itself on; a loop names its own
+TRIAL: Sizes = (5, 3, 4, 16)
 
 
 def sequence_of(
-    backend: Backend, cell: Cell, shape: tuple[int, ...], dtype: Any, precision: str = "ieee"
+    backend: Backend, cell: Cell, sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> Any:
-    """Who runs this cell on such xs: the backend's loop, one over its step, or the cell's own.
+    """Who runs this cell at sizes (T, B, I, H): a loop of the backend's, one over its step, or
+    the cell's own.
 
     This is the one line that chooses.  A table is asked for this very cell and dtype, and
     its answer is taken only if it has proved itself here; an empty input has nothing to
     hurry for.
     """
-    if 0 not in shape:
-        for entry in backend.entries(cell, dtype, precision):
-            if proved(backend, cell, dtype, entry):
+    if 0 not in sizes:
+        for entry in backend.entries(cell, sizes, dtype, precision):
+            if proved(backend, cell, dtype, entry, trial_of(entry, sizes)):
                 return _sequence(entry)
     if not backend.computes(dtype):
         raise TypeError(
@@ -53,12 +54,14 @@ def sequence_of(
     return _sequence(cell)
 
 
-def path(
-    backend: Backend, cell: Cell, sizes: tuple[int, int, int, int], dtype: Any, precision: str
-) -> str:
-    """What `sequence_of` chooses for sizes (T, B, I, H), in words."""
-    T, B, I, _ = sizes
-    chosen = sequence_of(backend, cell, (T, B, I), dtype, precision)
+def trial_of(entry: Steps | Sequences, sizes: Sizes) -> Sizes:
+    """Small sizes that go the same way through an entry as those in hand."""
+    return entry.trial(*sizes) if isinstance(entry, Sequences) else TRIAL
+
+
+def path(backend: Backend, cell: Cell, sizes: Sizes, dtype: Any, precision: str) -> str:
+    """What `sequence_of` chooses, in words."""
+    chosen = sequence_of(backend, cell, sizes, dtype, precision)
     if isinstance(chosen, Sequences):
         return chosen.path(*sizes)
     return "the cell as written" if chosen.pair is cell else "a fused step in the cell's loop"
@@ -70,12 +73,14 @@ def _sequence(pair: Any) -> Any:
 
 
 @cache
-def proved(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> bool:
+def proved(
+    backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences, sizes: Sizes = TRIAL
+) -> bool:
     """Whether entry equals cell on this machine: remembered, or found out now."""
-    key = _key(backend, cell, dtype, entry)
+    key = _key(backend, cell, dtype, entry, sizes)
     if key in _remembered():
         return True
-    problem = _prove(backend, cell, dtype, entry)
+    problem = _prove(backend, cell, dtype, entry, sizes)
     if problem is None:
         _remember(key)
         return True
@@ -88,33 +93,29 @@ def proved(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -
     return False
 
 
-def _prove(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> str | None:
+def _prove(
+    backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences, sizes: Sizes
+) -> str | None:
     """None if entry equals cell, else in words why not."""
     try:
-        error = difference(backend, cell, dtype, entry)
+        error = difference(backend, cell, dtype, entry, sizes)
     except Exception as problem:  # whatever a kernel may fail with, the cell can serve
         return f"it failed with {type(problem).__name__}: {problem}"
     bound = getattr(entry, "tolerance", None) or TOLERANCE[dtype_name(dtype)]
     return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.0e}"
 
 
-def difference(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> float:
-    """The largest relative difference between entry and cell, over all results.
-
-    Forward and backward, both directions, with and without lengths (0 among them), for all
-    sizes that the entry wants to be tried on.
-    """
-    trials = entry.trials if isinstance(entry, Sequences) else TRIALS
-    return max(_difference(backend, cell, dtype, entry, sizes) for sizes in trials)
-
-
-def _difference(
+def difference(
     backend: Backend,
     cell: Cell,
     dtype: Any,
     entry: Steps | Sequences,
-    sizes: tuple[int, int, int, int],
+    sizes: Sizes = TRIAL,
 ) -> float:
+    """The largest relative difference between entry and cell, over all results.
+
+    Forward and backward, both directions, with and without lengths (0 among them).
+    """
     xp, rng, (T, B, I, H) = backend.xp, generator(0), sizes
 
     # Where the library does not compute in a dtype, the cell says in float32 what is right.
@@ -163,13 +164,15 @@ def _relative(a: Array, b: Array) -> float:
     return gap / max(scale, 1e-30) if gap == gap else float("inf")
 
 
-def _key(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences) -> str:
+def _key(backend: Backend, cell: Cell, dtype: Any, entry: Steps | Sequences, sizes: Sizes) -> str:
     try:
         own = version("xrnn-array")
     except PackageNotFoundError:
         own = "?"
     source = hashlib.sha256(entry.source.encode()).hexdigest()[:16]
     door = type(entry).__name__.lower()
+    if isinstance(entry, Sequences):
+        door = f"{door} {entry.precision} {sizes}"
     parts = (backend.name, backend.describe(), own, door, cell.name, dtype_name(dtype), source)
     return " | ".join(parts)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import array_api_compat
 
 from xrnn import trust
-from xrnn.backends import Backend, backend_of, check_same, dtype_name, get, is_floating
+from xrnn.backends import backend_of
 from xrnn.cells.base import Cell, blocks
+from xrnn.door import (
+    check_back,
+    check_inputs,
+    check_lengths,
+    check_precision,
+    with_zero_biases,
+)
 from xrnn.loop import Loop, Saved, Seen
 from xrnn.typing import Array, Namespace, State, Weights
 from xrnn.weights import check
-
-PRECISIONS = ("ieee", "tf32")
 
 
 @dataclass(frozen=True)
@@ -123,47 +128,80 @@ def unroll(
     >>> dweights["U"].shape
     (20, 5)
     """
-    ys, last, tape = run(cell, weights, xs, state, lengths, reverse, keep=True, precision=precision)
+    call = prepare(cell, weights, xs, state, lengths, reverse, precision)
+    ys, last, tape = forward([call], keep=True)[0]
     assert tape is not None
     return ys, last, tape
 
 
-def run(
+class Call(NamedTuple):
+    """A pass that has been checked and knows who will run it."""
+
+    cell: Cell
+    weights: Weights
+    given: tuple[str, ...]
+    xs: Array
+    state: State
+    lengths: Array | None
+    reverse: bool
+    sequence: Any
+    xp: Namespace
+
+
+def prepare(
     cell: Cell,
     weights: Weights,
     xs: Array,
     state: State | None,
     lengths: Array | None,
     reverse: bool,
-    *,
-    keep: bool,
     precision: str = "ieee",
-) -> tuple[Array, State, Tape | None]:
-    """`unroll`, which with ``keep=False`` keeps nothing and returns None for the tape."""
+) -> Call:
+    """Check what `unroll` was given, complete it, choose who runs it."""
     check_precision(cell.name, precision)
     backend = backend_of(xs, "xs")
     xp = backend.xp
-    _check_inputs(cell, weights, xs, state, backend)
+    check_inputs(cell, weights, xs, state, backend)
     T, B, I = xs.shape
     H = check(cell, weights, I, None if state is None else state[0].shape[-1])
     full = with_zero_biases(cell, weights, I, H, xs, xp=xp)
     if state is None:
-        state = (xp.zeros((B, H), dtype=xs.dtype, device=array_api_compat.device(xs)),) * len(
-            cell.states
-        )
+        zero = xp.zeros((B, H), dtype=xs.dtype, device=array_api_compat.device(xs))
+        state = (zero,) * len(cell.states)
     if lengths is not None:
-        lengths = _check_lengths(lengths, T, B, xs, backend)
-    state = tuple(state)
-    sequence = trust.sequence_of(backend, cell, xs.shape, xs.dtype, precision)
-    ys, last, saved = sequence.forward(
-        full, xs, state, lengths=lengths, reverse=reverse, keep=keep, xp=xp
-    )
-    last = cell.state(last)
-    if not keep:
-        return ys, last, None
-    given = tuple(weights)
-    tape = Tape(cell, full, given, xs, state, lengths, reverse, sequence, saved, last, xp)
-    return ys, last, tape
+        lengths = check_lengths(lengths, T, B, xs, backend)
+    sequence = trust.sequence_of(backend, cell, (T, B, I, H), xs.dtype, precision)
+    return Call(cell, full, tuple(weights), xs, tuple(state), lengths, reverse, sequence, xp)
+
+
+def forward(calls: Sequence[Call], *, keep: bool) -> list[tuple[Array, State, Tape | None]]:
+    """Run one call, or the two directions over the same inputs: at once, where that is faster.
+
+    With ``keep=False`` nothing is kept, and None stands for the tape.
+    """
+    one = calls[0]
+    both = getattr(one.sequence, "forward_both", None)
+    if len(calls) == 2 and both is not None and calls[1].sequence is one.sequence:
+        passes = [(call.weights, call.state, call.reverse) for call in calls]
+        results = both(passes, one.xs, lengths=one.lengths, keep=keep, xp=one.xp)
+    else:
+        results = [
+            call.sequence.forward(
+                call.weights,
+                call.xs,
+                call.state,
+                lengths=call.lengths,
+                reverse=call.reverse,
+                keep=keep,
+                xp=call.xp,
+            )
+            for call in calls
+        ]
+    found = []
+    for call, (ys, last, saved) in zip(calls, results, strict=True):
+        last = call.cell.state(last)
+        found.append((ys, last, Tape(*call[:8], saved, last, call.xp) if keep else None))
+    return found
 
 
 Gradients = tuple[Array, State, dict[str, Array]]
@@ -226,29 +264,40 @@ def unroll_backward(
     ValueError
         If a gradient has another shape than what it is the gradient of.
     """
-    cell, xp = tape.cell, tape.xp
-    if dtype_name(tape.last[0].dtype).startswith("complex"):
-        raise TypeError(
-            f"{cell.name}: the forward pass was complex ({tape.last[0].dtype}); "
-            "backward is for real numbers: run forward in float64"
-        )
-    if dys is not None:
-        _check_gradient(
-            cell, "dys", dys, (tape.xs.shape[0], *tape.last[0].shape), "(T, B, H)", tape.last[0]
-        )
-    none = (None,) * len(cell.states)
-    parts = none if dstate is None else check_state(cell, "dstate", dstate)
-    full = []
-    for name, d, value in zip(cell.states, parts, tape.last, strict=True):
-        if d is not None:
-            _check_gradient(cell, f"d{name}", d, tuple(value.shape), "(B, H)", value)
-        full.append(xp.zeros_like(value) if d is None else d)
+    full = check_back(tape.cell, tape.last, tape.xs.shape[0], dys, dstate, xp=tape.xp)
     if gates:
-        return _look_back(tape, dys, tuple(full))
-    dxs, dfirst, dweights = tape.sequence.backward(
-        tape.weights, tape.saved, dys, tuple(full), xp=xp
-    )
-    return dxs, cell.state(dfirst), {name: dweights[name] for name in tape.given}
+        return _look_back(tape, dys, full)
+    return _back([(tape, dys, full)])[0]
+
+
+def backward(
+    requests: Sequence[tuple[Tape, Array | None, State | None]], *, gates: bool
+) -> list[Any]:
+    """`unroll_backward` of one tape, or of the two directions at once."""
+    if gates:
+        return [unroll_backward(*request, gates=True) for request in requests]
+    full = [
+        (tape, dys, check_back(tape.cell, tape.last, tape.xs.shape[0], dys, dstate, xp=tape.xp))
+        for tape, dys, dstate in requests
+    ]
+    return _back(full)
+
+
+def _back(requests: Sequence[tuple[Tape, Array | None, State]]) -> list[Gradients]:
+    one = requests[0][0]
+    both = getattr(one.sequence, "backward_both", None)
+    if len(requests) == 2 and both is not None and requests[1][0].sequence is one.sequence:
+        passes = [(tape.weights, tape.saved, dys, dstate) for tape, dys, dstate in requests]
+        results = both(passes, xp=one.xp)
+    else:
+        results = [
+            tape.sequence.backward(tape.weights, tape.saved, dys, dstate, xp=tape.xp)
+            for tape, dys, dstate in requests
+        ]
+    return [
+        (dxs, tape.cell.state(dfirst), {name: dweights[name] for name in tape.given})
+        for (tape, _, _), (dxs, dfirst, dweights) in zip(requests, results, strict=True)
+    ]
 
 
 def _look_back(tape: Tape, dys: Array | None, dstate: State) -> Look:
@@ -270,93 +319,6 @@ def _look_back(tape: Tape, dys: Array | None, dstate: State) -> Look:
     return dxs, cell.state(dfirst), named, dgates, dstates
 
 
-def check_precision(kind: str, precision: str) -> None:
-    """Raise ValueError unless it is one that there is."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
-
-
 def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
     """T arrays (B, H) as one (T, B, H), where T may be 0; `like` is of their kind."""
     return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]
-
-
-def _check_inputs(
-    cell: Cell, weights: Weights, xs: Array, state: State | None, backend: Backend
-) -> None:
-    if xs.ndim != 3:
-        raise ValueError(f"{cell.name}: xs has shape {tuple(xs.shape)}; it must be (T, B, I)")
-    xp = backend.xp
-    complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
-    if not (complex_too or is_floating(xs.dtype, xp=xp)):
-        words = "real or complex" if cell.analytic else "real"
-        raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
-    if not isinstance(weights, Mapping):
-        raise TypeError(f"{cell.name}: weights must be a mapping of name to array")
-    for name, w in weights.items():
-        check_same(cell.name, name, w, "xs", xs)
-    if state is None:
-        return
-    H = 0
-    for name, s in zip(cell.states, check_state(cell, "state", state), strict=True):
-        check_same(cell.name, f"state {name}", s, "xs", xs)
-        if s.ndim == 2:
-            H = H or s.shape[1]
-        if tuple(s.shape) != (xs.shape[1], H):
-            raise ValueError(
-                f"{cell.name}: state {name} has shape {tuple(s.shape)}; "
-                f"it must be (B, H) = ({xs.shape[1]}, {H or 'H'})"
-            )
-
-
-def check_state(cell: Cell, what: str, state: Any) -> State:
-    """The state as a tuple; an error that names `what` if its parts do not fit the cell."""
-    if not isinstance(state, tuple | list) or len(state) != len(cell.states):
-        given = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
-        comma = "," if len(cell.states) == 1 else ""
-        raise TypeError(
-            f"{cell.name}: {what} is {given}; it must be a tuple ({', '.join(cell.states)}{comma})"
-        )
-    return tuple(state)
-
-
-def _check_gradient(
-    cell: Cell, name: str, d: Array, shape: tuple[int, ...], letters: str, like: Array
-) -> None:
-    check_same(cell.name, name, d, "the output", like)
-    if tuple(d.shape) != shape:
-        raise ValueError(
-            f"{cell.name}: {name} has shape {tuple(d.shape)}; it must be {letters} = {shape}"
-        )
-
-
-def with_zero_biases(
-    cell: Cell, weights: Weights, I: int, H: int, xs: Array, *, xp: Namespace
-) -> dict[str, Array]:
-    """The weights, with zeros for the biases that were left out."""
-    absent = [name for name in cell.biases if name not in weights]
-    if not absent:
-        return dict(weights)
-    shapes, device = cell.shapes(I, H), array_api_compat.device(xs)
-    zeros = {n: xp.zeros(shapes[n], dtype=xs.dtype, device=device) for n in absent}
-    return {**weights, **zeros}
-
-
-def _check_lengths(lengths: Any, T: int, B: int, xs: Array, backend: Backend) -> Array:
-    """Lengths as an int64 array of the library and device of xs."""
-    host = get("cpu").xp
-    # Looked at on the host: most lengths come from there, and one copy is one wait for a GPU.
-    if array_api_compat.is_array_api_obj(lengths):
-        lengths = backend_of(lengths, "lengths").to_host(lengths)
-    lengths = host.asarray(lengths)
-    if lengths.shape != (B,) or not (B == 0 or host.isdtype(lengths.dtype, "integral")):
-        raise ValueError(
-            f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
-            f"it must be (B,) = ({B},) integers"
-        )
-    if B and (lengths.min() < 0 or lengths.max() > T):
-        raise ValueError(
-            f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
-        )
-    device = array_api_compat.device(xs)
-    return backend.xp.asarray(lengths.astype("int64"), device=device)

@@ -85,21 +85,39 @@ def step_by_step(f: Any, u: Any, first: Any) -> np.ndarray:
     return s
 
 
+def scanned(T: int, values: int) -> bool:
+    """Whether T steps of so many values go by a scan."""
+    return values <= SCAN_UP_TO and T >= SCAN_FROM
+
+
 def solve(f: Any, u: Any, first: Any, *, xp: Any) -> Any:
     """The same, where many steps are tiny by a scan.
 
     A step costs half a microsecond however little it computes; a scan moves three times the
     memory.  ``benchmarks/scan.py`` measures where they cross.
     """
-    if first.size <= SCAN_UP_TO and len(f) >= SCAN_FROM:
+    if scanned(len(f), first.size):
         return scan(f, u, first, xp=xp)
     return step_by_step(f, u, first)
 
 
-def _linear(cell: Cell) -> Sequences:
+def _linear(cell: Cell) -> tuple[Sequences, ...]:
     form = Scan(cell, solve, BLOCK)
     dtypes = frozenset({np.dtype("float32"), np.dtype("float64")})
-    return Sequences(form.forward, form.backward, dtypes, SOURCE + Path(__file__).read_text())
+    source = SOURCE + Path(__file__).read_text()
+    return (
+        Sequences(
+            form.forward,
+            form.backward,
+            dtypes,
+            source,
+            # The recurrence goes by a scan or step by step.
+            trial=lambda T, B, I, H: (SCAN_FROM, 1, 2, 3) if scanned(T, B * H) else (5, 3, 4, 16),
+            path=lambda T, B, I, H: (
+                "all gates at once, then a scan" if scanned(T, B * H) else "all gates at once"
+            ),
+        ),
+    )
 
 
 def _describe() -> str:

@@ -169,7 +169,7 @@ class FusedGRUBefore(Fused):
     def step(self, plan: Plan, at: Step, save: Any) -> None:
         H, B, U = plan.H, plan.B, plan.weights["U"]
         bias, lengths = plan.weights["b"], plan.lengths
-        q = self._q(plan, at)
+        q = self._q(plan, at, bool(save))
         plan.times((B, 2 * H, H), (at.h_prev, H), (U, H), (at.product, 2 * H), tb=True, acc=True)
         plan.kernel(
             self.source,
@@ -205,10 +205,12 @@ class FusedGRUBefore(Fused):
         rz, n = self.recurrent_gradient(plan, 0, 2), self.recurrent_gradient(plan, 2, 1, q)
         return {"U": plan.xp.concat([rz, n])}
 
-    def _q(self, plan: Plan, at: Step) -> int:
-        """Where q of this step goes."""
+    def _q(self, plan: Plan, at: Step, keep: bool) -> int:
+        """Where q of this step goes: if it is not kept, always to the same place."""
         if "q" not in plan.run.more:
-            plan.run.more["q"] = plan.empty(plan.T, plan.B, plan.H)
+            plan.run.more["q"] = plan.empty(plan.T if keep else 1, plan.B, plan.H)
             plan.at(plan.run.more["q"])
+        if not keep:
+            return self.runtime.pointer(plan.run.more["q"])
         offset: int = int(at.t) * plan.B * plan.H * plan.bytes
         return self.runtime.pointer(plan.run.more["q"]) + offset

@@ -10,7 +10,7 @@ import cupy
 
 from xrnn.backends import Backend, dtype_name
 from xrnn.backends.cuda.runtime import CupyRuntime
-from xrnn.backends.cuda.tables import sequences
+from xrnn.backends.cuda.tables import notes, sequences
 
 RUNTIME = CupyRuntime()
 
@@ -25,6 +25,11 @@ def _describe() -> str:
     runtime = cupy.cuda.runtime
     device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
     return f"cupy {cupy.__version__}, driver {runtime.driverGetVersion()}, {device}"
+
+
+def _notes() -> list[str]:
+    compiled = ", ".join(RUNTIME.compiled()) or "none"
+    return [*notes(), f"compiled in this process: {compiled}"]
 
 
 def _dtypes() -> frozenset[cupy.dtype]:
@@ -43,6 +48,7 @@ BACKEND = Backend(
     sequences=sequences(RUNTIME, _dtypes()),
     describe=_describe,
     missing=_missing,
+    notes=_notes,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     device_of=lambda array: array.device.id,
 )

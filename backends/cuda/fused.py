@@ -7,6 +7,7 @@ loop over raw addresses.  The mathematics of a step stands in ``kernels/*.cu``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from xrnn.affine import inside
@@ -55,22 +56,27 @@ class Fused:
         xp: Namespace,
     ) -> tuple[Array, State, Any]:
         """As `xrnn.loop.Loop.forward`, for at least one value."""
-        plan = self.open(Run(weights, xs, state, lengths, reverse))
-        run = plan.run
-        self._place_states(plan)
-        self.drive(plan, keep)
-        if not self.keeps_gates:
-            run.gates = None
-        first, end = run.ends
-        ys = run.hs[1:] if first == 0 else run.hs[:-1]
-        last: tuple[Array, ...] = (run.hs[end],)
-        if run.mask is not None:
-            # The state that is kept past the end is an output nowhere.
-            last = (last[0].copy(),)
-            ys = xp.where(run.mask, ys, xp.zeros_like(ys))
-        if self.carries_c:
-            last = (*last, xp.astype(run.cs[end], xs.dtype))
-        return ys, last, run if keep else None
+        one = [(weights, state, reverse)]
+        return self.forward_both(one, xs, lengths=lengths, keep=keep, xp=xp)[0]
+
+    def forward_both(
+        self,
+        passes: Sequence[tuple[Weights, State, bool]],
+        xs: Array,
+        *,
+        lengths: Array | None,
+        keep: bool,
+        xp: Namespace,
+    ) -> list[tuple[Array, State, Any]]:
+        """The same for one direction or for both, over the same inputs."""
+        plans = [
+            self.open(Run(weights, xs, state, lengths, reverse))
+            for weights, state, reverse in passes
+        ]
+        for plan in plans:
+            self._place_states(plan)
+        self.drive(plans, keep)
+        return [self._outputs(plan, keep) for plan in plans]
 
     def backward(
         self,
@@ -83,33 +89,47 @@ class Fused:
     ) -> tuple[Array, State, dict[str, Array]]:
         """As `xrnn.loop.Loop.backward`.  Gradients take the place of the gates they are of, so
         a second pass back first goes forward again."""
-        saved = self.reopen(saved)
-        plan = Plan(self.runtime, saved, self.tf32)
-        if not self.keeps_gates:
-            saved.gates = plan.empty(plan.T, plan.B, self.width * plan.H)
-        carried = tuple(plan.wide(d) for d in dstate)
-        self.drive_backward(plan, None if dys is None else plan.dense(dys), carried)
-        dxs, dweights = self.input_gradients(plan)
-        dfirst = tuple(xp.astype(d, plan.dtype) for d in carried)
-        return dxs, dfirst, dweights | self.weight_gradients(plan)
+        return self.backward_both([(weights, saved, dys, dstate)], xp=xp)[0]
 
-    def drive(self, plan: Plan, keep: bool) -> None:
-        """Fill the buffers of a run, whose gates hold W x."""
-        run, H = plan.run, plan.H
-        scratch = plan.at(plan.empty(plan.B, self.width * H, acc=True))
-        step = Step(plan, self.width, scratch)
-        for t in run.order:
-            step.move(t)
-            self.step(plan, step, plan.int32(keep))
+    def backward_both(
+        self, passes: Sequence[tuple[Weights, Run, Array | None, State]], *, xp: Namespace
+    ) -> list[tuple[Array, State, dict[str, Array]]]:
+        """The same for one direction or for both."""
+        plans, given = [], []
+        for _, saved, dys, dstate in passes:
+            plan = Plan(self.runtime, self.reopen(saved), self.tf32)
+            if not self.keeps_gates:
+                plan.run.gates = plan.empty(plan.T, plan.B, self.width * plan.H)
+            plans.append(plan)
+            carried = tuple(plan.wide(d) for d in dstate)
+            given.append((None if dys is None else plan.dense(dys), carried))
+        self.drive_backward(plans, given)
+        results = []
+        for plan, (_, carried) in zip(plans, given, strict=True):
+            dxs, dweights = self.input_gradients(plan)
+            dfirst = tuple(xp.astype(d, plan.dtype) for d in carried)
+            results.append((dxs, dfirst, dweights | self.weight_gradients(plan)))
+        return results
 
-    def drive_backward(self, plan: Plan, dys: Array | None, carried: State) -> None:
-        """Turn the gates into their gradients, and `carried` into that of the first state."""
-        run, H = plan.run, plan.H
-        scratch = plan.at(plan.empty(plan.B, H, acc=True))
-        step = Step(plan, self.width, scratch, dys, carried)
-        for t in reversed(run.order):
-            step.move(t)
-            self.step_backward(plan, step)
+    def drive(self, plans: Sequence[Plan], keep: bool) -> None:
+        """Fill the buffers of runs, whose gates hold W x."""
+        for plan in plans:
+            scratch = plan.at(plan.empty(plan.B, self.width * plan.H, acc=True))
+            step = Step(plan, self.width, scratch)
+            for t in plan.run.order:
+                step.move(t)
+                self.step(plan, step, plan.int32(keep))
+
+    def drive_backward(
+        self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
+    ) -> None:
+        """Turn the gates into their gradients, and those of the last states into the first's."""
+        for plan, (dys, carried) in zip(plans, given, strict=True):
+            scratch = plan.at(plan.empty(plan.B, plan.H, acc=True))
+            step = Step(plan, self.width, scratch, dys, carried)
+            for t in reversed(plan.run.order):
+                step.move(t)
+                self.step_backward(plan, step)
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
         """What runs for these sizes, in words."""
@@ -151,6 +171,22 @@ class Fused:
         if self.carries_c:
             run.cs = plan.empty(plan.T + 1, plan.B, plan.H, acc=True)
             run.cs[first] = run.first[1]
+
+    def _outputs(self, plan: Plan, keep: bool) -> tuple[Array, State, Any]:
+        """What a pass gives, from its buffers."""
+        run, xp = plan.run, plan.xp
+        first, end = run.ends
+        ys = run.hs[1:] if first == 0 else run.hs[:-1]
+        last: tuple[Array, ...] = (run.hs[end],)
+        if run.mask is not None:
+            # The state that is kept past the end is an output nowhere.
+            last = (last[0].copy(),)
+            ys = xp.where(run.mask, ys, xp.zeros_like(ys))
+        if self.carries_c:
+            last = (*last, xp.astype(run.cs[end], plan.dtype))
+        if not self.keeps_gates:
+            run.gates = None
+        return ys, last, run if keep else None
 
     def reopen(self, saved: Run) -> Run:
         """The run, or the same once more if its gates hold gradients already."""

@@ -6,11 +6,12 @@ the device, the time axis is cut into pieces that run in parallel (``kernels/lin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from xrnn.backends.cuda.fused import Fused
-from xrnn.backends.cuda.plan import BLOCK, TYPES, Plan, Run
-from xrnn.typing import Array, Namespace, State, Weights
+from xrnn.backends.cuda.plan import BLOCK, TYPES, Plan
+from xrnn.typing import Array, State
 
 #: threads that fill a device (132 processors of 256), and the fewest steps of a piece
 THREADS, SHORTEST = 33792, 64
@@ -34,67 +35,61 @@ class FusedLinear(Fused):
         P = pieces(T, B, H)
         return "one kernel for all steps" if P == 1 else f"{P} pieces of time in parallel"
 
-    def forward(
-        self,
-        weights: Weights,
-        xs: Array,
-        state: State,
-        *,
-        lengths: Array | None,
-        reverse: bool,
-        keep: bool,
-        xp: Namespace,
-    ) -> tuple[Array, State, Any]:
-        """As `xrnn.loop.Loop.forward`, for at least one value."""
-        plan = self.open(Run(weights, xs, state, lengths, reverse))
+    def _place_states(self, plan: Plan) -> None:
+        """Its buffers are made with the launch."""
+
+    def drive(self, plans: Sequence[Plan], keep: bool) -> None:
+        for plan in plans:
+            self._run(plan, keep)
+
+    def _run(self, plan: Plan, keep: bool) -> None:
         run, shape = plan.run, (plan.T, plan.B, plan.H)
-        ys, s_last, h_last = plan.empty(*shape), plan.wide(state[-1]), state[0].copy()
+        run.hs, run.more["h"] = plan.empty(*shape), run.first[0].copy()
+        run.more["s"], s0 = plan.wide(run.first[-1]), plan.at(plan.wide(run.first[-1]))
         run.cs = plan.empty(*shape, acc=True) if keep else None
-        s0 = plan.at(plan.wide(state[-1]))
-        gates, bias = plan.at(run.gates), plan.weights["b"]
+        gates, bias, reverse = plan.at(run.gates), plan.weights["b"], run.reverse
         entering, _ = self._entering(plan, "forward", reverse, s0, (gates, bias))
         self._launch(
             plan,
             "forward",
-            *(gates, bias, entering, plan.at(run.cs), plan.at(ys), plan.at(s_last)),
-            *((plan.at(h_last),) if self.beside else ()),
+            *(gates, bias, entering),
+            *map(plan.at, (run.cs, run.hs, run.more["s"])),
+            *((plan.at(run.more["h"]),) if self.beside else ()),
             *(plan.lengths, plan.int32(reverse), plan.int32(keep)),
         )
-        s_last = xp.astype(s_last, plan.dtype)
-        last = (h_last, s_last) if self.beside else (s_last,)
-        return ys, last, run if keep else None
 
-    def backward(
-        self,
-        weights: Weights,
-        saved: Run,
-        dys: Array | None,
-        dstate: State,
-        *,
-        xp: Namespace,
-    ) -> tuple[Array, State, dict[str, Array]]:
-        """As `xrnn.loop.Loop.backward`."""
-        run = self.reopen(saved)
-        plan = Plan(self.runtime, run, self.tf32)
-        gates, cs, lengths = plan.at(run.gates), plan.at(run.cs), plan.lengths
-        dy = plan.at(None if dys is None else plan.dense(dys))
-        dh_last, dh_first = plan.wide(dstate[0]), plan.wide(dstate[0])
-        ds = plan.wide(dstate[-1])
-        given = (gates, cs, dy, plan.at(dh_last)) if self.beside else (gates, dy)
+    def _outputs(self, plan: Plan, keep: bool) -> tuple[Array, State, Any]:
+        run = plan.run
+        ys, s_last = run.hs, plan.xp.astype(run.more.pop("s"), plan.dtype)
+        h_last = run.more.pop("h")
+        run.hs = None
+        return ys, (h_last, s_last) if self.beside else (s_last,), run if keep else None
+
+    def drive_backward(
+        self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
+    ) -> None:
+        for plan, (dys, carried) in zip(plans, given, strict=True):
+            self._run_backward(plan, dys, carried)
+
+    def _run_backward(self, plan: Plan, dys: Array | None, carried: State) -> None:
+        run, dh, ds = plan.run, carried[0], carried[-1]
+        gates, cs, dy = plan.at(run.gates), plan.at(run.cs), plan.at(dys)
+        dh_last = plan.at(plan.wide(dh))
+        more = (gates, cs, dy, dh_last) if self.beside else (gates, dy)
         # What enters a piece going back is overwritten by what leaves it.
-        through, rows = self._entering(plan, "backward", not run.reverse, plan.at(ds), given)
+        through, rows = self._entering(plan, "backward", not run.reverse, plan.at(ds), more)
         self._launch(
             plan,
             "backward",
             *(gates, plan.at(plan.wide(run.first[-1])), cs, dy, through),
-            *((plan.at(dh_last), plan.at(dh_first)) if self.beside else ()),
-            *(lengths, plan.int32(run.reverse)),
+            *((dh_last, plan.at(dh)) if self.beside else ()),
+            *(plan.lengths, plan.int32(run.reverse)),
         )
         if rows is not None:
-            ds = rows[-1 if run.reverse else 0]
-        dxs, dweights = self.input_gradients(plan)
-        arrived = (dh_first, ds) if self.beside else (ds,)
-        return dxs, tuple(xp.astype(d, plan.dtype) for d in arrived), dweights
+            ds[...] = rows[-1 if run.reverse else 0]
+
+    def weight_gradients(self, plan: Plan) -> dict[str, Array]:
+        return {}
 
     def _entering(
         self, plan: Plan, way: str, falling: bool, first: int, given: tuple[int, ...]

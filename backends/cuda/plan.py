@@ -34,6 +34,10 @@ class Runtime(Protocol):
 
     def pointer(self, array: Array) -> int: ...
 
+    def capability(self) -> int: ...
+
+    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int: ...
+
     def launch(
         self,
         source: str,

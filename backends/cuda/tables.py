@@ -1,13 +1,16 @@
-"""What stands behind the wide door: every cell's fused loop, for any runtime."""
+"""What stands behind the wide door: every cell's loops, for any runtime, the best first."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xrnn import cells
-from xrnn.backends import Sequences
+from xrnn.backends import Sequences, Sizes, dtype_name
+from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cells import (
     FusedElman,
     FusedElmanReLU,
@@ -17,13 +20,20 @@ from xrnn.backends.cuda.cells import (
     FusedPeephole,
 )
 from xrnn.backends.cuda.fused import Fused
-from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU
+from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU, pieces
 from xrnn.backends.cuda.plan import Runtime
+from xrnn.backends.cuda.wide import (
+    Clustered,
+    ClusteredElman,
+    ClusteredElmanReLU,
+    ClusteredGRU,
+    ClusteredLSTM,
+)
 from xrnn.cells.base import Cell
 
 KERNELS = Path(__file__).with_name("kernels")
 
-#: cell → its loop
+#: cell → its loop of launches, and its loop in one launch
 FUSED: Mapping[Cell, type[Fused]] = {
     cells.Elman: FusedElman,
     cells.ElmanReLU: FusedElmanReLU,
@@ -34,32 +44,99 @@ FUSED: Mapping[Cell, type[Fused]] = {
     cells.InputGatedLSTM: FusedInputGated,
     cells.MinGRU: FusedMinGRU,
 }
+CLUSTERED: Mapping[Cell, type[Clustered]] = {
+    cells.Elman: ClusteredElman,
+    cells.ElmanReLU: ClusteredElmanReLU,
+    cells.LSTM: ClusteredLSTM,
+    cells.GRU: ClusteredGRU,
+}
 
 #: how far products of rounded factors may lie from those of float32, relative
 TF32_TOLERANCE = 5e-3
 
+#: set to 1 to let clusters run: no device has certified them yet
+OPT_IN = "XRNN_CUDA_WIDE"
 
-def sequences(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell, Sequences]:
+
+def sequences(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell, tuple[Sequences, ...]]:
     """The table of the wide door."""
-    return {cell: _entry(kind, cell, runtime, dtypes) for cell, kind in FUSED.items()}
+    table = {}
+    for cell, kind in FUSED.items():
+        loops: list[Sequences] = []
+        for precision in ("tf32", "ieee"):
+            tf32 = precision == "tf32"
+            names = ("float32",) if tf32 else ("float16", "bfloat16", "float32", "float64")
+            served = frozenset(d for d in dtypes if dtype_name(d) in names)
+            if cell in CLUSTERED:
+                loops += _clustered(CLUSTERED[cell](runtime, cell, tf32), served)
+            loops.append(_fused(kind(runtime, cell, tf32), served))
+        table[cell] = tuple(loops)
+    return table
 
 
-def _entry(kind: type[Fused], cell: Cell, runtime: Runtime, dtypes: frozenset[Any]) -> Sequences:
-    source = "".join(file.read_text() for file in sorted(KERNELS.iterdir()))
-    source += "".join(file.read_text() for file in sorted(KERNELS.parent.glob("*.py")))
-    ieee, tf32 = kind(runtime, cell), kind(runtime, cell, tf32=True)
-    # H = 16 goes by vectors of values, H = 7 one by one; 130 steps in pieces, where there are.
-    long = ((130, 3, 2, 4),) if issubclass(kind, FusedLinear) else ()
-    trials = ((5, 3, 4, 16), (3, 2, 3, 7), *long)
-    rounded = Sequences(
-        tf32.forward,
-        tf32.backward,
-        dtypes,
-        f"tf32 {source}",
-        path=tf32.path,
-        trials=trials,
-        tolerance=TF32_TOLERANCE,
-    )
+def _fused(loop: Fused, dtypes: frozenset[Any]) -> Sequences:
+    return _entry(loop, dtypes, path=loop.path, trial=partial(_trial, loop))
+
+
+def _trial(loop: Fused, T: int, B: int, I: int, H: int) -> Sizes:
+    """H a multiple of 4 goes by vectors of values, any other one by one."""
+    if isinstance(loop, FusedLinear):
+        return (130, 3, 2, 4) if pieces(T, B, H) > 1 else (5, 3, 4, 16)
+    return (5, 3, 4, 16) if H % 4 == 0 else (3, 2, 3, 7)
+
+
+def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Sequences]:
+    """One entry for each dtype, as the weights' size decides."""
+
+    def entry(dtype: Any) -> Sequences:
+        kind = dtype_name(dtype)
+
+        def serves(T: int, B: int, I: int, H: int) -> bool:
+            if os.environ.get(OPT_IN) != "1":
+                return False
+            return loop.geometry(kind, B, H) is not None
+
+        def path(T: int, B: int, I: int, H: int) -> str:
+            g = loop.geometry(kind, B, H)
+            assert g is not None
+            return f"one launch: clusters of {g.cluster} blocks, {g.batch} sequences each"
+
+        # The geometry is that of B and H: they stay as they are.
+        return _entry(
+            loop,
+            frozenset({dtype}),
+            path=path,
+            serves=serves,
+            trial=lambda T, B, I, H: (3, B, 4, H),
+        )
+
+    return [entry(dtype) for dtype in dtypes if dtype_name(dtype) != "float64"]
+
+
+def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Sequences:
     return Sequences(
-        ieee.forward, ieee.backward, dtypes, source, rounded, path=ieee.path, trials=trials
+        loop.forward,
+        loop.backward,
+        dtypes,
+        SOURCE,
+        precision="tf32" if loop.tf32 else "ieee",
+        tolerance=TF32_TOLERANCE if loop.tf32 else None,
+        forward_both=loop.forward_both,
+        backward_both=loop.backward_both,
+        **how,
     )
+
+
+def notes() -> list[str]:
+    """For `xrnn info`: how far clusters reach."""
+    word = "on" if os.environ.get(OPT_IN) == "1" else f"off; {OPT_IN}=1 turns them on"
+    lines = [f"clusters ({word}), the most hidden units with 8 / 16 blocks:"]
+    for (cell, kind), (eight, sixteen) in cluster.table().items():
+        lines.append(f"  {cell:<12} {kind:<9} {eight} / {sixteen}")
+    return lines
+
+
+#: what a proof is a proof of
+SOURCE = "".join(
+    file.read_text() for file in sorted((*KERNELS.iterdir(), *KERNELS.parent.glob("*.py")))
+)

@@ -94,20 +94,23 @@ def _version() -> str:
 def _build(text: str, path: Path, kernels: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent))
+        work = tempfile.TemporaryDirectory(dir=path.parent)
     except OSError:  # a home that cannot be written
-        work = Path(tempfile.mkdtemp())
-        path = work / path.name
-    program, built = work / "kernels.cpp", work / "kernels.so"
-    program.write_text(text, encoding="utf-8")
-    include = [f"-I{HERE}", f"-I{kernels}"]
-    run = subprocess.run(
-        [COMPILER, *FLAGS, *include, str(program), "-o", str(built)], capture_output=True, text=True
-    )
-    if run.returncode:
-        raise RuntimeError(f"{COMPILER} does not compile the kernels:\n{run.stderr[:6000]}")
-    # In one step, as others may build the same at the same time.
-    built.replace(path)
-    if work != path.parent:
-        shutil.rmtree(work)
+        path = Path(_own_folder().name) / path.name
+        work = tempfile.TemporaryDirectory(dir=path.parent)
+    with work:
+        program, built = Path(work.name) / "kernels.cpp", Path(work.name) / "kernels.so"
+        program.write_text(text, encoding="utf-8")
+        files = [f"-I{HERE}", f"-I{kernels}", str(program), "-o", str(built)]
+        run = subprocess.run([COMPILER, *FLAGS, *files], capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(f"{COMPILER} does not compile the kernels:\n{run.stderr[:6000]}")
+        # In one step, as others may build the same at the same time.
+        built.replace(path)
     return path
+
+
+@cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="xrnn-shim-")

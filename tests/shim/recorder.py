@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
 
-from xrnn.backends import dtype_name
+from xrnn.backends import Sequences, Sizes
 from xrnn.backends.cuda import tables
+from xrnn.cells.base import Cell
+
+#: size of a cluster → how many of them a Hopper with 132 multiprocessors may hold at once
+HELD = {1: 132, 2: 66, 4: 33, 8: 15, 16: 7}
 
 
 class Recorder:
@@ -18,15 +23,13 @@ class Recorder:
     Parameters
     ----------
     capability : int
-        The compute capability that it says it has.
-    resident : int
-        How many clusters of any kernel it says it holds at once.
+        The compute capability that it says it has; from 90 on it holds clusters, see `HELD`.
     """
 
     xp: Any = array_api_compat.numpy
 
-    def __init__(self, capability: int = 80, resident: int = 0) -> None:
-        self._capability, self._resident = capability, resident
+    def __init__(self, capability: int = 80) -> None:
+        self._capability = capability
         #: (source, instance, grid, block, shared, cluster) of each launch
         self.launches: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int, int]] = []
         #: launches and products together
@@ -43,8 +46,8 @@ class Recorder:
     def capability(self) -> int:
         return self._capability
 
-    def resident(self, *kernel: Any) -> int:
-        return self._resident
+    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
+        return HELD[size] if self._capability >= 90 else 0
 
     def launch(
         self,
@@ -73,23 +76,21 @@ def dtypes() -> frozenset[Any]:
     return frozenset([*map(np.dtype, names), np.dtype(ml_dtypes.bfloat16)])
 
 
-def record(recorder: Recorder, sizes: Iterable[tuple[int, int, int, int]] = ()) -> None:
+def record(recorder: Recorder, sizes: Iterable[Sizes]) -> None:
     """Run every entry of the wide door, forward and back, in all its dtypes.
 
-    Sizes (T, B, I, H) are those that the entry proves itself on, and those given.
+    For those of the sizes (T, B, I, H) that it serves, on the small ones that go the same way.
     """
-    for cell, entry in tables.sequences(recorder, dtypes()).items():
-        for form in (entry, entry.tf32):
-            if form is None:
-                continue
-            for dtype in form.dtypes:
-                if form is entry.tf32 and dtype_name(dtype) != "float32":
-                    continue
-                for size in (*form.trials, *sizes):
-                    _run(cell, form, dtype, size)
+    sizes = tuple(sizes)
+    for cell, entries in tables.sequences(recorder, dtypes()).items():
+        for entry in entries:
+            small = {entry.trial(*size) for size in sizes if entry.serves(*size)}
+            kinds = [d for d in entry.dtypes if "32" in str(d) or entry.precision == "ieee"]
+            for dtype, size in product(kinds, sorted(small)):
+                _run(cell, entry, dtype, size)
 
 
-def _run(cell: Any, form: Any, dtype: Any, size: tuple[int, int, int, int]) -> None:
+def _run(cell: Cell, form: Sequences, dtype: Any, size: Sizes) -> None:
     T, B, I, H = size
     xp = Recorder.xp
 
@@ -100,7 +101,7 @@ def _run(cell: Any, form: Any, dtype: Any, size: tuple[int, int, int, int]) -> N
     state = tuple(zeros(B, H) for _ in cell.states)
     for reverse in (False, True):
         for lengths in (None, np.zeros(B, np.int64)):
-            given = {"lengths": lengths, "reverse": reverse, "xp": xp}
+            given: dict[str, Any] = {"lengths": lengths, "reverse": reverse, "xp": xp}
             # Buffers that no kernel has filled hold anything at all.
             with np.errstate(all="ignore"):
                 form.forward(weights, zeros(T, B, I), state, keep=False, **given)

@@ -30,12 +30,12 @@ __global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>
   }
   load<A, V>(old_c, c_prev + row);
   UNROLL for (int j = 0; j < V; j++) {
-    const A i = sigmoid(a[0][j]);                   // (1)
-    const A f = sigmoid(a[1][j]);                   // (2)
-    const A g = tanh_of(a[2][j]);                   // (3)
-    const A o = sigmoid(a[3][j]);                   // (4)
-    new_c[j] = f * old_c[j] + i * g;                // (5)
-    new_h[j] = o * tanh_of(new_c[j]);               // (6)
+    const A i = sigmoid(a[0][j]);      // (1)
+    const A f = sigmoid(a[1][j]);      // (2)
+    const A g = tanh_of(a[2][j]);      // (3)
+    const A o = sigmoid(a[3][j]);      // (4)
+    new_c[j] = f * old_c[j] + i * g;   // (5)
+    new_h[j] = o * tanh_of(new_c[j]);  // (6)
     a[0][j] = i, a[1][j] = f, a[2][j] = g, a[3][j] = o;
   }
   if (lengths && t >= lengths[b]) {

@@ -1,0 +1,162 @@
+// The simple recurrent network over whole sequences, forward and backward, each in one launch:
+// clusters of blocks hold U on the chip.  Equations: xrnn/cells/elman.py.  Template arguments:
+// cluster_blocks.cuh, and Relu: 0 for tanh (1), 1 for ReLU (2); launch, direction and rows of
+// the states: as in lstm_cluster.cu.
+#include "cluster_blocks.cuh"
+
+template <int Relu>
+__device__ __forceinline__ float curve(float a) {
+  return Relu ? (a < 0.0f ? 0.0f : a) : tanh_of(a);  // the ReLU of NaN is NaN
+}
+// The slope, from the output h.
+template <int Relu>
+__device__ __forceinline__ float curve_slope(float h) {
+  return Relu ? (h > 0.0f ? 1.0f : 0.0f) : tanh_slope(h);
+}
+
+// steps, B, H
+// lengths  [B] or null: from step lengths[b] on, sequence b keeps its state
+// reverse  the first set runs from the last step to the first
+// U        [H, H]
+// x        [steps, B, H]  W x, without bias
+// bias     [H]
+// hs       [steps + 1, B, H]  in: the state given; out: all other rows
+template <class P, int Relu, int Units, int C, int N, int Warps, int RowWarps, int Kept>
+__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
+    rnn_cluster_forward(int steps, int B, int H, const int* lengths, int reverse,
+                        const Stored<P>* U, const Stored<P>* x, const Stored<P>* bias,
+                        Stored<P>* hs, const Stored<P>* U_2, const Stored<P>* x_2,
+                        const Stored<P>* bias_2, Stored<P>* hs_2) {
+  typedef Stored<P> T;
+  typedef Forward<P, 1, Units, C, N, Warps, RowWarps, Kept> Block;
+  if (blockIdx.y) U = U_2, x = x_2, bias = bias_2, hs = hs_2, reverse = 1 - reverse;
+  SHARED(char, memory);
+  Block block(memory, B, H);
+  const i64 state = static_cast<i64>(B) * H;
+  const int count = block.longest(lengths, steps), given = reverse ? steps : 0;
+  block.begin(memory, U, hs + given * state);
+
+  float h[Block::pairs], a[Block::pairs];
+  int end[Block::pairs];
+  UNROLL for (int j = 0; j < Block::pairs; j++) {
+    const Pair p = block.pair(j);
+    h[j] = p.real ? static_cast<float>(hs[given * state + p.at]) : 0.0f;
+    end[j] = p.real && lengths ? lengths[p.b] : steps;
+  }
+  const auto fetch = [&](int t) {  // W x + b of step t
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      a[j] = p.real
+                 ? static_cast<float>(x[t * state + p.at]) + static_cast<float>(bias[p.unit])
+                 : 0.0f;
+    }
+  };
+  const auto keep = [&] {  // the state, through the steps past all ends
+    for (int t = count; t < steps; t++) {
+      UNROLL for (int j = 0; j < Block::pairs; j++) {
+        const Pair p = block.pair(j);
+        if (p.real) hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
+      }
+    }
+  };
+  if (reverse) keep();
+  if (count > 0) fetch(reverse ? count - 1 : 0);
+  cluster_sync();
+
+  for (int s = 0; s < count; s++) {
+    const int t = reverse ? count - 1 - s : s;
+    if (s + 1 < count) block.expect(s + 1);
+    if (s > 0) block.wait(s);
+    block.product(s);
+    __syncthreads();
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      if (!p.held) continue;
+      const float new_h = curve<Relu>(a[j] + block.sum(0, p));  // (1), (2)
+      if (t < end[j]) h[j] = static_cast<float>(static_cast<T>(new_h));
+      block.stage(p, static_cast<T>(h[j]));
+      if (p.real) hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
+    }
+    __syncthreads();
+    if (s + 1 < count) {
+      block.send(s + 1);
+      fetch(reverse ? t - 1 : t + 1);
+    }
+  }
+  if (!reverse) keep();
+}
+
+// U        [H, H]
+// das      [steps, B, H]  out: da; 0 past a sequence's end
+// hs       [steps + 1, B, H]
+// dys      [steps, B, H] or null: gradient of the outputs; not read past a sequence's end
+// dh       [B, H]  in: gradient of the last state; out: of the state given
+template <class P, int Relu, int Units, int C, int N, int Warps, int Kept>
+__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
+    rnn_cluster_backward(int steps, int B, int H, const int* lengths, int reverse,
+                         const Stored<P>* U, Stored<P>* das, const Stored<P>* hs,
+                         const Stored<P>* dys, float* dh, const Stored<P>* U_2, Stored<P>* das_2,
+                         const Stored<P>* hs_2, const Stored<P>* dys_2, float* dh_2) {
+  typedef Stored<P> T;
+  typedef Backward<P, 1, Units, C, N, Warps, Kept> Block;
+  if (blockIdx.y) U = U_2, das = das_2, hs = hs_2, dys = dys_2, dh = dh_2, reverse = 1 - reverse;
+  SHARED(char, memory);
+  Block block(memory, B, H);
+  const i64 state = static_cast<i64>(B) * H;
+  const int count = block.longest(lengths, steps);
+  block.begin(memory, U);
+
+  float from_h[Block::pairs], h[Block::pairs], above[Block::pairs];
+  int end[Block::pairs];
+  UNROLL for (int j = 0; j < Block::pairs; j++) {
+    const Pair p = block.pair(j);
+    from_h[j] = p.real ? dh[p.at] : 0.0f;
+    end[j] = !p.real ? 0 : lengths ? lengths[p.b] : steps;
+  }
+  const auto fetch = [&](int t) {  // what forward left of step t
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      if (t >= end[j]) continue;
+      h[j] = static_cast<float>(hs[(t + !reverse) * state + p.at]);
+      above[j] = dys ? static_cast<float>(dys[t * state + p.at]) : 0.0f;
+    }
+  };
+  for (int t = count; t < steps; t++) {
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      if (p.real) das[t * state + p.at] = static_cast<T>(0.0f);
+    }
+  }
+  if (count > 0) fetch(reverse ? 0 : count - 1);
+  cluster_sync();
+
+  for (int s = 0; s < count; s++) {
+    const int t = reverse ? s : count - 1 - s;
+    block.expect(s);
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      if (!p.held) continue;
+      float da = 0.0f;
+      if (t < end[j]) {
+        da = (from_h[j] + above[j]) * curve_slope<Relu>(h[j]);  // (1), (2)
+        from_h[j] = 0.0f;
+      }
+      if (p.real) das[t * state + p.at] = static_cast<T>(da);
+      block.stage(0, p, da);
+    }
+    __syncthreads();
+    block.product();
+    __syncthreads();
+    block.send(s);
+    if (s + 1 < count) fetch(reverse ? t + 1 : t - 1);
+    block.wait(s);
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      const Pair p = block.pair(j);
+      if (p.held) from_h[j] += block.total(s, p);  // da U
+    }
+  }
+  UNROLL for (int j = 0; j < Block::pairs; j++) {
+    const Pair p = block.pair(j);
+    if (p.real) dh[p.at] = from_h[j];
+  }
+}
