@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 
 import array_api_compat.cupy
 import cupy
@@ -15,10 +16,20 @@ from xrnn.backends.cuda.tables import notes, sequences
 RUNTIME = CupyRuntime()
 
 
+#: the oldest CuPy and compute capability that are served
+CUPY, CAPABILITY = (13, 4), 70
+
+
 def _missing() -> str | None:
-    if cupy.cuda.is_available():
-        return None
-    return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
+    version = tuple(int(part) for part in re.findall(r"\d+", cupy.__version__)[:2])
+    if version < CUPY:
+        return f"CuPy {cupy.__version__} is too old; it must be {CUPY[0]}.{CUPY[1]} or newer"
+    if not cupy.cuda.is_available():
+        return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
+    if (capability := RUNTIME.capability()) < CAPABILITY:
+        name = _describe().rpartition(", ")[2]
+        return f"{name} has compute capability {capability}; it must be {CAPABILITY} or newer"
+    return None
 
 
 def _describe() -> str:
