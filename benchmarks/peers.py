@@ -11,7 +11,7 @@ import numpy as np
 from cases import MODES, Case
 
 import xrnn
-from xrnn.backends import backend_of, get
+from xrnn.backends import get
 
 LAYERS = {"rnn": xrnn.RNN, "lstm": xrnn.LSTM, "gru": xrnn.GRU}
 
@@ -53,9 +53,11 @@ class Problem:
         self.layer = LAYERS[case.cell](
             case.I, case.H, dtype=dtype, device=device, rng=rng, init="uniform"
         )
+        if case.precision == "tf32":
+            self.layer.precision = "tf32"
 
         def array(*shape: int) -> np.ndarray:
-            return rng.normal(size=shape).astype(dtype)
+            return rng.standard_normal(shape, dtype="float32").astype(numpy_type(dtype))
 
         self.xs, self.dys = array(case.T, case.B, case.I), array(case.T, case.B, case.H)
         self.state = tuple(array(1, case.B, case.H) for _ in self.layer.cell.states)
@@ -90,12 +92,24 @@ def ours(problem: Problem) -> Side:
     return Side("xrnn", train if problem.training else lambda: layer(xs), read)
 
 
+def numpy_type(name: str) -> np.dtype[Any]:
+    """The dtype of that name; bfloat16 is one of ml_dtypes'."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    found: np.dtype[Any] = np.dtype(name)
+    return found
+
+
 def code(problem: Problem) -> str:
     """Who serves this problem in xrnn: the "cell" as written, or a backend's "table"."""
-    weight = problem.layer.weights["W_l0"]
-    backend, cell = backend_of(weight), problem.layer.cell
-    faster = backend.sequences_of(cell, weight.dtype) or backend.steps_of(cell, weight.dtype)
-    return "table" if faster else "cell"
+    return "cell" if path(problem) == "the cell as written" else "table"
+
+
+def path(problem: Problem) -> str:
+    """What runs in xrnn, in words."""
+    return str(problem.layer.path(problem.xs.shape)["_l0"])
 
 
 def with_torch(problem: Problem, threads: int) -> Side:
@@ -107,13 +121,16 @@ def with_torch(problem: Problem, threads: int) -> Side:
     cudnn_rnn: Any = torch.backends.cudnn.rnn
     cudnn_rnn.fp32_precision = "tf32" if case.precision == "tf32" else "ieee"
 
+    dtype = getattr(torch, DTYPES[case.precision])
+
     def tensor(a: np.ndarray) -> Any:
-        return torch.from_numpy(a).to(problem.device)
+        # By way of float32: neither library knows the other's bfloat16.
+        return torch.from_numpy(a.astype("float32")).to(problem.device, dtype)
 
     module = getattr(torch.nn, case.cell.upper())(case.I, case.H)
     weights = xrnn.convert.to_torch(problem.layer)
-    module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
-    module = module.to(problem.device, getattr(torch, DTYPES[case.precision]))
+    module = module.to(problem.device, dtype)
+    module.load_state_dict({name: tensor(w) for name, w in weights.items()})
     module.flatten_parameters()
     parameters = dict(module.named_parameters())
     xs, dys = tensor(problem.xs).requires_grad_(problem.training), tensor(problem.dys)
@@ -134,7 +151,7 @@ def with_torch(problem: Problem, threads: int) -> Side:
         for gradients in backward:
             names = ["dxs", *(f"d{s}" for s in problem.layer.cell.states), *parameters]
             results |= dict(zip(names, gradients, strict=True))
-        return {name: a.detach().cpu().numpy() for name, a in results.items()}
+        return {name: a.detach().float().cpu().numpy() for name, a in results.items()}
 
     return Side("torch", train if problem.training else infer, read)
 

@@ -189,12 +189,15 @@ def key(case: Case) -> tuple[Any, ...]:
 
 
 def place(record: Record | None) -> str:
-    """The ratio to the fastest peer; on a GPU with xrnn's milliseconds."""
+    """The ratio to the fastest peer; on a GPU with xrnn's milliseconds beside their floor."""
     if record is None or not record["ratio"]:
         return "–"
     peer, value = max(record["ratio"].items(), key=lambda pair: pair[1])
     text = bold(value, MARKS[peer] if len(record["ratio"]) > 1 else "")
-    return f"{text} ({record['ms']['xrnn']:.3g} ms)" if record["backend"] == "cuda" else text
+    if record["backend"] != "cuda":
+        return text
+    least = f", {record['floor']['ours']:.1f} × its floor" if "floor" in record else ""
+    return f"{text} ({record['ms']['xrnn']:.3g} ms{least})"
 
 
 def small_print(columns: dict[str, list[Record]]) -> str:

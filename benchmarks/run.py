@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cases import CELLS, GRIDS, PRECISIONS, Case
 
 if TYPE_CHECKING:
+    from floors import Rates
     from peers import Peer, Problem, Side
 
 #: seconds of calls in one turn, and of silence before it where there are several threads:
@@ -43,6 +44,8 @@ class Effort:
 
 
 FULL, QUICK = Effort(seconds=4.0, turns=7, tries=4), Effort(seconds=0.3, turns=2, tries=1)
+#: on a GPU, which nobody shares: all four precisions in a few minutes
+ON_GPU = Effort(seconds=0.8, turns=7, tries=2)
 
 Sync = Callable[[], None]
 
@@ -65,14 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = machine.describe(options.backend, options.threads)
     print(", ".join([about["device"], f"{about['threads']} thread(s)", about["versions"]["blas"]]))
     out = options.out or (None if options.quick else machine.results_file(options.backend))
+    rates = measured_rates(options) if options.backend == "cuda" else None
     failed = 0
     for case in options.cases:
         try:
             measured = measure(case, options, peers, sync)
-        except ValueError as error:
+        except Exception as error:  # whatever one case fails with, the others can be timed
             failed += 1
-            print(f"{title(case)} NOT TIMED: {error}", flush=True)
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            print(f"{title(case)} NOT TIMED: {kind}{error}", flush=True)
             continue
+        if rates is not None:
+            measured["floor"] = beside_floor(case, rates, measured["ms"]["xrnn"])
         print(title(case), summary(measured), flush=True)
         if out:
             machine.store(out, {"case": asdict(case), **measured, **about})
@@ -129,36 +136,69 @@ def measure(
     ValueError
         If two sides did not compute the same thing, or xrnn has no such layer.
     """
-    from peers import Problem, code, ours
+    from peers import Problem, code, ours, path
 
     problem = Problem(case, options.backend)
     mine = ours(problem)
     others = [peer.side(problem, options.threads) for peer in peers if case.mode in peer.modes]
-    agree(problem, mine, others)
-    effort = QUICK if options.quick else FULL
+    gap = agree(problem, mine, others)
+    effort = QUICK if options.quick else ON_GPU if options.backend == "cuda" else FULL
     times, lost = undisturbed([mine, *others], sync, effort, options.threads)
     ms = {name: median(series) for name, series in times.items()}
     own = times[mine.name]
     return {
         "code": code(problem),
+        "path": path(problem),
         "ms": {name: round(value, 5) for name, value in ms.items()},
         "ratio": {side.name: round(ms[mine.name] / ms[side.name], 4) for side in others},
+        "gap": float(f"{gap:.1e}"),
         "noise": round(median(own[0::2]) / median(own[1::2]), 4),
         "lost": round(lost, 2),
         "repeats": len(own),
     }
 
 
-def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> None:
-    """Nothing if every side computes what xrnn computes; else a ValueError says what differs."""
+def measured_rates(options: argparse.Namespace) -> Rates | None:
+    """The rates of the GPU; None, and a line that says why, where they cannot be measured."""
+    import floors
+
+    try:
+        rates = floors.measure(options.precision)
+    except Exception as error:  # floors are beside the point; times are not
+        print(f"without floors: {type(error).__name__}: {error}", flush=True)
+        return None
+    print(
+        f"{options.precision}: products {rates.product / 1e12:.0f} TFLOP/s, "
+        f"copies {rates.copy / 1e12:.2f} TB/s, an exchange {rates.exchange * 1e6:.2f} µs"
+    )
+    return rates
+
+
+def beside_floor(case: Case, rates: Rates, ms: float) -> dict[str, Any]:
+    """What a result says of its floor: the rates, the floor, what sets it, and ours / floor."""
+    import floors
+
+    least = floors.floor(case, rates)
+    return {
+        "rates": {name: float(f"{value:.3g}") for name, value in asdict(rates).items()},
+        "ms": float(f"{least.ms:.4g}"),
+        "bound": least.bound,
+        "ours": round(ms / least.ms, 2),
+    }
+
+
+def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> float:
+    """The largest difference of the sides' results; a ValueError if it is too large."""
     from peers import TOLERANCES, difference
 
     tolerance = TOLERANCES[problem.case.precision]
-    results = mine.read(mine.call())
+    results, worst = mine.read(mine.call()), 0.0
     for side in others:
         gap, name = difference(results, side.read(side.call()))
         if not gap <= tolerance:
             raise ValueError(f"{name} of {side.name} differs by {gap:.1e}, allowed {tolerance}")
+        worst = max(worst, gap)
+    return worst
 
 
 def undisturbed(
@@ -217,6 +257,8 @@ def summary(measured: dict[str, Any]) -> str:
     words = [f"xrnn {measured['ms']['xrnn']:8.3f} ms"]
     for name, ratio in measured["ratio"].items():
         words.append(f"{name} {measured['ms'][name]:8.3f} ms, ratio {ratio:5.2f}")
+    if "floor" in measured:
+        words.append(f"{measured['floor']['ours']:.1f} × its floor ({measured['floor']['bound']})")
     words.append(f"noise {measured['noise']:.2f} in {measured['repeats']} turns")
     if measured["lost"] > BUSY:
         words.append(f"DISTURBED: others took {measured['lost']:.2f} cores")

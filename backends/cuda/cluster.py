@@ -5,9 +5,17 @@ all steps; each block holds the recurrent weights of its hidden units in registe
 memory (``kernels/cluster_blocks.cuh``).  Hidden units are padded to C · units, units a
 multiple of 16, so any H is served as far as its weights fit.
 
-Nothing here is measured by a clock.  Registers and shared memory are exact or bounds (no
-geometry that `geometries` yields spills, see `Fit`); the choice among what fits is by
-predicted cycles, see `Geometry.cycles`.
+Nothing here is measured by a clock.  Shared memory is exact, registers are bounds (`Fit`: no
+geometry spills that `geometries` yields for the multiples of 32); the choice among what fits is
+by predicted cycles, see `Geometry.cycles`.
+
+Every H up to these is served, by clusters of at most 8 / of 16 blocks:
+
+            float16      bfloat16     tf32         float32
+  lstm      512 / 768    512 / 768    384 / 512    384 / 512
+  gru       512 / 768    512 / 768    384 / 512    384 / 512
+  rnn       896 / 1024   896 / 1024   640 / 1024   640 / 768
+  rnn-relu  896 / 1024   896 / 1024   640 / 1024   640 / 768
 """
 
 from __future__ import annotations
@@ -71,27 +79,28 @@ CELLS = {
 
 
 class Fit(NamedTuple):
-    """Bounds of a thread's registers, besides the weights it keeps: `base`, what each
-    (sequence, unit) pair adds, each tile of weights on its way, and each vector."""
+    """Bounds of a thread's registers, besides sums and the weights it keeps: `base`, what each
+    (sequence, unit) pair adds, each tile of weights on its way, each vector, each piece sent."""
 
     base: int
     pair: int
-    tile: int = 2
+    tile: int
     vector: int = 3
+    piece: int = 0
 
 
 #: (stem, forward?) → bounds, found by compiling every geometry
 FITS = {
-    ("lstm", True): Fit(52, 16),
+    ("lstm", True): Fit(52, 16, 5),
     ("lstm", False): Fit(54, 12, 1),
-    ("gru", True): Fit(52, 14),
-    ("gru", False): Fit(56, 14),
-    ("rnn", True): Fit(52, 10),
-    ("rnn", False): Fit(54, 10),
+    ("gru", True): Fit(52, 14, 3),
+    ("gru", False): Fit(56, 14, 2),
+    ("rnn", True): Fit(52, 10, 2),
+    ("rnn", False): Fit(54, 10, 2),
 }
 
-#: what is added where float32 is split on its way
-SPLIT = Fit(36, 0, 4, 9)
+#: what is added where float32 is split on its way, and for more than two pairs
+SPLIT, MANY_PAIRS = Fit(12, 0, 2, 4, 1), 20
 
 
 @dataclass(frozen=True)
@@ -313,9 +322,12 @@ def _room(g: Geometry, forward: bool, tiles: int, deep: int) -> int:
     fit, N = FITS[CELLS[g.cell].stem, forward], g.batch // 8
     # Registers are dealt out to four warps at a time, and to threads by eights.
     have = min(MOST_REGISTERS, REGISTERS // (-(-g.warps // 4) * 128) // 8 * 8)
-    used = 4 * tiles * N  # the sums
+    across = g.units * KINDS[g.kind].bytes // 16 if forward else g.units // 4
+    pieces = -(-g.batch * g.cluster * across // (32 * g.warps))
+    used = 4 * tiles * N + (MANY_PAIRS if g.pairs > 2 else 0)  # sums, and addresses
     for part in (fit, SPLIT) if g.kind == "float32" else (fit,):
-        used += part.base + part.pair * g.pairs + part.tile * tiles + part.vector * N
+        used += part.base + part.pair * g.pairs + part.tile * tiles
+        used += part.vector * N + part.piece * pieces
     return min(deep, (have - used) // (4 * tiles))
 
 
@@ -335,7 +347,7 @@ def largest(cell: str, kind: str, size: int = SIZES[-1]) -> int:
 
 
 def table() -> dict[tuple[str, str], tuple[int, int]]:
-    """(cell, kind) → the most hidden units of clusters of 8 and of 16 blocks."""
+    """(cell, kind) → the most hidden units of clusters of at most 8 and of 16 blocks."""
     return {
         (cell, kind): (largest(cell, kind, 8), largest(cell, kind))
         for cell in CELLS

@@ -15,6 +15,7 @@
 #include "common.cuh"
 
 #define ROLL _Pragma("unroll 1")
+#define FEW _Pragma("unroll 4")
 
 // 16 bytes, moved as one.
 struct __align__(16) Words {
@@ -60,10 +61,10 @@ __device__ __forceinline__ void mbarrier_init(unsigned long long* barrier) {
 
 // Arrives, and announces `bytes`.  Bytes may come in before they are announced.
 __device__ __forceinline__ void mbarrier_expect(unsigned long long* barrier, unsigned bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 // Waits for the end of the phase of this parity: 0 for the first, 1 for the second, 0 …
@@ -92,14 +93,14 @@ __device__ __forceinline__ void store_async16(void* to, const Words& value,
 }
 
 // d += a b, a [16, 16] and b [16, 8] of T, d [16, 8] of float, over the lanes as PTX has them.
-#define MMA_16816(type, name)                                                                  \
-  template <>                                                                                  \
-  __device__ __forceinline__ void mma16816<type>(float d[4], const unsigned a[4],              \
-                                                 const unsigned b[2]) {                        \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                        \
-                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"        \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                              \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));          \
+#define MMA_16816(type, name)                                                           \
+  template <>                                                                           \
+  __device__ __forceinline__ void mma16816<type>(float d[4], const unsigned a[4],       \
+                                                 const unsigned b[2]) {                 \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                 \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));   \
   }
 template <class T>
 __device__ __forceinline__ void mma16816(float d[4], const unsigned a[4], const unsigned b[2]);
@@ -107,11 +108,24 @@ MMA_16816(__half, "f16")
 MMA_16816(__nv_bfloat16, "bf16")
 #undef MMA_16816
 
-// The nearest float with 10 bits of mantissa, as bits.  Volatile, or the compiler would do it for
-// all resident weights before the loop over time, and keep the results in registers it lacks.
+// The nearest float with 10 bits of mantissa, as bits.
 __device__ __forceinline__ unsigned to_tf32(float x) {
   unsigned bits;
-  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+
+// The same in two instructions: to_tf32 looks for NaN first, which may be lost here.  Volatile,
+// or the compiler would round all weights that stay on the chip before the loop over time, and
+// keep the results in registers it lacks.
+__device__ __forceinline__ unsigned to_tf32_each_time(float x) {
+  unsigned bits;
+  asm volatile(
+      "{.reg .b32 t;\n"
+      "add.u32 t, %1, 0x1000;\n"
+      "and.b32 %0, t, 0xffffe000;}"
+      : "=r"(bits)
+      : "r"(__float_as_uint(x)));
   return bits;
 }
 
@@ -123,6 +137,8 @@ __device__ __forceinline__ void mma1688(float d[4], const unsigned a[4], const u
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+#else
+inline unsigned to_tf32_each_time(float x) { return (__float_as_uint(x) + 0x1000) & 0xffffe000; }
 #endif
 
 __device__ __forceinline__ unsigned bits_of(float x) {
@@ -217,10 +233,11 @@ struct Tf32 : FloatTiles {
   }
 };
 
-// Each factor x as high + low, both tf32: high = tf32(x), low = tf32(x - high), so that
-// |x - high - low| <= 2^-22 |x|.  Of the four products low · low (2^-22 of the whole) is left
-// out.  A product is wrong by at most 3 · 2^-22 = 7e-7 of its size, about as much as it is where
-// float factors are summed one by one; a NaN or an infinity gives NaN.
+// Each factor x as high + low, both tf32: high is x rounded, low the rest with its last bits cut
+// off, so that |low| <= 2^-11 |x| and |x - high - low| < 2^-21 |x|.  Of the four products
+// low · low (2^-22 of the whole) is left out.  So a product is wrong by less than 2^-19.8 = 1.1e-6
+// of its size, as a rule by a fifth of that, and with either sign: sums are about as good as
+// those of float.  An infinite factor gives NaN, NaN stays NaN.
 struct Ieee : FloatTiles {
   struct Rows {
     unsigned high[4], low[4];
@@ -229,8 +246,8 @@ struct Ieee : FloatTiles {
     unsigned high[2], low[2];
   };
   static __device__ __forceinline__ void split(float x, unsigned& high, unsigned& low) {
-    high = to_tf32(x);
-    low = to_tf32(x - float_of(high));
+    high = to_tf32_each_time(x);
+    low = bits_of(x - float_of(high)) & 0xffffe000;
   }
   static __device__ __forceinline__ Rows rows(const Words& packed) {
     Rows r;
@@ -276,9 +293,8 @@ struct Resident {
     }
     ROLL for (int k = 0; k < Deep; k++) {
       UNROLL for (int m = 0; m < Tiles; m++) {
-        const Words w = P::pack(lane, [&](int row, int column) {
-          return weight(m * 16 + row, k * P::depth + column);
-        });
+        const Words w = P::pack(
+            lane, [&](int row, int column) { return weight(m * 16 + row, k * P::depth + column); });
         UNROLL for (int to = 0; to < Kept; to++) {
           UNROLL for (int i = 0; i < 4; i++) {
             kept[m][to].at[i] = k == to ? w.at[i] : kept[m][to].at[i];
@@ -294,21 +310,34 @@ struct Resident {
   __device__ __forceinline__ void product(float (&sum)[Tiles][N][4], int lane,
                                           const Stored<P>* vectors, int ld) const {
     UNROLL for (int m = 0; m < Tiles; m++) {
-      UNROLL for (int n = 0; n < N; n++) {
-        UNROLL for (int i = 0; i < 4; i++) sum[m][n][i] = 0.0f;
-      }
+      UNROLL for (int n = 0; n < N; n++) { UNROLL for (int i = 0; i < 4; i++) sum[m][n][i] = 0.0f; }
     }
-    UNROLL for (int k = 0; k < Deep; k++) {
+    UNROLL for (int k = 0; k < Kept; k++) {
       typename P::Columns b[N];
-      UNROLL for (int n = 0; n < N; n++) {
-        b[n] = P::columns(lane, vectors + n * 8 * ld + k * P::depth, ld);
-      }
+      read(b, lane, vectors + k * P::depth, ld);
+      UNROLL for (int m = 0; m < Tiles; m++) multiply(sum[m], kept[m][k], b);
+    }
+    // Not all of them at once: the compiler would read far ahead, with registers it lacks.
+    FEW for (int k = Kept; k < Deep; k++) {
+      typename P::Columns b[N];
+      read(b, lane, vectors + k * P::depth, ld);
       UNROLL for (int m = 0; m < Tiles; m++) {
-        const typename P::Rows a = P::rows(
-            k < Kept ? kept[m][k < Kept ? k : 0] : rest[(m * (Deep - Kept) + k - Kept) * 32]);
-        UNROLL for (int n = 0; n < N; n++) P::multiply(sum[m][n], a, b[n]);
+        multiply(sum[m], rest[(m * (Deep - Kept) + k - Kept) * 32], b);
       }
     }
+  }
+
+ private:
+  template <int N>
+  static __device__ __forceinline__ void read(typename P::Columns (&b)[N], int lane,
+                                              const Stored<P>* vectors, int ld) {
+    UNROLL for (int n = 0; n < N; n++) b[n] = P::columns(lane, vectors + n * 8 * ld, ld);
+  }
+  template <int N>
+  static __device__ __forceinline__ void multiply(float (&sum)[N][4], const Words& packed,
+                                                  const typename P::Columns (&b)[N]) {
+    const typename P::Rows a = P::rows(packed);
+    UNROLL for (int n = 0; n < N; n++) P::multiply(sum[n], a, b[n]);
   }
 };
 

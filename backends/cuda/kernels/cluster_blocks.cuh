@@ -137,8 +137,8 @@ struct Forward : Slice<Units, C, N, Warps> {
   __device__ __forceinline__ void product(int s) {
     const int group = warp / RowWarps;
     float sum[tiles][N][4];
-    weights.template product<N>(
-        sum, lane, states + (s & 1) * batch * ld + group * deep * P::depth, ld);
+    weights.template product<N>(sum, lane, states + (s & 1) * batch * ld + group * deep * P::depth,
+                                ld);
     put(sums + group * batch * sums_ld + warp % RowWarps * tiles * 16, sums_ld, lane, sum);
   }
 
@@ -150,7 +150,9 @@ struct Forward : Slice<Units, C, N, Warps> {
     return total;
   }
 
-  __device__ __forceinline__ void stage(const Pair& p, T h) { staged[p.row * Units + p.column] = h; }
+  __device__ __forceinline__ void stage(const Pair& p, T h) {
+    staged[p.row * Units + p.column] = h;
+  }
 
   // Sends what was staged to all blocks, this one included: their state before step s.
   __device__ __forceinline__ void send(int s) {
@@ -224,9 +226,7 @@ struct Backward : Slice<Units, C, N, Warps> {
   }
 
   // … and here.  Step 0 ends the first phase of barrier 0, step 1 that of barrier 1.
-  __device__ __forceinline__ void wait(int s) {
-    mbarrier_wait(barriers + (s & 1), (s >> 1) & 1);
-  }
+  __device__ __forceinline__ void wait(int s) { mbarrier_wait(barriers + (s & 1), (s >> 1) & 1); }
 
   // One gate's da, in the order of the rows of U.
   __device__ __forceinline__ void stage(int gate, const Pair& p, float value) {
@@ -247,10 +247,9 @@ struct Backward : Slice<Units, C, N, Warps> {
     for (int e = thread; e < C * batch * across; e += threads) {
       const int to = (rank + e / (batch * across)) % C;  // not all to the same one at a time
       const int row = e / across % batch, column = e % across * 4;
-      store_async16(
-          share + row * Units + column,
-          *reinterpret_cast<const Words*>(sums + row * sums_ld + to * Units + column),
-          barriers + (s & 1), to);
+      store_async16(share + row * Units + column,
+                    *reinterpret_cast<const Words*>(sums + row * sums_ld + to * Units + column),
+                    barriers + (s & 1), to);
     }
   }
 

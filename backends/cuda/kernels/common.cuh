@@ -12,7 +12,7 @@
 #ifndef XRNN_HOST
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#define SHARED(type, name)                \
+#define SHARED(type, name)                 \
   extern __shared__ float4 shared_bytes[]; \
   type* name = reinterpret_cast<type*>(shared_bytes)
 #endif

@@ -16,12 +16,13 @@ template <class P, int Units, int C, int N, int Warps, int RowWarps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
     gru_cluster_forward(int steps, int B, int H, const int* lengths, int reverse, int save,
                         const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias,
-                        const Stored<P>* v, Stored<P>* hs, const Stored<P>* U_2,
-                        Stored<P>* gates_2, const Stored<P>* bias_2, const Stored<P>* v_2,
-                        Stored<P>* hs_2) {
+                        const Stored<P>* v, Stored<P>* hs, const Stored<P>* U_2, Stored<P>* gates_2,
+                        const Stored<P>* bias_2, const Stored<P>* v_2, Stored<P>* hs_2) {
   typedef Stored<P> T;
   typedef Forward<P, 3, Units, C, N, Warps, RowWarps, Kept> Block;
-  if (blockIdx.y) U = U_2, gates = gates_2, bias = bias_2, v = v_2, hs = hs_2, reverse = 1 - reverse;
+  if (blockIdx.y) {
+    U = U_2, gates = gates_2, bias = bias_2, v = v_2, hs = hs_2, reverse = 1 - reverse;
+  }
   SHARED(char, memory);
   Block block(memory, B, H);
   const i64 state = static_cast<i64>(B) * H;
@@ -72,8 +73,8 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       const float r = sigmoid(x_r[j] + block.sum(0, p));  // (1)
       const float z = sigmoid(x_z[j] + block.sum(1, p));  // (2)
       const float m = block.sum(2, p) + shift;
-      const float n = tanh_of(x_n[j] + r * m);            // (3)
-      const float new_h = z * h[j] + (1.0f - z) * n;      // (4)
+      const float n = tanh_of(x_n[j] + r * m);        // (3)
+      const float new_h = z * h[j] + (1.0f - z) * n;  // (4)
       if (t < end[j]) h[j] = static_cast<float>(static_cast<T>(new_h));
       block.stage(p, static_cast<T>(h[j]));
       if (!p.real) continue;
@@ -102,12 +103,13 @@ template <class P, int Units, int C, int N, int Warps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
     gru_cluster_backward(int steps, int B, int H, const int* lengths, int reverse,
                          const Stored<P>* U, Stored<P>* gates, const Stored<P>* hs,
-                         const Stored<P>* dys, float* dh, const Stored<P>* U_2,
-                         Stored<P>* gates_2, const Stored<P>* hs_2, const Stored<P>* dys_2,
-                         float* dh_2) {
+                         const Stored<P>* dys, float* dh, const Stored<P>* U_2, Stored<P>* gates_2,
+                         const Stored<P>* hs_2, const Stored<P>* dys_2, float* dh_2) {
   typedef Stored<P> T;
   typedef Backward<P, 3, Units, C, N, Warps, Kept> Block;
-  if (blockIdx.y) U = U_2, gates = gates_2, hs = hs_2, dys = dys_2, dh = dh_2, reverse = 1 - reverse;
+  if (blockIdx.y) {
+    U = U_2, gates = gates_2, hs = hs_2, dys = dys_2, dh = dh_2, reverse = 1 - reverse;
+  }
   SHARED(char, memory);
   Block block(memory, B, H);
   const i64 state = static_cast<i64>(B) * H;
@@ -158,11 +160,11 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       if (t < end[j]) {
         const float n = y[j][0], r = y[j][1], z = y[j][2], m = y[j][3];
         const float d_h = from_h[j] + above[j];
-        da_n = d_h * (1.0f - z) * tanh_slope(n);              // (4), (3)
-        dm = da_n * r;                                        // (3)
-        da_z = d_h * (h_prev[j] - n) * sigmoid_slope(z);      // (4), (2)
-        da_r = da_n * m * sigmoid_slope(r);                   // (3), (1)
-        from_h[j] = d_h * z;                                  // (4)
+        da_n = d_h * (1.0f - z) * tanh_slope(n);          // (4), (3)
+        dm = da_n * r;                                    // (3)
+        da_z = d_h * (h_prev[j] - n) * sigmoid_slope(z);  // (4), (2)
+        da_r = da_n * m * sigmoid_slope(r);               // (3), (1)
+        from_h[j] = d_h * z;                              // (4)
       }
       if (p.real) put_da(t, p, da_n, da_r, da_z, dm);
       block.stage(0, p, da_r), block.stage(1, p, da_z), block.stage(2, p, dm);

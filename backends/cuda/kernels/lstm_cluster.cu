@@ -23,12 +23,14 @@
 template <class P, int Units, int C, int N, int Warps, int RowWarps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
     lstm_cluster_forward(int steps, int B, int H, const int* lengths, int reverse, int save,
-                         const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias,
-                         Stored<P>* hs, float* cs, const Stored<P>* U_2, Stored<P>* gates_2,
+                         const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias, Stored<P>* hs,
+                         float* cs, const Stored<P>* U_2, Stored<P>* gates_2,
                          const Stored<P>* bias_2, Stored<P>* hs_2, float* cs_2) {
   typedef Stored<P> T;
   typedef Forward<P, 4, Units, C, N, Warps, RowWarps, Kept> Block;
-  if (blockIdx.y) U = U_2, gates = gates_2, bias = bias_2, hs = hs_2, cs = cs_2, reverse = 1 - reverse;
+  if (blockIdx.y) {
+    U = U_2, gates = gates_2, bias = bias_2, hs = hs_2, cs = cs_2, reverse = 1 - reverse;
+  }
   SHARED(char, memory);
   Block block(memory, B, H);
   const i64 state = static_cast<i64>(B) * H;
@@ -77,12 +79,12 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       const Pair p = block.pair(j);
       if (!p.held) continue;
       UNROLL for (int k = 0; k < 4; k++) a[j][k] += block.sum(k, p);
-      const float i = sigmoid(a[j][0]);         // (1)
-      const float f = sigmoid(a[j][1]);         // (2)
-      const float g = tanh_of(a[j][2]);         // (3)
-      const float o = sigmoid(a[j][3]);         // (4)
-      const float new_c = f * c[j] + i * g;     // (5)
-      const float new_h = o * tanh_of(new_c);   // (6)
+      const float i = sigmoid(a[j][0]);        // (1)
+      const float f = sigmoid(a[j][1]);        // (2)
+      const float g = tanh_of(a[j][2]);        // (3)
+      const float o = sigmoid(a[j][3]);        // (4)
+      const float new_c = f * c[j] + i * g;    // (5)
+      const float new_h = o * tanh_of(new_c);  // (6)
       if (t < end[j]) c[j] = new_c, h[j] = static_cast<float>(static_cast<T>(new_h));
       block.stage(p, static_cast<T>(h[j]));
       if (!p.real) continue;
@@ -152,7 +154,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       above[j] = dys ? static_cast<float>(dys[t * state + p.at]) : 0.0f;
     }
   };
-  const auto put_da = [&](int t, const Pair& p, const float(&da)[4]) {
+  const auto put_da = [&](int t, const Pair& p, const float (&da)[4]) {
     T* to = gates + 4 * t * state + 4 * p.b * H + p.unit;
     UNROLL for (int k = 0; k < 4; k++) to[k * H] = static_cast<T>(da[k]);
   };

@@ -29,7 +29,9 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
                         const Stored<P>* bias_2, Stored<P>* hs_2) {
   typedef Stored<P> T;
   typedef Forward<P, 1, Units, C, N, Warps, RowWarps, Kept> Block;
-  if (blockIdx.y) U = U_2, x = x_2, bias = bias_2, hs = hs_2, reverse = 1 - reverse;
+  if (blockIdx.y) {
+    U = U_2, x = x_2, bias = bias_2, hs = hs_2, reverse = 1 - reverse;
+  }
   SHARED(char, memory);
   Block block(memory, B, H);
   const i64 state = static_cast<i64>(B) * H;
@@ -46,9 +48,8 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   const auto fetch = [&](int t) {  // W x + b of step t
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
-      a[j] = p.real
-                 ? static_cast<float>(x[t * state + p.at]) + static_cast<float>(bias[p.unit])
-                 : 0.0f;
+      a[j] = p.real ? static_cast<float>(x[t * state + p.at]) + static_cast<float>(bias[p.unit])
+                    : 0.0f;
     }
   };
   const auto keep = [&] {  // the state, through the steps past all ends
@@ -99,7 +100,9 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
                          const Stored<P>* hs_2, const Stored<P>* dys_2, float* dh_2) {
   typedef Stored<P> T;
   typedef Backward<P, 1, Units, C, N, Warps, Kept> Block;
-  if (blockIdx.y) U = U_2, das = das_2, hs = hs_2, dys = dys_2, dh = dh_2, reverse = 1 - reverse;
+  if (blockIdx.y) {
+    U = U_2, das = das_2, hs = hs_2, dys = dys_2, dh = dh_2, reverse = 1 - reverse;
+  }
   SHARED(char, memory);
   Block block(memory, B, H);
   const i64 state = static_cast<i64>(B) * H;

@@ -1,0 +1,335 @@
+"""Everything that needs a GPU, in one command and under ten minutes: ``python benchmarks/gpu.py``.
+
+First every family of kernels once, without clusters and with them: where they do worse or
+hang, the rest goes without them.  Then the proofs, side by side: the tests marked gpu,
+``xrnn certify`` in each dtype, NVIDIA's compute-sanitizer over every family, and what each side
+launches for the grid (which also compiles all of xrnn's kernels).  Then, alone on the device,
+the grid itself in each precision.  A stage has its own time; one that fails or is cut off is
+recorded, and the others go on.  Into the folder of --out, named after the device:
+
+    <name>.jsonl            one line a case, as ``benchmarks/run.py`` writes them
+    <name>-launches.json    kernels by name, launches a step, peak memory, of both sides
+    <name>-certificate.txt  what ``xrnn certify`` said
+    <name>-stages.json      every stage, how it ended, and the last lines it wrote
+
+On a machine without a package registry, bring wheels along and install them to a folder that
+PYTHONPATH names: ``pip wheel --no-deps -w wheels . array-api-compat array-api-strict`` makes
+them (xrnn's own for its name and version; its code is taken from this checkout).  NumPy, CuPy,
+PyTorch, ml_dtypes, safetensors, pytest and hypothesis must be there.  A checkout without its
+history is told its commit by --commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from cases import PRECISIONS
+from summary import summary
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+#: seconds of the whole, and of it what is kept to write the results
+BUDGET, LAST = 570.0, 5.0
+
+#: dtype, and whether clusters may run; in float64 there are none
+CERTIFIED = (
+    ("float32", False),
+    ("float64", False),
+    ("float16", False),
+    ("float32", True),
+    ("float16", True),
+)
+
+#: the variable that lets clusters run
+OPT_IN = "XRNN_CUDA_WIDE"
+
+#: seconds for each of the first two stages, of the proofs, and of the grid's four precisions
+FIRST, PROOF, GRID = 40.0, 145.0, 85.0
+
+#: what families.py says of each family that came to its end
+DONE = " done\n"
+
+#: lines of a stage's output that its record keeps
+TAIL = 40
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command: how long it may take, when it runs, and what it needs to be there.
+
+    `when` is "first", "beside" the others of its kind, or "alone" after them; `wide` lets
+    clusters run.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    when: str = "beside"
+    wide: bool = True
+    modules: tuple[str, ...] = ()
+    program: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        """What it needs and does not find, or None."""
+        absent = [name for name in self.modules if find_spec(name) is None]
+        if self.program is not None and shutil.which(self.program) is None:
+            absent.append(self.program)
+        return " and ".join(absent) or None
+
+
+@dataclass
+class Outcome:
+    """How a stage ended: passed, failed, cut off or skipped; `output` is all it wrote."""
+
+    stage: str
+    status: str
+    seconds: float = 0.0
+    note: str = ""
+    output: str = field(default="", repr=False)
+
+    def record(self) -> dict[str, Any]:
+        tail = self.output.splitlines()[-TAIL:]
+        return {**asdict(self), "seconds": round(self.seconds, 1), "output": tail}
+
+
+def stages(out: Path, name: str, scratch: Path) -> list[Stage]:
+    """The stages in their order."""
+    python, here, cupy = sys.executable, "benchmarks", ("cupy",)
+    families = (python, f"{here}/families.py")
+    pytest = (python, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider")
+    test_modules = ("pytest", "hypothesis", "array_api_strict", *cupy)
+    found = [
+        Stage("families", families, FIRST, "first", wide=False, modules=cupy),
+        Stage("families wide", families, FIRST, "first", modules=cupy),
+        Stage("info", (python, "-m", "xrnn", "info"), PROOF, modules=cupy),
+        Stage("tests", pytest, PROOF, modules=test_modules),
+    ]
+    for dtype, wide in CERTIFIED:
+        certify = (python, "-m", "xrnn", "certify", "--backend", "cuda", "--dtype", dtype)
+        words = f"certify {dtype}{' wide' if wide else ''}"
+        found.append(Stage(words, certify, PROOF, wide=wide, modules=cupy))
+    for tool in ("memcheck", "racecheck"):
+        program = "compute-sanitizer"
+        watched = (program, *f"--tool {tool} --error-exitcode 9 --print-limit 9".split())
+        found.append(Stage(tool, (*watched, *families), PROOF, modules=cupy, program=program))
+    both = ("torch", *cupy)
+    for precision in PRECISIONS:
+        file = str(scratch / f"{precision}.jsonl")
+        look = (python, f"{here}/look.py", "--precision", precision, "--out", file)
+        found.append(Stage(f"launches {precision}", look, PROOF, modules=both))
+    for precision in PRECISIONS:
+        file = str(out / f"{name}.jsonl")
+        grid = (python, f"{here}/run.py", "--backend", "cuda", "--precision", precision)
+        more = ("--out", file)
+        found.append(Stage(f"grid {precision}", (*grid, *more), GRID, "alone", modules=both))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        if options.list:
+            print(listing(stages(options.out, "<name>", scratch)))
+            return 0
+        try:
+            name = device_name()
+        except Exception as error:  # CuPy missing, no driver, no device
+            print(f"no GPU to measure: {error}", file=sys.stderr)
+            return 2
+        options.out.mkdir(parents=True, exist_ok=True)
+        chosen = [s for s in stages(options.out, name, scratch) if wanted(s, options.only)]
+
+        def keep(outcomes: Sequence[Outcome]) -> None:
+            write(options.out, name, outcomes, scratch)
+
+        outcomes = run_all(chosen, options.budget, environment(options.commit), keep)
+    print(summary(options.out, name))
+    return 0 if all(o.status in ("passed", "skipped") for o in outcomes) else 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="those whose names begin so")
+    parser.add_argument("--commit", metavar="TEXT", help="of a checkout without its history")
+    parser.add_argument("--list", action="store_true", help="the stages, without running them")
+    options = parser.parse_args(argv)
+    options.out = options.out.absolute()
+    known = [stage.name for stage in stages(options.out, "", Path())]
+    for start in options.only or ():
+        if not any(name.startswith(start) for name in known):
+            parser.error(f"no stage begins with {start!r}; there are {', '.join(known)}")
+    return options
+
+
+def wanted(stage: Stage, only: Sequence[str] | None) -> bool:
+    return only is None or any(stage.name.startswith(start) for start in only)
+
+
+def listing(found: Iterable[Stage]) -> str:
+    """One line a stage: its time, whether it is alone, and its command."""
+    lines = []
+    for stage in found:
+        needs = f"  [without {stage.missing}]" if stage.missing else ""
+        command = " ".join(stage.command)
+        wide = "clusters" if stage.wide else ""
+        lines.append(
+            f"{stage.name:20}{stage.seconds:4.0f} s  {stage.when:8}{wide:10}{command}{needs}"
+        )
+    return "\n".join(lines)
+
+
+def device_name() -> str:
+    """What the files are called after, such as ``cuda-nvidia-h200``."""
+    sys.path.insert(0, str(ROOT))
+    import machine
+
+    machine.synchronizer("cuda")
+    return machine.results_file("cuda").stem
+
+
+def environment(commit: str | None) -> dict[str, str]:
+    """What the commands see: this checkout first, few threads, no other library's hoard."""
+    before = os.environ.get("PYTHONPATH")
+    told = {"BENCHMARK_COMMIT": commit} if commit else {}
+    return {
+        **os.environ,
+        **told,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])]),
+        "PYTHONUNBUFFERED": "1",
+        "OPENBLAS_NUM_THREADS": "2",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+
+
+def run_all(
+    chosen: Sequence[Stage],
+    budget: float,
+    env: dict[str, str],
+    keep: Callable[[Sequence[Outcome]], None],
+) -> list[Outcome]:
+    """Run what comes first, then the stages that share the device at once, the others in turn.
+
+    What is known is kept again and again: whoever runs this may be cut off too.
+    """
+    end = monotonic() + budget - LAST
+    outcomes: list[Outcome] = []
+
+    def left() -> float:
+        return end - monotonic()
+
+    def run(stage: Stage, seconds: float, clusters: bool = True) -> Outcome:
+        told = {OPT_IN: "1" if clusters and stage.wide else "0"}
+        return run_stage(stage, min(seconds, left()), env | told)
+
+    first = _when(chosen, "first")
+    outcomes += [run(stage, stage.seconds) for stage in first]
+    wide = clusters_work(first, outcomes)
+    # The grid is what cannot be had elsewhere: its time is kept for it.
+    shared, alone = _when(chosen, "beside"), _when(chosen, "alone")
+    kept = sum(stage.seconds for stage in alone)
+    with ThreadPoolExecutor(max(1, len(shared))) as pool:
+        outcomes += pool.map(lambda s: run(s, min(s.seconds, left() - kept), wide), shared)
+    keep(outcomes)
+    for n, stage in enumerate(alone):
+        later = sum(s.seconds for s in alone[n + 1 :])
+        outcomes.append(run(stage, max(stage.seconds, left() - later), wide))
+        keep(outcomes)
+    return outcomes
+
+
+def clusters_work(first: Sequence[Stage], outcomes: Sequence[Outcome]) -> bool:
+    """Whether as many families were done with clusters as without, and in time."""
+    done = {True: [0], False: [0]}
+    for stage, outcome in zip(first, outcomes, strict=True):
+        done[stage.wide].append(outcome.output.count(DONE))
+        if stage.wide and outcome.status == "cut off":
+            return False
+    return max(done[True]) >= max(done[False])
+
+
+def _when(chosen: Sequence[Stage], when: str) -> list[Stage]:
+    return [stage for stage in chosen if stage.when == when]
+
+
+def run_stage(stage: Stage, seconds: float, env: dict[str, str]) -> Outcome:
+    """Run one command for so many seconds at most; it and what it started end with it."""
+    if stage.missing:
+        return told(Outcome(stage.name, "skipped", note=f"{stage.missing} not found"))
+    if seconds <= 0:
+        return told(Outcome(stage.name, "cut off", note="no time was left"))
+    start = monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        try:
+            process = subprocess.Popen(
+                stage.command,
+                cwd=ROOT,
+                env=env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return told(Outcome(stage.name, "failed", note=str(error)))
+        try:
+            status = process.wait(seconds)
+            ended = "passed" if status == 0 else "failed"
+            note = "" if status == 0 else f"exit status {status}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            ended, note = "cut off", f"after {seconds:.0f} s"
+        file.seek(0)
+        output = file.read()
+    return told(Outcome(stage.name, ended, monotonic() - start, note, output))
+
+
+def told(outcome: Outcome) -> Outcome:
+    """The outcome, after a line that says it."""
+    note = f" ({outcome.note})" if outcome.note else ""
+    print(f"{outcome.stage:20}{outcome.status}{note} in {outcome.seconds:.0f} s", flush=True)
+    return outcome
+
+
+def write(out: Path, name: str, outcomes: Sequence[Outcome], scratch: Path) -> None:
+    """The files of a run but for the times, which were written as they came.
+
+    A stage that did not run leaves what an earlier run wrote of it.
+    """
+    certified = [o for o in outcomes if o.stage.startswith("certify") and o.output]
+    if certified:
+        text = "\n".join(o.output for o in certified)
+        (out / f"{name}-certificate.txt").write_text(text)
+    seen = [
+        json.loads(line)
+        for precision in PRECISIONS
+        if (scratch / f"{precision}.jsonl").exists()
+        for line in (scratch / f"{precision}.jsonl").read_text().splitlines()
+    ]
+    if seen:
+        (out / f"{name}-launches.json").write_text(json.dumps(seen, indent=1) + "\n")
+    records = [o.record() for o in outcomes]
+    (out / f"{name}-stages.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
