@@ -175,8 +175,8 @@ def with_onnxruntime(problem: Problem, threads: int) -> Side:
     return Side("onnxruntime", lambda: session.run(None, inputs), read)
 
 
-def onnx_model(problem: Problem) -> bytes:
-    """A model of one node: the layer, its weights inside."""
+def onnx_model(problem: Problem, stateful: bool = False) -> bytes:
+    """A model of one node: the layer, its weights inside; `stateful`, the first state is given."""
     from onnx import TensorProto, helper, numpy_helper
 
     case = problem.case
@@ -189,14 +189,19 @@ def onnx_model(problem: Problem) -> bytes:
     bias = np.concatenate([gates("bias_ih_l0"), gates("bias_hh_l0")])
     constants = {"W": gates("weight_ih_l0"), "R": gates("weight_hh_l0"), "B": bias}
     outputs = ["Y", *(f"Y_{state}" for state in problem.layer.cell.states)]
+    states = [f"initial_{state}" for state in problem.layer.cell.states] if stateful else []
     options: dict[str, Any] = {"linear_before_reset": 1} if case.cell == "gru" else {}
-    node = helper.make_node(
-        case.cell.upper(), ["X", *constants], outputs, hidden_size=case.H, **options
-    )
+    # An empty name is an input left out: the lengths of the sequences.
+    inputs = ["X", *constants, *(("", *states) if states else ())]
+    node = helper.make_node(case.cell.upper(), inputs, outputs, hidden_size=case.H, **options)
+    shape = (1, case.B, case.H)
     graph = helper.make_graph(
         [node],
         case.cell,
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, problem.xs.shape)],
+        [
+            helper.make_tensor_value_info("X", TensorProto.FLOAT, problem.xs.shape),
+            *(helper.make_tensor_value_info(s, TensorProto.FLOAT, shape) for s in states),
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(a[None], name) for name, a in constants.items()],
     )
@@ -224,6 +229,11 @@ PEERS = (
     Peer("torch", ("torch",), ("cpu", "cuda"), MODES, with_torch),
     Peer("onnxruntime", ("onnx", "onnxruntime"), ("cpu",), ("inference",), with_onnxruntime),
 )
+
+
+def usable(name: str) -> bool:
+    """Whether the peer of that name is installed."""
+    return any(peer.name == name and not peer.missing for peer in PEERS)
 
 
 def difference(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> tuple[float, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -246,7 +246,8 @@ class Layer(Weighted):
         T, B, _ = tape.stack.tapes[0].xs.shape
         dlasts = stack.split_state(self.cell, dstate, "dstate", (len(self.parts()), B, self.H))
         if dys is not None:
-            self._check_output_gradient(dys, T, B)
+            shape = (*((B, T) if self.batch_first else (T, B)), self.directions * self.H)
+            stack.check_output_gradient(self.cell, dys, shape)
             dys = self.time_first(dys)
         dxs, found = stack.backward(tape.stack, self.directions, dys, dlasts, gates=gates)
         xp = tape.stack.tapes[0].xp
@@ -281,6 +282,10 @@ class Layer(Weighted):
             If the layer is bidirectional: the reverse direction starts at the end, which a
             stream does not have.
         """
+        if self._stepper is not None and state is not None:
+            out: tuple[Array, State] | None = self._stepper(self.weights, x, state)
+            if out is not None:
+                return out
         if self.bidirectional:
             raise ValueError(
                 f"{self.cell.name}: a bidirectional layer cannot step; "
@@ -299,9 +304,6 @@ class Layer(Weighted):
             For each layer and direction, by what its weights' names end in, words such as
             "the cell as written".
 
-        >>> import xrnn
-        >>> xrnn.LSTM(3, 5).path((7, 2, 3))
-        {'_l0': 'the cell as written'}
         """
         T, B = (shape[1], shape[0]) if self.batch_first else shape[:2]
         W = self._cell_weights("_l0")["W"]
@@ -311,6 +313,13 @@ class Layer(Weighted):
             )
             for k, suffix in self.parts()
         }
+
+    @cached_property
+    def _stepper(self) -> Any:
+        """What does one time step with the least delay, if there is such."""
+        W = self._cell_weights("_l0")["W"]
+        sizes = (self.num_layers, self.I, self.H)
+        return None if self.bidirectional else backend_of(W).stepper(self.cell, W.dtype, sizes)
 
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""
@@ -387,13 +396,4 @@ class Layer(Weighted):
             raise ValueError(
                 f"{self.cell.name}: {name} has shape {tuple(x.shape)}; "
                 f"it must be {letters} with I = {self.I}"
-            )
-
-    def _check_output_gradient(self, dys: Array, T: int, B: int) -> None:
-        backend_of(dys, "dys")
-        shape = (*((B, T) if self.batch_first else (T, B)), self.directions * self.H)
-        if tuple(dys.shape) != shape:
-            raise ValueError(
-                f"{self.cell.name}: dys has shape {tuple(dys.shape)}; "
-                f"it must be that of ys, {shape}"
             )

@@ -106,3 +106,12 @@ def split_state(
                 f"it must be (L·D, B, H) = {shape}"
             )
     return [tuple(None if s is None else s[n, ...] for s in state) for n in range(shape[0])]
+
+
+def check_output_gradient(cell: Cell, dys: Array, shape: tuple[int, ...]) -> None:
+    """Raise unless dys is an array of that shape."""
+    backend_of(dys, "dys")
+    if tuple(dys.shape) != shape:
+        raise ValueError(
+            f"{cell.name}: dys has shape {tuple(dys.shape)}; it must be that of ys, {shape}"
+        )

@@ -5,8 +5,8 @@ all steps; each block holds the recurrent weights of its hidden units in registe
 memory (``kernels/cluster_blocks.cuh``).  Hidden units are padded to C · units, units a
 multiple of 16, so any H is served as far as its weights fit.
 
-Nothing here is measured by a clock.  Shared memory is exact, registers are bounds (`Fit`: no
-geometry spills that `geometries` yields for the multiples of 32); the choice among what fits is
+Nothing here is measured by a clock.  Shared memory is exact, registers are bounds (`Fit`: none
+of all that `geometries` yields spills on a Hopper, by nvcc 13.0); the choice among what fits is
 by predicted cycles, see `Geometry.cycles`.
 
 Every H up to these is served, by clusters of at most 8 / of 16 blocks:

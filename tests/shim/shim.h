@@ -280,6 +280,8 @@ static Outcome run_cluster(const Launch& how, unsigned first, Random& random) {
   for (Fiber& fiber : fibers) {
     if (fiber.stack) idle_stacks.push_back(fiber.stack);
   }
+  // Each is two mappings of memory, of which a process may have 65,530.
+  while (idle_stacks.size() > 512) munmap(idle_stacks.back(), kStack), idle_stacks.pop_back();
   return outcome == kDone && gone ? kGone : outcome;
 }
 

@@ -151,7 +151,18 @@ def _shapes(cell: Cell, I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]
 
 @lru_cache
 def _state_type(states: tuple[str, ...]) -> Any:
-    return namedtuple("State", states)
+    def reduced(self: Any) -> Any:
+        return _restored, (states, tuple(self))
+
+    build: Any = namedtuple  # of names that a type checker does not know
+    named = build("State", states)
+    named.__reduce__ = reduced
+    return named
+
+
+def _restored(states: tuple[str, ...], arrays: tuple[Array, ...]) -> Any:
+    """A state from its pickle."""
+    return _state_type(states)._make(arrays)
 
 
 def blocks(a: Array, n: int) -> tuple[Array, ...]:

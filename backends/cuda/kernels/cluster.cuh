@@ -236,8 +236,8 @@ struct Tf32 : FloatTiles {
 // Each factor x as high + low, both tf32: high is x rounded, low the rest with its last bits cut
 // off, so that |low| <= 2^-11 |x| and |x - high - low| < 2^-21 |x|.  Of the four products
 // low · low (2^-22 of the whole) is left out.  So a product is wrong by less than 2^-19.8 = 1.1e-6
-// of its size, as a rule by a fifth of that, and with either sign: sums are about as good as
-// those of float.  An infinite factor gives NaN, NaN stays NaN.
+// of its size (root mean square 8e-8), with either sign: sums are as good as those of float.  An
+// infinite factor gives NaN, NaN stays NaN.
 struct Ieee : FloatTiles {
   struct Rows {
     unsigned high[4], low[4];

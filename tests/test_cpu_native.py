@@ -1,0 +1,225 @@
+"""What Python asks of the native loops, and the layers that run by them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn import trust
+from xrnn.backends import Sequences, get
+from xrnn.backends.cpu import native
+from xrnn.cells import LSTM, Cell
+from xrnn.certify import bound
+from xrnn.laws import LAWS
+from xrnn.trial import OPTIONS, Trial
+
+pytestmark = pytest.mark.skipif(bool(native.ABSENT), reason=native.ABSENT)
+
+every_cell = pytest.mark.parametrize("cell", native.CODES, ids=lambda cell: cell.name)
+every_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+LAYERS = [xrnn.LSTM, xrnn.GRU, xrnn.RNN, xrnn.InputGatedLSTM]
+
+
+def noise(*shape: int, dtype: str = "float32") -> Any:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(dtype)
+
+
+@every_cell
+@every_dtype
+@pytest.mark.parametrize("sizes", [(5, 3, 4, 16), (3, 2, 3, 7), (4, 1, 5, 33), (1, 9, 1, 1)])
+def test_it_is_the_cell(cell: Cell, dtype: str, sizes: Any) -> None:
+    (entry,) = native.entry(cell)
+    error = trust.difference(get("cpu"), cell, np.dtype(dtype), entry, sizes)
+    assert error <= (1e-13 if dtype == "float64" else 5e-6)
+
+
+@every_cell
+def test_it_is_what_runs(cell: Cell) -> None:
+    layer = xrnn.Layer(cell, 3, 5)
+    assert layer.path((7, 2, 3))["_l0"].startswith("native loop")
+    chosen = trust.sequence_of(get("cpu"), cell, (7, 2, 3, 5), np.dtype("float32"))
+    assert isinstance(chosen, Sequences)
+
+
+@every_cell
+def test_a_tape_serves_twice(cell: Cell) -> None:
+    trial = Trial(cell, OPTIONS[7])
+    inputs = trial.inputs
+    tape = trial.layer.forward(inputs.xs, inputs.state, inputs.lengths)[2]
+    first = trial.layer.backward(tape, inputs.dys, inputs.dlast)[2]
+    again = trial.layer.backward(tape, inputs.dys, inputs.dlast)[2]
+    other = trial.layer.backward(tape)[2]
+    for name, d in first.items():
+        np.testing.assert_array_equal(d, again[name])
+        assert (d != other[name]).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"dtype": "float64"}, {"bias": False}])
+@pytest.mark.parametrize("Layer", LAYERS)
+def test_steps_are_the_sequence_bit_for_bit(Layer: Any, options: dict[str, Any]) -> None:
+    layer = Layer(3, 20, **options)
+    xs = noise(9, 2, 3, dtype=layer.dtype)
+    ys, last = layer(xs)
+    state = None
+    for t in range(len(xs)):
+        y, state = layer.step(xs[t], state)
+        np.testing.assert_array_equal(y, ys[t])
+    for found, expected in zip(state or (), last, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_step_sees_weights_that_changed_in_place() -> None:
+    layer, x = xrnn.LSTM(3, 20), noise(1, 3)
+    _, state = layer.step(x)
+    before, _ = layer.step(x, state)
+    layer.weights["U_l0"] *= 2
+    changed, _ = layer.step(x, state)
+    assert (before != changed).any()
+    layer.weights["U_l0"] = layer.weights["U_l0"] / 2
+    np.testing.assert_array_equal(layer.step(x, state)[0], before)
+
+
+def test_a_step_out_of_the_ordinary_is_refused_as_ever() -> None:
+    layer, x = xrnn.LSTM(3, 4), noise(2, 3)
+    _, state = layer.step(x)
+    for wrong, message in (
+        (noise(2, 4), r"x has shape \(2, 4\); it must be \(B, I\) with I = 3"),
+        (noise(3, 3), "state h has shape"),
+        (noise(2, 3, 1), "x has shape"),
+        (noise(2, 3, dtype="float64"), "float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            layer.step(wrong, state)
+    with pytest.raises(TypeError, match="it must be a tuple"):
+        layer.step(x, state[:1])
+    np.testing.assert_array_equal(
+        layer.step(np.asfortranarray(x), state)[0], layer.step(x, state)[0]
+    )
+
+
+def test_layers_that_have_stepped_can_be_copied_and_pickled() -> None:
+    layer, x = xrnn.GRU(3, 4), noise(1, 3)
+    _, state = layer.step(x)
+    expected, _ = layer.step(x, state)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        np.testing.assert_array_equal(twin.step(x, state)[0], expected)
+    assert pickle.loads(pickle.dumps(state)).h.shape == (1, 1, 4)
+
+
+def test_two_layers_in_two_threads_at_once() -> None:
+    layers = [xrnn.LSTM(8, 64, rng=k) for k in range(2)]
+    xs = noise(60, 16, 8)
+    alone = [layer(xs)[0] for layer in layers]
+    found: list[list[Any]] = [[], []]
+
+    def work(k: int) -> None:
+        found[k] += [layers[k](xs)[0] for _ in range(20)]
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for k in range(2):
+        assert len(found[k]) == 20
+        for ys in found[k]:
+            np.testing.assert_array_equal(ys, alone[k])
+
+
+def test_results_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, xs = xrnn.LSTM(64, 128, bidirectional=True), noise(30, 32, 64)
+    results = []
+    for n in ("1", "2", "5"):
+        monkeypatch.setenv("XRNN_NUM_THREADS", n)
+        ys, _, tape = layer.forward(xs, lengths=range(32))
+        dxs, _, dweights = layer.backward(tape, ys)
+        results.append([ys, dxs, *dweights.values()])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_threads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
+    cores = native.threads()
+    assert 1 <= cores <= (os.cpu_count() or 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert native.threads() == 3
+    monkeypatch.setenv("XRNN_NUM_THREADS", "5")
+    assert native.threads() == 5
+    monkeypatch.setenv("XRNN_NUM_THREADS", "none")
+    assert native.threads() == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_process_computes_the_same() -> None:
+    code = (
+        "import os, numpy as np, xrnn\n"
+        "layer, xs = xrnn.LSTM(64, 128), np.ones((40, 32, 64), 'float32')\n"
+        "ys = layer(xs)[0]\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(int((layer(xs)[0] != ys).any()))\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120)
+    assert done.returncode == 0
+
+
+def isas() -> list[str]:
+    return [] if native.ABSENT else list(native._native.isas())
+
+
+@pytest.mark.parametrize("isa", isas())
+def test_every_instruction_set_here_obeys_the_laws(isa: str) -> None:
+    code = (
+        "from xrnn import certify, cells\n"
+        "found = [v for d in ('float64', 'float32') for v in certify.certify('cpu', d)]\n"
+        "bad = [v for v in found if not v.passed]\n"
+        "assert len(found) > 500 and not bad, bad[:3]\n"
+        "import xrnn\n"
+        "print(xrnn.LSTM(3, 4).path((5, 2, 3))['_l0'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XRNN_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert isa in done.stdout
+
+
+@every_cell
+@every_dtype
+def test_law_at_sizes_that_fill_vectors(cell: Cell, dtype: str) -> None:
+    """The laws' own H is smaller than a vector."""
+    rng = np.random.default_rng(0)
+    weights = {k: (0.2 * rng.normal(size=s)).astype(dtype) for k, s in cell.shapes(19, 37).items()}
+    xs = rng.normal(size=(8, 13, 19)).astype(dtype)
+    lengths = rng.integers(0, 9, 13)
+    ys = xrnn.unroll(cell, weights, xs, lengths=lengths)[0]
+    alone = [xrnn.unroll(cell, weights, xs[:n, b : b + 1])[0] for b, n in enumerate(lengths)]
+    for b, n in enumerate(lengths):
+        np.testing.assert_array_equal(ys[:n, b], alone[b][:, 0])
+        assert not ys[n:, b].any()
+
+
+def test_the_laws_run_on_it() -> None:
+    trial = Trial(LSTM, OPTIONS[0], dtype="float32")
+    assert trial.layer.path((4, 3, 3))["_l0"].startswith("native")
+    for name, law in LAWS.items():
+        error = law(trial)
+        assert error is not None
+        assert error <= bound(LSTM, name, "float32")

@@ -1,0 +1,198 @@
+"""Every barrier of the cluster kernels is needed, and its loss is seen.
+
+A mutant is the product's source with one edit.  It must be caught by a wrong result, by a
+result that depends on the schedule, or by a failure (a deadlock, memory of a block that has
+ended).  So the tests of these kernels can fail, and the shim sees races.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from cuda_clusters import Case, errors, instances, run, same, small
+from shim import build
+from shim.runtime import ShimRuntime
+
+pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
+
+BLOCKS, COMMON = "cluster_blocks.cuh", "cluster.cuh"
+SOURCES = {"lstm": "lstm_cluster.cu", "gru": "gru_cluster.cu", "rnn": "rnn_cluster.cu"}
+SCHEDULES = (0, 1, 5, 100, 101, 102, 103, 105)
+
+
+class Mutant(NamedTuple):
+    """One edit: the `which`-th of all places where `old` stands in `file`, of `many`."""
+
+    name: str
+    cell: str
+    backward: bool
+    file: str
+    old: str
+    new: str
+    which: int = 0
+    many: int = 1
+
+
+def _of_each_cell() -> list[Mutant]:
+    """What stands in the kernels themselves; forward first, then backward."""
+    sync, cluster = "__syncthreads();", "cluster_sync();"
+    announced = ("block.expect(s + 1);", "block.expect(s);")
+    awaited = ("if (s > 0) block.wait(s);", "block.wait(s);\n    UNROLL")
+    mutants: list[Mutant] = []
+    for cell, file in SOURCES.items():
+        for back in (False, True):
+            way = f"{cell} {'backward' if back else 'forward'}"
+            # forward stands first in the file
+            edits: tuple[tuple[str, str, str, int, int], ...] = (
+                ("no barrier before the sums are read", sync, "", 2 * back, 4),
+                ("no barrier before the results are sent", sync, "", 2 * back + 1, 4),
+                ("no barrier of the cluster at the start", cluster, "", int(back), 2),
+                ("bytes are not announced", announced[back], ";", 0, 1),
+                ("no wait", awaited[back], "UNROLL" if back else "", 0, 1),
+                ("no end", "if (t < end[j]) ", "if (true) ", int(back), 2),
+            )
+            for what, old, new, which, many in edits:
+                name = f"{way}: {what}"
+                mutants.append(Mutant(name, cell, back, file, old, new, which, many))
+    return mutants
+
+
+#: what stands in the parts that all cells share, tried on the smallest
+SHARED = [
+    Mutant(*mutant)
+    for mutant in (
+        (
+            *("forward: the wrong phase is awaited", "rnn", False, BLOCKS),
+            *("((s - 1) >> 1) & 1", "(s >> 1) & 1"),
+        ),
+        (
+            *("forward: one buffer for the state", "rnn", False, BLOCKS),
+            *("states + (s & 1) * batch * ld", "states", -1, 2),
+        ),
+        (
+            *("forward: one barrier for both buffers", "rnn", False, BLOCKS),
+            *("barriers + (s & 1), to);", "barriers, to);", 0, 2),
+        ),
+        (
+            *("forward: fewer bytes announced", "rnn", False, BLOCKS),
+            *("C * staged_bytes", "(C - 1) * staged_bytes"),
+        ),
+        (
+            *("forward: the second barrier is not set up", "rnn", False, BLOCKS),
+            *("      mbarrier_init(barriers + 1);", "", 0, 2),
+        ),
+        (
+            *("forward: every thread announces", "rnn", False, BLOCKS),
+            *("if (thread == 0) mbarrier_expect", "mbarrier_expect", 0, 2),
+        ),
+        (
+            *("forward: sent to one block too few", "rnn", False, BLOCKS),
+            *("e < C * batch * across", "e < (C - 1) * batch * across", 0, 2),
+        ),
+        (
+            *("backward: the wrong phase is awaited", "rnn", True, BLOCKS),
+            *("(s & 1), (s >> 1) & 1);", "(s & 1), ((s + 1) >> 1) & 1);"),
+        ),
+        (
+            *("backward: one buffer for the shares", "rnn", True, BLOCKS),
+            *("shares + (s & 1) * C * batch", "shares + 0 * C * batch"),
+        ),
+        (
+            *("backward: one barrier for both buffers", "rnn", True, BLOCKS),
+            *("barriers + (s & 1), to);", "barriers, to);", 1, 2),
+        ),
+        (
+            *("backward: fewer bytes announced", "rnn", True, BLOCKS),
+            *("barriers + (s & 1), share_bytes", "barriers + (s & 1), share_bytes - 16"),
+        ),
+        (
+            *("backward: one share left out", "rnn", True, BLOCKS),
+            *("block = 1; block < C", "block = 2; block < C"),
+        ),
+        (
+            *("weights in registers from the wrong place", "rnn", True, COMMON),
+            *("k == to ?", "k == to + 1 ?"),
+        ),
+        (
+            *("weights in shared memory from the wrong place", "lstm", False, COMMON),
+            *("k - Kept) * 32] = w", "k - Kept) * 31] = w"),
+        ),
+    )
+]
+
+MUTANTS = [*_of_each_cell(), *SHARED]
+
+
+def case_of(cell: str, kind: str = "float16") -> Case:
+    """Two blocks, whose barriers go through several phases; some sequences end early."""
+    lengths = np.asarray([9, 7, 9, 0, 8], np.int32)
+    return Case(small(cell, kind, H=32, size=2), T=9, B=5, lengths=lengths)
+
+
+@cache
+def product(cell: str) -> ShimRuntime:
+    """The kernels as they are."""
+    return ShimRuntime(instances([case_of(cell).geometry]))
+
+
+def caught(case: Case, forward: ShimRuntime, backward: ShimRuntime) -> str:
+    """How these kernels are found out; empty if they are not."""
+    first = None
+    for schedule in SCHEDULES:
+        case = replace(case, schedule=schedule)
+        try:
+            found = run(case, forward, backward)
+        except RuntimeError as failure:
+            return str(failure)
+        if first is None:
+            first, wrong = found, errors(case, found)
+            if not all(error < case.tolerance for error in wrong.values()):
+                return f"wrong: {wrong}"
+        elif not same(first, found):
+            return f"schedule {schedule} changes the result"
+    return ""
+
+
+def edited(text: str, mutant: Mutant) -> str:
+    """The source with the edit, which must be there to be made."""
+    parts = text.split(mutant.old)
+    assert len(parts) == mutant.many + 1, f"{len(parts) - 1} places to edit"
+    if mutant.which < 0:
+        return mutant.new.join(parts)
+    before, after = parts[: mutant.which + 1], parts[mutant.which + 1 :]
+    return mutant.old.join(before) + mutant.new + mutant.old.join(after)
+
+
+@pytest.mark.parametrize("cell", SOURCES)
+def test_the_product_is_not_caught(cell: str) -> None:
+    assert caught(case_of(cell), product(cell), product(cell)) == ""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for file in ("common.cuh", COMMON, BLOCKS, SOURCES[mutant.cell]):
+        shutil.copy(build.KERNELS / file, folder / file)
+    path = folder / mutant.file
+    text = path.read_text(encoding="utf-8")
+    path.write_text(edited(text, mutant), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    case = case_of(mutant.cell)
+    g = case.geometry
+    broken = ShimRuntime([(g.source, g.backward if mutant.backward else g.forward)], folder)
+    whole = product(mutant.cell)
+    pair = (whole, broken) if mutant.backward else (broken, whole)
+    how = caught(case, *pair)
+    print(how)
+    assert how
+
+
+def test_mutants_are_many_and_differ() -> None:
+    assert len({m.name for m in MUTANTS}) == len(MUTANTS) >= 50
