@@ -76,8 +76,10 @@ class Backend:
     None; `scatter_add` is `xrnn.scatter.scatter_add` or what does it faster, just as surely;
     `computes` says whether the library's own functions keep a dtype (bfloat16 they may not:
     only entries of the tables serve it then); `device_of` tells devices of one library
-    apart; `notes` are lines for `xrnn info`; `refused` are subclasses of the array type
-    whose meaning would be lost.
+    apart; `notes` are lines for `xrnn info`;
+    `stepper` gives for layers, inputs and hidden units what does one time step with the least
+    delay, ``(weights, x, state) -> y, state`` or None, if it has such; `refused` are
+    subclasses of the array type whose meaning would be lost.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Backend:
     computes: Callable[[Any], bool] = lambda dtype: True
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list
+    stepper: Callable[[Cell, Any, tuple[int, int, int]], Any] = lambda cell, dtype, sizes: None
     refused: tuple[type, ...] = ()
 
     def entries(
@@ -110,6 +113,9 @@ class Backend:
 
     def from_host(self, array: Array) -> Array:
         """A copy of a NumPy array, in C order, as an array of this library."""
+        if dtype_name(array.dtype) == "bfloat16" and self.computes(array.dtype):
+            # The library has a bfloat16 of its own, which does not know ml_dtypes'.
+            return self.xp.astype(self.xp.asarray(array.astype("float32")), self.xp.bfloat16)
         return self.xp.asarray(array.copy())
 
 

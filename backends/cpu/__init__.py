@@ -12,6 +12,7 @@ import numpy as np
 
 from xrnn import cells
 from xrnn.backends import Backend, Sequences, dtype_name
+from xrnn.backends.cpu import loops, native
 from xrnn.cells.base import Cell
 from xrnn.scan import SOURCE, Scan, scan
 
@@ -29,6 +30,8 @@ def to_host(array: Any) -> np.ndarray:
     if array_api_compat.is_torch_array(array):
         # torch hands out neither what it records gradients of nor what lies on a device.
         array = array.detach().cpu()
+        if dtype_name(array.dtype) == "bfloat16":
+            return to_host(array.float()).astype(named_dtype("bfloat16"))
     try:
         return np.asarray(np.from_dlpack(array))
     except (AttributeError, BufferError, TypeError, RuntimeError):
@@ -124,14 +127,20 @@ def _describe() -> str:
     return f"numpy {np.__version__}, {platform.machine()}, {platform.system()}"
 
 
+#: cell → its loop that needs no compiler
+LOOPS: dict[Cell, tuple[Sequences, ...]] = {
+    **{cell: (loop,) for cell, loop in loops.LOOPS.items()},
+    cells.InputGatedLSTM: _linear(cells.InputGatedLSTM),
+    cells.MinGRU: _linear(cells.MinGRU),
+}
+
 BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=to_host,
-    sequences={
-        cells.InputGatedLSTM: _linear(cells.InputGatedLSTM),
-        cells.MinGRU: _linear(cells.MinGRU),
-    },
+    sequences={cell: (*native.entry(cell), *LOOPS[cell]) for cell in LOOPS},
+    stepper=native.stepper,
+    notes=native.notes,
     describe=_describe,
     scatter_add=scatter_add,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",

@@ -1,0 +1,178 @@
+"""The LSTMs over whole sequences in NumPy.
+
+Equations as in `xrnn.cells.lstm` and `xrnn.cells.peephole`, here in the order of the first.
+Going back, all gradients of a step are dh or dc times what forward knows:
+
+da_o = dh ⊙ k_o,  dc ← dc + dh ⊙ k_c        (6)
+da_{i,f,g} = dc ⊙ k_{i,f,g},  dc ← dc ⊙ f   (1)-(5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from xrnn.backends.cpu.passes import Pass, Run, by_gate, by_row
+from xrnn.typing import Array, State, Weights
+
+
+class LSTMPass(Pass):
+    """Keeps the gates, over which their gradients are written."""
+
+    def memory(self, run: Run, steps: int) -> tuple[Array, ...]:
+        return (run.empty(steps, run.B, 4 * run.H),)
+
+    def steps(
+        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+    ) -> None:
+        U, (p, p_gates) = weights["U"].T, run.product(4)
+        scale, shift = _affine(run)
+        gates = run.along(by_gate(kept[0], 4))
+        i_f_g_o = (gates[:, k] for k in range(4))
+        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.outside(part))
+        u = run.empty(*run.shape)
+        dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
+        for a, y, i, f, g, o, h_prev, h, c_prev, c, out in zip(
+            run.along(by_row(pre, 4)), gates, *i_f_g_o, *states, strict=False
+        ):
+            dot(h_prev, U, p)
+            add(p_gates, a, y)
+            multiply(y, scale, y)
+            tanh(y, y)
+            multiply(y, scale, y)
+            add(y, shift, y)  # (1)-(4)
+            multiply(i, g, u)
+            multiply(f, c_prev, c)
+            add(c, u, c)  # (5)
+            tanh(c, u)
+            multiply(o, u, h)  # (6)
+            if out is not None:
+                np.copyto(c, c_prev, where=out)
+                np.copyto(h, h_prev, where=out)
+
+    def steps_backward(
+        self,
+        run: Run,
+        weights: Weights,
+        part: slice,
+        kept: tuple[Array, ...],
+        dys: Iterable[Array | None],
+        carried: State,
+    ) -> State:
+        (rows, *_), U, (dh, dc) = kept, weights["U"], carried
+        k, k_c, f = self.factors(run, weights, part, by_gate(rows, 4))
+        k, k_c, f = run.back(k), run.back(k_c), run.back(f)
+        das = run.back(by_row(rows, 4))
+        u, dc_prev, dh_prev = (run.empty(*run.shape) for _ in range(3))
+        add, dot, multiply = np.add, np.dot, np.multiply
+        for dy, k_ifg, k_o, k_c_t, f_t, da, da_ifg, da_o, out in zip(
+            *(dys, k[:, :3], k[:, 3], k_c, f, run.back(rows), das[:, :3], das[:, 3]),
+            run.outside(part, back=True),
+            strict=False,
+        ):
+            if dy is not None:
+                add(dh, dy, dh)
+            multiply(dh, k_c_t, u)
+            if out is not None:
+                np.copyto(u, 0, where=out)
+            add(dc, u, dc)  # (6)
+            multiply(dc, f_t, dc_prev)  # (5): before the gates are written over
+            multiply(dc, k_ifg, da_ifg)  # (5), (1)-(3)
+            multiply(dh, k_o, da_o)  # (6), (4)
+            if out is not None:
+                np.copyto(da, 0, where=out)
+                np.copyto(dc_prev, dc, where=out)
+            dot(da, U, dh_prev)
+            if out is not None:
+                np.copyto(dh_prev, dh, where=out)
+            dh, dh_prev, dc, dc_prev = dh_prev, dh, dc_prev, dc
+        return dh, dc
+
+    def factors(
+        self, run: Run, weights: Weights, part: slice, gates: Array
+    ) -> tuple[Array, Array, Array]:
+        """k (steps, 4, B, H) of the gates, k_c and f (steps, B, H)."""
+        i, f, g, o = (gates[:, n] for n in range(4))
+        k = np.subtract(1, gates)
+        np.multiply(k, gates, k)
+        k_i, k_f, k_g, k_o = (k[:, n] for n in range(4))
+        np.multiply(k_i, g, k_i)  # di i (1 − i), where di = dc g
+        np.multiply(k_f, run.before(run.cs)[part], k_f)
+        np.multiply(g, g, k_g)
+        np.subtract(1, k_g, k_g)
+        np.multiply(k_g, i, k_g)
+        k_c = np.tanh(run.after(run.cs)[part])
+        np.multiply(k_o, k_c, k_o)
+        np.multiply(k_c, k_c, k_c)
+        np.subtract(1, k_c, k_c)
+        np.multiply(k_c, o, k_c)
+        return k, k_c, f
+
+
+class PeepholePass(LSTMPass):
+    """The same with c_{t-1} in i and f, and c_t in o: back through o to c, and to c_{t-1}
+    through i and f, are two more terms of k_c and f."""
+
+    def steps(
+        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+    ) -> None:
+        U, (p, p_gates) = weights["U"].T, run.product(4)
+        scale, shift = _affine(run)
+        scale_ifg, shift_ifg, half = scale[:3], shift[:3], scale[3]
+        peep = run.full(weights["p"].reshape(3, run.H))
+        p_if, p_o = peep[:2], peep[2]
+        gates = run.along(by_gate(kept[0], 4))
+        views = (gates[:, :2], gates[:, :3], *(gates[:, k] for k in range(4)))
+        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.outside(part))
+        u, w = run.empty(*run.shape), run.empty(2, *run.shape)
+        dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
+        for a, y, y_if, y_ifg, i, f, g, o, h_prev, h, c_prev, c, out in zip(
+            run.along(by_row(pre, 4)), gates, *views, *states, strict=False
+        ):
+            dot(h_prev, U, p)
+            add(p_gates, a, y)
+            multiply(p_if, c_prev, w)
+            add(y_if, w, y_if)
+            multiply(y_ifg, scale_ifg, y_ifg)
+            tanh(y_ifg, y_ifg)
+            multiply(y_ifg, scale_ifg, y_ifg)
+            add(y_ifg, shift_ifg, y_ifg)  # (1)-(3)
+            multiply(i, g, u)
+            multiply(f, c_prev, c)
+            add(c, u, c)  # (5)
+            multiply(p_o, c, u)
+            add(o, u, o)
+            multiply(o, half, o)
+            tanh(o, o)
+            multiply(o, half, o)
+            add(o, half, o)  # (4)
+            tanh(c, u)
+            multiply(o, u, h)  # (6)
+            if out is not None:
+                np.copyto(c, c_prev, where=out)
+                np.copyto(h, h_prev, where=out)
+
+    def factors(
+        self, run: Run, weights: Weights, part: slice, gates: Array
+    ) -> tuple[Array, Array, Array]:
+        k, k_c, f = super().factors(run, weights, part, gates)
+        p_i, p_f, p_o = weights["p"].reshape(3, run.H)
+        k_c += p_o * k[:, 3]
+        return k, k_c, f + p_i * k[:, 0] + p_f * k[:, 1]
+
+    def gradients(
+        self, run: Run, weights: Weights, kept: tuple[Array, ...]
+    ) -> tuple[Array, dict[str, Array]]:
+        dxs, dweights = super().gradients(run, weights, kept)
+        da_i, da_f, _, da_o = kept[0].reshape(run.T * run.B, 4, run.H).swapaxes(0, 1)
+        parts = ((da_i, run.before(run.cs)), (da_f, run.before(run.cs)), (da_o, run.after(run.cs)))
+        dp = [np.einsum("rh,rh->h", da, c.reshape(-1, run.H)) for da, c in parts]
+        return dxs, dweights | {"p": np.concatenate(dp)}
+
+
+def _affine(run: Run) -> tuple[Array, Array]:
+    """σ(a) = ½ tanh(½ a) + ½ for all gates at once: what stands for ½, which is 1 and 0 for g."""
+    scale, shift = run.empty(4, *run.shape), run.empty(4, *run.shape)
+    scale[:], shift[:], scale[2], shift[2] = 0.5, 0.5, 1, 0
+    return scale, shift

@@ -1,0 +1,246 @@
+"""The native loops: what stands behind the wide door where the extension was built.
+
+Memory, and what the extension is told, is decided here; ``native/*.h`` computes.  Without the
+extension (`ABSENT` says why) the loops that are written in NumPy serve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xrnn import cells
+from xrnn.backends import Sequences
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, Namespace, State, Weights
+
+_native: Any
+try:
+    _native = importlib.import_module("xrnn.backends.cpu._native")
+    ABSENT = ""
+except ImportError as error:
+    _native, ABSENT = None, f"the native loops are not built ({error})"
+
+#: cell → its number in the extension, and the blocks of H that it keeps of a step
+CODES: dict[Cell, tuple[int, int]] = {
+    cells.Elman: (0, 0),
+    cells.ElmanReLU: (1, 0),
+    cells.LSTM: (2, 4),
+    cells.GRU: (3, 4),
+    cells.GRUBefore: (4, 4),
+    cells.InputGatedLSTM: (5, 4),
+}
+
+DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
+
+#: what a proof is a proof of: the compiled code
+SOURCE = "" if _native is None else str(Path(_native.__file__).stat())
+
+
+def threads() -> int:
+    """How many the loops may use: XRNN_NUM_THREADS, else OMP_NUM_THREADS, else the cores."""
+    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(variable, "").partition(",")[0]
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has it
+        return os.cpu_count() or 1
+
+
+@dataclass
+class Run:
+    """What backward needs of forward; `gates` hold their gradients once it has run."""
+
+    xs: Array
+    first: State
+    lengths: Array | None
+    reverse: bool
+    ys: Array
+    gates: Array | None
+    cs: Array | None
+    spent: bool = False
+
+
+class Native:
+    """One cell's whole loop by the extension, in the form of `xrnn.loop.Loop`."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.code, self.kept = CODES[cell]
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Run | None]:
+        """As `xrnn.loop.Loop.forward`, for at least one value."""
+        (T, B, I), H = xs.shape, state[0].shape[1]
+        first = tuple(map(np.ascontiguousarray, state))
+        run = Run(
+            np.ascontiguousarray(xs),
+            first,
+            lengths,
+            reverse,
+            np.empty((T, B, H), xs.dtype),
+            None,
+            None,
+        )
+        if keep and self.kept:
+            run.gates = np.empty((T, B, self.kept * H), xs.dtype)
+            if len(state) == 2:
+                run.cs = np.empty((T, B, H), xs.dtype)
+        last = tuple(map(np.empty_like, first))
+        _native.forward(
+            *(self.code, T, B, I, H, run.xs),
+            *_dense(weights, "W", "U", "b", "v"),
+            *(lengths, reverse, first[0], _second(first)),
+            *(run.ys, last[0], _second(last), run.gates, run.cs, threads()),
+        )
+        return run.ys, last, run if keep else None
+
+    def backward(
+        self,
+        weights: Weights,
+        saved: Run,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, State, dict[str, Array]]:
+        """As `xrnn.loop.Loop.backward`.  Gradients take the place of the gates they are of, so
+        a second pass back first goes forward again."""
+        if saved.spent:
+            how = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
+            again = self.forward(weights, saved.xs, saved.first, **how)[2]
+            assert again is not None
+            saved = again
+        (T, B, I), H = saved.xs.shape, saved.first[0].shape[1]
+        das = np.empty((T, B, H), saved.xs.dtype) if saved.gates is None else saved.gates
+        saved.spent = saved.gates is not None
+        # A copy each: the extension writes the gradient of the first state over that of the last.
+        carried = tuple(np.array(d, order="C") for d in dstate)
+        dxs, dweights = (
+            np.empty_like(saved.xs),
+            {k: np.empty_like(w, order="C") for k, w in weights.items()},
+        )
+        _native.backward(
+            *(self.code, T, B, I, H, *_dense(weights, "W", "U"), saved.gates, saved.cs, saved.ys),
+            *(saved.first[0], _second(saved.first)),
+            *(None if dys is None else np.ascontiguousarray(dys), saved.lengths, saved.reverse),
+            *(carried[0], _second(carried), das, dxs),
+            *(dweights.get(name) for name in ("W", "U", "b", "v")),
+            *(saved.xs, threads()),
+        )
+        return dxs, carried, dweights
+
+
+def _second(state: State) -> Array | None:
+    return state[1] if len(state) == 2 else None
+
+
+def _dense(weights: Weights, *names: str) -> list[Array | None]:
+    """Weights as the extension takes them; None for one that the cell does not have."""
+    return [np.ascontiguousarray(weights[n]) if n in weights else None for n in names]
+
+
+def notes() -> list[str]:
+    """For `xrnn info`: what runs, or why it does not."""
+    if _native is None:
+        return [ABSENT]
+    return [f"native loops: {_native.isas()[0]}, {threads()} threads"]
+
+
+class Stepper:
+    """One time step of a layer for streams: nothing is looked at twice, so little is late.
+
+    Parameters
+    ----------
+    cell : Cell
+    sizes : (int, int, int)
+        Layers, inputs and hidden units.
+    """
+
+    def __init__(self, cell: Cell, sizes: tuple[int, int, int]) -> None:
+        self.cell, self.sizes = cell, sizes
+        L, I, H = sizes
+        self.L, self.H, self.code = L, H, CODES[cell][0]
+        self.inputs = (I, *(H,) * (L - 1))
+        self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(L)]
+        state: Any = cell.state(cell.states)
+        self.two, self.make = len(cell.states) == 2, type(state)._make
+
+    def __reduce__(self) -> Any:
+        return Stepper, (self.cell, self.sizes)
+
+    def __call__(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
+        """The output and the next state; None if what is given is out of the ordinary."""
+        try:
+            h, c = state if self.two else (*state, None)
+            shape, dtype = h.shape, x.dtype
+            if x.ndim != 2 or shape != (self.L, len(x), self.H):
+                return None
+            new_h = np.empty(shape, dtype)
+            new_c = np.empty(shape, dtype) if self.two else None
+            get, B, step = weights.get, len(x), _native.step
+            if self.L == 1:
+                W, U, b, v = map(get, self.names[0])
+                step(self.code, B, self.inputs[0], self.H, x, W, U, b, v, h, c, new_h, new_c)
+            else:
+                for k, names in enumerate(self.names):
+                    states = (None if a is None else a[k] for a in (h, c, new_h, new_c))
+                    given = (x, *map(get, names), *states)
+                    step(self.code, B, self.inputs[k], self.H, *given)
+                    x = new_h[k]
+        except (AttributeError, BufferError, TypeError, ValueError):
+            return None
+        return new_h[-1], self.make((new_h, new_c) if self.two else (new_h,))
+
+
+def stepper(cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Stepper | None:
+    """What steps a layer of this cell, if the extension does and agrees with its own loop."""
+    if _native is None or cell not in CODES or dtype not in DTYPES or not _agrees(cell, dtype):
+        return None
+    return Stepper(cell, sizes)
+
+
+@cache
+def _agrees(cell: Cell, dtype: Any) -> bool:
+    """Whether a step is bit for bit the loop over one step."""
+    (I, H), B = (4, 16), 2
+    rng, loop, one = np.random.default_rng(0), Native(cell), Stepper(cell, (1, I, H))
+    weights = {
+        name: (rng.normal(size=shape) / H).astype(dtype)
+        for name, shape in cell.shapes(I, H).items()
+    }
+    x = rng.normal(size=(B, I)).astype(dtype)
+    state = tuple(rng.normal(size=(B, H)).astype(dtype) for _ in cell.states)
+    how: dict[str, Any] = {"lengths": None, "reverse": False, "keep": False, "xp": np}
+    _, expected, _ = loop.forward(weights, x[None], state, **how)
+    named = {f"{name}_l0": w for name, w in weights.items()}
+    found = one(named, x, tuple(s[None] for s in state))
+    return found is not None and all(
+        np.array_equal(a[0], e) for a, e in zip(found[1], expected, strict=True)
+    )
+
+
+def entry(cell: Cell) -> tuple[Sequences, ...]:
+    """The cell's native loop, if there is one and the extension was built."""
+    if _native is None or cell not in CODES:
+        return ()
+    loop = Native(cell)
+    words = f"native loop, {_native.isas()[0]}"
+    return (Sequences(loop.forward, loop.backward, DTYPES, SOURCE, path=lambda T, B, I, H: words),)
