@@ -12,7 +12,7 @@ import numpy as np
 
 from xrnn import cells
 from xrnn.backends import Backend, Sequences, dtype_name
-from xrnn.backends.cpu import loops, native
+from xrnn.backends.cpu import extension, loops
 from xrnn.cells.base import Cell
 from xrnn.scan import SOURCE, Scan, scan
 
@@ -138,9 +138,9 @@ BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=to_host,
-    sequences={cell: (*native.entry(cell), *LOOPS[cell]) for cell in LOOPS},
-    stepper=native.stepper,
-    notes=native.notes,
+    sequences={cell: (*extension.entry(cell), *LOOPS[cell]) for cell in LOOPS},
+    stepper=extension.stepper,
+    notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",

@@ -1,6 +1,6 @@
 """The native loops: what stands behind the wide door where the extension was built.
 
-Memory, and what the extension is told, is decided here; ``native/*.h`` computes.  Without the
+Memory, and what the extension is told, is decided here; ``native/*.h`` compute.  Without the
 extension (`ABSENT` says why) the loops that are written in NumPy serve.
 """
 
@@ -161,7 +161,7 @@ def notes() -> list[str]:
     """For `xrnn info`: what runs, or why it does not."""
     if _native is None:
         return [ABSENT]
-    return [f"native loops: {_native.isas()[0]}, {threads()} threads"]
+    return [f"native loops: {_native.isa()}, {threads()} threads"]
 
 
 class Stepper:
@@ -242,5 +242,5 @@ def entry(cell: Cell) -> tuple[Sequences, ...]:
     if _native is None or cell not in CODES:
         return ()
     loop = Native(cell)
-    words = f"native loop, {_native.isas()[0]}"
+    words = f"native loop, {_native.isa()}"
     return (Sequences(loop.forward, loop.backward, DTYPES, SOURCE, path=lambda T, B, I, H: words),)

@@ -1,0 +1,225 @@
+// Products of matrices: C (m, n) = A (m, k) B (k, n).
+//
+// One order of summation: an element of C is one chain of fma over k = 0, 1, …, from its start
+// on.  The lanes of a vector are columns of C, never parts of a sum, and a block of k takes the
+// chain up from memory; so no result depends on blocks, on threads, on the place of a row among
+// others or on how A and B are stored.
+//
+// Blocks: GEMM_N columns of B and GEMM_K of its rows lie packed in the second cache; a tile of
+// GEMM_ROWS rows of A stays in the first one while all of them pass it.
+
+#define GEMM_NV 2  // vectors of columns in a tile: with 12 rows the fewest loads for a product
+#define GEMM_ROWS (REGISTERS >= 32 ? 12 : 6)
+#define GEMM_WIDE (GEMM_NV * L)
+#define GEMM_K 256
+#define GEMM_N (512 * 32 / BITS)
+#define GEMM_M 96                  // rows of a transposed A put upright at once
+#define GEMM_STRIDE (GEMM_K + 16)  // between them: no power of two, which would share cache sets
+
+// W (n, k) with rows of ldw turns into panel[i·stride + lane] = W[lane][i]: of L outputs or
+// fewer, all with one i together.  Lanes from n on are 0.
+static INLINE void N(pack_lanes)(const real* W, idx ldw, int n, idx k, real* panel, idx stride) {
+  vec v[L];
+  idx i = 0;
+  if (n == L) {
+    for (; i + L <= k; i += L) {
+      N(load_columns)(W + i, ldw, v);
+      UNROLL for (int l = 0; l < L; l++) N(store)(panel + (i + l) * stride, v[l]);
+    }
+  }
+  for (; i < k; i += L) {
+    const int some = k - i < L ? (int)(k - i) : L;
+    for (int l = 0; l < L; l++) v[l] = l < n ? N(load_part)(W + l * ldw + i, some) : N(zero)();
+    N(transpose)(v);
+    for (int l = 0; l < some; l++) N(store)(panel + (i + l) * stride, v[l]);
+  }
+}
+
+// B, or its transpose, as (k, n) in panels [n / GEMM_WIDE][k][GEMM_WIDE], which a tile reads from
+// front to back.  The last panel has as many vectors as its columns need; what is left is 0.
+static void N(gemm_pack)(const real* B, idx ldb, int transposed, idx k, idx n, real* panels) {
+  for (idx j = 0; j < n; j += GEMM_WIDE) {
+    const idx wide = n - j < GEMM_WIDE ? (n - j + L - 1) / L * L : GEMM_WIDE;
+    for (idx v = 0; v < wide; v += L) {
+      const int some = n - j - v < L ? (int)(n - j - v) : L;
+      real* panel = panels + j * k + v;
+      const real* from = B + (transposed ? (j + v) * ldb : j + v);
+      if (transposed)
+        N(pack_lanes)(from, ldb, some, k, panel, wide);
+      else if (some == L)
+        for (idx i = 0; i < k; i++) N(store)(panel + i * wide, N(load)(from + i * ldb));
+      else
+        for (idx i = 0; i < k; i++) N(store)(panel + i * wide, N(load_part)(from + i * ldb, some));
+    }
+  }
+}
+
+// acc[r·nv + v] goes on by Σ_i x[r][i] · panel[i][v].  It is in registers, if rows and nv are
+// constants: rows · nv sums, nv weights and one x.
+static INLINE void N(tile)(const int rows, const int nv, idx k, const real* panel, const real* x,
+                           idx ldx, vec* acc) {
+  for (idx i = 0; i < k; i++) {
+    vec w[GEMM_NV];
+    UNROLL for (int v = 0; v < nv; v++) w[v] = N(load)(panel + (i * nv + v) * L);
+    UNROLL for (int r = 0; r < rows; r++) {
+      const vec a = N(set1)(x[r * ldx + i]);
+      UNROLL for (int v = 0; v < nv; v++) acc[r * nv + v] = N(fma)(w[v], a, acc[r * nv + v]);
+    }
+  }
+}
+
+// A tile of C: `columns` of them, the last vector perhaps not full.
+typedef struct {
+  idx k, ldx, ldfrom, ldc;
+  const real *panel, *x;
+  const real* from;  // where the chains start: C itself, or the bias (ldfrom 0), or null: at 0
+  real* C;
+  int columns;
+} N(Tile);
+
+static INLINE void N(gemm_rows)(const int rows, const int nv, const N(Tile) * t) {
+  vec acc[GEMM_ROWS * GEMM_NV];
+  const int last = t->columns - (nv - 1) * L;  // lanes in the last vector
+#define AT(pointer, ld) ((pointer) + i / nv * (ld) + i % nv * L)
+#define EACH UNROLL for (int i = 0; i < rows * nv; i++)
+  if (!t->from)
+    EACH acc[i] = N(zero)();
+  else if (last == L)
+    EACH acc[i] = N(load)(AT(t->from, t->ldfrom));
+  else
+    EACH acc[i] = N(load_part)(AT(t->from, t->ldfrom), i % nv == nv - 1 ? last : L);
+  N(tile)(rows, nv, t->k, t->panel, t->x, t->ldx, acc);
+  if (last == L)
+    EACH N(store)(AT(t->C, t->ldc), acc[i]);
+  else
+    EACH N(store_part)(AT(t->C, t->ldc), acc[i], i % nv == nv - 1 ? last : L);
+#undef AT
+#undef EACH
+}
+
+static INLINE void N(gemm_high)(const int rows, const N(Tile) * t) {
+  if (t->columns > L)
+    N(gemm_rows)(rows, 2, t);
+  else
+    N(gemm_rows)(rows, 1, t);
+}
+
+// The same with its constants: code for each number of rows that a tile can have.
+static void N(gemm_tile)(int rows, const N(Tile) * t) {
+  switch (rows) {
+    case 1:
+      return N(gemm_high)(1, t);
+    case 2:
+      return N(gemm_high)(2, t);
+    case 3:
+      return N(gemm_high)(3, t);
+    case 4:
+      return N(gemm_high)(4, t);
+    case 5:
+      return N(gemm_high)(5, t);
+    case 6:
+      return N(gemm_high)(6, t);
+#if REGISTERS >= 32
+    case 7:
+      return N(gemm_high)(7, t);
+    case 8:
+      return N(gemm_high)(8, t);
+    case 9:
+      return N(gemm_high)(9, t);
+    case 10:
+      return N(gemm_high)(10, t);
+    case 11:
+      return N(gemm_high)(11, t);
+    case 12:
+      return N(gemm_high)(12, t);
+#endif
+  }
+}
+
+// Rows i0 … i1-1 of `n` columns from j on, k of the sum's terms from l on.  B is packed; a
+// transposed A is put upright into `rows`.
+static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, idx k,
+                          const real* panels, real* rows) {
+  const real *A = p->A, *bias = p->bias;
+  for (idx i = i0; i < i1; i += GEMM_M) {
+    const idx m = i1 - i < GEMM_M ? i1 - i : GEMM_M;
+    const real* x = A + i * p->lda + l;
+    idx ldx = p->lda;
+    if (p->a_transposed) {
+      for (idx q = 0; q < k; q += L)
+        N(pack_lanes)(A + (l + q) * p->lda + i, p->lda, k - q < L ? (int)(k - q) : L, m, rows + q,
+                      GEMM_STRIDE);
+      x = rows, ldx = GEMM_STRIDE;
+    }
+    // The tiles are equally high: 20 rows are 10 + 10, not 12 + 8.
+    const idx tiles = (m + GEMM_ROWS - 1) / GEMM_ROWS;
+    for (idx t = 0; t < tiles; t++) {
+      const idx top = m * t / tiles, high = m * (t + 1) / tiles - top;
+      for (idx v = 0; v < n; v += GEMM_WIDE) {
+        real* C = (real*)p->C + (i + top) * p->ldc + j + v;
+        const real* from = l || p->accumulate ? C : bias ? bias + j + v : NULL;
+        const N(Tile) tile = {
+            .k = k,
+            .panel = panels + v * k,
+            .x = x + top * ldx,
+            .ldx = ldx,
+            .from = from,
+            .ldfrom = from == C ? p->ldc : 0,
+            .C = C,
+            .ldc = p->ldc,
+            .columns = n - v < GEMM_WIDE ? (int)(n - v) : GEMM_WIDE,
+        };
+        N(gemm_tile)((int)high, &tile);
+      }
+    }
+  }
+}
+
+typedef struct {
+  const Gemm* p;
+  real* room;
+} N(GemmJob);
+
+#define GEMM_ROOM ((size_t)GEMM_K * GEMM_N + (size_t)GEMM_M * GEMM_STRIDE)
+
+// One of `threads` shares of C: of its rows, or of its columns where there are more of them.
+static void N(gemm_share)(void* data, int share, int threads) {
+  const N(GemmJob)* job = data;
+  const Gemm* p = job->p;
+  const int tall = p->m >= p->n;
+  const idx size = tall ? p->m : p->n, unit = tall ? GEMM_ROWS : GEMM_WIDE;
+  const idx start = share_start(size, unit, share, threads);
+  const idx end = share_start(size, unit, share + 1, threads);
+  const idx i0 = tall ? start : 0, i1 = tall ? end : p->m;
+  const idx j0 = tall ? 0 : start, j1 = tall ? p->n : end;
+  real *panels = job->room + share * GEMM_ROOM, *rows = panels + (size_t)GEMM_K * GEMM_N;
+  for (idx j = j0; j < j1 && i0 < i1; j += GEMM_N) {
+    const idx n = j1 - j < GEMM_N ? j1 - j : GEMM_N;
+    for (idx l = 0; l == 0 || l < p->k; l += GEMM_K) {  // once for k = 0 too: the start is C
+      const idx k = p->k - l < GEMM_K ? p->k - l : GEMM_K;
+      const real* B = (const real*)p->B + (p->b_transposed ? j * p->ldb + l : l * p->ldb + j);
+      N(gemm_pack)(B, p->ldb, p->b_transposed, k, n, panels);
+      N(gemm_block)(p, i0, i1, j, n, l, k, panels, rows);
+    }
+  }
+}
+
+// See Gemm in native.h.
+static int N(gemm)(const Gemm* p) {
+  if (p->m <= 0 || p->n <= 0) return 0;
+  const int threads = worth(p->threads, 2.0 * (double)p->m * (double)p->n * (double)p->k);
+  N(GemmJob) job = {p, room((size_t)threads * GEMM_ROOM * sizeof(real))};
+  if (!job.room) return -1;
+  parallel(threads, N(gemm_share), &job);
+  free(job.room);
+  return 0;
+}
+
+#undef GEMM_NV
+#undef GEMM_ROWS
+#undef GEMM_WIDE
+#undef GEMM_K
+#undef GEMM_N
+#undef GEMM_M
+#undef GEMM_STRIDE
+#undef GEMM_ROOM

@@ -1,0 +1,67 @@
+// The LSTM and the input-gated LSTM, once the products are made.
+// Equations: xrnn/cells/lstm.py, xrnn/cells/input_gated.py; U is all that tells them apart.
+
+// One row, forward.
+// a       [4H]  pre-activations i, f, g, o; if `keep`, out: the gates
+// c_prev  [H]   c  [H] out, may be c_prev   h  [H] out
+static void N(lstm_row)(idx H, real* a, int keep, const real* c_prev, real* c, real* h) {
+  EACH_UNIT(H) {
+    const vec i = N(vsigmoid)(N(get)(a + u, n));                // (1)
+    const vec f = N(vsigmoid)(N(get)(a + H + u, n));            // (2)
+    const vec g = N(vtanh)(N(get)(a + 2 * H + u, n));           // (3)
+    const vec o = N(vsigmoid)(N(get)(a + 3 * H + u, n));        // (4)
+    const vec new_c = N(fma)(f, N(get)(c_prev + u, n), i * g);  // (5)
+    N(put)(c + u, new_c, n);
+    N(put)(h + u, o * N(vtanh)(new_c), n);  // (6)
+    if (keep) {
+      N(put)(a + u, i, n);
+      N(put)(a + H + u, f, n);
+      N(put)(a + 2 * H + u, g, n);
+      N(put)(a + 3 * H + u, o, n);
+    }
+  }
+}
+
+// One row, back.
+// gates   [4H]  i, f, g, o      da  [4H] out, may be gates
+// c_prev, c [H]                 dy  [H] or null: gradient of the output of this step
+// dh      [H]   in: what later steps send to h; out: 0, to which the caller adds Uᵀ da
+// dc      [H]   in: what later steps send to c; out: the gradient of c_prev
+static void N(lstm_row_back)(idx H, const real* gates, const real* c_prev, const real* c,
+                             const real* dy, real* dh, real* dc, real* da) {
+  EACH_UNIT(H) {
+    const vec i = N(get)(gates + u, n), f = N(get)(gates + H + u, n);
+    const vec g = N(get)(gates + 2 * H + u, n), o = N(get)(gates + 3 * H + u, n);
+    const vec tanh_c = N(vtanh)(N(get)(c + u, n));
+    const vec d_h = dy ? N(get)(dh + u, n) + N(get)(dy + u, n) : N(get)(dh + u, n);
+    const vec d_c = N(fma)(d_h * o, N(tanh_slope)(tanh_c), N(get)(dc + u, n));  // (6)
+    N(put)(da + 3 * H + u, d_h * tanh_c * N(sigmoid_slope)(o), n);              // (4)
+    N(put)(da + 2 * H + u, d_c * i * N(tanh_slope)(g), n);                      // (3)
+    N(put)(da + H + u, d_c * N(get)(c_prev + u, n) * N(sigmoid_slope)(f), n);   // (2)
+    N(put)(da + u, d_c * g * N(sigmoid_slope)(i), n);                           // (1)
+    N(put)(dc + u, d_c * f, n);                                                 // (5)
+    N(put)(dh + u, N(zero)(), n);
+  }
+}
+
+// All sequences that have step t.
+static void N(lstm_step)(N(Slice) * s, idx t) {
+  const Pass* p = s->p;
+  if (s->u[0].n) N(recur)(s, &s->u[0], t, 0);
+  for (idx i = 0; i < s->n; i++) {
+    const idx b = s->b[i];
+    N(lstm_row)(p->H, N(pre_at)(s, t, b), p->gates != NULL, N(c_before)(p, t, b), N(c_at)(p, t, b),
+                N(h_at)(p, t, b));
+  }
+}
+
+static void N(lstm_step_back)(N(Slice) * s, idx t) {
+  const Pass* p = s->p;
+  for (idx i = 0; i < s->n; i++) {
+    const idx b = s->b[i];
+    N(lstm_row_back)(p->H, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(c_before)(p, t, b),
+                     N(c_at)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * p->H,
+                     (real*)p->dc + b * p->H, N(das_at)(p, t, b));
+  }
+  if (s->u[0].n) N(recur_back)(s, &s->u[0], t, 0);
+}

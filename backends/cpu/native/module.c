@@ -1,0 +1,330 @@
+// The Python module xrnn.backends.cpu._native: arrays in and out, and which kernels run.
+//
+// Arrays are what gives a C-contiguous buffer of float32 or float64; every size is checked before
+// anything is computed, and other threads of Python run while it is.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "arguments.h"
+#include "native.h"
+
+static const Kernels* chosen = kernels_portable;
+
+static const Kernels* const SETS[] = {kernels_avx512, kernels_avx2, kernels_portable};
+#define N_SETS ((int)(sizeof SETS / sizeof *SETS))
+
+// Whether this processor, and this build, can run a set.
+static int runs(const Kernels* set) {
+  if (!set->isa) return 0;
+#if defined __x86_64__
+  if (set == kernels_avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (set == kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return 1;
+}
+
+static const Kernels* kernels(const Taken* a) { return &chosen[a->real == sizeof(double)]; }
+
+// Runs `call` without the interpreter's lock, gives the buffers back; None, or an error.
+static PyObject* outcome(Taken* a, int (*call)(const void*), const void* what) {
+  int status = 0;
+  if (!a->failed) {
+    PyThreadState* state = PyEval_SaveThread();
+    status = call(what);
+    PyEval_RestoreThread(state);
+  }
+  finish(a);
+  if (a->failed) return NULL;
+  if (status) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+// What a cell has beside W, b and h.
+static int has_U(int cell) { return cell != INPUT_GATED; }
+static int has_c(int cell) { return cell == LSTM || cell == INPUT_GATED; }
+static int has_v(int cell) { return cell == GRU; }
+
+// The sizes of one call, in items.
+typedef struct {
+  Py_ssize_t bh, tbi, tbh, saved, gh, ghi, ghh;
+} Sizes;
+
+static Sizes sizes(Taken* a, const Pass* p) {
+  const Py_ssize_t tb = times(a, p->T, p->B), gh = times(a, GATES[p->cell], p->H);
+  const Py_ssize_t tbh = times(a, tb, p->H);
+  return (Sizes){times(a, p->B, p->H), times(a, tb, p->I), tbh, times(a, SAVED[p->cell], tbh), gh,
+                 times(a, gh, p->I),   times(a, gh, p->H)};
+}
+
+#define LARGEST (PY_SSIZE_T_MAX / 8)
+
+static void shape(Taken* a, Pass* p, int steps) {
+  p->cell = (int)number(a, "cell", 0, CELLS - 1);
+  p->T = steps ? number(a, "T", 0, LARGEST) : 1;
+  p->B = number(a, "B", 0, LARGEST);
+  p->I = number(a, "I", 0, LARGEST);
+  p->H = number(a, "H", 0, LARGEST);
+}
+
+static const int64_t* lengths(Taken* a, const Pass* p) {
+  // int64 is l, or q where long is shorter.
+  const int64_t* given = items(a, "lengths", IN | OPTIONAL, p->B, sizeof(int64_t), "lq");
+  for (idx i = 0; given && i < p->B; i++) {
+    if (given[i] >= 0 && given[i] <= p->T) continue;
+    PyErr_Format(PyExc_ValueError, "lengths[%zd] is %lld; it must lie in 0 to T = %zd",
+                 (Py_ssize_t)i, (long long)given[i], (Py_ssize_t)p->T);
+    a->failed = 1;
+    return NULL;
+  }
+  return given;
+}
+
+static int call_forward(const void* what) {
+  const void* const* both = what;
+  return ((const Kernels*)both[0])->forward(both[1]);
+}
+
+static int call_backward(const void* what) {
+  const void* const* both = what;
+  return ((const Kernels*)both[0])->backward(both[1]);
+}
+
+static int call_gemm(const void* what) {
+  const void* const* both = what;
+  return ((const Kernels*)both[0])->gemm(both[1]);
+}
+
+PyDoc_STRVAR(forward_doc,
+             "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
+             "        ys, h_last, c_last, gates, cs, threads)\n\n"
+             "The whole loop; see Pass in native.h.  With gates (and cs) what backward needs is\n"
+             "kept there.  None stands for an array that the cell does not have.");
+
+static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  Pass p = {0};
+  shape(&a, &p, 1);
+  const Sizes s = sizes(&a, &p);
+  p.xs = reals(&a, "xs", IN, s.tbi);
+  p.W = reals(&a, "W", IN, s.ghi);
+  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
+  p.b = reals(&a, "b", IN, s.gh);
+  p.v = reals(&a, "v", IN | OPTIONAL, p.H);
+  p.lengths = lengths(&a, &p);
+  p.reverse = (int)number(&a, "reverse", 0, 1);
+  p.h0 = reals(&a, "h0", IN, s.bh);
+  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh);
+  p.ys = reals(&a, "ys", OUT, s.tbh);
+  p.h_last = reals(&a, "h_last", OUT, s.bh);
+  p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh);
+  p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved);
+  p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh);
+  p.threads = (int)number(&a, "threads", 1, 1 << 20);
+  required(&a, "U", p.U, has_U(p.cell));
+  required(&a, "v", p.v, has_v(p.cell));
+  required(&a, "c0", p.c0, has_c(p.cell));
+  required(&a, "c_last", p.c_last, has_c(p.cell));
+  required(&a, "cs", p.cs, has_c(p.cell) && p.gates);
+  complete(&a);
+  return outcome(&a, call_forward, (const void*[]){kernels(&a), &p});
+}
+
+PyDoc_STRVAR(backward_doc,
+             "backward(cell, T, B, I, H, W, U, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
+             "         dh, dc, das, dxs, dW, dU, db, dv, xs, threads)\n\n"
+             "The way back, weight gradients included; see Pass in native.h.  dh and dc hold the\n"
+             "gradient of the last state, and that of the first one afterwards.");
+
+static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  Pass p = {0};
+  shape(&a, &p, 1);
+  const Sizes s = sizes(&a, &p);
+  p.W = reals(&a, "W", IN, s.ghi);
+  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
+  p.gates = reals(&a, "gates", IN | OPTIONAL, s.saved);
+  p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh);
+  p.ys = reals(&a, "ys", IN, s.tbh);
+  p.h0 = reals(&a, "h0", IN, s.bh);
+  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh);
+  p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbh);
+  p.lengths = lengths(&a, &p);
+  p.reverse = (int)number(&a, "reverse", 0, 1);
+  p.dh = reals(&a, "dh", OUT, s.bh);
+  p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh);
+  p.das = reals(&a, "das", OUT, s.saved);
+  p.dxs = reals(&a, "dxs", OUT, s.tbi);
+  p.dW = reals(&a, "dW", OUT, s.ghi);
+  p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh);
+  p.db = reals(&a, "db", OUT, s.gh);
+  p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H);
+  p.xs = reals(&a, "xs", IN, s.tbi);
+  p.threads = (int)number(&a, "threads", 1, 1 << 20);
+  required(&a, "U", p.U, has_U(p.cell));
+  required(&a, "dU", p.dU, has_U(p.cell));
+  required(&a, "dv", p.dv, has_v(p.cell));
+  required(&a, "gates", p.gates, SAVED[p.cell] > 1);
+  required(&a, "cs", p.cs, has_c(p.cell));
+  required(&a, "c0", p.c0, has_c(p.cell));
+  required(&a, "dc", p.dc, has_c(p.cell));
+  complete(&a);
+  return outcome(&a, call_backward, (const void*[]){kernels(&a), &p});
+}
+
+PyDoc_STRVAR(step_doc,
+             "step(cell, B, I, H, x, W, U, b, v, h, c, h_out, c_out)\n\n"
+             "One step of B sequences, on this thread.");
+
+static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  Pass p = {.threads = 1};
+  shape(&a, &p, 0);
+  const Sizes s = sizes(&a, &p);
+  p.xs = reals(&a, "x", IN, s.tbi);
+  p.W = reals(&a, "W", IN, s.ghi);
+  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
+  p.b = reals(&a, "b", IN, s.gh);
+  p.v = reals(&a, "v", IN | OPTIONAL, p.H);
+  p.h0 = reals(&a, "h", IN, s.bh);
+  p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh);
+  p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh);
+  p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh);
+  required(&a, "U", p.U, has_U(p.cell));
+  required(&a, "v", p.v, has_v(p.cell));
+  required(&a, "c", p.c0, has_c(p.cell));
+  required(&a, "c_out", p.c_last, has_c(p.cell));
+  // A step is over sooner than the lock could be given and taken.
+  const int status = complete(&a) ? kernels(&a)->step(&p) : 0;
+  finish(&a);
+  if (a.failed) return NULL;
+  if (status) return PyErr_NoMemory();
+  Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(gemm_doc,
+             "gemm(m, n, k, A, a_transposed, B, b_transposed, C, bias, accumulate, threads)\n\n"
+             "C (m, n) = op(A) op(B), for tests and for large products; see Gemm in native.h.");
+
+static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  Gemm g = {0};
+  g.m = number(&a, "m", 0, LARGEST);
+  g.n = number(&a, "n", 0, LARGEST);
+  g.k = number(&a, "k", 0, LARGEST);
+  g.A = reals(&a, "A", IN, times(&a, g.m, g.k));
+  g.a_transposed = (int)number(&a, "a_transposed", 0, 1);
+  g.B = reals(&a, "B", IN, times(&a, g.k, g.n));
+  g.b_transposed = (int)number(&a, "b_transposed", 0, 1);
+  g.C = reals(&a, "C", OUT, times(&a, g.m, g.n));
+  g.bias = reals(&a, "bias", IN | OPTIONAL, g.n);
+  g.accumulate = (int)number(&a, "accumulate", 0, 1);
+  g.threads = (int)number(&a, "threads", 1, 1 << 20);
+  g.lda = g.a_transposed ? g.m : g.k;
+  g.ldb = g.b_transposed ? g.k : g.n;
+  g.ldc = g.n;
+  complete(&a);
+  return outcome(&a, call_gemm, (const void*[]){kernels(&a), &g});
+}
+
+PyDoc_STRVAR(curve_doc, "curve(tanh, x, y)\n\ny = tanh(x), or σ(x) where the first argument is 0.");
+
+static PyObject* curve(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  const int is_tanh = (int)number(&a, "tanh", 0, 1);
+  Py_ssize_t size = 0;
+  if (n > 1 && !a.failed) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(args[1], &view, PyBUF_SIMPLE)) return NULL;
+    size = view.itemsize ? view.len / view.itemsize : 0;
+    PyBuffer_Release(&view);
+  }
+  const void* x = reals(&a, "x", IN, size);
+  void* y = reals(&a, "y", OUT, size);
+  if (complete(&a)) (is_tanh ? kernels(&a)->tanh : kernels(&a)->sigmoid)(x, y, size);
+  finish(&a);
+  if (a.failed) return NULL;
+  Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(isas_doc, "isas()\n\nThe instruction sets that run here, the fastest first.");
+
+static PyObject* isas(PyObject* module, PyObject* none) {
+  (void)module, (void)none;
+  PyObject* names = PyList_New(0);
+  for (int i = 0; names && i < N_SETS; i++) {
+    if (!runs(SETS[i])) continue;
+    PyObject* name = PyUnicode_FromString(SETS[i]->isa);
+    if (!name || PyList_Append(names, name)) Py_CLEAR(names);
+    Py_XDECREF(name);
+  }
+  return names;
+}
+
+PyDoc_STRVAR(isa_doc,
+             "isa(use=None)\n\nThe instruction set in use; with a name, that one from now on.");
+
+// Takes the set of that name, or the first one that runs; 0, or -1 and an error.
+static int choose(const char* name, PyObject* error) {
+  for (int i = 0; i < N_SETS; i++) {
+    if (!runs(SETS[i]) || (name && strcmp(name, SETS[i]->isa))) continue;
+    chosen = SETS[i];
+    return 0;
+  }
+  PyErr_Format(error, "no instruction set %s here; see isas()", name);
+  return -1;
+}
+
+static PyObject* isa(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  if (n > 1) return PyErr_Format(PyExc_TypeError, "%zd arguments; at most 1 was wanted", n);
+  if (n) {
+    PyObject* bytes = PyUnicode_AsUTF8String(args[0]);
+    if (!bytes) return NULL;
+    const int status = choose(PyBytes_AsString(bytes), PyExc_ValueError);
+    Py_DECREF(bytes);
+    if (status) return NULL;
+  }
+  return PyUnicode_FromString(chosen->isa);
+}
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
+
+static PyMethodDef methods[] = {
+    FAST(forward),
+    FAST(backward),
+    FAST(step),
+    FAST(gemm),
+    FAST(curve),
+    FAST(isa),
+    {"isas", isas, METH_NOARGS, isas_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "Whole loops of recurrent cells; see native.h.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+// XRNN_ISA takes a slower set than the fastest, by name.
+PyMODINIT_FUNC PyInit__native(void) {
+#if defined __x86_64__
+  __builtin_cpu_init();
+#endif
+  const char* name = getenv("XRNN_ISA");
+  if (choose(name && *name ? name : NULL, PyExc_ImportError)) return NULL;
+  return PyModule_Create(&definition);
+}

@@ -1,0 +1,69 @@
+// What the Python module and the kernels say to each other.
+//
+// The kernels are compiled once for each instruction set and each real type (variant.h), and
+// module.c takes one set of them at import.  Arrays are contiguous and time comes first:
+// T steps, B sequences, I inputs, H units, G gates of the cell (xrnn/cells/*.py).
+#ifndef XRNN_NATIVE_H
+#define XRNN_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef ptrdiff_t idx;
+
+enum Cell { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_BEFORE, INPUT_GATED, CELLS };
+
+// One call of forward, backward or step.  A pointer is null where the cell has no such array or
+// the caller wants none.  In step T is 1, and xs, ys, h_last hold one step.
+typedef struct {
+  int cell;
+  idx T, B, I, H;
+  int reverse;             // the steps run T-1 … 0
+  int threads;             // at most so many, at least 1
+  const int64_t* lengths;  // [B] in 0…T, or null: all T
+
+  const void* xs;             // [T, B, I]   past a sequence's end not read
+  const void *W, *U, *b, *v;  // [G·H, I] [G·H, H] [G·H] [H]
+  const void *h0, *c0;        // [B, H]
+  void* ys;                   // [T, B, H]   0 past the end
+  void *h_last, *c_last;      // [B, H]      out
+  void *gates, *cs;           // [T, B, S·H] [T, B, H]: kept for backward, or null
+
+  const void* dys;          // [T, B, H] or null; past the end not read
+  void *dh, *dc;            // [B, H]  in: gradient of the last state; out: of the first
+  void* das;                // [T, B, S·H] out, as wide as `gates` and perhaps the same array
+  void* dxs;                // [T, B, I] out
+  void *dW, *dU, *db, *dv;  // out, in the shapes of the weights
+} Pass;
+
+// C (m, n) = A B, where op(A) is (m, k) and op(B) is (k, n): the transposed forms are stored as
+// (k, m) and (n, k).  With `accumulate` C is added to; with `bias` [n] every row starts from it.
+typedef struct {
+  idx m, n, k;
+  const void *A, *B, *bias;
+  void* C;
+  idx lda, ldb, ldc;
+  int a_transposed, b_transposed, accumulate, threads;
+} Gemm;
+
+// The functions of one instruction set and one real type.  The int is 0, or -1: no memory.
+typedef struct {
+  const char* isa;
+  size_t real;  // bytes
+  int (*forward)(const Pass*);
+  int (*backward)(const Pass*);
+  int (*step)(const Pass*);
+  int (*gemm)(const Gemm*);
+  void (*tanh)(const void* x, void* y, idx n);
+  void (*sigmoid)(const void* x, void* y, idx n);
+} Kernels;
+
+// [0] float, [1] double.  Where a set does not exist for this processor family its `isa` is null.
+extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
+
+// S, the blocks of H that a step leaves in `gates` and `das` (an RNN leaves none in `gates`: its ys
+// say all), and G, the blocks of rows of W and U.  The GRUs have 4 and 3: see their files.
+static const int SAVED[CELLS] = {1, 1, 4, 4, 4, 4};
+static const int GATES[CELLS] = {1, 1, 4, 3, 3, 4};
+
+#endif

@@ -1,0 +1,62 @@
+// Both real types of one instruction set, and their table.  Included once by each of
+// kernels_avx512.c, kernels_avx2.c and kernels_portable.c, which define SET (the word for the
+// set), VECTOR_BYTES, AVX512 or AVX2, and for MM the prefix of the intrinsics.
+#define JOIN_(a, b) a##_##b
+#define JOIN(a, b) JOIN_(a, b)
+#define N(name) JOIN(name, SUFFIX)
+
+#define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 64")
+
+// Registers for vectors, and so the sums that a tile can keep beside what it multiplies.
+#if defined AVX512 || defined __aarch64__
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+
+#define real float
+#define BITS 32
+#define real_bits uint32_t
+#define SUFFIX JOIN(SET, float)
+#define MM(op) JOIN(JOIN(MM_PREFIX, op), ps)
+#define MM_MASK _mm512_cmp_ps_mask
+#if defined __FP_FAST_FMAF
+#define FAST_FMA __builtin_fmaf
+#endif
+#include "variant.h"
+#undef real
+#undef BITS
+#undef real_bits
+#undef SUFFIX
+#undef MM
+#undef MM_MASK
+#undef FAST_FMA
+
+#define real double
+#define BITS 64
+#define real_bits uint64_t
+#define SUFFIX JOIN(SET, double)
+#define MM(op) JOIN(JOIN(MM_PREFIX, op), pd)
+#define MM_MASK _mm512_cmp_pd_mask
+#if defined __FP_FAST_FMA
+#define FAST_FMA __builtin_fma
+#endif
+#include "variant.h"
+#undef SUFFIX
+#undef real
+
+#define WORD_(name) #name
+#define WORD(name) WORD_(name)
+#define ROW(type)                         \
+  {                                       \
+      WORD(SET),                          \
+      sizeof(type),                       \
+      JOIN(forward, JOIN(SET, type)),     \
+      JOIN(backward, JOIN(SET, type)),    \
+      JOIN(step, JOIN(SET, type)),        \
+      JOIN(gemm, JOIN(SET, type)),        \
+      JOIN(map_tanh, JOIN(SET, type)),    \
+      JOIN(map_sigmoid, JOIN(SET, type)), \
+  }
+const Kernels JOIN(kernels, SET)[2] = {ROW(float), ROW(double)};

@@ -1,0 +1,161 @@
+// Vectors of one instruction set and one real type.  Included once for each pair (set.h), with
+//   real, real_bits, BITS   float, uint32_t, 32 or double, uint64_t, 64
+//   VECTOR_BYTES, L         64, 32 or 16, and how many reals that are
+//   N(name)                 `name` of this pair
+//   MM(op)                  the intrinsic for it, where AVX512 or AVX2 is defined
+// so that everything below these lines is written once.
+
+// vec                 L reals: + - * / work on it
+// load, store         from and to any address
+// load_part           the first n lanes; 0 in the others.  What stands there is not read
+// store_part          the first n lanes.  What stands behind them is not touched
+// set1, zero          the same real in all lanes
+// fma(a, b, c)        a·b + c, rounded once where the processor can
+// vmax(a, b), vmin    the larger, the smaller; b where either is NaN
+// positive(x, a, b)   a where x > 0, else b
+// load_columns(p, ld, v), transpose(v)   below
+#define vec N(vec)
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real_bits N(bits) __attribute__((vector_size(VECTOR_BYTES)));
+typedef real N(vec_any)
+    __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+static INLINE vec N(load)(const real* p) { return *(const N(vec_any)*)p; }
+
+static INLINE void N(store)(real* p, vec a) { *(N(vec_any)*)p = a; }
+
+// (a - 0 is a, -0 and NaN included: no subtraction is left of it.)
+static INLINE vec N(set1)(real a) { return a - (vec){0}; }
+
+static INLINE vec N(zero)(void) { return (vec){0}; }
+
+#if defined AVX512
+
+static INLINE vec N(load_part)(const real* p, int n) { return MM(maskz_loadu)((1u << n) - 1, p); }
+static INLINE void N(store_part)(real* p, vec a, int n) { MM(mask_storeu)(p, (1u << n) - 1, a); }
+static INLINE vec N(fma)(vec a, vec b, vec c) { return MM(fmadd)(a, b, c); }
+static INLINE vec N(vmax)(vec a, vec b) { return MM(max)(a, b); }
+static INLINE vec N(vmin)(vec a, vec b) { return MM(min)(a, b); }
+static INLINE vec N(positive)(vec x, vec a, vec b) {
+  return MM(mask_blend)(MM_MASK(x, N(zero)(), _CMP_GT_OQ), b, a);
+}
+
+#else
+
+static INLINE vec N(load_part)(const real* p, int n) {
+  vec v = N(zero)();
+  for (int l = 0; l < n; l++) v[l] = p[l];
+  return v;
+}
+
+static INLINE void N(store_part)(real* p, vec a, int n) {
+  for (int l = 0; l < n; l++) p[l] = a[l];
+}
+
+#if defined AVX2
+
+static INLINE vec N(fma)(vec a, vec b, vec c) { return MM(fmadd)(a, b, c); }
+static INLINE vec N(vmax)(vec a, vec b) { return MM(max)(a, b); }
+static INLINE vec N(vmin)(vec a, vec b) { return MM(min)(a, b); }
+static INLINE vec N(positive)(vec x, vec a, vec b) {
+  return MM(blendv)(b, a, MM(cmp)(x, N(zero)(), _CMP_GT_OQ));
+}
+
+#else
+
+static INLINE vec N(choose)(N(bits) mask, vec a, vec b) {
+  return (vec)((mask & (N(bits))a) | (~mask & (N(bits))b));
+}
+
+static INLINE vec N(fma)(vec a, vec b, vec c) {
+#if defined FAST_FMA
+  vec v;
+  UNROLL for (int l = 0; l < L; l++) v[l] = FAST_FMA(a[l], b[l], c[l]);
+  return v;
+#else
+  return a * b + c;
+#endif
+}
+
+static INLINE vec N(vmax)(vec a, vec b) { return N(choose)((N(bits))(a > b), a, b); }
+static INLINE vec N(vmin)(vec a, vec b) { return N(choose)((N(bits))(a < b), a, b); }
+static INLINE vec N(positive)(vec x, vec a, vec b) {
+  return N(choose)((N(bits))(x > N(zero)()), a, b);
+}
+
+#endif
+#endif
+
+// Squares of weights: rows in memory, columns in registers.
+//
+// A vector is made of parts of 16 bytes, PART reals each.  What is moved between parts is moved by
+// loading; within them two or four vectors are interleaved, which costs half of the shuffles that a
+// transpose in registers does.
+#define PART (128 / BITS)
+#if BITS == 32
+#define LOW(i) i, L + i, i + 1, L + i + 1
+#define HIGH(i) i + 2, L + i + 2, i + 3, L + i + 3
+#define LOW_PAIR(i) i, i + 1, L + i, L + i + 1
+#define HIGH_PAIR(i) i + 2, i + 3, L + i + 2, L + i + 3
+#else
+#define LOW(i) i, L + i
+#define HIGH(i) i + 1, L + i + 1
+#endif
+#if defined AVX512
+#define PARTS(f) f(0), f(PART), f(2 * PART), f(3 * PART)
+#elif defined AVX2
+#define PARTS(f) f(0), f(PART)
+#else
+#define PARTS(f) f(0)
+#endif
+
+// One part from each of p, p + step, p + 2·step, …
+static INLINE vec N(load_parts)(const real* p, idx step) {
+#if defined AVX512
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps((const float*)p));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps((const float*)(p + step)), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps((const float*)(p + 2 * step)), 2);
+  return (vec)_mm512_insertf32x4(v, _mm_loadu_ps((const float*)(p + 3 * step)), 3);
+#elif defined AVX2
+  const __m256 v = _mm256_castps128_ps256(_mm_loadu_ps((const float*)p));
+  return (vec)_mm256_insertf128_ps(v, _mm_loadu_ps((const float*)(p + step)), 1);
+#else
+  (void)step;
+  return N(load)(p);
+#endif
+}
+
+// v[j][i] = p[i·ld + j]: L rows of L reals, each column to a vector.
+static INLINE void N(load_columns)(const real* p, idx ld, vec v[L]) {
+  UNROLL for (int j = 0; j < L; j += PART) {
+    vec a[PART];
+    UNROLL for (int i = 0; i < PART; i++) a[i] = N(load_parts)(p + i * ld + j, PART * ld);
+#if BITS == 32
+    const vec low = __builtin_shufflevector(a[0], a[1], PARTS(LOW));
+    const vec high = __builtin_shufflevector(a[0], a[1], PARTS(HIGH));
+    const vec low2 = __builtin_shufflevector(a[2], a[3], PARTS(LOW));
+    const vec high2 = __builtin_shufflevector(a[2], a[3], PARTS(HIGH));
+    v[j] = __builtin_shufflevector(low, low2, PARTS(LOW_PAIR));
+    v[j + 1] = __builtin_shufflevector(low, low2, PARTS(HIGH_PAIR));
+    v[j + 2] = __builtin_shufflevector(high, high2, PARTS(LOW_PAIR));
+    v[j + 3] = __builtin_shufflevector(high, high2, PARTS(HIGH_PAIR));
+#else
+    v[j] = __builtin_shufflevector(a[0], a[1], PARTS(LOW));
+    v[j + 1] = __builtin_shufflevector(a[0], a[1], PARTS(HIGH));
+#endif
+  }
+}
+
+// v[i][j] becomes v[j][i].
+static INLINE void N(transpose)(vec v[L]) {
+  real square[L * L];
+  for (int i = 0; i < L; i++) N(store)(square + i * L, v[i]);
+  N(load_columns)(square, L, v);
+}
+
+#undef PART
+#undef PARTS
+#undef LOW
+#undef HIGH
+#undef LOW_PAIR
+#undef HIGH_PAIR

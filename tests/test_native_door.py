@@ -1,0 +1,139 @@
+"""The door of the native loops: every array is checked before anything is computed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+native: Any = pytest.importorskip(
+    "xrnn.backends.cpu._native", reason="the native part was not built"
+)
+
+
+def gemm_arguments() -> list[Any]:
+    A, B, C = (np.zeros(shape, "float32") for shape in ((4, 2), (2, 3), (4, 3)))
+    return [4, 3, 2, A, 0, B, 0, C, None, 0, 1]
+
+
+READ_ONLY = np.zeros((4, 3), "float32")
+READ_ONLY.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "error", "words"),
+    [
+        (0, -1, ValueError, "m is -1"),
+        (0, 5, ValueError, "A holds 8 items; it must hold 10"),
+        (0, "four", TypeError, "integer"),
+        (0, 2**62, ValueError, "m is"),
+        (3, np.zeros((4, 2)), ValueError, "B holds items of format f"),
+        (3, np.zeros((4, 2), "int32"), ValueError, "A holds items of format i"),
+        (3, np.zeros((2, 4), "float32").T, ValueError, "contiguous"),
+        (3, None, TypeError, "buffer|bytes-like"),
+        (5, np.zeros((2, 3)), ValueError, "B holds items of format d and 8 bytes; wanted f and 4"),
+        (7, READ_ONLY, ValueError, "read-only"),
+        (7, np.zeros((4, 4), "float32"), ValueError, "C holds 16 items; it must hold 12"),
+        (8, np.zeros(4, "float32"), ValueError, "bias holds 4 items"),
+        (10, 0, ValueError, "threads is 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(place: int, value: Any, error: Any, words: str) -> None:
+    arguments = gemm_arguments()
+    native.gemm(*arguments)
+    arguments[place] = value
+    with pytest.raises(error, match=words):
+        native.gemm(*arguments)
+
+
+def test_the_number_of_arguments() -> None:
+    arguments = gemm_arguments()
+    with pytest.raises(TypeError, match="too few arguments: 10"):
+        native.gemm(*arguments[:-1])
+    with pytest.raises(TypeError, match="12 arguments; 11 were wanted"):
+        native.gemm(*arguments, None)
+
+
+CELLS = {"rnn": (0, 1, 1), "relu": (1, 1, 1), "lstm": (2, 4, 4), "gru": (3, 3, 4)}
+CELLS |= {"gru-before": (4, 3, 4), "input-gated": (5, 4, 4)}
+
+
+def loop_arguments(cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `forward` and of `backward` by name, for T, B, I, H = 3, 2, 4, 5.
+
+    What the cell does not have is None.
+    """
+    number, G, S = CELLS[cell]
+    T, B, I, H = 3, 2, 4, 5
+
+    def zeros(*shape: int) -> Any:
+        return np.zeros(shape, "float32")
+
+    has_c, has_U, has_v = number in (2, 5), number != 5, number == 3
+    sizes = {"cell": number, "T": T, "B": B, "I": I, "H": H}
+    c = {name: zeros(B, H) if has_c else None for name in ("c0", "c_last", "dc")}
+    cs = zeros(T, B, H) if has_c else None
+    U, v = zeros(G * H, H) if has_U else None, zeros(H) if has_v else None
+    lengths = np.array([3, 1])
+    gates = zeros(T, B, S * H) if S > 1 else None
+    W, b, xs, ys = zeros(G * H, I), zeros(G * H), zeros(T, B, I), zeros(T, B, H)
+    forward = sizes | {"xs": xs, "W": W, "U": U, "b": b, "v": v, "lengths": lengths}
+    forward |= {"reverse": 0, "h0": zeros(B, H), "c0": c["c0"], "ys": ys, "h_last": zeros(B, H)}
+    forward |= {"c_last": c["c_last"], "gates": gates, "cs": cs, "threads": 1}
+    backward = sizes | {"W": W, "U": U, "gates": gates, "cs": cs, "ys": ys, "h0": zeros(B, H)}
+    backward |= {"c0": c["c0"], "dys": zeros(T, B, H), "lengths": lengths, "reverse": 0}
+    backward |= {"dh": zeros(B, H), "dc": c["dc"], "das": zeros(T, B, S * H), "dxs": zeros(T, B, I)}
+    backward |= {"dW": zeros(G * H, I), "dU": None if U is None else zeros(G * H, H)}
+    backward |= {"db": zeros(G * H), "dv": None if v is None else zeros(H), "xs": xs, "threads": 1}
+    return forward, backward
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_the_loops_check_every_array(cell: str, direction: str) -> None:
+    arguments = loop_arguments(cell)[direction == "backward"]
+    loop = getattr(native, direction)
+    loop(*arguments.values())
+    may_lack = {"lengths", "dys"} | ({"gates", "cs"} if direction == "forward" else set())
+    for name, value in arguments.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        for wrong in (value.ravel()[1:], np.zeros((*value.shape, 2), value.dtype)):
+            with pytest.raises(ValueError, match=f"{name} holds .* items; it must hold"):
+                loop(*(arguments | {name: wrong}).values())
+        # The first array decides between the two types, so that it is its neighbours that err.
+        other = np.zeros(value.shape, "float64" if value.dtype == "float32" else "int32")
+        with pytest.raises(ValueError, match="holds items of format"):
+            loop(*(arguments | {name: other}).values())
+        if name not in may_lack:
+            with pytest.raises((ValueError, TypeError)):
+                loop(*(arguments | {name: None}).values())
+    for bad in (-1, 4):
+        with pytest.raises(ValueError, match=rf"lengths\[1\] is {bad}; it must lie in 0 to T = 3"):
+            loop(*(arguments | {"lengths": np.array([3, bad])}).values())
+    with pytest.raises(ValueError, match="cell is 6"):
+        loop(*(arguments | {"cell": 6}).values())
+    with pytest.raises(ValueError, match="too large"):
+        loop(*(arguments | {"T": 2**40, "B": 2**40}).values())
+
+
+def test_a_keeping_lstm_needs_cs() -> None:
+    forward, _ = loop_arguments("lstm")
+    with pytest.raises(ValueError, match="cs is needed"):
+        native.forward(*(forward | {"cs": None}).values())
+
+
+def test_a_step_checks_every_array() -> None:
+    shapes = {"x": (1, 4), "W": (20, 4), "U": (20, 5), "b": (20,), "v": None, "h": (1, 5)}
+    shapes |= {"c": (1, 5), "h_out": (1, 5), "c_out": (1, 5)}
+    arguments: dict[str, Any] = {"cell": 2, "B": 1, "I": 4, "H": 5}
+    arguments |= {name: shape and np.zeros(shape, "float32") for name, shape in shapes.items()}
+    native.step(*arguments.values())
+    for name, shape in shapes.items():
+        if shape is None:
+            continue
+        with pytest.raises(ValueError, match=f"{name} holds .* items; it must hold"):
+            native.step(*(arguments | {name: np.zeros(3, "float32")}).values())
+        with pytest.raises((ValueError, TypeError)):
+            native.step(*(arguments | {name: None}).values())
+        with pytest.raises(ValueError, match="holds items of format"):
+            native.step(*(arguments | {name: np.zeros(shape)}).values())
