@@ -157,5 +157,6 @@ def store(path: str | Path, record: dict[str, Any]) -> None:
 
 
 def setting(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What a result is a result of: the case, the backend and the threads."""
-    return *record["case"].values(), record["backend"], record["threads"]
+    """What a result is a result of: the case, the backend, the threads, NumPy alone or not."""
+    alone = record.get("code") == "numpy"
+    return *record["case"].values(), record["backend"], record["threads"], alone

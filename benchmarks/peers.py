@@ -12,6 +12,7 @@ from cases import MODES, Case
 
 import xrnn
 from xrnn.backends import get
+from xrnn.backends.cpu import extension
 
 LAYERS = {"rnn": xrnn.RNN, "lstm": xrnn.LSTM, "gru": xrnn.GRU}
 
@@ -103,7 +104,9 @@ def numpy_type(name: str) -> np.dtype[Any]:
 
 
 def code(problem: Problem) -> str:
-    """Who serves this problem in xrnn: the "cell" as written, or a backend's "table"."""
+    """What xrnn may use: on the CPU its "native" loops or "numpy" alone, else "table" or "cell"."""
+    if problem.device == "cpu":
+        return "numpy" if extension.ABSENT else "native"
     return "cell" if path(problem) == "the cell as written" else "table"
 
 

@@ -52,7 +52,7 @@ Sync = Callable[[], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    set_environment(options.threads, options.precision)
+    set_environment(options.threads, options.precision, options.numpy_alone)
     # Only now, as the array libraries read the environment when they are loaded.
     import machine
 
@@ -93,6 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of every side, on the CPU")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    parser.add_argument("--numpy-alone", action="store_true", help="without the native loops")
     parser.add_argument("--quick", action="store_true", help="rough; kept only with --out")
     parser.add_argument("--out", metavar="FILE", help="instead of results/<machine>.jsonl")
     options = parser.parse_args(argv)
@@ -108,9 +109,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def set_environment(threads: int, precision: str) -> None:
+def set_environment(threads: int, precision: str, numpy_alone: bool = False) -> None:
     """Set what the array libraries read when they are loaded."""
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    if numpy_alone:
+        os.environ["XRNN_NATIVE"] = "0"
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "XRNN_NUM_THREADS")
+    for variable in names:
         os.environ[variable] = str(threads)
     os.environ["CUPY_TF32"] = "1" if precision == "tf32" else "0"
 

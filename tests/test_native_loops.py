@@ -193,6 +193,16 @@ def test_threads_change_no_bit(code: int, dtype: str, reverse: bool, cut: bool) 
 
 
 @every_cell
+def test_threads_that_pack_and_sum_change_no_bit(code: int) -> None:
+    """So large that several threads pack the weights and sum the gradients of the biases."""
+    sizes = (40, 5, 20, 430) if CELLS[code][1] else (100, 5, 20, 730)
+    case = Case(code, sizes)
+    one = case.results(threads=1)
+    for threads in (2, 3):
+        same(one, case.results(threads))
+
+
+@every_cell
 @every_direction
 def test_a_sequence_alone_is_the_same_as_in_a_batch(code: int, reverse: bool) -> None:
     for B in (2, 7, 13):

@@ -20,12 +20,14 @@ from xrnn.backends import Sequences
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Namespace, State, Weights
 
-_native: Any
-try:
-    _native = importlib.import_module("xrnn.backends.cpu._native")
-    ABSENT = ""
-except ImportError as error:
-    _native, ABSENT = None, f"the native loops are not built ({error})"
+_native: Any = None
+if os.environ.get("XRNN_NATIVE") == "0":
+    ABSENT = "the native loops are off (XRNN_NATIVE=0)"
+else:
+    try:
+        _native, ABSENT = importlib.import_module("xrnn.backends.cpu._native"), ""
+    except ImportError as error:
+        ABSENT = f"the native loops are not built ({error})"
 
 #: cell → its number in the extension, and the blocks of H that it keeps of a step
 CODES: dict[Cell, tuple[int, int]] = {
