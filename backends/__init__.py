@@ -77,9 +77,9 @@ class Backend:
     `computes` says whether the library's own functions keep a dtype (bfloat16 they may not:
     only entries of the tables serve it then); `device_of` tells devices of one library
     apart; `notes` are lines for `xrnn info`;
-    `stepper` gives for layers, inputs and hidden units what does one time step with the least
-    delay, ``(weights, x, state) -> y, state`` or None, if it has such; `refused` are
-    subclasses of the array type whose meaning would be lost.
+    `direct` gives for layers, inputs and hidden units what runs a layer with the least delay,
+    if it has such: ``step(weights, x, state)`` and ``run(weights, xs, state)``, each y, state
+    or None; `refused` are subclasses of the array type whose meaning would be lost.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Backend:
     computes: Callable[[Any], bool] = lambda dtype: True
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list
-    stepper: Callable[[Cell, Any, tuple[int, int, int]], Any] = lambda cell, dtype, sizes: None
+    direct: Callable[[Cell, Any, tuple[int, int, int]], Any] = lambda cell, dtype, sizes: None
     refused: tuple[type, ...] = ()
 
     def entries(

@@ -223,3 +223,34 @@ def test_the_laws_run_on_it() -> None:
         error = law(trial)
         assert error is not None
         assert error <= bound(LSTM, name, "float32")
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"dtype": "float64"}])
+@pytest.mark.parametrize("Layer", LAYERS)
+def test_inference_without_delay_is_the_same(Layer: Any, options: dict[str, Any]) -> None:
+    layer = Layer(3, 20, **options)
+    for T, B in ((1, 1), (7, 2), (40, 33)):
+        xs = noise(T, B, 3, dtype=layer.dtype)
+        state = tuple(noise(layer.num_layers, B, 20, dtype=layer.dtype) for _ in layer.cell.states)
+        for given in (None, state):
+            fast, last = layer(xs, given)
+            ys, expected, _ = layer.forward(xs, given)
+            np.testing.assert_array_equal(fast, ys)
+            for a, b in zip(last, expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_inference_out_of_the_ordinary_is_refused_as_ever() -> None:
+    layer = xrnn.GRU(3, 4)
+    for wrong, message in (
+        (noise(5, 2, 4), r"xs has shape \(5, 2, 4\); it must be \(T, B, I\) with I = 3"),
+        (noise(5, 3), "xs has shape"),
+        (noise(5, 2, 3, dtype="float64"), "float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            layer(wrong)
+    with pytest.raises(ValueError, match="state h has shape"):
+        layer(noise(5, 2, 3), (noise(1, 3, 4),))
+    strided = noise(5, 2, 6)[..., ::2]
+    np.testing.assert_array_equal(layer(strided)[0], layer(strided.copy())[0])
+    assert layer(noise(0, 2, 3))[0].shape == (0, 2, 4)

@@ -13,7 +13,7 @@ from xrnn.backends.cpu import generator
 from xrnn.cells.base import Cell
 from xrnn.door import check_precision
 from xrnn.stack import StackTape
-from xrnn.trust import path
+from xrnn.trust import direct, path
 from xrnn.typing import Array, State
 from xrnn.weights import Weighted, cast, check_sizes, draw
 
@@ -166,6 +166,10 @@ class Layer(Weighted):
         self, xs: Array, state: State | None = None, lengths: Array | None = None
     ) -> tuple[Array, State]:
         """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
+        if self._direct is not None and lengths is None and not self.batch_first:
+            out: tuple[Array, State] | None = self._direct.run(self.weights, xs, state)
+            if out is not None:
+                return out
         ys, last, _ = self._run(xs, state, lengths, seed=None, keep=False)
         return ys, last
 
@@ -282,8 +286,8 @@ class Layer(Weighted):
             If the layer is bidirectional: the reverse direction starts at the end, which a
             stream does not have.
         """
-        if self._stepper is not None and state is not None:
-            out: tuple[Array, State] | None = self._stepper(self.weights, x, state)
+        if self._direct is not None and state is not None:
+            out: tuple[Array, State] | None = self._direct.step(self.weights, x, state)
             if out is not None:
                 return out
         if self.bidirectional:
@@ -296,15 +300,7 @@ class Layer(Weighted):
         return ys[0, ...], last
 
     def path(self, shape: tuple[int, ...]) -> dict[str, str]:
-        """What runs for inputs of a shape (T, B, I), or (B, T, I) with ``batch_first``.
-
-        Returns
-        -------
-        dict of str to str
-            For each layer and direction, by what its weights' names end in, words such as
-            "the cell as written".
-
-        """
+        """What runs for xs of such a shape, by layer and direction: ``{"_l0": "native loop"}``."""
         T, B = (shape[1], shape[0]) if self.batch_first else shape[:2]
         W = self._cell_weights("_l0")["W"]
         return {
@@ -315,11 +311,13 @@ class Layer(Weighted):
         }
 
     @cached_property
-    def _stepper(self) -> Any:
-        """What does one time step with the least delay, if there is such."""
+    def _direct(self) -> Any:
+        """What runs the layer with the least delay, if there is such."""
+        if self.bidirectional:
+            return None
         W = self._cell_weights("_l0")["W"]
         sizes = (self.num_layers, self.I, self.H)
-        return None if self.bidirectional else backend_of(W).stepper(self.cell, W.dtype, sizes)
+        return direct(backend_of(W), self.cell, W.dtype, sizes)
 
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""

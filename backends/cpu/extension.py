@@ -166,77 +166,107 @@ def notes() -> list[str]:
     return [f"native loops: {_native.isa()}, {threads()} threads"]
 
 
-class Stepper:
-    """One time step of a layer for streams: nothing is looked at twice, so little is late.
+#: multiplications below which more threads are never worth their start
+SMALL = 1 << 21
+
+
+class Direct:
+    """A layer run with the least delay: nothing is looked at twice, least of all in Python.
 
     Parameters
     ----------
     cell : Cell
     sizes : (int, int, int)
-        Layers, inputs and hidden units.
+        Layers, inputs and hidden units; one direction.
     """
 
     def __init__(self, cell: Cell, sizes: tuple[int, int, int]) -> None:
         self.cell, self.sizes = cell, sizes
-        L, I, H = sizes
-        self.L, self.H, self.code = L, H, CODES[cell][0]
-        self.inputs = (I, *(H,) * (L - 1))
-        self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(L)]
-        state: Any = cell.state(cell.states)
-        self.two, self.make = len(cell.states) == 2, type(state)._make
+        self.L, I, self.H = sizes
+        self.code, state = CODES[cell][0], cell.state(cell.states)
+        self.inputs = (I, *(self.H,) * (self.L - 1))
+        self.cost = len(cell.gates) * self.H * sum(n + self.H for n in self.inputs)
+        self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(self.L)]
+        self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
 
     def __reduce__(self) -> Any:
-        return Stepper, (self.cell, self.sizes)
+        return Direct, (self.cell, self.sizes)
 
-    def __call__(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
-        """The output and the next state; None if what is given is out of the ordinary."""
+    def step(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
+        """One time step; None if what is given is out of the ordinary."""
         try:
             h, c = state if self.two else (*state, None)
-            shape, dtype = h.shape, x.dtype
-            if x.ndim != 2 or shape != (self.L, len(x), self.H):
+            shape, dtype, B = h.shape, x.dtype, len(x)
+            if x.ndim != 2 or shape != (self.L, B, self.H):
                 return None
             new_h = np.empty(shape, dtype)
             new_c = np.empty(shape, dtype) if self.two else None
-            get, B, step = weights.get, len(x), _native.step
-            if self.L == 1:
-                W, U, b, v = map(get, self.names[0])
-                step(self.code, B, self.inputs[0], self.H, x, W, U, b, v, h, c, new_h, new_c)
-            else:
-                for k, names in enumerate(self.names):
-                    states = (None if a is None else a[k] for a in (h, c, new_h, new_c))
-                    given = (x, *map(get, names), *states)
-                    step(self.code, B, self.inputs[k], self.H, *given)
-                    x = new_h[k]
+            get = weights.get
+            for k, names in enumerate(self.names):
+                h_k, c_k, new_h_k, new_c_k = self._of(k, h, c, new_h, new_c)
+                W, U, b, v = map(get, names)
+                sizes = (B, self.inputs[k], self.H)
+                _native.step(self.code, *sizes, x, W, U, b, v, h_k, c_k, new_h_k, new_c_k)
+                x = new_h_k
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
         return new_h[-1], self.make((new_h, new_c) if self.two else (new_h,))
 
+    def run(self, weights: Weights, xs: Array, state: State | None) -> tuple[Array, State] | None:
+        """Inference over sequences (T, B, I); None if what is given is out of the ordinary."""
+        try:
+            T, B, _ = xs.shape
+            shape, dtype, H = (self.L, B, self.H), xs.dtype, self.H
+            if state is None:
+                h = np.zeros(shape, dtype)
+                c = h if self.two else None
+            else:
+                h, c = state if self.two else (*state, None)
+                if h.shape != shape:
+                    return None
+            n = threads() if T * B * self.cost > SMALL else 1
+            last_h = np.empty(shape, dtype)
+            last_c = np.empty(shape, dtype) if self.two else None
+            get = weights.get
+            for k, names in enumerate(self.names):
+                h_k, c_k, last_h_k, last_c_k = self._of(k, h, c, last_h, last_c)
+                W, U, b, v = map(get, names)
+                sizes, ys = (T, B, self.inputs[k], H), np.empty((T, B, H), dtype)
+                outputs = (ys, last_h_k, last_c_k, None, None, n)
+                _native.forward(self.code, *sizes, xs, W, U, b, v, None, False, h_k, c_k, *outputs)
+                xs = ys
+        except (AttributeError, BufferError, TypeError, ValueError):
+            return None
+        return xs, self.make((last_h, last_c) if self.two else (last_h,))
 
-def stepper(cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Stepper | None:
-    """What steps a layer of this cell, if the extension does and agrees with its own loop."""
+    def _of(self, k: int, *states: Array | None) -> Any:
+        """Layer k's part of each."""
+        if self.L == 1:
+            return states
+        return [None if a is None else a[k] for a in states]
+
+
+def direct(cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Direct | None:
+    """What runs a layer of this cell, if the extension does and its step agrees with its loop."""
     if _native is None or cell not in CODES or dtype not in DTYPES or not _agrees(cell, dtype):
         return None
-    return Stepper(cell, sizes)
+    return Direct(cell, sizes)
 
 
 @cache
 def _agrees(cell: Cell, dtype: Any) -> bool:
     """Whether a step is bit for bit the loop over one step."""
-    (I, H), B = (4, 16), 2
-    rng, loop, one = np.random.default_rng(0), Native(cell), Stepper(cell, (1, I, H))
+    rng, one, (I, H), B = np.random.default_rng(0), Direct(cell, (1, 4, 16)), (4, 16), 2
     weights = {
-        name: (rng.normal(size=shape) / H).astype(dtype)
+        f"{name}_l0": (rng.normal(size=shape) / H).astype(dtype)
         for name, shape in cell.shapes(I, H).items()
     }
-    x = rng.normal(size=(B, I)).astype(dtype)
-    state = tuple(rng.normal(size=(B, H)).astype(dtype) for _ in cell.states)
-    how: dict[str, Any] = {"lengths": None, "reverse": False, "keep": False, "xp": np}
-    _, expected, _ = loop.forward(weights, x[None], state, **how)
-    named = {f"{name}_l0": w for name, w in weights.items()}
-    found = one(named, x, tuple(s[None] for s in state))
-    return found is not None and all(
-        np.array_equal(a[0], e) for a, e in zip(found[1], expected, strict=True)
-    )
+    xs = rng.normal(size=(1, B, I)).astype(dtype)
+    state = tuple(rng.normal(size=(1, B, H)).astype(dtype) for _ in cell.states)
+    stepped, run = one.step(weights, xs[0], state), one.run(weights, xs, state)
+    if stepped is None or run is None:
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(stepped[1], run[1], strict=True))
 
 
 def entry(cell: Cell) -> tuple[Sequences, ...]:
