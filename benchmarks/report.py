@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
+import bars
 from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
 
 RESULTS = Path(__file__).parent / "results"
-OPEN, CLOSE = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 
 #: what stands beside a ratio in the tables, for each peer
 MARKS = {"torch": "t", "onnxruntime": "o"}
@@ -30,22 +30,49 @@ Record = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", metavar="FILE", help=f"put them between {OPEN} and {CLOSE}")
+    parser.add_argument(
+        "--write", metavar="FILE", help="put each between <!-- name --> and <!-- /name -->"
+    )
     options = parser.parse_args(argv)
     files = sorted(RESULTS.glob("*.jsonl"))
     if not files:
         print(f"no results in {RESULTS}: run benchmarks/run.py first", file=sys.stderr)
         return 2
-    text = "\n\n".join(section(read(file)) for file in files)
+    texts = {
+        "benchmarks": "\n\n".join(section(file) for file in files),
+        "stream": "\n\n".join(stream(file) for file in sorted(RESULTS.glob("stream-*.json"))),
+        "memory": "\n\n".join(memory(file) for file in sorted(RESULTS.glob("scale-*.json"))),
+    }
     if options.write is None:
-        print(text)
+        print("\n\n".join(texts.values()))
         return 0
     try:
-        replace(Path(options.write), text)
+        replace(Path(options.write), texts)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def stream(file: Path) -> str:
+    """What `stream.py` found: one row a cell, one column a side."""
+    found = json.loads(file.read_text())
+    names = list(dict.fromkeys(entry["side"] for entry in found["found"]))
+    rows = []
+    for cell in CELLS:
+        mine = {entry["side"]: entry["us"] for entry in found["found"] if entry["cell"] == cell}
+        rows.append([cell, *(" / ".join(f"{t:.1f}" for t in mine[name]) for name in names)])
+    return f"{found['device']}, {found['steps']:,} steps each.\n\n{table(['', *names], rows)}"
+
+
+def memory(file: Path) -> str:
+    """What `scale.py` found of memory."""
+    found = json.loads(file.read_text())
+    told = ", ".join(f"{who} {n:.0f}" for who, n in found["memory"].items())
+    return (
+        "Bytes that a training step of an LSTM takes at its peak, for each step and unit of B·H, "
+        f"inputs and gradients included ({found['device']}): {told}."
+    )
 
 
 def read(file: Path) -> list[Record]:
@@ -54,25 +81,30 @@ def read(file: Path) -> list[Record]:
     return [{**record, "case": Case(**record["case"])} for record in records]
 
 
-def replace(file: Path, text: str) -> None:
-    """Put text between the two markers of a file, which must be there, once and in order."""
-    old = file.read_text()
-    before, opened, rest = old.partition(OPEN)
-    _, closed, after = rest.partition(CLOSE)
-    if not (opened and closed):
-        raise ValueError(f"{file} lacks the lines {OPEN} and {CLOSE}; add them where tables go")
-    file.write_text(f"{before}{OPEN}\n\n{text}\n\n{CLOSE}{after}")
+def replace(file: Path, texts: dict[str, str]) -> None:
+    """Put each text between its two markers in a file, which must be there, in order."""
+    whole = file.read_text()
+    for name, text in texts.items():
+        before, opened, rest = whole.partition(f"<!-- {name} -->")
+        _, closed, after = rest.partition(f"<!-- /{name} -->")
+        if not (opened and closed):
+            raise ValueError(f"{file} lacks <!-- {name} --> and <!-- /{name} -->; add them")
+        whole = f"{before}{opened}\n\n{text}\n\n{closed}{after}"
+    file.write_text(whole)
 
 
-def section(records: list[Record]) -> str:
-    """Everything that one machine has to say."""
-    backend = records[0]["backend"]
+def section(file: Path) -> str:
+    """Everything that one machine has to say; its bars are drawn beside the file."""
+    records = read(file)
+    backend, picture = records[0]["backend"], file.with_suffix(".png")
     settings = sorted({setting(r) for r in records}, key=order)
     columns = {s: [r for r in records if setting(r) == s] for s in settings}
+    bars.draw(backend, columns, picture)
     return "\n\n".join(
         [
             about(records),
             goals(backend, columns),
+            f"![ratios as bars](benchmarks/results/{picture.name})",
             sizes(backend, columns),
             small_print(columns),
         ]

@@ -233,7 +233,8 @@ def test_results_are_read_by_the_report_and_the_summary(gpu: Any, tmp_path: Path
     assert written == [f"cuda-test{end}" for end in ends]
 
     report = module("report")
-    told = report.section(report.read(tmp_path / "cuda-test.jsonl"))
+    told = report.section(tmp_path / "cuda-test.jsonl")
+    assert (tmp_path / "cuda-test.png").read_bytes().startswith(b"\x89PNG")
     assert "**0.50** (1.5 ms, 2.5 × its floor)" in told
     assert "tf32" in told
 
