@@ -7,6 +7,7 @@
 #define XRNN_THREADS_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,21 @@ static inline void* run_share(void* share) {
   return NULL;
 }
 
+// Lets n threads made with `attributes` run on any core of the caller's but the one it is on, which
+// its own share keeps busy: a scheduler that packs short threads would leave them there to wait.
+// Where there are fewer other cores than n, it is left to the scheduler.
+static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
+#ifdef __GLIBC__
+  cpu_set_t cores;
+  const int here = sched_getcpu();
+  if (here < 0 || sched_getaffinity(0, sizeof cores, &cores) != 0) return;
+  CPU_CLR(here, &cores);
+  if (CPU_COUNT(&cores) >= n) pthread_attr_setaffinity_np(attributes, sizeof cores, &cores);
+#else
+  (void)n, (void)attributes;
+#endif
+}
+
 // fn(data, i, n) for i = 0 … n-1, each on a thread of its own, 0 on the caller's; n is at most
 // MAX_THREADS.  Where the system gives no more threads, the caller does their shares after its own.
 static inline void parallel(int n, void (*fn)(void* data, int i, int n), void* data) {
@@ -36,10 +52,15 @@ static inline void parallel(int n, void (*fn)(void* data, int i, int n), void* d
   pthread_t threads[MAX_THREADS];
   Share shares[MAX_THREADS];
   int started[MAX_THREADS];
+  pthread_attr_t attributes;
+  const int with_attributes = pthread_attr_init(&attributes) == 0;
+  if (with_attributes) keep_off_this_core(n - 1, &attributes);
   for (int i = 1; i < n; i++) {
     shares[i] = (Share){fn, data, i, n};
-    started[i] = pthread_create(&threads[i], NULL, run_share, &shares[i]) == 0;
+    started[i] = pthread_create(&threads[i], with_attributes ? &attributes : NULL, run_share,
+                                &shares[i]) == 0;
   }
+  if (with_attributes) pthread_attr_destroy(&attributes);
   fn(data, 0, n);
   for (int i = 1; i < n; i++) {
     if (started[i])
