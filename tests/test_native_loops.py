@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ CELLS = (
     (cells.GRUBefore, 4),
     (cells.InputGatedLSTM, 4),
 )
+ROOT = Path(__file__).parent.parent
 BOUND = {"float32": 1e-4, "float64": 1e-12}
 PARTS = ("W", "U", "b", "v")
 Arrays = dict[str, Any]
@@ -46,6 +50,8 @@ class Case:
     reverse: bool = False
     w: Arrays = field(default_factory=dict)
     given: Arrays = field(default_factory=dict)
+    #: forward and back: how many threads shared the sequences, or, negative, the units
+    shared: Any = None
 
     def __post_init__(self) -> None:
         T, B, I, H = self.sizes
@@ -76,7 +82,7 @@ class Case:
         out["c"] = self.empty(B, H) if two else None
         out["gates"] = self.empty(T, B, kept * H) if kept and keep else None
         out["cs"] = self.empty(T, B, H) if two and keep else None
-        native.forward(
+        self.shared = native.forward(
             *(self.code, *self.sizes, self.given["xs"], *map(self.w.get, PARTS)),
             *(self.lengths, self.reverse, self.given["h0"], self.given.get("c0")),
             *(out["ys"], out["h"], out["c"], out["gates"], out["cs"], threads),
@@ -92,13 +98,14 @@ class Case:
         if "dc" in self.given:
             d["dc"] = self.given["dc"].copy()
         d |= {f"d{k}": self.empty(*self.w[k].shape) if k in self.w else None for k in PARTS}
-        native.backward(
+        back = native.backward(
             *(self.code, *self.sizes, self.w["W"], self.w.get("U")),
             *(out["gates"], out["cs"], out["ys"], self.given["h0"], self.given.get("c0")),
             *(self.given["dys"], self.lengths, self.reverse, d["dh"], d["dc"], das, d["dxs"]),
             *(d[f"d{k}"] for k in PARTS),
             *(self.given["xs"], threads),
         )
+        self.shared = (self.shared, back)
         return d
 
     def results(self, threads: int = 1) -> Arrays:
@@ -180,30 +187,60 @@ def test_equal_to_the_cell(code: int, dtype: str, reverse: bool, start: int | No
                 assert not got["dxs"][steps, b].any()
 
 
+def by_threads(case: Case, shared: dict[int, int]) -> None:
+    """For each number of threads: so they share the work, and the bits are those of one."""
+    for w in case.w.values():
+        w *= 0.2  # or gradients grow out of all bounds
+    one = case.results(threads=1)
+    assert case.shared == (1, 1)
+    for threads, how in shared.items():
+        same(one, case.results(threads))
+        assert case.shared == (how, how), threads
+
+
 @every_cell
 @every_dtype
 @every_direction
 @pytest.mark.parametrize("cut", [False, True])
-def test_threads_change_no_bit(code: int, dtype: str, reverse: bool, cut: bool) -> None:
-    # So much work that three threads are worth it, whatever the cell.
-    case = Case(code, (30, 9, 99, 130), dtype, some_lengths(30, 9) if cut else None, reverse)
-    for w in case.w.values():
-        w *= 0.3  # or gradients grow out of all bounds
-    one = case.results(threads=1)
-    for threads in (2, 3, 16):
-        same(one, case.results(threads))
+def test_threads_that_share_sequences_change_no_bit(
+    code: int, dtype: str, reverse: bool, cut: bool
+) -> None:
+    lengths = some_lengths(70, 30) if cut else None
+    by_threads(Case(code, (70, 30, 99, 130), dtype, lengths, reverse), {2: 2, 3: 3})
 
 
 @every_cell
 def test_threads_that_pack_and_sum_change_no_bit(code: int) -> None:
     """So large that several threads pack the weights and sum the gradients of the biases."""
-    sizes = (100, 7, 20, 430) if CELLS[code][1] else (200, 9, 20, 730)
-    case = Case(code, sizes)
-    for w in case.w.values():
-        w *= 0.05
-    one = case.results(threads=1)
-    for threads in (2, 3):
-        same(one, case.results(threads))
+    by_threads(Case(code, (20, 40, 20, 430)), {2: 2, 3: 3})
+
+
+@every_cell
+@every_dtype
+@every_direction
+@pytest.mark.parametrize("B", [1, 2, 5])
+def test_threads_that_share_units_change_no_bit(
+    code: int, dtype: str, reverse: bool, B: int
+) -> None:
+    lengths = some_lengths(70, B) if B > 1 else None
+    by_threads(Case(code, (70, B, 100, 397), dtype, lengths, reverse), {2: -2, 3: -3})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+@pytest.mark.parametrize("B", [1, 40])
+def test_without_threads_the_caller_does_it_all(B: int) -> None:
+    """The system refuses threads: there is no room for their stacks."""
+    code = (
+        "import resource, sys; sys.path.insert(0, 'tests')\n"
+        "from test_native_loops import Case, same\n"
+        f"case = Case(2, (70, {B}, 30, 250)); one = case.results(1)\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (40 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "same(one, case.results(2)); assert case.shared == (1, 1), case.shared\n"
+    )
+    command = f'ulimit -s 65536 && exec {sys.executable} -c "$0"'
+    subprocess.run(["bash", "-c", command, code], cwd=ROOT, check=True, timeout=120)
 
 
 @every_cell

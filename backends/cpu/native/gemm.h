@@ -207,10 +207,10 @@ static void N(gemm_share)(void* data, int share, int threads) {
 // See Gemm in native.h.
 static int N(gemm)(const Gemm* p) {
   if (p->m <= 0 || p->n <= 0) return 0;
-  const int threads = worth(p->threads, 2.0 * (double)p->m * (double)p->n * (double)p->k);
+  const int threads = worth(p->team, 2.0 * (double)p->m * (double)p->n * (double)p->k);
   N(GemmJob) job = {p, room((size_t)threads * GEMM_ROOM * sizeof(real))};
   if (!job.room) return -1;
-  parallel(threads, N(gemm_share), &job);
+  parallel(p->team, threads, N(gemm_share), &job);
   free(job.room);
   return 0;
 }

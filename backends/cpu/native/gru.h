@@ -5,8 +5,9 @@
 // a       [4H]  pre-activations of r and z, W_n x + b_n, m = U_n h_prev + v; if `keep`, out:
 //               r, z, n, m
 // h_prev  [H]   h  [H] out
-static void N(gru_row)(idx H, real* a, int keep, const real* h_prev, real* h) {
-  EACH_UNIT(H) {
+static void N(gru_row)(Units own, real* a, int keep, const real* h_prev, real* h) {
+  const idx H = own.H;
+  EACH_UNIT(own) {
     const vec r = N(vsigmoid)(N(get)(a + u, n));      // (1)
     const vec z = N(vsigmoid)(N(get)(a + H + u, n));  // (2)
     const vec m = N(get)(a + 3 * H + u, n);
@@ -25,9 +26,10 @@ static void N(gru_row)(idx H, real* a, int keep, const real* h_prev, real* h) {
 // h_prev  [H]                   dy  [H] or null: gradient of the output of this step
 // dh      [H]   in: what later steps send to h; out: what passes by z, to which the caller adds
 //               Uᵀ (da_r, da_z, dm)
-static void N(gru_row_back)(idx H, const real* gates, const real* h_prev, const real* dy, real* dh,
-                            real* da) {
-  EACH_UNIT(H) {
+static void N(gru_row_back)(Units own, const real* gates, const real* h_prev, const real* dy,
+                            real* dh, real* da) {
+  const idx H = own.H;
+  EACH_UNIT(own) {
     const vec r = N(get)(gates + u, n), z = N(get)(gates + H + u, n);
     const vec new = N(get)(gates + 2 * H + u, n), m = N(get)(gates + 3 * H + u, n);
     const vec d_h = dy ? N(get)(dh + u, n) + N(get)(dy + u, n) : N(get)(dh + u, n);
@@ -48,7 +50,8 @@ static void N(gru_step)(N(Slice) * s, idx t) {
   N(recur)(s, &s->u[1], t, 3 * p->H);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_row)(p->H, N(pre_at)(s, t, b), p->gates != NULL, N(h_before)(p, t, b), N(h_at)(p, t, b));
+    N(gru_row)(s->own, N(pre_at)(s, t, b), p->gates != NULL, N(h_before)(p, t, b),
+               N(h_at)(p, t, b));
   }
 }
 
@@ -56,9 +59,10 @@ static void N(gru_step_back)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_row_back)(p->H, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(h_before)(p, t, b),
+    N(gru_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(h_before)(p, t, b),
                     N(dy_at)(p, t, b), (real*)p->dh + b * p->H, N(das_at)(p, t, b));
   }
+  N(together)(s);
   N(recur_back)(s, &s->u[0], t, 0);
   N(recur_back)(s, &s->u[1], t, 3 * p->H);
 }

@@ -1,6 +1,5 @@
 // The kernels for processors with AVX-512 (F, DQ, VL, BW); see set.h.
 #include "native.h"
-#include "threads.h"
 
 #if defined __x86_64__
 #include <immintrin.h>

@@ -1,7 +1,6 @@
 // The kernels for any processor: vectors of 16 bytes, which compilers know how to make of
 // whatever there is; see set.h.
 #include "native.h"
-#include "threads.h"
 
 #define SET portable
 #define VECTOR_BYTES 16

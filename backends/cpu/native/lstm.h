@@ -4,8 +4,9 @@
 // One row, forward.
 // a       [4H]  pre-activations i, f, g, o; if `keep`, out: the gates
 // c_prev  [H]   c  [H] out, may be c_prev   h  [H] out
-static void N(lstm_row)(idx H, real* a, int keep, const real* c_prev, real* c, real* h) {
-  EACH_UNIT(H) {
+static void N(lstm_row)(Units own, real* a, int keep, const real* c_prev, real* c, real* h) {
+  const idx H = own.H;
+  EACH_UNIT(own) {
     const vec i = N(vsigmoid)(N(get)(a + u, n));                // (1)
     const vec f = N(vsigmoid)(N(get)(a + H + u, n));            // (2)
     const vec g = N(vtanh)(N(get)(a + 2 * H + u, n));           // (3)
@@ -27,9 +28,10 @@ static void N(lstm_row)(idx H, real* a, int keep, const real* c_prev, real* c, r
 // c_prev, c [H]                 dy  [H] or null: gradient of the output of this step
 // dh      [H]   in: what later steps send to h; out: 0, to which the caller adds Uᵀ da
 // dc      [H]   in: what later steps send to c; out: the gradient of c_prev
-static void N(lstm_row_back)(idx H, const real* gates, const real* c_prev, const real* c,
+static void N(lstm_row_back)(Units own, const real* gates, const real* c_prev, const real* c,
                              const real* dy, real* dh, real* dc, real* da) {
-  EACH_UNIT(H) {
+  const idx H = own.H;
+  EACH_UNIT(own) {
     const vec i = N(get)(gates + u, n), f = N(get)(gates + H + u, n);
     const vec g = N(get)(gates + 2 * H + u, n), o = N(get)(gates + 3 * H + u, n);
     const vec tanh_c = N(vtanh)(N(get)(c + u, n));
@@ -47,11 +49,11 @@ static void N(lstm_row_back)(idx H, const real* gates, const real* c_prev, const
 // All sequences that have step t.
 static void N(lstm_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  if (s->u[0].n) N(recur)(s, &s->u[0], t, 0);
+  if (s->u[0].groups) N(recur)(s, &s->u[0], t, 0);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(lstm_row)(p->H, N(pre_at)(s, t, b), p->gates != NULL, N(c_before)(p, t, b), N(c_at)(p, t, b),
-                N(h_at)(p, t, b));
+    N(lstm_row)(s->own, N(pre_at)(s, t, b), p->gates != NULL, N(c_before)(p, t, b),
+                N(c_at)(p, t, b), N(h_at)(p, t, b));
   }
 }
 
@@ -59,9 +61,11 @@ static void N(lstm_step_back)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(lstm_row_back)(p->H, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(c_before)(p, t, b),
+    N(lstm_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(c_before)(p, t, b),
                      N(c_at)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * p->H,
                      (real*)p->dc + b * p->H, N(das_at)(p, t, b));
   }
-  if (s->u[0].n) N(recur_back)(s, &s->u[0], t, 0);
+  if (!s->u[0].groups) return;
+  N(together)(s);
+  N(recur_back)(s, &s->u[0], t, 0);
 }

@@ -31,18 +31,29 @@ static int runs(const Kernels* set) {
 
 static const Kernels* kernels(const Taken* a) { return &chosen[a->real == sizeof(double)]; }
 
-// Runs `call` without the interpreter's lock, gives the buffers back; None, or an error.
-static PyObject* outcome(Taken* a, int (*call)(const void*), const void* what) {
+// Runs `call` with a team of n and without the interpreter's lock, gives the buffers back; 0 if all
+// went well, -1 and an error if not.
+static int perform(Taken* a, Team* team, int n, int (*call)(const void*), const void* what) {
   int status = 0;
   if (!a->failed) {
     PyThreadState* state = PyEval_SaveThread();
+    make_team(team, n);
     status = call(what);
+    send_home(team);
     PyEval_RestoreThread(state);
   }
   finish(a);
-  if (a->failed) return NULL;
-  if (status) return PyErr_NoMemory();
-  Py_RETURN_NONE;
+  if (status) PyErr_NoMemory();
+  return a->failed || status ? -1 : 0;
+}
+
+// How many of `threads` threads a pass is worth.  However few the rows, reading a weight for them
+// takes as long as 5 operations.
+static int team_size(const Pass* p, int threads, int back) {
+  const double weights = (double)GATES[p->cell] * p->H * (p->I + p->H);
+  const double shares = p->B > most_by_units(p) ? p->B : most_by_units(p);
+  return worth_making(at_most(threads, shares),
+                      weights * p->T * (p->B < 3 ? 5 : 2 * p->B) * (back ? 2 : 1));
 }
 
 // What a cell has beside W, b and h.
@@ -104,12 +115,15 @@ PyDoc_STRVAR(forward_doc,
              "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
              "The whole loop; see Pass in native.h.  With gates (and cs) what backward needs is\n"
-             "kept there.  None stands for an array that the cell does not have.");
+             "kept there.  None stands for an array that the cell does not have.  Returns how\n"
+             "many threads shared the sequences, or, negative, the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Taken a = {.args = args, .n = n};
-  Pass p = {0};
+  Team team;
+  int sharing = 1;
+  Pass p = {.team = &team, .sharing = &sharing};
   shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi);
@@ -126,26 +140,31 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh);
   p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh);
-  p.threads = (int)number(&a, "threads", 1, 1 << 20);
+  const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, has_U(p.cell));
   required(&a, "v", p.v, has_v(p.cell));
   required(&a, "c0", p.c0, has_c(p.cell));
   required(&a, "c_last", p.c_last, has_c(p.cell));
   required(&a, "cs", p.cs, has_c(p.cell) && p.gates);
   complete(&a);
-  return outcome(&a, call_forward, (const void*[]){kernels(&a), &p});
+  const int size = team_size(&p, threads, 0);
+  if (perform(&a, &team, size, call_forward, (const void*[]){kernels(&a), &p})) return NULL;
+  return PyLong_FromLong(sharing);
 }
 
 PyDoc_STRVAR(backward_doc,
              "backward(cell, T, B, I, H, W, U, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
              "         dh, dc, das, dxs, dW, dU, db, dv, xs, threads)\n\n"
              "The way back, weight gradients included; see Pass in native.h.  dh and dc hold the\n"
-             "gradient of the last state, and that of the first one afterwards.");
+             "gradient of the last state, and that of the first one afterwards.  Returns what\n"
+             "forward does.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Taken a = {.args = args, .n = n};
-  Pass p = {0};
+  Team team;
+  int sharing = 1;
+  Pass p = {.team = &team, .sharing = &sharing};
   shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi);
@@ -167,7 +186,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.db = reals(&a, "db", OUT, s.gh);
   p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H);
   p.xs = reals(&a, "xs", IN, s.tbi);
-  p.threads = (int)number(&a, "threads", 1, 1 << 20);
+  const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, has_U(p.cell));
   required(&a, "dU", p.dU, has_U(p.cell));
   required(&a, "dv", p.dv, has_v(p.cell));
@@ -176,7 +195,9 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   required(&a, "c0", p.c0, has_c(p.cell));
   required(&a, "dc", p.dc, has_c(p.cell));
   complete(&a);
-  return outcome(&a, call_backward, (const void*[]){kernels(&a), &p});
+  const int size = team_size(&p, threads, 1);
+  if (perform(&a, &team, size, call_backward, (const void*[]){kernels(&a), &p})) return NULL;
+  return PyLong_FromLong(sharing);
 }
 
 PyDoc_STRVAR(step_doc,
@@ -186,7 +207,7 @@ PyDoc_STRVAR(step_doc,
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Taken a = {.args = args, .n = n};
-  Pass p = {.threads = 1};
+  Pass p = {0};  // and no team
   shape(&a, &p, 0);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi);
@@ -203,7 +224,7 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   required(&a, "c", p.c0, has_c(p.cell));
   required(&a, "c_out", p.c_last, has_c(p.cell));
   // A step is over sooner than the lock could be given and taken.
-  const int status = complete(&a) ? kernels(&a)->step(&p) : 0;
+  const int status = complete(&a) ? kernels(&a)->forward(&p) : 0;
   finish(&a);
   if (a.failed) return NULL;
   if (status) return PyErr_NoMemory();
@@ -217,7 +238,8 @@ PyDoc_STRVAR(gemm_doc,
 static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Taken a = {.args = args, .n = n};
-  Gemm g = {0};
+  Team team;
+  Gemm g = {.team = &team};
   g.m = number(&a, "m", 0, LARGEST);
   g.n = number(&a, "n", 0, LARGEST);
   g.k = number(&a, "k", 0, LARGEST);
@@ -228,12 +250,14 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.C = reals(&a, "C", OUT, times(&a, g.m, g.n));
   g.bias = reals(&a, "bias", IN | OPTIONAL, g.n);
   g.accumulate = (int)number(&a, "accumulate", 0, 1);
-  g.threads = (int)number(&a, "threads", 1, 1 << 20);
+  const int threads = (int)number(&a, "threads", 1, 1 << 20);
   g.lda = g.a_transposed ? g.m : g.k;
   g.ldb = g.b_transposed ? g.k : g.n;
   g.ldc = g.n;
   complete(&a);
-  return outcome(&a, call_gemm, (const void*[]){kernels(&a), &g});
+  const int size = worth_making(threads, 2.0 * g.m * g.n * g.k);
+  if (perform(&a, &team, size, call_gemm, (const void*[]){kernels(&a), &g})) return NULL;
+  Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(curve_doc, "curve(tanh, x, y)\n\ny = tanh(x), or σ(x) where the first argument is 0.");

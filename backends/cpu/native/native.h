@@ -9,17 +9,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef ptrdiff_t idx;
+#include "threads.h"
 
 enum Cell { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_BEFORE, INPUT_GATED, CELLS };
 
-// One call of forward, backward or step.  A pointer is null where the cell has no such array or
-// the caller wants none.  In step T is 1, and xs, ys, h_last hold one step.
+// One call of forward or backward, or a step.  A pointer is null where the cell has no such array
+// or the caller wants none.  In step T is 1, and xs, ys, h_last hold one step.
 typedef struct {
   int cell;
   idx T, B, I, H;
   int reverse;             // the steps run T-1 … 0
-  int threads;             // at most so many, at least 1
+  Team* team;              // or null: the caller alone
+  int* sharing;            // out, or null: how many shared the sequences, or, negative, the units
   const int64_t* lengths;  // [B] in 0…T, or null: all T
 
   const void* xs;             // [T, B, I]   past a sequence's end not read
@@ -36,6 +37,11 @@ typedef struct {
   void *dW, *dU, *db, *dv;  // out, in the shapes of the weights
 } Pass;
 
+// The units from … to of a row of H, whole vectors of them as long as there are more.
+typedef struct {
+  idx from, to, H;
+} Units;
+
 // C (m, n) = A B, where op(A) is (m, k) and op(B) is (k, n): the transposed forms are stored as
 // (k, m) and (n, k).  With `accumulate` C is added to; with `bias` [n] every row starts from it.
 typedef struct {
@@ -43,7 +49,8 @@ typedef struct {
   const void *A, *B, *bias;
   void* C;
   idx lda, ldb, ldc;
-  int a_transposed, b_transposed, accumulate, threads;
+  int a_transposed, b_transposed, accumulate;
+  Team* team;
 } Gemm;
 
 // The functions of one instruction set and one real type.  The int is 0, or -1: no memory.
@@ -52,7 +59,6 @@ typedef struct {
   size_t real;  // bytes
   int (*forward)(const Pass*);
   int (*backward)(const Pass*);
-  int (*step)(const Pass*);
   int (*gemm)(const Gemm*);
   void (*tanh)(const void* x, void* y, idx n);
   void (*sigmoid)(const void* x, void* y, idx n);
@@ -65,5 +71,11 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 // say all), and G, the blocks of rows of W and U.  The GRUs have 4 and 3: see their files.
 static const int SAVED[CELLS] = {1, 1, 4, 4, 4, 4};
 static const int GATES[CELLS] = {1, 1, 4, 3, 3, 4};
+
+// How many threads can share the units of a row: each has enough weights that waiting for the
+// others, at every step, is little beside them.
+static inline double most_by_units(const Pass* p) {
+  return (double)GATES[p->cell] * p->H * (p->I + (p->cell == INPUT_GATED ? 0 : p->H)) / 5e4;
+}
 
 #endif

@@ -1,6 +1,7 @@
 // Whole sequences, forward and back, and single steps, of every cell.  See Pass in native.h.
 //
-// Threads share the sequences of a batch: each runs its own from end to end, and none waits.
+// Threads share the sequences of a batch: each runs its own from end to end, and none waits.  Of
+// too few sequences they share the units of a row, and at every step wait for the others' h.
 #include "rows.h"
 #include "slice.h"
 #include "lstm.h"
@@ -13,14 +14,16 @@
 // for the product to read W once for many rows, few enough to be near when they are taken.
 #define AHEAD (256 * 1024)
 
-// Up to so many rows a single step multiplies by weights as they lie; for more it packs them.
+// Up to so many rows of x and h are multiplied by weights as they lie; for more they are packed.
 #define FEW 2
 
-// The shares of all threads of a pass, and the memory that they take.
+// The shares of all threads of a pass, and their memory.
 typedef struct {
   const Pass* p;
+  int n, back, by_units;
   idx ahead;  // steps whose W x + b are made at once
   N(Slice) * slices;
+  Barrier barrier;
 } N(Run);
 
 // The next `bytes` at `*at`, which goes on.  From 0 on it counts what is needed.
@@ -30,56 +33,127 @@ static void* N(take)(uintptr_t* at, size_t bytes) {
   return here;
 }
 
-// Rows of U that are multiplied together: those of all gates, but of the GRUs those of r and z
-// first, then those of n.
-static idx N(rows_together)(const Pass* p, int part) {
+// Gates whose U h is made at once: all, but of the GRUs r and z first, then n.
+static idx N(gates_together)(const Pass* p, int part) {
   const int gru = p->cell == GRU || p->cell == GRU_BEFORE;
   if (p->cell == INPUT_GATED) return 0;
-  return part == 0 ? (gru ? 2 : GATES[p->cell]) * p->H : gru ? p->H : 0;
+  return part == 0 ? (gru ? 2 : GATES[p->cell]) : gru;
 }
 
-// Lay out everything from `at` on for n threads; returns the end.
-static uintptr_t N(lay_out)(N(Run) * run, int n, int back, uintptr_t at) {
-  const Pass* p = run->p;
-  const int counting = at == 0;
-  const idx H = p->H, most = (p->B + n - 1) / n, width = N(blocks)(p) * H;
-  N(Packed) w = {GATES[p->cell] * H, p->I, NULL, p->b}, u[2];
-  if (!back) w.panels = N(take)(&at, sizeof(real) * N(panels_size)(w.n, w.k));
-  for (int part = 0; part < 2; part++) {
-    const idx rows = N(rows_together)(p, part);
-    u[part] = (N(Packed)){back ? (rows ? H : 0) : rows, back ? rows : H, NULL, NULL};
-    u[part].panels = N(take)(&at, sizeof(real) * N(panels_size)(u[part].n, u[part].k));
+// The slice's units of `gates` gates from the first-th on: rows of w [·, k]; sums start with bias.
+static N(Packed)
+    N(rows_of)(Units own, const void* w, idx k, idx first, idx gates, const void* bias) {
+  if (gates == 0) return (N(Packed)){0};
+  const int whole = own.to - own.from == own.H;
+  return (N(Packed)){.w = (const real*)w + (first * own.H + own.from) * k,
+                     .ld = k,
+                     .groups = whole ? 1 : gates,
+                     .stride = own.H,
+                     .n = whole ? gates * own.H : own.to - own.from,
+                     .k = k,
+                     .bias = bias ? (const real*)bias + own.from : NULL};
+}
+
+// And back: what those gates of all units send to the slice's, columns of U.
+static N(Packed) N(columns_of)(Units own, const void* U, idx first, idx gates) {
+  if (gates == 0) return (N(Packed)){0};
+  return (N(Packed)){.w = (const real*)U + first * own.H * own.H + own.from,
+                     .ld = own.H,
+                     .columns = 1,
+                     .groups = 1,
+                     .n = own.to - own.from,
+                     .k = gates * own.H};
+}
+
+// The slice's products, without panels as yet.
+static void N(products)(N(Slice) * s, int back) {
+  const Pass* p = s->p;
+  const idx some = N(gates_together)(p, 0), rest = N(gates_together)(p, 1);
+  if (back) {
+    s->u[0] = N(columns_of)(s->own, p->U, 0, some);
+    s->u[1] = N(columns_of)(s->own, p->U, some, rest);
+  } else {
+    s->w = N(rows_of)(s->own, p->W, p->I, 0, GATES[p->cell], p->b);
+    s->u[0] = N(rows_of)(s->own, p->U, p->H, 0, some, NULL);
+    s->u[1] = N(rows_of)(s->own, p->U, p->H, some, rest, p->cell == GRU ? p->v : NULL);
   }
-  if (p->cell == GRU && !back) u[1].bias = p->v;
+}
+
+static void N(take_panels)(N(Packed) * m, uintptr_t* at) {
+  m->panels = m->groups ? N(take)(at, sizeof(real) * N(panels_size)(m)) : NULL;
+}
+
+// Lay out everything from `at` on; returns the end.
+static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
+  const Pass* p = run->p;
+  const int counting = at == 0, n = run->n, back = run->back, by_units = run->by_units;
+  const idx H = p->H, most = by_units ? p->B : (p->B + n - 1) / n, width = N(blocks)(p) * H;
   run->ahead = AHEAD / (sizeof(real) * most * width);
   if (run->ahead * most < 2 * TALL) run->ahead = (2 * TALL + most - 1) / most;
   if (run->ahead > p->T) run->ahead = p->T;
   if (back) run->ahead = 1;
+  const int few = !back && p->T * p->B <= FEW;
   const int needs_room = back ? p->cell == GRU_BEFORE : !p->gates && width != H;
   run->slices = N(take)(&at, sizeof(N(Slice)) * n);
+  N(Slice) s = {.p = p, .b1 = p->B, .own = {0, H, H}, .others = &run->barrier};
+  s.room_rows = run->ahead * most;
   for (int i = 0; i < n; i++) {
-    N(Slice) s = {.p = p, .w = w, .u = {u[0], u[1]}, .room_rows = run->ahead * most};
-    s.b0 = share_start(p->B, 1, i, n);
-    s.b1 = share_start(p->B, 1, i + 1, n);
+    if (by_units) {
+      s.own.from = share_start(H, L, i, n);
+      s.own.to = share_start(H, L, i + 1, n);
+    } else {
+      s.b0 = share_start(p->B, 1, i, n);
+      s.b1 = share_start(p->B, 1, i + 1, n);
+    }
+    if (by_units || i == 0) {
+      N(products)(&s, back);
+      if (!few)
+        N(take_panels)(&s.w, &at), N(take_panels)(&s.u[0], &at), N(take_panels)(&s.u[1], &at);
+    }
     s.b = N(take)(&at, sizeof(idx) * most);
     s.x = N(take)(&at, sizeof(real*) * s.room_rows);
     s.y = N(take)(&at, sizeof(real*) * s.room_rows);
-    if (needs_room) s.room = N(take)(&at, sizeof(real) * s.room_rows * width);
+    if (needs_room && !(by_units && i)) s.room = N(take)(&at, sizeof(real) * s.room_rows * width);
     if (!counting) run->slices[i] = s;
   }
   return at;
 }
 
-// Memory for n threads, or null.  To be freed.
-static void* N(prepare)(N(Run) * run, int n, int back) {
-  void* memory = room(N(lay_out)(run, n, back, 0));
-  if (memory) N(lay_out)(run, n, back, (uintptr_t)memory);
-  return memory;
+static void N(pack_all)(N(Slice) * s, Team* team) {
+  N(pack)(&s->w, team);
+  N(pack)(&s->u[0], team);
+  N(pack)(&s->u[1], team);
+}
+
+// How many of the team share what.  Units, where too few rows a thread would pay for reading all
+// weights.
+static void N(share_out)(N(Run) * run) {
+  const Pass* p = run->p;
+  const double flops = 2.0 * GATES[p->cell] * p->H * (p->I + p->H) * p->T * p->B;
+  const int sequences = at_most(worth(p->team, flops), p->B);
+  const int units = p->team ? at_most(p->team->n, most_by_units(p)) : 1;
+  run->by_units = units > 1 && units >= sequences && p->B < 2 * TALL * units;
+  run->n = run->by_units ? units : sequences;
+  run->barrier.n = run->by_units ? units : 1;
+}
+
+// All of it, both ways.
+static int N(run)(const Pass* p, int back, void (*share)(void*, int, int)) {
+  N(Run) run = {.p = p, .back = back};
+  N(share_out)(&run);
+  void* memory = room(N(lay_out)(&run, 0));
+  if (!memory) return -1;
+  N(lay_out)(&run, (uintptr_t)memory);
+  if (!run.by_units) N(pack_all)(run.slices, p->team);
+  parallel(p->team, run.n, share, &run);
+  free(memory);
+  if (p->sharing) *p->sharing = run.by_units ? -run.n : run.n;
+  return 0;
 }
 
 // ---- Forward
 
-// pre = W x + b for the run's steps from s->t0 to t1, of the sequences that have them.
+// pre = W x + b for the run's steps from s->t0 to t1, of the sequences that have them, own units.
 static void N(affine)(N(Slice) * s, idx t1) {
   const Pass* p = s->p;
   idx rows = 0;
@@ -87,13 +161,14 @@ static void N(affine)(N(Slice) * s, idx t1) {
     for (idx b = s->b0; b < s->b1; b++)
       if (t < N(steps)(p, b)) {
         s->x[rows] = (const real*)p->xs + N(at)(p, t, b, p->I);
-        s->y[rows++] = N(pre_at)(s, t, b);
+        s->y[rows++] = N(pre_at)(s, t, b) + s->own.from;
       }
   N(multiply)(&s->w, rows, s->x, s->y);
 }
 
 static void N(step_at)(N(Slice) * s, idx t) {
   N(meet)(s, t);
+  if (s->u[0].groups) N(together)(s);
   switch (s->p->cell) {
     case GRU:
       N(gru_step)(s, t);
@@ -124,81 +199,28 @@ static void N(forward_share)(void* data, int i, int n) {
   N(Run)* run = data;
   N(Slice)* s = &run->slices[i];
   const Pass* p = s->p;
+  (void)n;
+  if (run->by_units) N(pack_all)(s, NULL);
   if (p->c0 && !p->cs)
-    memcpy((real*)p->c_last + s->b0 * p->H, (const real*)p->c0 + s->b0 * p->H,
-           (s->b1 - s->b0) * p->H * sizeof(real));
+    for (idx b = s->b0; b < s->b1; b++)
+      memcpy((real*)p->c_last + b * p->H + s->own.from, (const real*)p->c0 + b * p->H + s->own.from,
+             (s->own.to - s->own.from) * sizeof(real));
   for (idx done = 0; done < p->T; done += run->ahead) {
     const idx to = done + run->ahead < p->T ? done + run->ahead : p->T;
     s->t0 = p->reverse ? p->T - to : done;
+    N(together)(s);
     N(affine)(s, s->t0 + to - done);
     for (idx j = done; j < to; j++) N(step_at)(s, p->reverse ? p->T - 1 - j : j);
   }
+  N(together)(s);
+  if (s->own.from > 0) return;
   for (idx b = s->b0; b < s->b1; b++) N(end)(p, b);
   N(clear_padding)(p, p->ys, p->H, s->b0, s->b1);
   // Behind the end no q was made, and dU will multiply it by 0.
   if (p->cell == GRU_BEFORE && p->gates) N(clear_padding)(p, p->gates, 4 * p->H, s->b0, s->b1);
-  (void)n;
 }
 
-// One step of few rows, by the weights as they lie: the very sums of a whole sequence.
-static int N(few)(const Pass* p) {
-  const idx H = p->H, I = p->I, G = GATES[p->cell], blocks = N(blocks)(p);
-  const real* U = p->U;
-  real* own = NULL;
-  if (blocks > 1 && !p->gates) {
-    own = room(blocks * H * sizeof(real));
-    if (!own) return -1;
-  }
-  for (idx b = 0; b < p->B; b++) {
-    const real *x = (const real*)p->xs + b * I, *h_prev = (const real*)p->h0 + b * H;
-    real* h = (real*)p->ys + b * H;
-    real* a = blocks == 1 ? h : own ? own : (real*)p->gates + b * 4 * H;
-    const int keep = p->gates != NULL;
-    N(multiply_unpacked)(G * H, I, p->W, p->b, x, a);
-    N(multiply_unpacked)(N(rows_together)(p, 0), H, U, a, h_prev, a);
-    switch (p->cell) {
-      case GRU:
-        N(multiply_unpacked)(H, H, U + 2 * H * H, p->v, h_prev, a + 3 * H);
-        N(gru_row)(H, a, keep, h_prev, h);
-        break;
-      case GRU_BEFORE:
-        N(gru_before_row_q)(H, a, h_prev);
-        N(multiply_unpacked)(H, H, U + 2 * H * H, a + 2 * H, a + 3 * H, a + 2 * H);
-        N(gru_before_row)(H, a, h_prev, h);
-        break;
-      case LSTM:
-      case INPUT_GATED:
-        N(lstm_row)(H, a, keep, (const real*)p->c0 + b * H,
-                    (real*)(p->cs ? p->cs : p->c_last) + b * H, h);
-        break;
-      default:
-        N(rnn_row)(p->cell, H, h);
-    }
-    N(end)(p, b);
-  }
-  free(own);
-  return 0;
-}
-
-static int N(forward)(const Pass* p) {
-  if (p->B == 0) return 0;
-  if (p->T == 1 && p->B <= FEW && !p->lengths) return N(few)(p);
-  const double flops = 2.0 * p->T * p->B * GATES[p->cell] * p->H * (p->I + p->H);
-  const int threads = worth(p->threads < p->B ? p->threads : (int)p->B, flops);
-  const int n = threads < MAX_THREADS ? threads : MAX_THREADS;
-  N(Run) run = {.p = p};
-  void* memory = N(prepare)(&run, n, 0);
-  if (!memory) return -1;
-  const N(Slice)* s = run.slices;
-  N(pack)(&s->w, p->W, p->I, 0, p->threads);
-  N(pack)(&s->u[0], p->U, p->H, 0, p->threads);
-  if (s->u[1].n) N(pack)(&s->u[1], (const real*)p->U + 2 * p->H * p->H, p->H, 0, p->threads);
-  parallel(n, N(forward_share), &run);
-  free(memory);
-  return 0;
-}
-
-static int N(step)(const Pass* p) { return N(forward)(p); }
+static int N(forward)(const Pass* p) { return p->B ? N(run)(p, 0, N(forward_share)) : 0; }
 
 // ---- Back
 
@@ -224,25 +246,16 @@ static void N(backward_share)(void* data, int i, int n) {
   N(Run)* run = data;
   N(Slice)* s = &run->slices[i];
   const Pass* p = s->p;
-  for (idx j = 0; j < p->T; j++) N(step_back_at)(s, p->reverse ? j : p->T - 1 - j);
-  N(clear_padding)(p, p->das, N(blocks)(p) * p->H, s->b0, s->b1);
   (void)n;
+  if (run->by_units) N(pack_all)(s, NULL);
+  for (idx j = 0; j < p->T; j++) N(step_back_at)(s, p->reverse ? j : p->T - 1 - j);
+  N(together)(s);
+  if (s->own.from == 0) N(clear_padding)(p, p->das, N(blocks)(p) * p->H, s->b0, s->b1);
 }
 
 static int N(backward)(const Pass* p) {
   if (p->T == 0 || p->B == 0) return N(nothing)(p);
-  const double flops = 2.0 * p->T * p->B * GATES[p->cell] * p->H * p->H;
-  const int threads = worth(p->threads < p->B ? p->threads : (int)p->B, flops);
-  const int n = threads < MAX_THREADS ? threads : MAX_THREADS;
-  N(Run) run = {.p = p};
-  void* memory = N(prepare)(&run, n, 1);
-  if (!memory) return -1;
-  const N(Slice)* s = run.slices;
-  N(pack)(&s->u[0], p->U, p->H, 1, p->threads);
-  if (s->u[1].n) N(pack)(&s->u[1], (const real*)p->U + 2 * p->H * p->H, p->H, 1, p->threads);
-  parallel(n, N(backward_share), &run);
-  free(memory);
-  return N(sums)(p);
+  return N(run)(p, 1, N(backward_share)) ? -1 : N(sums)(p);
 }
 
 #undef AHEAD

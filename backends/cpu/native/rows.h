@@ -17,7 +17,7 @@
 
 // What moving a real from a far cache takes, in the flops that `worth` counts.
 #undef MOVE_COST
-#define MOVE_COST 8.0
+#define MOVE_COST 16.0
 
 // The first n lanes of p; what stands from n ≥ 1 on is not read and 0.
 static INLINE vec N(get)(const real* p, idx n) {
@@ -32,96 +32,100 @@ static INLINE void N(put)(real* p, vec v, idx n) {
     N(store_part)(p, v, (int)n);
 }
 
-// Weights w (n, k) in panels, for products w x.
+// Weights w for products w x: `groups` groups of n outputs, `stride` apart in w and in the result.
 //
-// A panel holds 4·L outputs, the last one as few vectors as it needs: [k][outputs], so that
-// a tile reads it from front to back.  Lanes without an output are 0.
+// A panel holds 4·L outputs of a group, the last one as few vectors as it needs: [k][outputs], so
+// that a tile reads it from front to back.  Lanes without an output are 0.
 typedef struct {
-  idx n, k;
-  real* panels;      // [panels_size]
-  const real* bias;  // [n] what every sum starts with, or null: what stands where it goes
+  const real* w;  // an output is a row of k, `ld` apart; or if `columns` a column
+  idx ld;
+  int columns;
+  idx groups, stride, n, k;
+  real* panels;      // [panels_size], or null: w as it lies is multiplied
+  const real* bias;  // what every sum starts with, or null: what stands where it goes
 } N(Packed);
 
-static INLINE idx N(panels_size)(idx n, idx k) { return (n + L - 1) / L * L * k; }
+static INLINE idx N(panels_size)(const N(Packed) * m) {
+  return m->groups * ((m->n + L - 1) / L * L) * m->k;
+}
 
 // The vectors of the panel that begins with output o.
 static INLINE int N(vectors)(idx o, idx n) {
   return n - o >= 4 * L ? 4 : (int)((n - o + L - 1) / L);
 }
 
-// The panels of outputs o0 … o1-1, of w [n, k] with rows of ld.
-static void N(pack_rows)(const N(Packed) * m, const real* w, idx ld, idx o0, idx o1) {
-  for (idx o = o0; o < o1; o += 4 * L) {
-    const int nv = N(vectors)(o, m->n);
-    for (int v = 0; v < nv; v++) {
-      const idx first = o + v * L, rest = m->n - first;
-      N(pack_lanes)(w + first * ld, ld, rest < L ? (int)rest : L, m->k,
-                    m->panels + o * m->k + v * L, nv * L);
-    }
+// Where the panel of group g that begins with output o is.
+static INLINE real* N(panel)(const N(Packed) * m, idx g, idx o) {
+  return m->panels + (g * ((m->n + L - 1) / L * L) + o) * m->k;
+}
+
+static void N(pack_rows)(const N(Packed) * m, idx g, idx o) {
+  const int nv = N(vectors)(o, m->n);
+  for (int v = 0; v < nv; v++) {
+    const idx first = o + v * L, rest = m->n - first;
+    N(pack_lanes)(m->w + (g * m->stride + first) * m->ld, m->ld, rest < L ? (int)rest : L, m->k,
+                  N(panel)(m, g, o) + v * L, nv * L);
   }
 }
 
-// The same of the transpose, w [k, n] with rows of ld.
-static void N(pack_columns)(const N(Packed) * m, const real* w, idx ld, idx o0, idx o1) {
-  for (idx o = o0; o < o1; o += 4 * L) {
-    const int nv = N(vectors)(o, m->n);
-    real* to = m->panels + o * m->k;
-    for (idx i = 0; i < m->k; i++)
-      for (int v = 0; v < nv; v++, to += L)
-        N(store)(to, N(get)(w + i * ld + o + v * L, m->n - o - v * L));
-  }
+static void N(pack_columns)(const N(Packed) * m, idx g, idx o) {
+  const int nv = N(vectors)(o, m->n);
+  real* to = N(panel)(m, g, o);
+  for (idx i = 0; i < m->k; i++)
+    for (int v = 0; v < nv; v++, to += L)
+      N(store)(to, N(get)(m->w + i * m->ld + g * m->stride + o + v * L, m->n - o - v * L));
 }
-
-typedef struct {
-  const N(Packed) * m;
-  const real* w;
-  idx ld;
-  int columns;  // pack_columns, else pack_rows
-} N(Packing);
 
 static void N(pack_share)(void* data, int i, int n) {
-  const N(Packing)* job = data;
-  const idx o0 = share_start(job->m->n, 4 * L, i, n), o1 = share_start(job->m->n, 4 * L, i + 1, n);
-  (job->columns ? N(pack_columns) : N(pack_rows))(job->m, job->w, job->ld, o0, o1);
+  const N(Packed)* m = data;
+  const idx o0 = share_start(m->n, 4 * L, i, n), o1 = share_start(m->n, 4 * L, i + 1, n);
+  for (idx g = 0; g < m->groups; g++)
+    for (idx o = o0; o < o1; o += 4 * L) (m->columns ? N(pack_columns) : N(pack_rows))(m, g, o);
 }
 
 // All of it, by several threads where that is worth it.
-static void N(pack)(const N(Packed) * m, const real* w, idx ld, int columns, int threads) {
-  N(Packing) job = {m, w, ld, columns};
-  parallel(worth(threads, MOVE_COST * m->n * m->k), N(pack_share), &job);
+static void N(pack)(N(Packed) * m, Team* team) {
+  if (!m->panels) return;
+  const double cost = MOVE_COST * m->groups * m->n * m->k;
+  parallel(team, worth(team, cost), N(pack_share), m);
 }
 
-// One tile: `tall` rows, the nv vectors of the panel that begins with output o.
-static INLINE void N(tile_of)(const int tall, const int nv, const N(Packed) * m, idx o,
+// A panel at work: where its weights are, and the first of its outputs and their number.
+typedef struct {
+  const real *w, *bias;
+  idx k, first, n;
+} N(Panel);
+
+// One tile: `tall` rows, the nv vectors of a panel.
+static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
                               const real* const* x, real* const* y) {
   vec sum[TALL * 4];
-  const real *row[TALL], *panel = m->panels + o * m->k;
-  const idx rest = m->n - o;
+  const real *row[TALL], *w_k = p->w;
   UNROLL for (int r = 0; r < tall; r++) {
     row[r] = x[r];
-    const real* start = (m->bias ? m->bias : y[r]) + o;
-    UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, rest - v * L);
+    const real* start = p->bias ? p->bias : y[r] + p->first;
+    UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, p->n - v * L);
   }
-  for (idx i = 0; i < m->k; i++, panel += nv * L) {
+  for (idx i = 0; i < p->k; i++, w_k += nv * L) {
     vec w[4];
-    UNROLL for (int v = 0; v < nv; v++) w[v] = N(load)(panel + v * L);
+    UNROLL for (int v = 0; v < nv; v++) w[v] = N(load)(w_k + v * L);
     UNROLL for (int r = 0; r < tall; r++) {
       const vec a = N(set1)(row[r][i]);
       UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(fma)(w[v], a, sum[r * nv + v]);
     }
   }
   UNROLL for (int r = 0; r < tall; r++) {
-    UNROLL for (int v = 0; v < nv; v++) N(put)(y[r] + o + v * L, sum[r * nv + v], rest - v * L);
+    real* to = y[r] + p->first;
+    UNROLL for (int v = 0; v < nv; v++) N(put)(to + v * L, sum[r * nv + v], p->n - v * L);
   }
 }
 
-#define TILE(tall)                                                                    \
-  static void N(tile##tall)(int nv, const N(Packed) * m, idx o, const real* const* x, \
-                            real* const* y) {                                         \
-    if (nv == 4) N(tile_of)(tall, 4, m, o, x, y);                                     \
-    if (nv == 3) N(tile_of)(tall, 3, m, o, x, y);                                     \
-    if (nv == 2) N(tile_of)(tall, 2, m, o, x, y);                                     \
-    if (nv == 1) N(tile_of)(tall, 1, m, o, x, y);                                     \
+#define TILE(tall)                                                                              \
+  static void N(tile##tall)(int nv, const N(Panel) * p, const real* const* x, real* const* y) { \
+    if (nv == 4) N(tile_of)(tall, 4, p, x, y);                                                  \
+    if (nv == 3) N(tile_of)(tall, 3, p, x, y);                                                  \
+    if (nv == 2) N(tile_of)(tall, 2, p, x, y);                                                  \
+    if (nv == 1) N(tile_of)(tall, 1, p, x, y);                                                  \
   }
 TILE(1)
 TILE(2)
@@ -132,27 +136,6 @@ TILE(5)
 TILE(6)
 #endif
 #undef TILE
-
-// y[i] [n] = start + w x[i] for i < rows.  No x overlaps a y.
-//
-// A panel stays in a near cache while all rows pass it.  The tiles are equally tall: 20 rows are
-// 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
-static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y) {
-  static void (*const of_height[])(int, const N(Packed)*, idx, const real* const*, real* const*) = {
-      N(tile1), N(tile2), N(tile3),
-#if TALL == 6
-      N(tile4), N(tile5), N(tile6),
-#endif
-  };
-  const idx tiles = (rows + TALL - 1) / TALL;
-  for (idx o = 0; o < m->n; o += 4 * L) {
-    const int nv = N(vectors)(o, m->n);
-    for (idx i = 0; i < tiles; i++) {
-      const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
-      of_height[tall - 1](nv, m, o, x + from, y + from);
-    }
-  }
-}
 
 // The chains of at most L outputs on, by `deep` ≤ L of their weights: w [rows, deep], rows of k.
 static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const real* x, vec sum) {
@@ -197,5 +180,41 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
     for (idx i = 0; i < k; i += L)
       sum = N(corner)(rows, k - i < L ? k - i : L, k, w + o * k + i, x + i, sum);
     N(put)(y + o, sum, rows);
+  }
+}
+
+// y[i] = start + w x[i] for i < rows.  No x overlaps a y.
+//
+// A panel stays in a near cache while all rows pass it.  The tiles are equally tall: 20 rows are
+// 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
+static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* const* x,
+                              real* const* y) {
+  static void (*const of_height[])(int, const N(Panel)*, const real* const*, real* const*) = {
+      N(tile1), N(tile2), N(tile3),
+#if TALL == 6
+      N(tile4), N(tile5), N(tile6),
+#endif
+  };
+  const idx tiles = (rows + TALL - 1) / TALL;
+  for (idx o = 0; o < m->n; o += 4 * L) {
+    const idx first = g * m->stride + o;
+    const N(Panel) p = {N(panel)(m, g, o), m->bias ? m->bias + first : NULL, m->k, first, m->n - o};
+    for (idx i = 0; i < tiles; i++) {
+      const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
+      of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
+    }
+  }
+}
+
+static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y) {
+  for (idx g = 0; g < m->groups; g++) {
+    if (m->panels) {
+      N(multiply_group)(m, g, rows, x, y);
+      continue;
+    }
+    const idx first = g * m->stride;
+    for (idx i = 0; i < rows; i++)
+      N(multiply_unpacked)(m->n, m->k, m->w + first * m->ld, (m->bias ? m->bias : y[i]) + first,
+                           x[i], y[i] + first);
   }
 }

@@ -54,7 +54,6 @@
       sizeof(type),                       \
       JOIN(forward, JOIN(SET, type)),     \
       JOIN(backward, JOIN(SET, type)),    \
-      JOIN(step, JOIN(SET, type)),        \
       JOIN(gemm, JOIN(SET, type)),        \
       JOIN(map_tanh, JOIN(SET, type)),    \
       JOIN(map_sigmoid, JOIN(SET, type)), \

@@ -1,18 +1,23 @@
 // What a thread needs to run some sequences of a pass through time.
 
-// The sequences from b0 to b1 of a pass.
+// The sequences from b0 to b1 of a pass, of them the units `own`.
 typedef struct {
   const Pass* p;
   idx b0, b1;
-  N(Packed) w;     // W, for W x + b
-  N(Packed) u[2];  // U, forward or transposed: all rows; of the GRUs the rows r, z, then n
-  idx n;           // how many of the sequences have the present step, and
-  idx* b;          // [b1 - b0] which
-  const real** x;  // [room_rows] operands of a product, and
-  real** y;        // [room_rows] where it goes
-  real* room;      // pre-activations of some steps from t0 on, where they are not kept
+  Units own;
+  Barrier* others;  // who have the other units
+  N(Packed) w;      // W, for W x + b
+  N(Packed) u[2];   // U, forward or transposed: all gates; of the GRUs r and z, then n
+  idx n;            // how many of the sequences have the present step, and
+  idx* b;           // [b1 - b0] which
+  const real** x;   // [room_rows] operands of a product, and
+  real** y;         // [room_rows] where it goes
+  real* room;       // pre-activations of some steps from t0 on, where they are not kept
   idx t0, room_rows;
 } N(Slice);
+
+// To be called before reading what others wrote, and before writing what they may still read.
+static INLINE void N(together)(N(Slice) * s) { wait_for_all(s->others); }
 
 // Blocks of H reals that one step of one sequence has in `gates` and `das`.
 static INLINE idx N(blocks)(const Pass* p) {
@@ -73,11 +78,12 @@ static INLINE void N(meet)(N(Slice) * s, idx t) {
     if (t < N(steps)(s->p, b)) s->b[s->n++] = b;
 }
 
-// For all sequences that have step t: pre[from …] = (bias, or what stands there) + u h_before.
+// For all sequences that have step t, own units of pre[from …] = (bias, or what stands there)
+// + u h_before.
 static INLINE void N(recur)(N(Slice) * s, const N(Packed) * u, idx t, idx from) {
   for (idx i = 0; i < s->n; i++) {
     s->x[i] = N(h_before)(s->p, t, s->b[i]);
-    s->y[i] = N(pre_at)(s, t, s->b[i]) + from;
+    s->y[i] = N(pre_at)(s, t, s->b[i]) + from + s->own.from;
   }
   N(multiply)(u, s->n, s->x, s->y);
 }
@@ -86,13 +92,13 @@ static INLINE void N(recur)(N(Slice) * s, const N(Packed) * u, idx t, idx from) 
 static INLINE void N(recur_back)(N(Slice) * s, const N(Packed) * u, idx t, idx from) {
   for (idx i = 0; i < s->n; i++) {
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + from;
-    s->y[i] = (real*)s->p->dh + s->b[i] * s->p->H;
+    s->y[i] = (real*)s->p->dh + s->b[i] * s->p->H + s->own.from;
   }
   N(multiply)(u, s->n, s->x, s->y);
 }
 
-// Walk the units of a row, a vector at a time: u is the first, n how many.
-#define EACH_UNIT(H) for (idx u = 0, n; n = (H) - u, u < (H); u += L)
+// Walk units of a row, a vector at a time: u is the first, n how many.
+#define EACH_UNIT(own) for (idx u = (own).from, n; n = (own).to - u, u < (own).to; u += L)
 
 static INLINE vec N(tanh_slope)(vec y) { return N(set1)(1) - y * y; }
 static INLINE vec N(sigmoid_slope)(vec y) { return y * (N(set1)(1) - y); }

@@ -15,7 +15,7 @@ static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, 
                   .ldc = n,
                   .a_transposed = 1,
                   .accumulate = accumulate,
-                  .threads = p->threads};
+                  .team = p->team};
   return N(gemm)(&g);
 }
 
@@ -44,9 +44,9 @@ static void N(column_share)(void* data, int i, int threads) {
 }
 
 // out [n] = the sum of the rows of a, from the first to the last.
-static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, int threads) {
+static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, Team* team) {
   N(ColumnSums) job = {rows, n, lda, a, out};
-  parallel(worth(threads, MOVE_COST * rows * n), N(column_share), &job);
+  parallel(team, worth(team, MOVE_COST * rows * n), N(column_share), &job);
 }
 
 // The das of the first step that each sequence runs, [B, width]: where they stand, if that is one
@@ -90,8 +90,8 @@ static int N(sum_w)(const Pass* p, const real* xs) {
                      .lda = width,
                      .ldb = p->I,
                      .ldc = p->I,
-                     .threads = p->threads};
-  N(column_sums)(rows, out, p->das, width, p->db, p->threads);
+                     .team = p->team};
+  N(column_sums)(rows, out, p->das, width, p->db, p->team);
   return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&back);
 }
 
@@ -124,7 +124,7 @@ static int N(sums)(const Pass* p) {
     bad |= N(sum_u)(p, some, 0, p->dU, first);
     if (p->cell == GRU) {
       bad |= N(sum_u)(p, H, 3 * H, dU_n, first);
-      N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, width, p->dv, p->threads);
+      N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, width, p->dv, p->team);
     }
     if (p->cell == GRU_BEFORE)  // U_n took q
       bad |= N(outer)(p, H, H, p->T * p->B, (const real*)p->das + 2 * H, width,

@@ -1,34 +1,69 @@
-// A function on several threads.
+// A team of threads that lasts for one call.
 //
-// Threads are made and joined within the call.  There is no pool, so there is nothing that a
-// fork could lose, that two callers could fight for or that outlives the call; it costs some
-// 15 µs a thread, and callers ask for threads only where the work is worth more.
+// A call makes its threads, gives them one job after the other and joins them before it returns.
+// So there is nothing that a fork could lose, that two callers could fight for or that outlives
+// the call.  Making a thread costs some 20 µs and a job 1 µs: `worth_making` and `worth` say for
+// how much arithmetic.
 #ifndef XRNN_THREADS_H
 #define XRNN_THREADS_H
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "native.h"
-
 #define MAX_THREADS 256
 
-typedef struct {
-  void (*fn)(void* data, int i, int n);
-  void* data;
-  int i, n;
-} Share;
+typedef ptrdiff_t idx;
 
-static inline void* run_share(void* share) {
-  const Share* s = share;
-  s->fn(s->data, s->i, s->n);
-  return NULL;
+typedef struct Team Team;
+
+typedef struct {
+  Team* team;
+  int i;
+  pthread_t thread;
+} Member;
+
+// Member 0 is the caller.
+struct Team {
+  int n;
+  void (*job)(void* data, int i, int n);  // or null: go home
+  void* data;
+  int shares;
+  atomic_uint jobs;  // given so far
+  atomic_int busy;   // members still at the last one
+  Member members[MAX_THREADS];
+};
+
+// Waits briefly for the i-th time in a row; then lets others have the core.
+static inline void wait_a_little(int i) {
+  if (i > 2000) {
+    sched_yield();
+    return;
+  }
+#if defined __x86_64__
+  __builtin_ia32_pause();
+#elif defined __aarch64__
+  __asm__ volatile("yield");
+#endif
+}
+
+static inline void* work(void* member) {
+  const Member* me = member;
+  Team* team = me->team;
+  for (unsigned done = 0;; done++) {
+    for (int i = 0; atomic_load_explicit(&team->jobs, memory_order_acquire) == done; i++)
+      wait_a_little(i);
+    if (!team->job) return NULL;
+    if (me->i < team->shares) team->job(team->data, me->i, team->shares);
+    atomic_fetch_sub_explicit(&team->busy, 1, memory_order_release);
+  }
 }
 
 // Lets n threads made with `attributes` run on any core of the caller's but the one it is on, which
-// its own share keeps busy: a scheduler that packs short threads would leave them there to wait.
+// its own share keeps busy: a scheduler that packs new threads would leave them there to wait.
 // Where there are fewer other cores than n, it is left to the scheduler.
 static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
 #ifdef __GLIBC__
@@ -42,32 +77,62 @@ static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
 #endif
 }
 
-// fn(data, i, n) for i = 0 … n-1, each on a thread of its own, 0 on the caller's; n is at most
-// MAX_THREADS.  Where the system gives no more threads, the caller does their shares after its own.
-static inline void parallel(int n, void (*fn)(void* data, int i, int n), void* data) {
-  if (n <= 1) {
-    fn(data, 0, 1);
-    return;
-  }
-  pthread_t threads[MAX_THREADS];
-  Share shares[MAX_THREADS];
-  int started[MAX_THREADS];
+// A team of n; fewer where the system gives no more threads.  To be sent home.
+static inline void make_team(Team* team, int n) {
+  team->n = 1;
+  if (n <= 1) return;
+  atomic_init(&team->jobs, 0);
   pthread_attr_t attributes;
   const int with_attributes = pthread_attr_init(&attributes) == 0;
   if (with_attributes) keep_off_this_core(n - 1, &attributes);
-  for (int i = 1; i < n; i++) {
-    shares[i] = (Share){fn, data, i, n};
-    started[i] = pthread_create(&threads[i], with_attributes ? &attributes : NULL, run_share,
-                                &shares[i]) == 0;
+  for (; team->n < n && team->n < MAX_THREADS; team->n++) {
+    Member* m = &team->members[team->n];
+    m->team = team;
+    m->i = team->n;
+    if (pthread_create(&m->thread, with_attributes ? &attributes : NULL, work, m)) break;
   }
   if (with_attributes) pthread_attr_destroy(&attributes);
-  fn(data, 0, n);
-  for (int i = 1; i < n; i++) {
-    if (started[i])
-      pthread_join(threads[i], NULL);
-    else
-      fn(data, i, n);
+}
+
+// job(data, i, n) for i = 0 … n-1, each on a thread of its own, 0 on the caller's; n is at most
+// team->n.
+static inline void parallel(Team* team, int n, void (*job)(void* data, int i, int n), void* data) {
+  if (n > 1) {
+    team->job = job;
+    team->data = data;
+    team->shares = n;
+    atomic_store_explicit(&team->busy, team->n - 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&team->jobs, 1, memory_order_release);
   }
+  job(data, 0, n > 1 ? n : 1);
+  for (int i = 0; n > 1 && atomic_load_explicit(&team->busy, memory_order_acquire); i++)
+    wait_a_little(i);
+}
+
+static inline void send_home(Team* team) {
+  if (team->n == 1) return;
+  team->job = NULL;
+  atomic_fetch_add_explicit(&team->jobs, 1, memory_order_release);
+  for (int i = 1; i < team->n; i++) pthread_join(team->members[i].thread, NULL);
+}
+
+// Where n members of a team wait in the middle of a job until all have come; of one, no one waits.
+typedef struct {
+  int n;
+  atomic_int come;
+  atomic_uint round;
+} Barrier;
+
+static inline void wait_for_all(Barrier* b) {
+  if (b->n < 2) return;
+  const unsigned round = atomic_load_explicit(&b->round, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&b->come, 1, memory_order_acq_rel) == b->n - 1) {
+    atomic_store_explicit(&b->come, 0, memory_order_relaxed);
+    atomic_store_explicit(&b->round, round + 1, memory_order_release);
+    return;
+  }
+  for (int i = 0; atomic_load_explicit(&b->round, memory_order_acquire) == round; i++)
+    wait_a_little(i);
 }
 
 // Where the i-th of n shares of `total` begins, in whole multiples of `unit`.
@@ -76,12 +141,18 @@ static inline idx share_start(idx total, idx unit, int i, int n) {
   return start < total ? start : total;
 }
 
-// How many of `threads` threads the arithmetic is worth: in the time that it takes to make one,
-// 4 million operations are done.
-static inline int worth(int threads, double flops) {
-  const double most = 1 + flops / 4e6;
+static inline int at_most(int threads, double n) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
-  return threads < most ? threads : (int)most;
+  return threads < n ? threads : n > 1 ? (int)n : 1;
+}
+
+// How many of `threads` threads a call of so many operations is worth: 20 million take a little
+// longer than to make a thread and to join it.
+static inline int worth_making(int threads, double flops) { return at_most(threads, flops / 20e6); }
+
+// And how many of a team, or of no team, one job.
+static inline int worth(const Team* team, double flops) {
+  return team ? at_most(team->n, 1 + flops / 1e6) : 1;
 }
 
 // n bytes at a multiple of 64, or null; given back by free.
