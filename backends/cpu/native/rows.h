@@ -146,7 +146,7 @@ static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const re
   return sum;
 }
 
-// The same by squares of L × L.
+// The same by a square of L × L.
 static INLINE vec N(square)(idx k, const real* w, const real* x, vec sum) {
   vec square[L];
   N(load_columns)(w, k, square);
@@ -155,20 +155,21 @@ static INLINE vec N(square)(idx k, const real* w, const real* x, vec sum) {
 }
 
 // y [n] = start + w x for one row x and weights as they lie, w [n, k]: squares of them are
-// transposed in registers and used at once, for 4 chains side by side.
+// transposed in registers and used at once, for two chains side by side.  For four, more rows of
+// w are read at a time than the processor can fetch ahead.
 static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const real* start,
                                           const real* x, real* y) {
   const idx whole = k / L * L;
   idx o = 0;
-  for (; o + 4 * L <= n; o += 4 * L) {
+  for (; o + 2 * L <= n; o += 2 * L) {
     const real* from = w + o * k;
-    vec sum[4];
-    UNROLL for (int v = 0; v < 4; v++) sum[v] = N(load)(start + o + v * L);
+    vec sum[2];
+    UNROLL for (int v = 0; v < 2; v++) sum[v] = N(load)(start + o + v * L);
     for (idx i = 0; i < whole; i += L)
-      // Unrolled, it would keep 64 addresses of rows instead of 16.
-      _Pragma("GCC unroll 1") for (int v = 0; v < 4; v++) sum[v] =
+      // Unrolled, it would keep 32 addresses of rows instead of 16.
+      _Pragma("GCC unroll 1") for (int v = 0; v < 2; v++) sum[v] =
           N(square)(k, from + v * L * k + i, x + i, sum[v]);
-    UNROLL for (int v = 0; v < 4; v++) {
+    UNROLL for (int v = 0; v < 2; v++) {
       if (whole < k)
         sum[v] = N(corner)(L, k - whole, k, from + v * L * k + whole, x + whole, sum[v]);
       N(store)(y + o + v * L, sum[v]);
