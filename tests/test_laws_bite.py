@@ -165,4 +165,5 @@ def test_a_cell_given_as_a_copy_still_runs() -> None:
     weights = {k: np.ones(s) for k, s in LSTM.shapes(2, 3).items()}
     xs = np.ones((4, 1, 2))
     ours, theirs = (unroll(cell, weights, xs)[0] for cell in (LSTM, replace(LSTM)))
-    np.testing.assert_array_equal(ours, theirs)
+    # A copy has no fused loop of its own: the same to rounding, not to the bit.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-14)

@@ -36,7 +36,7 @@ def gates(tape: Tape | LayerTape) -> dict[str, Array]:
     ['c_l0', 'f_l0', 'g_l0', 'i_l0', 'o_l0']
     >>> values["f_l0"].shape
     (7, 2, 5)
-    >>> bool(np.all(ys == values["o_l0"] * np.tanh(values["c_l0"])))
+    >>> np.allclose(ys, values["o_l0"] * np.tanh(values["c_l0"]))
     True
     """
     if isinstance(tape, Tape):
