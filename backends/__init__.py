@@ -79,7 +79,8 @@ class Backend:
     apart; `notes` are lines for `xrnn info`;
     `direct` gives for layers, inputs and hidden units what runs a layer with the least delay,
     if it has such: ``step(weights, x, state)`` and ``run(weights, xs, state)``, each y, state
-    or None; `refused` are subclasses of the array type whose meaning would be lost.
+    or None; `fixed` gives an equal array that nothing can write to; `refused` are subclasses of
+    the array type whose meaning would be lost.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Backend:
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list
     direct: Callable[[Cell, Any, tuple[int, int, int]], Any] = lambda cell, dtype, sizes: None
+    fixed: Callable[[Array], Array] | None = None
     refused: tuple[type, ...] = ()
 
     def entries(
@@ -247,6 +249,34 @@ def move(array: Array, backend: Backend) -> Array:
     """The array in the library of `backend`, through the host; itself if it is there."""
     home = backend_of(array)
     return array if home is backend else backend.from_host(home.to_host(array))
+
+
+class Fixed(dict[str, Array]):
+    """Weights that do not change any more, so that what is made of them can be kept.
+
+    The arrays are copies, and of NumPy's even the flags cannot make them writable again.
+    """
+
+    def __init__(self, weights: Mapping[str, Array]) -> None:
+        super().__init__({name: _fixed(w) for name, w in weights.items()})
+
+    def __reduce__(self) -> Any:
+        return Fixed, (dict(self),)
+
+    def refuse(self, *args: Any, **options: Any) -> Any:
+        """Raise TypeError: what every method that would change the mapping does."""
+        raise TypeError(
+            "the weights are frozen; to change them, first assign "
+            "weights = {name: w.copy() for name, w in weights.items()}"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = refuse
+    clear = pop = popitem = setdefault = update = refuse
+
+
+def _fixed(array: Array) -> Array:
+    home = backend_of(array)
+    return home.fixed(array) if home.fixed else home.xp.asarray(array, copy=True)
 
 
 def _folder(name: str) -> Backend:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
 
-from xrnn.backends import backend_of, get
+from xrnn.backends import Fixed, backend_of, get
 from xrnn.typing import Array
 
 FORMAT = "xrnn 1"
@@ -81,6 +81,8 @@ def load(path: str | os.PathLike[str], part: Any) -> Any:
     ValueError
         If the file is cut short, foreign, or of another configuration; the part is left as
         it was.
+    TypeError
+        If its weights are frozen; the part is left as it was.
     """
     tensors, info = read(path)
     mine, theirs = _config(part), info.get("config")
@@ -93,6 +95,8 @@ def load(path: str | os.PathLike[str], part: Any) -> Any:
     if odd := sorted({key for key, _, _ in entries} ^ set(tensors)):
         raise ValueError(f"{os.fspath(path)}: weights missing or unknown: {', '.join(odd)}")
     for key, holder, name in entries:
+        if isinstance(holder.weights, Fixed):
+            holder.weights.refuse()
         if tensors[key].shape != tuple(holder.weights[name].shape):
             raise ValueError(
                 f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from xrnn.backends import backend_of
+from xrnn.backends import Fixed, backend_of
 from xrnn.typing import Array
 
 Tree = Mapping[str, Any]
@@ -99,6 +99,8 @@ class Optimizer:
         ------
         ValueError
             If the trees do not have the same names and shapes; nothing is changed then.
+        TypeError
+            If weights are frozen; nothing is changed then.
         """
         mine = {path: (holder, name) for path, holder, name in leaves(weights)}
         theirs = {path: holder[name] for path, holder, name in leaves(dweights)}
@@ -106,6 +108,8 @@ class Optimizer:
             odd = ", ".join(sorted(set(mine) ^ set(theirs)))
             raise ValueError(f"weights and dweights differ in {odd}; they must have the same names")
         for path, (holder, name) in mine.items():
+            if isinstance(holder, Fixed):
+                holder.refuse()
             if tuple(holder[name].shape) != tuple(theirs[path].shape):
                 raise ValueError(
                     f"the gradient of {path} has shape {tuple(theirs[path].shape)}; "

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xrnn import cells
-from xrnn.backends import Sequences
+from xrnn.backends import Fixed, Sequences
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Namespace, State, Weights
 
@@ -187,6 +187,8 @@ class Direct:
         self.inputs = (I, *(self.H,) * (self.L - 1))
         self.cost = len(cell.gates) * self.H * sum(n + self.H for n in self.inputs)
         self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(self.L)]
+        #: fixed weights, and the pack of each layer
+        self.packed: tuple[Weights, list[tuple[Any]]] = ({}, [])
         self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
 
     def __reduce__(self) -> Any:
@@ -201,12 +203,10 @@ class Direct:
                 return None
             new_h = np.empty(shape, dtype)
             new_c = np.empty(shape, dtype) if self.two else None
-            get = weights.get
-            for k, names in enumerate(self.names):
+            for k, given in enumerate(self._given(weights)):
                 h_k, c_k, new_h_k, new_c_k = self._of(k, h, c, new_h, new_c)
-                W, U, b, v = map(get, names)
                 sizes = (B, self.inputs[k], self.H)
-                _native.step(self.code, *sizes, x, W, U, b, v, h_k, c_k, new_h_k, new_c_k)
+                _native.step(self.code, *sizes, x, *given, h_k, c_k, new_h_k, new_c_k)
                 x = new_h_k
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
@@ -227,17 +227,29 @@ class Direct:
             n = threads() if T * B * self.cost > SMALL else 1
             last_h = np.empty(shape, dtype)
             last_c = np.empty(shape, dtype) if self.two else None
-            get = weights.get
-            for k, names in enumerate(self.names):
+            for k, given in enumerate(self._given(weights)):
                 h_k, c_k, last_h_k, last_c_k = self._of(k, h, c, last_h, last_c)
-                W, U, b, v = map(get, names)
                 sizes, ys = (T, B, self.inputs[k], H), np.empty((T, B, H), dtype)
                 outputs = (ys, last_h_k, last_c_k, None, None, n)
-                _native.forward(self.code, *sizes, xs, W, U, b, v, None, False, h_k, c_k, *outputs)
+                _native.forward(self.code, *sizes, xs, *given, None, False, h_k, c_k, *outputs)
                 xs = ys
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
         return xs, self.make((last_h, last_c) if self.two else (last_h,))
+
+    def _given(self, weights: Weights) -> list[tuple[Any, ...]]:
+        """For each layer W, U, b and v, or one pack of them that is made once for fixed weights."""
+        if type(weights) is not Fixed:
+            return [tuple(map(weights.get, names)) for names in self.names]
+        fixed, packs = self.packed
+        if fixed is not weights:
+            sizes = [(self.code, I, self.H) for I in self.inputs]
+            packs = [
+                (_native.pack(*size, *map(weights.get, names)),)
+                for size, names in zip(sizes, self.names, strict=True)
+            ]
+            self.packed = weights, packs
+        return packs
 
     def _of(self, k: int, *states: Array | None) -> Any:
         """Layer k's part of each."""
@@ -255,7 +267,7 @@ def direct(cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Direct | None
 
 @cache
 def _agrees(cell: Cell, dtype: Any) -> bool:
-    """Whether a step is bit for bit the loop over one step."""
+    """Whether a step is bit for bit the loop over one step, and packed weights change no bit."""
     rng, one, (I, H), B = np.random.default_rng(0), Direct(cell, (1, 4, 16)), (4, 16), 2
     weights = {
         f"{name}_l0": (rng.normal(size=shape) / H).astype(dtype)
@@ -263,10 +275,14 @@ def _agrees(cell: Cell, dtype: Any) -> bool:
     }
     xs = rng.normal(size=(1, B, I)).astype(dtype)
     state = tuple(rng.normal(size=(1, B, H)).astype(dtype) for _ in cell.states)
-    stepped, run = one.step(weights, xs[0], state), one.run(weights, xs, state)
-    if stepped is None or run is None:
-        return False
-    return all(np.array_equal(a, b) for a, b in zip(stepped[1], run[1], strict=True))
+    run = one.run(weights, xs, state)
+    for other in (weights, Fixed(weights)):
+        for found in (one.step(other, xs[0], state), one.run(other, xs, state)):
+            if run is None or found is None:
+                return False
+            if not all(np.array_equal(a, b) for a, b in zip(found[1], run[1], strict=True)):
+                return False
+    return True
 
 
 def entry(cell: Cell) -> tuple[Sequences, ...]:

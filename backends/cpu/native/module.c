@@ -10,6 +10,7 @@
 
 #include "arguments.h"
 #include "native.h"
+#include "packs.h"
 
 static const Kernels* chosen = kernels_portable;
 
@@ -55,11 +56,6 @@ static int team_size(const Pass* p, int threads, int back) {
   return worth_making(at_most(threads, shares),
                       weights * p->T * (p->B < 3 ? 5 : 2 * p->B) * (back ? 2 : 1));
 }
-
-// What a cell has beside W, b and h.
-static int has_U(int cell) { return cell != INPUT_GATED; }
-static int has_c(int cell) { return cell == LSTM || cell == INPUT_GATED; }
-static int has_v(int cell) { return cell == GRU; }
 
 // The sizes of one call, in items.
 typedef struct {
@@ -115,8 +111,9 @@ PyDoc_STRVAR(forward_doc,
              "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
              "The whole loop; see Pass in native.h.  With gates (and cs) what backward needs is\n"
-             "kept there.  None stands for an array that the cell does not have.  Returns how\n"
-             "many threads shared the sequences, or, negative, the units.");
+             "kept there.  None stands for an array that the cell does not have, and one pack\n"
+             "may stand for W, U, b and v.  Returns how many threads shared the sequences, or,\n"
+             "negative, the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -127,10 +124,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi);
-  p.W = reals(&a, "W", IN, s.ghi);
-  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
-  p.b = reals(&a, "b", IN, s.gh);
-  p.v = reals(&a, "v", IN | OPTIONAL, p.H);
+  take_weights(&a, &p, chosen);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.h0 = reals(&a, "h0", IN, s.bh);
@@ -141,8 +135,6 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
-  required(&a, "U", p.U, has_U(p.cell));
-  required(&a, "v", p.v, has_v(p.cell));
   required(&a, "c0", p.c0, has_c(p.cell));
   required(&a, "c_last", p.c_last, has_c(p.cell));
   required(&a, "cs", p.cs, has_c(p.cell) && p.gates);
@@ -202,7 +194,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 
 PyDoc_STRVAR(step_doc,
              "step(cell, B, I, H, x, W, U, b, v, h, c, h_out, c_out)\n\n"
-             "One step of B sequences, on this thread.");
+             "One step of B sequences, on this thread.  One pack may stand for W, U, b and v.");
 
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -211,16 +203,11 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   shape(&a, &p, 0);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi);
-  p.W = reals(&a, "W", IN, s.ghi);
-  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
-  p.b = reals(&a, "b", IN, s.gh);
-  p.v = reals(&a, "v", IN | OPTIONAL, p.H);
+  take_weights(&a, &p, chosen);
   p.h0 = reals(&a, "h", IN, s.bh);
   p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh);
   p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh);
   p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh);
-  required(&a, "U", p.U, has_U(p.cell));
-  required(&a, "v", p.v, has_v(p.cell));
   required(&a, "c", p.c0, has_c(p.cell));
   required(&a, "c_out", p.c_last, has_c(p.cell));
   // A step is over sooner than the lock could be given and taken.
@@ -229,6 +216,19 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   if (a.failed) return NULL;
   if (status) return PyErr_NoMemory();
   Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(pack_doc,
+             "pack(cell, I, H, W, U, b, v)\n\n"
+             "The weights as products take them, for `forward` and `step` as often as wanted.\n"
+             "They must not change any more.");
+
+static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+  (void)module;
+  Taken a = {.args = args, .n = n};
+  const int cell = (int)number(&a, "cell", 0, CELLS - 1);
+  const idx I = number(&a, "I", 0, LARGEST), H = number(&a, "H", 0, LARGEST);
+  return a.failed ? NULL : make_pack(&a, cell, I, H, chosen);
 }
 
 PyDoc_STRVAR(gemm_doc,
@@ -328,6 +328,7 @@ static PyMethodDef methods[] = {
     FAST(forward),
     FAST(backward),
     FAST(step),
+    FAST(pack),
     FAST(gemm),
     FAST(curve),
     FAST(isa),

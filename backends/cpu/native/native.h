@@ -25,6 +25,7 @@ typedef struct {
 
   const void* xs;             // [T, B, I]   past a sequence's end not read
   const void *W, *U, *b, *v;  // [G·H, I] [G·H, H] [G·H] [H]
+  const void* panels;         // what `prepack` made of them, or null: each call packs its own
   const void *h0, *c0;        // [B, H]
   void* ys;                   // [T, B, H]   0 past the end
   void *h_last, *c_last;      // [B, H]      out
@@ -60,6 +61,9 @@ typedef struct {
   int (*forward)(const Pass*);
   int (*backward)(const Pass*);
   int (*gemm)(const Gemm*);
+  // Packs the weights of a forward pass into memory at a multiple of 64 bytes; returns how many it
+  // takes, and with null does no more.
+  size_t (*prepack)(const Pass*, void* memory);
   void (*tanh)(const void* x, void* y, idx n);
   void (*sigmoid)(const void* x, void* y, idx n);
 } Kernels;
@@ -72,10 +76,15 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 static const int SAVED[CELLS] = {1, 1, 4, 4, 4, 4};
 static const int GATES[CELLS] = {1, 1, 4, 3, 3, 4};
 
+// What a cell has beside W, b and h.
+static inline int has_U(int cell) { return cell != INPUT_GATED; }
+static inline int has_c(int cell) { return cell == LSTM || cell == INPUT_GATED; }
+static inline int has_v(int cell) { return cell == GRU; }
+
 // How many threads can share the units of a row: each has enough weights that waiting for the
 // others, at every step, is little beside them.
 static inline double most_by_units(const Pass* p) {
-  return (double)GATES[p->cell] * p->H * (p->I + (p->cell == INPUT_GATED ? 0 : p->H)) / 5e4;
+  return (double)GATES[p->cell] * p->H * (p->I + (has_U(p->cell) ? p->H : 0)) / 5e4;
 }
 
 #endif

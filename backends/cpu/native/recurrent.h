@@ -14,7 +14,8 @@
 // for the product to read W once for many rows, few enough to be near when they are taken.
 #define AHEAD (256 * 1024)
 
-// Up to so many rows of x and h are multiplied by weights as they lie; for more they are packed.
+// Up to so many rows of x and h are multiplied by weights as they lie; for more they are packed,
+// unless they have been.
 #define FEW 2
 
 // The shares of all threads of a pass, and their memory.
@@ -79,8 +80,26 @@ static void N(products)(N(Slice) * s, int back) {
   }
 }
 
-static void N(take_panels)(N(Packed) * m, uintptr_t* at) {
-  m->panels = m->groups ? N(take)(at, sizeof(real) * N(panels_size)(m)) : NULL;
+// And their panels, at `*at`.
+static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
+  N(Packed)* const all[] = {&s->w, &s->u[0], &s->u[1]};
+  for (int i = 0; i < 3; i++)
+    if (all[i]->groups) all[i]->panels = N(take)(at, sizeof(real) * N(panels_size)(all[i]));
+}
+
+static void N(pack_all)(N(Slice) * s, Team* team) {
+  N(pack)(&s->w, team);
+  N(pack)(&s->u[0], team);
+  N(pack)(&s->u[1], team);
+}
+
+static size_t N(prepack)(const Pass* p, void* memory) {
+  uintptr_t at = (uintptr_t)memory;
+  N(Slice) s = {.p = p, .own = {0, p->H, p->H}};
+  N(products)(&s, 0);
+  N(take_panels)(&s, &at);
+  if (memory) N(pack_all)(&s, NULL);
+  return at - (uintptr_t)memory;
 }
 
 // Lay out everything from `at` on; returns the end.
@@ -93,6 +112,7 @@ static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
   if (run->ahead > p->T) run->ahead = p->T;
   if (back) run->ahead = 1;
   const int few = !back && p->T * p->B <= FEW;
+  uintptr_t packed = by_units ? 0 : (uintptr_t)p->panels;
   const int needs_room = back ? p->cell == GRU_BEFORE : !p->gates && width != H;
   run->slices = N(take)(&at, sizeof(N(Slice)) * n);
   N(Slice) s = {.p = p, .b1 = p->B, .own = {0, H, H}, .others = &run->barrier};
@@ -107,8 +127,7 @@ static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
     }
     if (by_units || i == 0) {
       N(products)(&s, back);
-      if (!few)
-        N(take_panels)(&s.w, &at), N(take_panels)(&s.u[0], &at), N(take_panels)(&s.u[1], &at);
+      if (packed || !few) N(take_panels)(&s, packed ? &packed : &at);
     }
     s.b = N(take)(&at, sizeof(idx) * most);
     s.x = N(take)(&at, sizeof(real*) * s.room_rows);
@@ -117,12 +136,6 @@ static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
     if (!counting) run->slices[i] = s;
   }
   return at;
-}
-
-static void N(pack_all)(N(Slice) * s, Team* team) {
-  N(pack)(&s->w, team);
-  N(pack)(&s->u[0], team);
-  N(pack)(&s->u[1], team);
 }
 
 // How many of the team share what.  Units, where too few rows a thread would pay for reading all
@@ -144,7 +157,7 @@ static int N(run)(const Pass* p, int back, void (*share)(void*, int, int)) {
   void* memory = room(N(lay_out)(&run, 0));
   if (!memory) return -1;
   N(lay_out)(&run, (uintptr_t)memory);
-  if (!run.by_units) N(pack_all)(run.slices, p->team);
+  if (!run.by_units && !p->panels) N(pack_all)(run.slices, p->team);
   parallel(p->team, run.n, share, &run);
   free(memory);
   if (p->sharing) *p->sharing = run.by_units ? -run.n : run.n;

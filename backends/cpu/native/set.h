@@ -55,6 +55,7 @@
       JOIN(forward, JOIN(SET, type)),     \
       JOIN(backward, JOIN(SET, type)),    \
       JOIN(gemm, JOIN(SET, type)),        \
+      JOIN(prepack, JOIN(SET, type)),     \
       JOIN(map_tanh, JOIN(SET, type)),    \
       JOIN(map_sigmoid, JOIN(SET, type)), \
   }

@@ -1,0 +1,239 @@
+"""Frozen weights: nothing changes them, and what is packed of them gives the same bits."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn.backends import Fixed
+from xrnn.backends.cpu import extension
+from xrnn.cells import LSTM, Cell
+from xrnn.optim import SGD
+
+native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
+
+
+def noise(*shape: int, dtype: str = "float32") -> Any:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(dtype)
+
+
+def same(a: Any, b: Any) -> None:
+    """(y, state) of two layers, bit for bit."""
+    for x, y in zip((a[0], *a[1]), (b[0], *b[1]), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@native
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", extension.CODES, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"bias": False}], ids=str)
+def test_the_same_bits(cell: Cell, dtype: str, options: dict[str, Any]) -> None:
+    layer = xrnn.Layer(cell, 5, 33, dtype=dtype, **options)
+    frozen = copy.copy(layer).freeze()
+    for T, B in ((1, 1), (1, 3), (2, 1), (7, 1), (4, 40)):
+        xs = noise(T, B, 5, dtype=dtype)
+        same(frozen(xs), layer(xs))
+        state = layer(xs)[1]
+        same(frozen(xs, state), layer(xs, state))
+        same(frozen.step(xs[0], state), layer.step(xs[0], state))
+
+
+@native
+def test_it_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, pack = [], extension._native.pack
+    layer, xs = xrnn.GRU(5, 33, num_layers=2), noise(7, 3, 5)
+    layer(xs)  # whatever proves itself has done so
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(native_module, name)
+
+        def pack(self, *args: Any) -> Any:
+            made.append(args)
+            return pack(*args)
+
+    native_module = extension._native
+    monkeypatch.setattr(extension, "_native", Watched())
+    state = layer(xs)[1]
+    assert not made
+    layer.freeze()
+    for x in xs:
+        state = layer.step(x, state)[1]
+        layer(xs, state)
+    assert len(made) == 2
+    layer.freeze()(xs)
+    assert len(made) == 4
+
+
+@native
+def test_units_shared_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XRNN_NUM_THREADS", "2")
+    layer, xs = xrnn.LSTM(128, 256), noise(40, 1, 128)
+    expected = layer(xs)
+    same(layer.freeze()(xs), expected)
+
+
+def test_it_trains_no_more_but_says_gradients() -> None:
+    layer, xs = xrnn.GRU(3, 5), noise(6, 2, 3)
+    ys, _, tape = layer.forward(xs)
+    expected = layer.backward(tape, ys)
+    layer.freeze()
+    ys, _, tape = layer.forward(xs)
+    for name, d in layer.backward(tape, ys)[2].items():
+        np.testing.assert_array_equal(d, expected[2][name])
+
+
+def test_weights_cannot_change_behind_its_back() -> None:
+    layer, x = xrnn.LSTM(3, 20), noise(1, 3)
+    state = layer.step(x)[1]
+    drawn = layer.weights
+    layer.freeze()
+    before = layer.step(x, state)
+    drawn["U_l0"] *= 2  # not its own any more
+    same(layer.step(x, state), before)
+    for name, w in layer.weights.items():
+        with pytest.raises(ValueError, match="read-only"):
+            w *= 2
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            w.setflags(write=True)
+        with pytest.raises(TypeError, match="frozen"):
+            layer.weights[name] = 2 * w
+    same(layer.step(x, state), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.update(b_l0=0),
+        lambda weights: weights.pop("b_l0"),
+        lambda weights: weights.popitem(),
+        lambda weights: weights.setdefault("c", 0),
+        lambda weights: weights.clear(),
+        lambda weights: weights.__ior__({"b_l0": 0}),
+        lambda weights: weights.__delitem__("b_l0"),
+    ],
+)
+def test_the_mapping_cannot_change(change: Any) -> None:
+    layer = xrnn.LSTM(3, 4).freeze()
+    with pytest.raises(TypeError, match=r"frozen; to change them, first assign weights = \{name"):
+        change(layer.weights)
+    assert sorted(layer.weights) == ["U_l0", "W_l0", "b_l0"]
+
+
+@pytest.mark.parametrize("again", [lambda layer: layer, lambda layer: layer.freeze()])
+def test_other_weights_are_seen_at_once(again: Any) -> None:
+    layer, other, x = xrnn.LSTM(3, 20).freeze(), xrnn.LSTM(3, 20, rng=1), noise(1, 3)
+    state = layer.step(x)[1]
+    before = layer.step(x, state)
+    layer.weights = {name: w.copy() for name, w in other.weights.items()}
+    after = again(layer).step(x, state)
+    same(after, other.step(x, state))
+    assert (after[0] != before[0]).any()
+
+
+def test_copies_are_frozen_too() -> None:
+    layer, x = xrnn.GRU(3, 20).freeze(), noise(1, 3)
+    state = layer.step(x)[1]
+    for twin in (copy.deepcopy(layer), copy.copy(layer), pickle.loads(pickle.dumps(layer))):
+        same(twin.step(x, state), layer.step(x, state))
+        assert type(twin.weights) is Fixed
+        with pytest.raises(ValueError, match="read-only"):
+            twin.weights["W_l0"] += 1
+
+
+def test_an_update_and_a_load_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    free, frozen = xrnn.LSTM(3, 4), xrnn.LSTM(3, 4).freeze()
+    parts = {"free": free, "frozen": frozen}
+    xrnn.save(tmp_path / "parts", {"free": xrnn.LSTM(3, 4, rng=1), "frozen": frozen})
+    before = {name: w.copy() for name, w in free.weights.items()}
+    tree = {name: part.weights for name, part in parts.items()}
+    optimizer = SGD(0.1)
+    with pytest.raises(TypeError, match="frozen"):
+        optimizer.update(tree, tree)
+    with pytest.raises(TypeError, match="frozen"):
+        xrnn.load(tmp_path / "parts", parts)
+    assert optimizer.steps == 0
+    for name, w in before.items():
+        np.testing.assert_array_equal(free.weights[name], w)
+
+
+def test_other_parts_and_libraries() -> None:
+    embedding = xrnn.Embedding(5, 3).freeze()
+    with pytest.raises(ValueError, match="read-only"):
+        embedding.weights["E"] += 1
+    strict = pytest.importorskip("array_api_strict")
+    layer = xrnn.LSTM(3, 4, device="array_api_strict")
+    ys, _ = layer(strict.asarray(noise(4, 2, 3)))
+    again, _ = layer.freeze()(strict.asarray(noise(4, 2, 3)))
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(ys))
+
+
+@native
+class TestPack:
+    code, I, H = extension.CODES[LSTM][0], 5, 16
+
+    def pack(self, dtype: str = "float32", **changed: Any) -> Any:
+        weights = {k: noise(*s, dtype=dtype) for k, s in LSTM.shapes(self.I, self.H).items()}
+        found = [(weights | changed).get(name) for name in ("W", "U", "b", "v")]
+        return extension._native.pack(self.code, self.I, self.H, *found)
+
+    def step(self, pack: Any, code: int, I: int, H: int, dtype: str = "float32") -> Any:
+        x, *states = (noise(1, n, dtype=dtype) for n in (I, H, H, H, H))
+        extension._native.step(code, 1, I, H, x, pack, *states)
+        return states[2]
+
+    def test_it_fits_what_it_was_made_for(self) -> None:
+        pack = self.pack()
+        assert np.isfinite(self.step(pack, self.code, self.I, self.H)).all()
+        for code, I, H, dtype in (
+            (5, self.I, self.H, "float32"),
+            (self.code, self.I + 1, self.H, "float32"),
+            (self.code, self.I, self.H - 1, "float32"),
+            (self.code, self.I, self.H, "float64"),
+        ):
+            with pytest.raises(ValueError, match="a pack of another cell, size, dtype"):
+                self.step(pack, code, I, H, dtype)
+
+    def test_not_for_another_instruction_set(self) -> None:
+        pack, now = self.pack(), extension._native.isa()
+        try:
+            for other in set(extension._native.isas()) - {now}:
+                extension._native.isa(other)
+                with pytest.raises(ValueError, match="instruction set"):
+                    self.step(pack, self.code, self.I, self.H)
+        finally:
+            extension._native.isa(now)
+
+    def test_wrong_weights(self) -> None:
+        with pytest.raises(ValueError, match="W holds 6 items; it must hold 320"):
+            self.pack(W=noise(6))
+        with pytest.raises(ValueError, match="U is needed"):
+            self.pack(U=None)
+        with pytest.raises((TypeError, BufferError)):
+            self.pack(b=None)
+        with pytest.raises(ValueError, match="format d"):
+            self.pack(U=noise(64, 16, dtype="float64"))
+
+    def test_it_gives_back_what_it_took(self) -> None:
+        """Resident memory stays, however many packs come and go."""
+        statm = Path("/proc/self/statm")
+        if not statm.exists():
+            pytest.skip("the system does not say what memory is in use")
+        sizes = []
+        for _ in range(4):
+            for _ in range(200):
+                extension._native.pack(self.code, 64, 128, *weights_of(64, 128))
+            sizes.append(int(statm.read_text().split()[1]))
+        assert min(b - a for a, b in pairwise(sizes)) < 1000  # pages; 200 packs are 20,000
+
+
+def weights_of(I: int, H: int) -> list[Any]:
+    weights = {k: noise(*s) for k, s in LSTM.shapes(I, H).items()}
+    return [weights.get(name) for name in ("W", "U", "b", "v")]
