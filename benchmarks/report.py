@@ -55,14 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def stream(file: Path) -> str:
-    """What `stream.py` found: one row a cell, one column a side."""
+    """What `stream.py` found: one row a size and cell, one column a side."""
     found = json.loads(file.read_text())
     names = list(dict.fromkeys(entry["side"] for entry in found["found"]))
-    rows = []
-    for cell in CELLS:
-        mine = {entry["side"]: entry["us"] for entry in found["found"] if entry["cell"] == cell}
-        rows.append([cell, *(" / ".join(f"{t:.1f}" for t in mine[name]) for name in names)])
-    return f"{found['device']}, {found['steps']:,} steps each.\n\n{table(['', *names], rows)}"
+    rows: dict[str, dict[str, str]] = {}
+    for entry in found["found"]:
+        row = f"{entry['cell']} ({entry['I']}, {entry['H']}), {entry['steps']:,} steps"
+        rows.setdefault(row, {})[entry["side"]] = " / ".join(f"{t:.1f}" for t in entry["us"])
+    cells = [[row, *(mine[name] for name in names)] for row, mine in rows.items()]
+    return f"{found['device']}.\n\n{table(['(I, H)', *names], cells)}"
 
 
 def memory(file: Path) -> str:

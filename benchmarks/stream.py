@@ -1,9 +1,10 @@
 """One time step at a time, as an audio callback sees it: ``python benchmarks/stream.py``.
 
-``layer.step`` for one stream (B = 1) at (I, H) = (64, 128), against PyTorch and ONNX Runtime
-with the same weights and the state handed from step to step.  All sides are compared over 50
-steps first; then they take turns of 1,000 steps until each has done 100,000, and every single
-step is timed.  Percentiles go to ``results/stream-<machine>.json``.
+``layer.step`` for one stream (B = 1), as it is and with frozen weights, against PyTorch and
+ONNX Runtime with the same weights and the state handed from step to step.  All sides are
+compared over 50 steps first; then they take turns of 1,000 steps until each has done 100,000
+(of the larger size a tenth), and every single step is timed.  Percentiles go to
+``results/stream-<machine>.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
 from time import perf_counter_ns
 from typing import Any
 
@@ -22,7 +24,9 @@ from peers import Problem, onnx_model, usable
 
 import xrnn
 
-CELLS, I, H, TURN = ("rnn", "lstm", "gru"), 64, 128, 1000
+CELLS, TURN = ("rnn", "lstm", "gru"), 1000
+#: I, H, and the part of the steps that is done at that size
+SIZES = ((64, 128, 1.0), (512, 512, 0.1))
 PERCENTILES = (50, 99, 99.9)
 
 #: a side is (x, state) → (y (1, H), state)
@@ -34,26 +38,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=100_000)
     options = parser.parse_args(argv)
     found = []
-    for cell in CELLS:
-        sides = contestants(cell)
-        agree(sides)
-        for name, times in race(sides, options.steps).items():
-            us = [round(float(t) / 1e3, 2) for t in np.percentile(times, PERCENTILES)]
-            words = ", ".join(f"p{p} {t:8.2f} µs" for p, t in zip(PERCENTILES, us, strict=True))
-            print(f"{cell:6}{name:12}{words}", flush=True)
-            found.append({"cell": cell, "side": name, "percentiles": PERCENTILES, "us": us})
+    for I, H, part in SIZES:
+        for cell in CELLS:
+            sides = contestants(cell, I, H)
+            agree(sides, I)
+            for name, times in race(sides, I, int(options.steps * part)).items():
+                us = [round(float(t) / 1e3, 2) for t in np.percentile(times, PERCENTILES)]
+                words = ", ".join(f"p{p} {t:8.2f} µs" for p, t in zip(PERCENTILES, us, strict=True))
+                print(f"{cell:6}{I:4}{H:4}  {name:13}{words}", flush=True)
+                who = {"cell": cell, "I": I, "H": H, "side": name, "steps": len(times)}
+                found.append({**who, "percentiles": PERCENTILES, "us": us})
     out = machine.results_file("cpu")
     out = out.with_name(f"stream-{out.stem}.json")
-    record = {**machine.describe("cpu", 1), "I": I, "H": H, "steps": options.steps, "found": found}
+    record = {**machine.describe("cpu", 1), "found": found}
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written to {out}")
     return 0
 
 
-def contestants(cell: str) -> dict[str, Side]:
-    """xrnn and the peers that are installed."""
+def contestants(cell: str, I: int, H: int) -> dict[str, Side]:
+    """xrnn twice, and the peers that are installed."""
     problem = Problem(Case(cell, 1, 1, I, H, "inference", "fp32-ieee"), "cpu")
-    sides: dict[str, Side] = {"xrnn": problem.layer.step}
+    frozen = copy(problem.layer).freeze()
+    sides: dict[str, Side] = {"xrnn, frozen": frozen.step, "xrnn": problem.layer.step}
     makers = {"torch": with_torch, "onnxruntime": with_onnxruntime}
     return sides | {name: make(problem) for name, make in makers.items() if usable(name)}
 
@@ -62,7 +69,7 @@ def with_torch(problem: Problem) -> Side:
     import torch
 
     torch.set_num_threads(1)
-    module = getattr(torch.nn, problem.case.cell.upper())(I, H)
+    module = getattr(torch.nn, problem.case.cell.upper())(problem.layer.I, problem.layer.H)
     weights = xrnn.convert.to_torch(problem.layer)
     module.load_state_dict({k: torch.from_numpy(w) for k, w in weights.items()})
 
@@ -83,7 +90,7 @@ def with_onnxruntime(problem: Problem) -> Side:
         onnx_model(problem, stateful=True), options, providers=["CPUExecutionProvider"]
     )
     names = [f"initial_{state}" for state in problem.layer.cell.states]
-    zeros = [np.zeros((1, 1, H), "float32")] * len(names)
+    zeros = [np.zeros((1, 1, problem.layer.H), "float32")] * len(names)
 
     def step(x: Any, state: Any) -> tuple[Any, Any]:
         given = dict(zip(names, state or zeros, strict=True))
@@ -93,7 +100,7 @@ def with_onnxruntime(problem: Problem) -> Side:
     return step
 
 
-def agree(sides: dict[str, Side]) -> None:
+def agree(sides: dict[str, Side], I: int) -> None:
     """A ValueError if a side says something else than xrnn."""
     xs = np.random.default_rng(0).normal(size=(50, 1, I)).astype("float32")
     outputs = {name: follow(side, xs) for name, side in sides.items()}
@@ -111,7 +118,7 @@ def follow(side: Side, xs: np.ndarray) -> np.ndarray:
     return np.stack(ys)
 
 
-def race(sides: dict[str, Side], steps: int) -> dict[str, np.ndarray]:
+def race(sides: dict[str, Side], I: int, steps: int) -> dict[str, np.ndarray]:
     """Nanoseconds of every step; each turn goes on from where the side's last one ended."""
     xs = np.random.default_rng(1).normal(size=(TURN, 1, I)).astype("float32")
     times: dict[str, list[int]] = {name: [] for name in sides}

@@ -149,19 +149,6 @@ def test_results_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> No
             np.testing.assert_array_equal(a, b)
 
 
-def test_threads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(variable, raising=False)
-    cores = extension.threads()
-    assert 1 <= cores <= (os.cpu_count() or 1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
-    assert extension.threads() == 3
-    monkeypatch.setenv("XRNN_NUM_THREADS", "5")
-    assert extension.threads() == 5
-    monkeypatch.setenv("XRNN_NUM_THREADS", "none")
-    assert extension.threads() == 3
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_a_forked_process_computes_the_same() -> None:
     code = (

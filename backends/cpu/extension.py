@@ -17,6 +17,7 @@ import numpy as np
 
 from xrnn import cells
 from xrnn.backends import Fixed, Sequences
+from xrnn.backends.cpu.threads import introduce, threads
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Namespace, State, Weights
 
@@ -28,6 +29,8 @@ else:
         _native, ABSENT = importlib.import_module("xrnn.backends.cpu._native"), ""
     except ImportError as error:
         ABSENT = f"the native loops are not built ({error})"
+
+introduce()
 
 #: cell → its number in the extension, and the blocks of H that it keeps of a step
 CODES: dict[Cell, tuple[int, int]] = {
@@ -43,18 +46,6 @@ DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 #: what a proof is a proof of: the compiled code
 SOURCE = "" if _native is None else str(Path(_native.__file__).stat())
-
-
-def threads() -> int:
-    """How many the loops may use: XRNN_NUM_THREADS, else OMP_NUM_THREADS, else the cores."""
-    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(variable, "").partition(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system has it
-        return os.cpu_count() or 1
 
 
 @dataclass

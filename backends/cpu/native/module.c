@@ -344,6 +344,10 @@ static struct PyModuleDef definition = {
     .m_methods = methods,
 };
 
+// What tells this library from others of the same file name.
+Py_EXPORTED_SYMBOL extern const char xrnn_native_loops[];
+const char xrnn_native_loops[] = "xrnn";
+
 // XRNN_ISA takes a slower set than the fastest, by name.
 PyMODINIT_FUNC PyInit__native(void) {
 #if defined __x86_64__

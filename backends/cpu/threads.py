@@ -1,0 +1,66 @@
+"""How many threads the native loops may use, and what threadpoolctl says of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+_limits = threading.local()
+
+
+def threads() -> int:
+    """How many the calling thread may use.
+
+    What threadpoolctl has set for it, else XRNN_NUM_THREADS, else OMP_NUM_THREADS, else the
+    cores.
+    """
+    introduce()
+    limit: int | None = getattr(_limits, "threads", None)
+    return limit or _default()
+
+
+def _default() -> int:
+    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(variable, "").partition(",")[0]
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has it
+        return os.cpu_count() or 1
+
+
+def introduce() -> None:
+    """Make the loops known to threadpoolctl, once the program has imported it."""
+    global _introduced
+    found = sys.modules.get("threadpoolctl")
+    if found is None or found is _introduced:
+        return
+    _introduced = found
+    if hasattr(found, "register"):  # from 3.4 on
+        found.register(_controller(found.LibController))
+
+
+_introduced: Any = None
+
+
+def _controller(base: Any) -> Any:
+    class Loops(base):  # type: ignore[misc]
+        """As threadpoolctl asks for it: a limit is of the thread that sets it."""
+
+        user_api = internal_api = "xrnn"
+        filename_prefixes = ("_native",)
+        check_symbols = ("xrnn_native_loops",)
+
+        def get_num_threads(self) -> int:
+            return threads()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            _limits.threads = None if num_threads == _default() else num_threads
+
+        def get_version(self) -> None:
+            return None
+
+    return Loops
