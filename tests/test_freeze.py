@@ -186,7 +186,7 @@ class TestPack:
 
     def step(self, pack: Any, code: int, I: int, H: int, dtype: str = "float32") -> Any:
         x, *states = (noise(1, n, dtype=dtype) for n in (I, H, H, H, H))
-        extension._native.step(code, 1, I, H, x, pack, *states)
+        extension._native.step(code, 1, I, H, x, pack, None, None, None, *states)
         return states[2]
 
     def test_it_fits_what_it_was_made_for(self) -> None:

@@ -179,7 +179,7 @@ class Direct:
         self.cost = len(cell.gates) * self.H * sum(n + self.H for n in self.inputs)
         self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(self.L)]
         #: fixed weights, and the pack of each layer
-        self.packed: tuple[Weights, list[tuple[Any]]] = ({}, [])
+        self.packed: tuple[Weights, list[tuple[Any, ...]]] = ({}, [])
         self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
 
     def __reduce__(self) -> Any:
@@ -194,10 +194,12 @@ class Direct:
                 return None
             new_h = np.empty(shape, dtype)
             new_c = np.empty(shape, dtype) if self.two else None
-            for k, given in enumerate(self._given(weights)):
+            get, packs = weights.get, self._packs(weights) if type(weights) is Fixed else None
+            for k, names in enumerate(self.names):
                 h_k, c_k, new_h_k, new_c_k = self._of(k, h, c, new_h, new_c)
+                W, U, b, v = packs[k] if packs else map(get, names)
                 sizes = (B, self.inputs[k], self.H)
-                _native.step(self.code, *sizes, x, *given, h_k, c_k, new_h_k, new_c_k)
+                _native.step(self.code, *sizes, x, W, U, b, v, h_k, c_k, new_h_k, new_c_k)
                 x = new_h_k
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
@@ -218,25 +220,25 @@ class Direct:
             n = threads() if T * B * self.cost > SMALL else 1
             last_h = np.empty(shape, dtype)
             last_c = np.empty(shape, dtype) if self.two else None
-            for k, given in enumerate(self._given(weights)):
+            get, packs = weights.get, self._packs(weights) if type(weights) is Fixed else None
+            for k, names in enumerate(self.names):
                 h_k, c_k, last_h_k, last_c_k = self._of(k, h, c, last_h, last_c)
+                W, U, b, v = packs[k] if packs else map(get, names)
                 sizes, ys = (T, B, self.inputs[k], H), np.empty((T, B, H), dtype)
                 outputs = (ys, last_h_k, last_c_k, None, None, n)
-                _native.forward(self.code, *sizes, xs, *given, None, False, h_k, c_k, *outputs)
+                _native.forward(self.code, *sizes, xs, W, U, b, v, None, False, h_k, c_k, *outputs)
                 xs = ys
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
         return xs, self.make((last_h, last_c) if self.two else (last_h,))
 
-    def _given(self, weights: Weights) -> list[tuple[Any, ...]]:
-        """For each layer W, U, b and v, or one pack of them that is made once for fixed weights."""
-        if type(weights) is not Fixed:
-            return [tuple(map(weights.get, names)) for names in self.names]
+    def _packs(self, weights: Fixed) -> list[tuple[Any, ...]]:
+        """For each layer what stands for W, U, b and v: one pack of them, made at the first use."""
         fixed, packs = self.packed
         if fixed is not weights:
             sizes = [(self.code, I, self.H) for I in self.inputs]
             packs = [
-                (_native.pack(*size, *map(weights.get, names)),)
+                (_native.pack(*size, *map(weights.get, names)), None, None, None)
                 for size, names in zip(sizes, self.names, strict=True)
             ]
             self.packed = weights, packs

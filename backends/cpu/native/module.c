@@ -111,9 +111,9 @@ PyDoc_STRVAR(forward_doc,
              "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
              "The whole loop; see Pass in native.h.  With gates (and cs) what backward needs is\n"
-             "kept there.  None stands for an array that the cell does not have, and one pack\n"
-             "may stand for W, U, b and v.  Returns how many threads shared the sequences, or,\n"
-             "negative, the units.");
+             "kept there.  None stands for an array that the cell does not have.  W may be a pack\n"
+             "of W, U, b and v.  Returns how many threads shared the sequences, or, negative,\n"
+             "the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -194,7 +194,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 
 PyDoc_STRVAR(step_doc,
              "step(cell, B, I, H, x, W, U, b, v, h, c, h_out, c_out)\n\n"
-             "One step of B sequences, on this thread.  One pack may stand for W, U, b and v.");
+             "One step of B sequences, on this thread.  W may be a pack of W, U, b and v.");
 
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;

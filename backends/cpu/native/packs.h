@@ -33,13 +33,14 @@ static void take_arrays(Taken* a, Pass* p) {
   required(a, "v", p->v, has_v(p->cell));
 }
 
-// W, U, b and v; or one pack, made by `kernels` of the same cell and sizes.
+// W, U, b and v; or in the place of W a pack of all four, for the same cell, sizes and kernels.
 static void take_weights(Taken* a, Pass* p, const Kernels* sets) {
-  if (a->failed || a->next >= a->n || !PyCapsule_IsValid(a->args[a->next], PACK)) {
+  if (a->failed || a->next + 4 > a->n || !PyCapsule_IsValid(a->args[a->next], PACK)) {
     take_arrays(a, p);
     return;
   }
-  const Pack* pack = PyCapsule_GetPointer(a->args[a->next++], PACK);
+  const Pack* pack = PyCapsule_GetPointer(a->args[a->next], PACK);
+  a->next += 4;
   const Pass* of = &pack->pass;
   if (pack->kernels != &sets[a->real == sizeof(double)] || of->cell != p->cell || of->I != p->I ||
       of->H != p->H) {
