@@ -255,10 +255,12 @@ class Fixed(dict[str, Array]):
     """Weights that do not change any more, so that what is made of them can be kept.
 
     The arrays are copies, and of NumPy's even the flags cannot make them writable again.
+    `made` holds what a backend made of them.
     """
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         super().__init__({name: _fixed(w) for name, w in weights.items()})
+        self.made: dict[Any, Any] = {}
 
     def __reduce__(self) -> Any:
         return Fixed, (dict(self),)

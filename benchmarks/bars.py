@@ -12,11 +12,14 @@ Record = dict[str, Any]
 
 
 def draw(backend: str, columns: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """One panel for each mode and setting; a bar is xrnn's time / the fastest peer's."""
+    """One panel for each mode and setting; a bar is xrnn's time / the fastest peer's.
+
+    Bars begin at 1, where both are equally fast: down is faster, up is slower.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     sizes = list(dict.fromkeys(case.size for case in GRIDS[backend]))
     shape = (len(columns), len(MODES))
@@ -28,15 +31,19 @@ def draw(backend: str, columns: Mapping[str, Sequence[Record]], path: Path) -> N
             for n, cell in enumerate(CELLS):
                 heights = [ratio(records, cell, size, mode) for size in sizes]
                 places = [k + 0.27 * (n - 1) for k in range(len(sizes))]
-                panel.bar(places, heights, width=0.25, label=cell)
+                panel.bar(places, [r - 1 for r in heights], bottom=1, width=0.25, label=cell)
             panel.axhline(1, color="black", lw=0.8)
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_locator(ticker.NullLocator())
             panel.set_title(f"{mode}, {setting}", fontsize=10)
-            panel.set_xticks(range(len(sizes)), [", ".join(map(str, s)) for s in sizes], fontsize=6)
+            panel.set_xticks(range(len(sizes)), ["{}, {}\n{}, {}".format(*s) for s in sizes])
+            panel.tick_params(labelsize=8)
             panel.grid(axis="y", alpha=0.3)
-        row[0].set_ylabel("ours / the fastest peer")
-    panels[0][0].legend(fontsize=8)
-    figure.suptitle("below the line xrnn is faster; T, B, I, H")
+        row[0].set_ylabel("ours / the fastest peer's")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    figure.suptitle("time, ours / the fastest peer's: down is faster;  T, B over I, H", x=0.4)
     figure.savefig(path)
     pyplot.close(figure)
 

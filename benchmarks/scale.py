@@ -44,14 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     import machine
 
+    # Before this process grows: the peak of one that it starts begins at its own size.
+    memory = {who: bytes_a_unit(who) for who in ("xrnn", "torch")}
+    print(", ".join(f"{who}: {n:.1f} bytes a step and unit" for who, n in memory.items()))
     curves: dict[str, list[dict[str, Any]]] = {}
     for axis, points in AXES.items():
         for sizes in points:
             ours, theirs = race(sizes)
             curves.setdefault(axis, []).append({"sizes": sizes, "xrnn": ours, "torch": theirs})
             print(f"{sizes!s:22} xrnn {ours:9.3f} ms, torch {theirs:9.3f} ms", flush=True)
-    memory = {who: bytes_a_unit(who) for who in ("xrnn", "torch")}
-    print(", ".join(f"{who}: {n:.1f} bytes a step and unit" for who, n in memory.items()))
     out = machine.results_file("cpu")
     out = out.with_name(f"scale-{out.stem}.json")
     record = {**machine.describe("cpu", 1), "curves": curves, "memory": memory}
@@ -131,6 +132,8 @@ def draw(curves: dict[str, list[dict[str, Any]]], device: str, path: Any) -> Non
             x, y = [p["sizes"][k] for p in points], [p[who] for p in points]
             panel.plot(x, y, "o-", color=color, ms=3, label=label)
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=title)
+        panel.set_xticks(x, labels=map(str, x), minor=False)
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     figure.suptitle(f"a training step of an LSTM; {device}, float32, one thread")

@@ -1,9 +1,8 @@
 """A linear recurrence step by step and by the scan: ``python benchmarks/scan.py``.
 
-Time against T = 64 … 65,536, for the recurrence alone and for an `InputGatedLSTM` forward and
-back: its own loop over steps, and the backend's whole sequences.  Both forms of a pair are
-compared first, then take turns.  Numbers go to ``results/scan-<machine>.json``, the curves to
-the PNG beside it.
+Time against T = 64 … 65,536, for the recurrence alone and for a `MinGRU` forward and back: its
+own loop over steps, and the backend's whole sequences.  Both forms of a pair are compared first,
+then take turns.  Numbers go to ``results/scan-<machine>.json``, the curves to the PNG beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(argv)
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XRNN_NUM_THREADS"):
         os.environ[variable] = "1"
     import machine
 
@@ -92,20 +91,20 @@ def layer(backend: str, T: int, B: int, H: int) -> Pair:
     import xrnn
     from xrnn.backends import get
     from xrnn.backends.cpu import generator
-    from xrnn.cells import InputGatedLSTM
+    from xrnn.cells import MinGRU
 
     there, random = get(backend), generator(0)
     xp = there.xp
     xs = xp.astype(there.from_host(random.normal(size=(T, B, H))), xp.float32)
-    drawn = {k: 0.1 * random.normal(size=s) for k, s in InputGatedLSTM.shapes(H, H).items()}
+    drawn = {k: 0.1 * random.normal(size=s) for k, s in MinGRU.shapes(H, H).items()}
     weights = {k: xp.astype(there.from_host(w), xp.float32) for k, w in drawn.items()}
 
     def run(cell: xrnn.cells.Cell) -> Any:
         ys, _, tape = xrnn.unroll(cell, weights, xs)
         return xrnn.unroll_backward(tape, ys)[0]
 
-    own = replace(InputGatedLSTM)  # a copy has no entry in the tables
-    return lambda: run(own), lambda: run(InputGatedLSTM)
+    own = replace(MinGRU)  # a copy has no entry in the tables
+    return lambda: run(own), lambda: run(MinGRU)
 
 
 def race(pair: Pair, sync: Callable[[], None]) -> tuple[float, float]:
@@ -131,8 +130,8 @@ def draw(points: Sequence[dict[str, Any]], about: dict[str, Any], path: Any) -> 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5), dpi=110, layout="constrained")
-    titles = {"recurrence": "the recurrence alone", "layer": "InputGatedLSTM, forward and back"}
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5.5), dpi=110, layout="constrained")
+    titles = {"recurrence": "the recurrence alone", "layer": "MinGRU, forward and back"}
     names = {
         "recurrence": ("step by step", "scan"),
         "layer": ("the cell's loop", "whole sequence"),
@@ -146,7 +145,7 @@ def draw(points: Sequence[dict[str, Any]], about: dict[str, Any], path: Any) -> 
                 panel.plot(Ts, [p[form] for p in curve], style, color=f"C{n}", ms=3, label=label)
         panel.set(xscale="log", yscale="log", xlabel="steps T", ylabel="ms", title=title)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+        panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     figure.suptitle(f"{about['device']}, float32, one thread")
     figure.savefig(path)
     pyplot.close(figure)

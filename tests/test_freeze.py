@@ -68,7 +68,10 @@ def test_it_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
         state = layer.step(x, state)[1]
         layer(xs, state)
     assert len(made) == 2
-    layer.freeze()(xs)
+    other = copy.copy(layer)
+    other.freeze()
+    for _ in range(3):
+        same(other(xs), layer(xs))
     assert len(made) == 4
 
 

@@ -88,6 +88,13 @@ def test_the_cpu_chooses_by_size(
     assert bool(calls) is by_scan
 
 
+def test_large_steps_go_by_the_cell_itself() -> None:
+    layer = xrnn.Layer(MinGRU, 4, 128)
+    assert layer.path((200, 32, 4))["_l0"] == "all gates at once"
+    assert layer.path((200, 1, 4))["_l0"] == "all gates at once, then a scan"
+    assert layer.path((200, 33, 4))["_l0"] == "the cell as written"
+
+
 def test_a_cell_made_from_a_linear_one_gets_no_scan() -> None:
     mine = replace(MinGRU, name="mine")
     xs = np.zeros((4, 1, 2))

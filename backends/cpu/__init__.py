@@ -19,6 +19,9 @@ from xrnn.scan import SOURCE, Scan, scan
 #: where a scan is the faster way: up to so many values in a step (B·H), from so many steps on
 SCAN_UP_TO, SCAN_FROM = 128, 128
 
+#: where all gates at once are the faster way: beyond, memory is moved once more than it need be
+WHOLE_UP_TO = 4096
+
 #: values of one state in a block: the dozen arrays of a block stay in the cache of a core
 BLOCK = 65536
 
@@ -119,6 +122,7 @@ def _linear(cell: Cell) -> tuple[Sequences, ...]:
             form.backward,
             dtypes,
             source,
+            serves=lambda T, B, I, H: B * H <= WHOLE_UP_TO,
             # The recurrence goes by a scan or step by step.
             trial=lambda T, B, I, H: (SCAN_FROM, 1, 2, 3) if scanned(T, B * H) else (5, 3, 4, 16),
             path=lambda T, B, I, H: (

@@ -176,10 +176,9 @@ class Direct:
         self.L, I, self.H = sizes
         self.code, state = CODES[cell][0], cell.state(cell.states)
         self.inputs = (I, *(self.H,) * (self.L - 1))
+        self.key = (self.code, *sizes)
         self.cost = len(cell.gates) * self.H * sum(n + self.H for n in self.inputs)
         self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(self.L)]
-        #: fixed weights, and the pack of each layer
-        self.packed: tuple[Weights, list[tuple[Any, ...]]] = ({}, [])
         self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
 
     def __reduce__(self) -> Any:
@@ -234,14 +233,14 @@ class Direct:
 
     def _packs(self, weights: Fixed) -> list[tuple[Any, ...]]:
         """For each layer what stands for W, U, b and v: one pack of them, made at the first use."""
-        fixed, packs = self.packed
-        if fixed is not weights:
+        packs: list[tuple[Any, ...]] | None = weights.made.get(self.key)
+        if packs is None:
             sizes = [(self.code, I, self.H) for I in self.inputs]
             packs = [
                 (_native.pack(*size, *map(weights.get, names)), None, None, None)
                 for size, names in zip(sizes, self.names, strict=True)
             ]
-            self.packed = weights, packs
+            weights.made[self.key] = packs
         return packs
 
     def _of(self, k: int, *states: Array | None) -> Any:
