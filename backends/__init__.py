@@ -77,8 +77,8 @@ class Backend:
     `computes` says whether the library's own functions keep a dtype (bfloat16 they may not:
     only entries of the tables serve it then); `device_of` tells devices of one library
     apart; `notes` are lines for `xrnn info`;
-    `direct` gives for layers, inputs and hidden units what runs a layer with the least delay,
-    if it has such: ``step(weights, x, state)`` and ``run(weights, xs, state)``, each y, state
+    `direct` gives for (layers, inputs, hidden units) what runs a layer with the least delay, if
+    it has such: ``step(weights, x, state)`` and ``run(weights, xs, state)``, each y, state
     or None; `fixed` gives an equal array that nothing can write to; `refused` are subclasses of
     the array type whose meaning would be lost.
     """
@@ -94,7 +94,9 @@ class Backend:
     computes: Callable[[Any], bool] = lambda dtype: True
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list
-    direct: Callable[[Cell, Any, tuple[int, int, int]], Any] = lambda cell, dtype, sizes: None
+    direct: Callable[[Cell, Any, tuple[int, int, int], bool], Any] = (
+        lambda cell, dtype, sizes, bias: None
+    )
     fixed: Callable[[Array], Array] | None = None
     refused: tuple[type, ...] = ()
 

@@ -89,6 +89,19 @@ def test_a_step_sees_weights_that_changed_in_place() -> None:
     np.testing.assert_array_equal(layer.step(x, state)[0], before)
 
 
+@every_cell
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_take_the_direct_way_with_biases_and_without(cell: Cell, bias: bool) -> None:
+    layer, xs = xrnn.Layer(cell, 3, 20, num_layers=2, bias=bias), noise(4, 2, 3)
+    state = layer(xs)[1]
+    assert layer._direct.step(layer.weights, xs[0], state) is not None
+    found = layer._direct.run(layer.weights, xs, state)
+    layer.weights["b_l0"] = layer.weights.get("b_l0", np.ones(20, "float32"))  # no bias: not read
+    expected = layer(xs, state, lengths=np.full(2, 4))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(layer(xs, state)[0], expected[0])
+
+
 def test_a_step_out_of_the_ordinary_is_refused_as_ever() -> None:
     layer, x = xrnn.LSTM(3, 4), noise(2, 3)
     _, state = layer.step(x)

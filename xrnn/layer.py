@@ -317,7 +317,7 @@ class Layer(Weighted):
             return None
         W = self._cell_weights("_l0")["W"]
         sizes = (self.num_layers, self.I, self.H)
-        return direct(backend_of(W), self.cell, W.dtype, sizes)
+        return direct(backend_of(W), self.cell, W.dtype, sizes, self.bias)
 
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""

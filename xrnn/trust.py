@@ -59,9 +59,11 @@ def trial_of(entry: Steps | Sequences, sizes: Sizes) -> Sizes:
     return entry.trial(*sizes) if isinstance(entry, Sequences) else TRIAL
 
 
-def direct(backend: Backend, cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Any:
+def direct(
+    backend: Backend, cell: Cell, dtype: Any, sizes: tuple[int, int, int], bias: bool
+) -> Any:
     """What the backend runs layers with, for (L, I, H), if the loop behind it is trusted."""
-    found, (_, I, H) = backend.direct(cell, dtype, sizes), sizes
+    found, (_, I, H) = backend.direct(cell, dtype, sizes, bias), sizes
     if found is None:
         return None
     entry = backend.entries(cell, (1, 1, I, H), dtype)[0]

@@ -167,22 +167,30 @@ class Direct:
     Parameters
     ----------
     cell : Cell
+    dtype : numpy.dtype
+        Of everything.
     sizes : (int, int, int)
         Layers, inputs and hidden units; one direction.
+    bias : bool
+        Whether the cells have biases.
     """
 
-    def __init__(self, cell: Cell, sizes: tuple[int, int, int]) -> None:
-        self.cell, self.sizes = cell, sizes
+    def __init__(self, cell: Cell, dtype: Any, sizes: tuple[int, int, int], bias: bool) -> None:
+        self.given = cell, dtype, sizes, bias
         self.L, I, self.H = sizes
         self.code, state = CODES[cell][0], cell.state(cell.states)
         self.inputs = (I, *(self.H,) * (self.L - 1))
-        self.key = (self.code, *sizes)
+        self.key = (self.code, *sizes, bias)
         self.cost = len(cell.gates) * self.H * sum(n + self.H for n in self.inputs)
-        self.names = [tuple(f"{name}_l{k}" for name in ("W", "U", "b", "v")) for k in range(self.L)]
+        names, own = ("W", "U", "b", "v"), cell.shapes(I, self.H, bias)
+        self.names = [tuple(f"{n}_l{k}" if n in own else "" for n in names) for k in range(self.L)]
+        zeros = {n: np.zeros(s, dtype) for n, s in cell.shapes(I, self.H).items() if n not in own}
+        #: what stands for the weights that the layer does not have
+        self.absent = [zeros.get(n) for n in names]
         self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
 
     def __reduce__(self) -> Any:
-        return Direct, (self.cell, self.sizes)
+        return Direct, self.given
 
     def step(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
         """One time step; None if what is given is out of the ordinary."""
@@ -196,7 +204,7 @@ class Direct:
             get, packs = weights.get, self._packs(weights) if type(weights) is Fixed else None
             for k, names in enumerate(self.names):
                 h_k, c_k, new_h_k, new_c_k = self._of(k, h, c, new_h, new_c)
-                W, U, b, v = packs[k] if packs else map(get, names)
+                W, U, b, v = packs[k] if packs else map(get, names, self.absent)
                 sizes = (B, self.inputs[k], self.H)
                 _native.step(self.code, *sizes, x, W, U, b, v, h_k, c_k, new_h_k, new_c_k)
                 x = new_h_k
@@ -222,7 +230,7 @@ class Direct:
             get, packs = weights.get, self._packs(weights) if type(weights) is Fixed else None
             for k, names in enumerate(self.names):
                 h_k, c_k, last_h_k, last_c_k = self._of(k, h, c, last_h, last_c)
-                W, U, b, v = packs[k] if packs else map(get, names)
+                W, U, b, v = packs[k] if packs else map(get, names, self.absent)
                 sizes, ys = (T, B, self.inputs[k], H), np.empty((T, B, H), dtype)
                 outputs = (ys, last_h_k, last_c_k, None, None, n)
                 _native.forward(self.code, *sizes, xs, W, U, b, v, None, False, h_k, c_k, *outputs)
@@ -237,7 +245,7 @@ class Direct:
         if packs is None:
             sizes = [(self.code, I, self.H) for I in self.inputs]
             packs = [
-                (_native.pack(*size, *map(weights.get, names)), None, None, None)
+                (_native.pack(*size, *map(weights.get, names, self.absent)), None, None, None)
                 for size, names in zip(sizes, self.names, strict=True)
             ]
             weights.made[self.key] = packs
@@ -250,17 +258,18 @@ class Direct:
         return [None if a is None else a[k] for a in states]
 
 
-def direct(cell: Cell, dtype: Any, sizes: tuple[int, int, int]) -> Direct | None:
+def direct(cell: Cell, dtype: Any, sizes: tuple[int, int, int], bias: bool) -> Direct | None:
     """What runs a layer of this cell, if the extension does and its step agrees with its loop."""
     if _native is None or cell not in CODES or dtype not in DTYPES or not _agrees(cell, dtype):
         return None
-    return Direct(cell, sizes)
+    return Direct(cell, dtype, sizes, bias)
 
 
 @cache
 def _agrees(cell: Cell, dtype: Any) -> bool:
     """Whether a step is bit for bit the loop over one step, and packed weights change no bit."""
-    rng, one, (I, H), B = np.random.default_rng(0), Direct(cell, (1, 4, 16)), (4, 16), 2
+    rng, (I, H), B = np.random.default_rng(0), (4, 16), 2
+    one = Direct(cell, dtype, (1, I, H), True)
     weights = {
         f"{name}_l0": (rng.normal(size=shape) / H).astype(dtype)
         for name, shape in cell.shapes(I, H).items()
