@@ -120,6 +120,36 @@ def test_a_step_out_of_the_ordinary_is_refused_as_ever() -> None:
     )
 
 
+@pytest.mark.parametrize("B", [1, 3])
+def test_the_batch_may_come_first(B: int) -> None:
+    layer, first = (xrnn.GRU(3, 20, num_layers=2, batch_first=b) for b in (False, True))
+    xs = noise(7, B, 3)
+    ys, last = layer(xs)
+    assert first._direct.run(first.weights, xs.swapaxes(0, 1), None, True) is not None
+    for found in (first(xs.swapaxes(0, 1)), first(xs.swapaxes(0, 1), lengths=np.full(B, 7))):
+        np.testing.assert_array_equal(found[0].swapaxes(0, 1), ys)
+        np.testing.assert_array_equal(found[1][0], last[0])
+    with pytest.raises(ValueError, match=r"it must be \(B, T, I\) with I = 3"):
+        first(xs[0])
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_mask_is_not_dropped(num_layers: int) -> None:
+    layer, xs = xrnn.LSTM(3, 4, num_layers=num_layers), noise(5, 1, 3)
+    h, c = layer(xs)[1]
+    masked: Any = np.ma.array
+    for wrong in (xs, xs[0]):
+        with pytest.raises(TypeError, match="it must be an array of"):
+            (layer if wrong.ndim == 3 else layer.step)(masked(wrong), (h, c))
+    with pytest.raises(TypeError, match="it must be an array of"):
+        layer.step(xs[0], (h, masked(c)))
+    layer.weights["U_l0"] = masked(layer.weights["U_l0"])
+    with pytest.raises(TypeError, match="it must be an array of"):
+        layer.step(xs[0], (h, c))
+    with pytest.raises(TypeError, match="it must be an array of"):
+        layer.freeze()
+
+
 def test_layers_that_have_stepped_can_be_copied_and_pickled() -> None:
     layer, x = xrnn.GRU(3, 4), noise(1, 3)
     _, state = layer.step(x)

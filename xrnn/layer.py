@@ -166,8 +166,9 @@ class Layer(Weighted):
         self, xs: Array, state: State | None = None, lengths: Array | None = None
     ) -> tuple[Array, State]:
         """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
-        if self._direct is not None and lengths is None and not self.batch_first:
-            out: tuple[Array, State] | None = self._direct.run(self.weights, xs, state)
+        if self._direct is not None and lengths is None:
+            out: tuple[Array, State] | None
+            out = self._direct.run(self.weights, xs, state, self.batch_first)
             if out is not None:
                 return out
         ys, last, _ = self._run(xs, state, lengths, seed=None, keep=False)

@@ -197,7 +197,7 @@ class Direct:
         try:
             h, c = state if self.two else (*state, None)
             shape, dtype, B = h.shape, x.dtype, len(x)
-            if x.ndim != 2 or shape != (self.L, B, self.H):
+            if type(x) is not np.ndarray or x.ndim != 2 or shape != (self.L, B, self.H):
                 return None
             new_h = np.empty(shape, dtype)
             new_c = np.empty(shape, dtype) if self.two else None
@@ -212,9 +212,15 @@ class Direct:
             return None
         return new_h[-1], self.make((new_h, new_c) if self.two else (new_h,))
 
-    def run(self, weights: Weights, xs: Array, state: State | None) -> tuple[Array, State] | None:
+    def run(
+        self, weights: Weights, xs: Array, state: State | None, batch_first: bool = False
+    ) -> tuple[Array, State] | None:
         """Inference over sequences (T, B, I); None if what is given is out of the ordinary."""
+        if type(xs) is not np.ndarray:  # a subclass may mean more than its numbers
+            return None
         try:
+            if batch_first:
+                xs = np.ascontiguousarray(xs.swapaxes(0, 1))
             T, B, _ = xs.shape
             shape, dtype, H = (self.L, B, self.H), xs.dtype, self.H
             if state is None:
@@ -237,7 +243,8 @@ class Direct:
                 xs = ys
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
-        return xs, self.make((last_h, last_c) if self.two else (last_h,))
+        ys = xs.swapaxes(0, 1) if batch_first else xs
+        return ys, self.make((last_h, last_c) if self.two else (last_h,))
 
     def _packs(self, weights: Fixed) -> list[tuple[Any, ...]]:
         """For each layer what stands for W, U, b and v: one pack of them, made at the first use."""

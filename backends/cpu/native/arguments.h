@@ -12,7 +12,8 @@ typedef struct {
   PyObject* const* args;
   Py_ssize_t n, next;
   int failed;
-  size_t real;  // bytes of a real: 0 until the first array
+  size_t real;            // bytes of a real: 0 until the first array,
+  PyTypeObject* of_type;  // whose type all have: a subclass may mean more than its numbers
   Py_buffer views[24];
   int used;
 } Taken;
@@ -69,7 +70,7 @@ static void* items(Taken* a, const char* name, int flags, Py_ssize_t count, size
   return a->failed ? NULL : view->buf;
 }
 
-// An array of reals, all of the type of the first one.
+// An array of reals, all of the types of the first one.
 static void* reals(Taken* a, const char* name, int flags, Py_ssize_t count) {
   if (!a->real && a->next < a->n && !a->failed) {
     Py_buffer view;
@@ -78,7 +79,13 @@ static void* reals(Taken* a, const char* name, int flags, Py_ssize_t count) {
       return NULL;
     }
     a->real = view.itemsize == sizeof(double) ? sizeof(double) : sizeof(float);
+    a->of_type = Py_TYPE(a->args[a->next]);
     PyBuffer_Release(&view);
+  }
+  if (!a->failed && a->next < a->n && a->args[a->next] != Py_None &&
+      Py_TYPE(a->args[a->next]) != a->of_type) {
+    PyErr_Format(PyExc_TypeError, "%s is of another type than the arrays before it", name);
+    a->failed = 1;
   }
   return items(a, name, flags, count, a->real, a->real == sizeof(double) ? "d" : "f");
 }
