@@ -78,9 +78,9 @@ class Backend:
     only entries of the tables serve it then); `device_of` tells devices of one library
     apart; `notes` are lines for `xrnn info`;
     `direct` gives for (layers, inputs, hidden units) what runs a layer with the least delay, if
-    it has such: ``step(weights, x, state)`` and ``run(weights, xs, state, batch_first)``, each
-    y, state or None; `fixed` gives an equal array that nothing can write to; `refused` are
-    subclasses of the array type whose meaning would be lost.
+    it has such: ``step(weights, x, state)`` and ``run(weights, xs, state)``, each y, state or
+    None; `fixed` gives an equal array that nothing can write to; `refused` are subclasses of the
+    array type whose meaning would be lost.
     """
 
     name: str

@@ -11,6 +11,7 @@ import numpy as np
 from shim.runtime import ShimRuntime
 
 from xrnn import cells, unroll, unroll_backward
+from xrnn.backends.cuda.plan import Product
 from xrnn.cells import Cell
 from xrnn.typing import Array
 
@@ -175,7 +176,9 @@ class Steps:
         k = b.shape[1] if tb else b.shape[0]
         at = [self.runtime.pointer(array) for array in (a, b, out)]
         kinds = (self.kind, self.acc, False)
-        self.runtime.gemm(False, tb, m, n, k, at[0], lda, at[1], b.shape[1], beta, at[2], n, *kinds)
+        self.runtime.gemm(
+            Product(False, tb, m, n, k, at[0], lda, at[1], b.shape[1], beta, at[2], n, *kinds)
+        )
 
     def run(self, save: bool = True) -> None:
         """Forward through all steps."""

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_the_batch_may_come_first(B: int) -> None:
     layer, first = (xrnn.GRU(3, 20, num_layers=2, batch_first=b) for b in (False, True))
     xs = noise(7, B, 3)
     ys, last = layer(xs)
-    assert first._direct.run(first.weights, xs.swapaxes(0, 1), None, True) is not None
+    assert first._direct.run(first.weights, xs[::-1], None) is not None  # strides do not matter
     for found in (first(xs.swapaxes(0, 1)), first(xs.swapaxes(0, 1), lengths=np.full(B, 7))):
         np.testing.assert_array_equal(found[0].swapaxes(0, 1), ys)
         np.testing.assert_array_equal(found[1][0], last[0])
@@ -148,6 +149,57 @@ def test_a_mask_is_not_dropped(num_layers: int) -> None:
         layer.step(xs[0], (h, c))
     with pytest.raises(TypeError, match="it must be an array of"):
         layer.freeze()
+
+
+@pytest.mark.parametrize("wrong", ["W.T", "U.T", "flat", "c", "array", "generator"])
+def test_what_the_door_refuses_is_refused_on_the_direct_way(wrong: str) -> None:
+    layer, xs = xrnn.LSTM(3, 5), noise(4, 2, 3)
+    state: Any = layer(xs)[1]
+    if wrong in ("W.T", "U.T"):
+        layer.weights[f"{wrong[0]}_l0"] = layer.weights[f"{wrong[0]}_l0"].T.copy()
+    elif wrong == "flat":
+        layer.weights["W_l0"] = layer.weights["W_l0"].reshape(-1)
+    else:
+        h, c = state
+        other = {"c": (h, c.swapaxes(0, 1)), "array": np.stack([h, c]), "generator": iter((h, c))}
+        state = other[wrong]
+    for call, given in ((layer, xs), (layer.step, xs[0])):
+        with pytest.raises((TypeError, ValueError), match="it must be"):
+            call(given, state)
+    if wrong in ("W.T", "U.T", "flat"):
+        with pytest.raises(ValueError, match="has shape"):
+            layer.freeze().step(xs[0], state)
+
+
+def test_memory_maps_and_unaligned_arrays(tmp_path: Path) -> None:
+    layer, xs = xrnn.LSTM(3, 5), noise(4, 2, 3)
+    ys, _, tape = layer.forward(xs)
+    expected = layer.backward(tape, ys)
+    for name, w in layer.weights.items():
+        np.save(tmp_path / f"{name}.npy", w)
+        layer.weights[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    odd = np.frombuffer(b"." + xs.tobytes(), "float32", offset=1).reshape(xs.shape)
+    assert not odd.flags.aligned
+    np.testing.assert_array_equal(layer(odd)[0], ys)
+    found = layer.backward(layer.forward(odd)[2], ys)
+    np.testing.assert_array_equal(found[0], expected[0])
+    for name, d in expected[2].items():
+        np.testing.assert_array_equal(found[2][name], d)
+
+
+def test_a_tape_gives_its_gates_away() -> None:
+    layer, xs = xrnn.LSTM(3, 5), noise(4, 2, 3)
+    ys, _, tape = layer.forward(xs)
+    layer.backward(tape, ys)
+    assert tape.stack.tapes[0].saved.gates is None
+
+
+def test_a_layer_moved_here_takes_the_direct_way() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    layer = xrnn.LSTM(3, 5, device="array_api_strict")
+    layer(strict.asarray(noise(4, 2, 3)))
+    assert layer._direct is None
+    assert layer.to("cpu")._direct is not None
 
 
 def test_layers_that_have_stepped_can_be_copied_and_pickled() -> None:

@@ -15,6 +15,8 @@ import ml_dtypes
 from shim import build
 from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
 
+from xrnn.backends.cuda.plan import Product
+
 pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
 
 KERNELS = (build.HERE / "judged.cu").read_text(encoding="utf-8")
@@ -298,10 +300,10 @@ def test_products(
     B = rng.normal(size=((n, k + 1) if tb else (k, n + 1))).astype(types.get(kind, kind))
     C = np.full((m, n + 3), 0.5 if beta else np.nan).astype(types.get(out, out))
     before = C.copy()
+    pointers = [(runtime.pointer(a), a.shape[1]) for a in (A, B, C)]
     runtime.gemm(
-        ta, tb, m, n, k, runtime.pointer(A), A.shape[1], runtime.pointer(B), B.shape[1],
-        beta, runtime.pointer(C), C.shape[1], kind, out, tf32,
-    )  # fmt: skip
+        Product(ta, tb, m, n, k, *pointers[0], *pointers[1], beta, *pointers[2], kind, out, tf32)
+    )
     left = (A.T[:m] if ta else A[:, :k]).astype(float)
     right = (B[:, :k].T if tb else B[:, :n]).astype(float)
     expected = left @ right + (0.5 if beta else 0)

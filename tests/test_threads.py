@@ -23,6 +23,10 @@ def test_threads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads() == 3
     monkeypatch.setenv("XRNN_NUM_THREADS", "5")
     assert threads() == 5
+    monkeypatch.setenv("XRNN_NUM_THREADS", "2000000")
+    assert threads() == 256
+    monkeypatch.setenv("XRNN_NUM_THREADS", "²")
+    assert threads() == 3
     monkeypatch.setenv("XRNN_NUM_THREADS", "none")
     assert threads() == 3
 

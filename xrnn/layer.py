@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from xrnn import stack
 from xrnn.backends import backend_of, get
@@ -167,10 +167,11 @@ class Layer(Weighted):
     ) -> tuple[Array, State]:
         """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
         if self._direct is not None and lengths is None:
-            out: tuple[Array, State] | None
-            out = self._direct.run(self.weights, xs, state, self.batch_first)
+            if self.batch_first:
+                self._check_inputs(xs, "xs", "(B, T, I)")
+            out = self._direct.run(self.weights, self.time_first(xs), state)
             if out is not None:
-                return out
+                return self.time_first(out[0]), out[1]
         ys, last, _ = self._run(xs, state, lengths, seed=None, keep=False)
         return ys, last
 
@@ -320,6 +321,11 @@ class Layer(Weighted):
         sizes = (self.num_layers, self.I, self.H)
         return direct(backend_of(W), self.cell, W.dtype, sizes, self.bias)
 
+    def to(self, device: str) -> Self:
+        """As `Weighted.to`."""
+        self.__dict__.pop("_direct", None)
+        return super().to(device)
+
     def config(self) -> dict[str, Any]:
         """What a file must agree on to be loaded into this layer."""
         return {
@@ -337,13 +343,7 @@ class Layer(Weighted):
         return f"<{type(self).__name__} {self.config()}>"
 
     def _run(
-        self,
-        xs: Array,
-        state: State | None,
-        lengths: Array | None,
-        *,
-        seed: int | None,
-        keep: bool,
+        self, xs: Array, state: State | None, lengths: Array | None, *, seed: int | None, keep: bool
     ) -> tuple[Array, State, Any]:
         self._check_inputs(xs, "xs", "(B, T, I)" if self.batch_first else "(T, B, I)")
         xs = self.time_first(xs)
@@ -351,13 +351,7 @@ class Layer(Weighted):
         return self.time_first(ys), last, tape
 
     def _run_layers(
-        self,
-        xs: Array,
-        state: State | None,
-        lengths: Array | None,
-        *,
-        seed: int | None,
-        keep: bool,
+        self, xs: Array, state: State | None, lengths: Array | None, *, seed: int | None, keep: bool
     ) -> tuple[Array, State, Any]:
         firsts = stack.split_state(
             self.cell, state, "state", (len(self.parts()), xs.shape[1], self.H)

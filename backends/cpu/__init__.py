@@ -114,13 +114,12 @@ def solve(f: Any, u: Any, first: Any, *, xp: Any) -> Any:
 
 def _linear(cell: Cell) -> tuple[Sequences, ...]:
     form = Scan(cell, solve, BLOCK)
-    dtypes = frozenset({np.dtype("float32"), np.dtype("float64")})
     source = SOURCE + Path(__file__).read_text()
     return (
         Sequences(
             form.forward,
             form.backward,
-            dtypes,
+            loops.DTYPES,
             source,
             serves=lambda T, B, I, H: B * H <= WHOLE_UP_TO,
             # The recurrence goes by a scan or step by step.

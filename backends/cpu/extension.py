@@ -17,6 +17,7 @@ import numpy as np
 
 from xrnn import cells
 from xrnn.backends import Fixed, Sequences
+from xrnn.backends.cpu.loops import DTYPES
 from xrnn.backends.cpu.threads import introduce, threads
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Namespace, State, Weights
@@ -42,15 +43,16 @@ CODES: dict[Cell, tuple[int, int]] = {
     cells.InputGatedLSTM: (5, 4),
 }
 
-DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
-
-#: what a proof is a proof of: the compiled code
-SOURCE = "" if _native is None else str(Path(_native.__file__).stat())
+#: what a proof is a proof of: the compiled code, and the part of it that runs here
+SOURCE = ""
+if _native is not None:
+    _file = Path(_native.__file__).stat()
+    SOURCE = f"{_native.isa()} {_file.st_size} {_file.st_mtime_ns}"
 
 
 @dataclass
 class Run:
-    """What backward needs of forward; `gates` hold their gradients once it has run."""
+    """What backward needs of forward; `gates` are None where none are kept, or once it has run."""
 
     xs: Array
     first: State
@@ -59,7 +61,6 @@ class Run:
     ys: Array
     gates: Array | None
     cs: Array | None
-    spent: bool = False
 
 
 class Native:
@@ -82,9 +83,9 @@ class Native:
     ) -> tuple[Array, State, Run | None]:
         """As `xrnn.loop.Loop.forward`, for at least one value."""
         (T, B, I), H = xs.shape, state[0].shape[1]
-        first = tuple(map(np.ascontiguousarray, state))
+        first = tuple(map(_plain, state))
         run = Run(
-            np.ascontiguousarray(xs),
+            _plain(xs),
             first,
             lengths,
             reverse,
@@ -116,24 +117,23 @@ class Native:
     ) -> tuple[Array, State, dict[str, Array]]:
         """As `xrnn.loop.Loop.backward`.  Gradients take the place of the gates they are of, so
         a second pass back first goes forward again."""
-        if saved.spent:
+        if self.kept and saved.gates is None:
             how = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
             saved = again
         (T, B, I), H = saved.xs.shape, saved.first[0].shape[1]
-        das = np.empty((T, B, H), saved.xs.dtype) if saved.gates is None else saved.gates
-        saved.spent = saved.gates is not None
+        # Given away: nobody can use the gates again once their gradients stand there.
+        gates, saved.gates = saved.gates, None
+        das = np.empty((T, B, H), saved.xs.dtype) if gates is None else gates
         # A copy each: the extension writes the gradient of the first state over that of the last.
         carried = tuple(np.array(d, order="C") for d in dstate)
-        dxs, dweights = (
-            np.empty_like(saved.xs),
-            {k: np.empty_like(w, order="C") for k, w in weights.items()},
-        )
+        dxs = np.empty_like(saved.xs)
+        dweights = {k: np.empty(w.shape, w.dtype) for k, w in weights.items()}
         _native.backward(
-            *(self.code, T, B, I, H, *_dense(weights, "W", "U"), saved.gates, saved.cs, saved.ys),
+            *(self.code, T, B, I, H, *_dense(weights, "W", "U"), gates, saved.cs, saved.ys),
             *(saved.first[0], _second(saved.first)),
-            *(None if dys is None else np.ascontiguousarray(dys), saved.lengths, saved.reverse),
+            *(None if dys is None else _plain(dys), saved.lengths, saved.reverse),
             *(carried[0], _second(carried), das, dxs),
             *(dweights.get(name) for name in ("W", "U", "b", "v")),
             *(saved.xs, threads()),
@@ -145,9 +145,15 @@ def _second(state: State) -> Array | None:
     return state[1] if len(state) == 2 else None
 
 
+def _plain(array: Array) -> Array:
+    """The same values as an array that C can walk: contiguous and aligned."""
+    array = np.ascontiguousarray(array)
+    return array if array.flags.aligned else array.copy()
+
+
 def _dense(weights: Weights, *names: str) -> list[Array | None]:
     """Weights as the extension takes them; None for one that the cell does not have."""
-    return [np.ascontiguousarray(weights[n]) if n in weights else None for n in names]
+    return [_plain(weights[n]) if n in weights else None for n in names]
 
 
 def notes() -> list[str]:
@@ -194,10 +200,12 @@ class Direct:
 
     def step(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
         """One time step; None if what is given is out of the ordinary."""
+        if type(x) is not np.ndarray or not isinstance(state, tuple):
+            return None  # a subclass may mean more than its numbers
         try:
             h, c = state if self.two else (*state, None)
             shape, dtype, B = h.shape, x.dtype, len(x)
-            if type(x) is not np.ndarray or x.ndim != 2 or shape != (self.L, B, self.H):
+            if x.ndim != 2 or shape != (self.L, B, self.H) or (self.two and c.shape != shape):
                 return None
             new_h = np.empty(shape, dtype)
             new_c = np.empty(shape, dtype) if self.two else None
@@ -212,23 +220,20 @@ class Direct:
             return None
         return new_h[-1], self.make((new_h, new_c) if self.two else (new_h,))
 
-    def run(
-        self, weights: Weights, xs: Array, state: State | None, batch_first: bool = False
-    ) -> tuple[Array, State] | None:
+    def run(self, weights: Weights, xs: Array, state: State | None) -> tuple[Array, State] | None:
         """Inference over sequences (T, B, I); None if what is given is out of the ordinary."""
-        if type(xs) is not np.ndarray:  # a subclass may mean more than its numbers
+        if type(xs) is not np.ndarray or not (state is None or isinstance(state, tuple)):
             return None
         try:
-            if batch_first:
-                xs = np.ascontiguousarray(xs.swapaxes(0, 1))
             T, B, _ = xs.shape
+            xs = np.ascontiguousarray(xs)
             shape, dtype, H = (self.L, B, self.H), xs.dtype, self.H
             if state is None:
                 h = np.zeros(shape, dtype)
                 c = h if self.two else None
             else:
                 h, c = state if self.two else (*state, None)
-                if h.shape != shape:
+                if h.shape != shape or (self.two and c.shape != shape):
                     return None
             n = threads() if T * B * self.cost > SMALL else 1
             last_h = np.empty(shape, dtype)
@@ -243,8 +248,7 @@ class Direct:
                 xs = ys
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
-        ys = xs.swapaxes(0, 1) if batch_first else xs
-        return ys, self.make((last_h, last_c) if self.two else (last_h,))
+        return xs, self.make((last_h, last_c) if self.two else (last_h,))
 
     def _packs(self, weights: Fixed) -> list[tuple[Any, ...]]:
         """For each layer what stands for W, U, b and v: one pack of them, made at the first use."""

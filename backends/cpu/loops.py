@@ -50,8 +50,3 @@ LOOPS: dict[Cell, Sequences] = {
     cells.GRUBefore: _entry(GRUBeforePass()),
     cells.PeepholeLSTM: _entry(PeepholePass()),
 }
-
-
-def entry(cell: Cell) -> tuple[Sequences, ...]:
-    """The loop of this very cell, if there is one."""
-    return (LOOPS[cell],) if cell in LOOPS else ()

@@ -48,7 +48,7 @@ class Run:
     kept: list[tuple[Array, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.T, self.B, self.I = self.xs.shape
+        self.T, self.B, _ = self.xs.shape
         self.H = self.hs.shape[-1]
         #: of a state in the loop: no axis for a batch of one, which a call would pay for
         self.shape = (self.H,) if self.B == 1 else (self.B, self.H)

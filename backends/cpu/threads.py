@@ -7,6 +7,9 @@ import sys
 import threading
 from typing import Any
 
+#: more are not made, whatever is asked for
+MOST = 256
+
 _limits = threading.local()
 
 
@@ -24,8 +27,8 @@ def threads() -> int:
 def _default() -> int:
     for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(variable, "").partition(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
+        if value.isdecimal() and int(value) > 0:
+            return min(int(value), MOST)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not every system has it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
@@ -25,6 +25,26 @@ TYPES = {
     "float32": ("float", 4, "float32"),
     "float64": ("double", 8, "float64"),
 }
+
+
+class Product(NamedTuple):
+    """C (m, n) = op(A) op(B) + beta C: addresses, the lengths of rows, and what is stored."""
+
+    ta: bool
+    tb: bool
+    m: int
+    n: int
+    k: int
+    A: int
+    lda: int
+    B: int
+    ldb: int
+    beta: float
+    C: int
+    ldc: int
+    kind: str  # of A and B
+    out: str  # of C
+    tf32: bool
 
 
 class Runtime(Protocol):
@@ -49,24 +69,7 @@ class Runtime(Protocol):
         cluster: int = 1,
     ) -> None: ...
 
-    def gemm(
-        self,
-        ta: bool,
-        tb: bool,
-        m: int,
-        n: int,
-        k: int,
-        A: int,
-        lda: int,
-        B: int,
-        ldb: int,
-        beta: float,
-        C: int,
-        ldc: int,
-        kind: str,
-        out: str,
-        tf32: bool,
-    ) -> None: ...
+    def gemm(self, product: Product) -> None: ...
 
 
 @dataclass
@@ -180,7 +183,7 @@ class Plan:
     ) -> None:
         """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row's length."""
         out = self.acc if acc else self.kind
-        self.runtime.gemm(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32)
+        self.runtime.gemm(Product(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32))
 
     def column_sums(self, x: int, ldx: int, cols: int, y: int = 0, ldy: int = 0) -> Array:
         """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype; always in one order."""

@@ -1,6 +1,6 @@
 """CuPy as the kernels are launched through it: compile, launch, multiply.
 
-All sizes and addresses are worked out by `xrnn.backends.cuda.sequence`, which knows no CuPy:
+All sizes and addresses are worked out by `xrnn.backends.cuda.plan`, which knows no CuPy:
 the same plan of launches runs on a host shim in the tests.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 import array_api_compat.cupy
 import cupy
 from cupy.cuda import device, driver
+
+from xrnn.backends.cuda.plan import Product
 
 KERNELS = Path(__file__).with_name("kernels")
 
@@ -101,37 +103,21 @@ class CupyRuntime:
         kernel = self._kernel(source, instance, shared, cluster)
         kernel(grid, block, tuple(args), shared_mem=shared)
 
-    def gemm(
-        self,
-        ta: bool,
-        tb: bool,
-        m: int,
-        n: int,
-        k: int,
-        A: int,
-        lda: int,
-        B: int,
-        ldb: int,
-        beta: float,
-        C: int,
-        ldc: int,
-        kind: str,
-        out: str,
-        tf32: bool,
-    ) -> None:
-        """C (m, n) = op(A) op(B) + beta C, in rows.  cuBLAS counts in columns: it makes Cᵀ."""
+    def gemm(self, product: Product) -> None:
+        """A product; cuBLAS counts in columns, so it makes Cᵀ."""
         from cupy_backends.cuda.libs import cublas  # loads the library
 
-        stored, summed = TYPES[kind]
-        if tf32 and kind == "float32":
+        p = product
+        stored, summed = TYPES[p.kind]
+        if p.tf32 and p.kind == "float32":
             summed = FAST_TF32
-        wide = kind == "float64"
-        one, factor = (ctypes.addressof(self._factors[f, wide]) for f in (1.0, beta))
+        wide = p.kind == "float64"
+        one, factor = (ctypes.addressof(self._factors[f, wide]) for f in (1.0, p.beta))
         handle = device.get_cublas_handle()
         cublas.gemmEx(
-            *(handle, int(tb), int(ta), n, m, k),
-            *(one, B, stored, ldb, A, stored, lda),
-            *(factor, C, TYPES[out][0], ldc, summed, -1),
+            *(handle, int(p.tb), int(p.ta), p.n, p.m, p.k),
+            *(one, p.B, stored, p.ldb, p.A, stored, p.lda),
+            *(factor, p.C, TYPES[p.out][0], p.ldc, summed, -1),
         )
 
     def _kernel(self, source: str, instance: str, shared: int, cluster: int) -> Any:

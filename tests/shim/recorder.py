@@ -11,6 +11,7 @@ import numpy as np
 
 from xrnn.backends import Sequences, Sizes
 from xrnn.backends.cuda import tables
+from xrnn.backends.cuda.plan import Product
 from xrnn.cells.base import Cell
 
 #: size of a cluster → how many of them a Hopper with 132 multiprocessors may hold at once
@@ -62,7 +63,7 @@ class Recorder:
         self.launches.append((source, instance, grid, block, shared, cluster))
         self.work += 1
 
-    def gemm(self, *given: Any) -> None:
+    def gemm(self, product: Product) -> None:
         self.work += 1
 
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from shim.build import KERNELS, Instance, library
+from xrnn.backends.cuda.plan import Product
 
 FAILURES = {
     1: "the grid is not a multiple of the cluster",
@@ -84,36 +85,20 @@ class ShimRuntime:
             what = FAILURES.get(code, f"argument {code - 100} has the wrong size or kind")
             raise RuntimeError(f"{source}: {instance}: {what} (schedule {self.schedule})")
 
-    def gemm(
-        self,
-        ta: bool,
-        tb: bool,
-        m: int,
-        n: int,
-        k: int,
-        A: int,
-        lda: int,
-        B: int,
-        ldb: int,
-        beta: float,
-        C: int,
-        ldc: int,
-        kind: str,
-        out: str,
-        tf32: bool,
-    ) -> None:
-        """C = op(A) op(B) + beta·C, row-major; float16 and bfloat16 are summed in float32."""
-        wide = np.float64 if kind == "float64" else np.float32
-        a = matrix(A, *((k, m) if ta else (m, k)), lda, kind).astype(wide)
-        b = matrix(B, *((n, k) if tb else (k, n)), ldb, kind).astype(wide)
-        if tf32 and kind == "float32":
+    def gemm(self, product: Product) -> None:
+        """A product; float16 and bfloat16 are summed in float32."""
+        p = product
+        wide = np.float64 if p.kind == "float64" else np.float32
+        a = matrix(p.A, *((p.k, p.m) if p.ta else (p.m, p.k)), p.lda, p.kind).astype(wide)
+        b = matrix(p.B, *((p.n, p.k) if p.tb else (p.k, p.n)), p.ldb, p.kind).astype(wide)
+        if p.tf32 and p.kind == "float32":
             a, b = rounded_to_tf32(a), rounded_to_tf32(b)
-        c = matrix(C, m, n, ldc, out)
+        c = matrix(p.C, p.m, p.n, p.ldc, p.out)
         # As on the device, a sum that is too large becomes ∞ in silence.
         with np.errstate(all="ignore"):
-            total = (a.T if ta else a) @ (b.T if tb else b)
-            if beta:
-                total = total + wide(beta) * c.astype(wide)
+            total = (a.T if p.ta else a) @ (b.T if p.tb else b)
+            if p.beta:
+                total = total + wide(p.beta) * c.astype(wide)
             c[...] = total.astype(c.dtype)
 
     def _entry(self, instance: Instance) -> Any:

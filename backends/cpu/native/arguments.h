@@ -44,11 +44,12 @@ static Py_ssize_t number(Taken* a, const char* name, Py_ssize_t least, Py_ssize_
   return a->failed ? 0 : value;
 }
 
-enum { IN = PyBUF_FORMAT, OUT = PyBUF_FORMAT | PyBUF_WRITABLE, OPTIONAL = 1 << 20 };
+enum { IN = PyBUF_FORMAT | PyBUF_ND, OUT = IN | PyBUF_WRITABLE, OPTIONAL = 1 << 20 };
 
-// A buffer of `count` items, each of `size` bytes and of one of `formats`.
-static void* items(Taken* a, const char* name, int flags, Py_ssize_t count, size_t size,
-                   const char* formats) {
+// A buffer of `count` items, each of `size` bytes and of one of `formats`; its last axis is `width`
+// long, if that is not -1.
+static void* items(Taken* a, const char* name, int flags, Py_ssize_t count, Py_ssize_t width,
+                   size_t size, const char* formats) {
   PyObject* o = argument(a);
   if (!o || (o == Py_None && flags & OPTIONAL)) return NULL;
   Py_buffer* view = &a->views[a->used];
@@ -66,12 +67,15 @@ static void* items(Taken* a, const char* name, int flags, Py_ssize_t count, size
     PyErr_Format(PyExc_ValueError, "%s holds %zd items; it must hold %zd", name,
                  view->len / view->itemsize, count);
     a->failed = 1;
+  } else if (width >= 0 && (view->ndim < 1 || view->shape[view->ndim - 1] != width)) {
+    PyErr_Format(PyExc_ValueError, "%s has another last axis than %zd", name, width);
+    a->failed = 1;
   }
   return a->failed ? NULL : view->buf;
 }
 
 // An array of reals, all of the types of the first one.
-static void* reals(Taken* a, const char* name, int flags, Py_ssize_t count) {
+static void* reals(Taken* a, const char* name, int flags, Py_ssize_t count, Py_ssize_t width) {
   if (!a->real && a->next < a->n && !a->failed) {
     Py_buffer view;
     if (PyObject_GetBuffer(a->args[a->next], &view, PyBUF_SIMPLE)) {
@@ -87,7 +91,7 @@ static void* reals(Taken* a, const char* name, int flags, Py_ssize_t count) {
     PyErr_Format(PyExc_TypeError, "%s is of another type than the arrays before it", name);
     a->failed = 1;
   }
-  return items(a, name, flags, count, a->real, a->real == sizeof(double) ? "d" : "f");
+  return items(a, name, flags, count, width, a->real, a->real == sizeof(double) ? "d" : "f");
 }
 
 // After the last argument: whether the call may be made.

@@ -205,7 +205,8 @@ static void N(gemm_share)(void* data, int share, int threads) {
 }
 
 // See Gemm in native.h.
-static int N(gemm)(const Gemm* p) {
+static int N(gemm)(const void* gemm) {
+  const Gemm* p = gemm;
   if (p->m <= 0 || p->n <= 0) return 0;
   const int threads = worth(p->team, 2.0 * (double)p->m * (double)p->n * (double)p->k);
   N(GemmJob) job = {p, room((size_t)threads * GEMM_ROOM * sizeof(real))};

@@ -46,7 +46,6 @@ static void N(gru_row_back)(Units own, const real* gates, const real* h_prev, co
 // All sequences that have step t.
 static void N(gru_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  N(recur)(s, &s->u[0], t, 0);
   N(recur)(s, &s->u[1], t, 3 * p->H);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
@@ -62,7 +61,4 @@ static void N(gru_step_back)(N(Slice) * s, idx t) {
     N(gru_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(h_before)(p, t, b),
                     N(dy_at)(p, t, b), (real*)p->dh + b * p->H, N(das_at)(p, t, b));
   }
-  N(together)(s);
-  N(recur_back)(s, &s->u[0], t, 0);
-  N(recur_back)(s, &s->u[1], t, 3 * p->H);
 }

@@ -59,7 +59,6 @@ static void N(gru_before_row_back)(Units own, const real* gates, const real* h_p
 static void N(gru_before_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const idx H = p->H;
-  N(recur)(s, &s->u[0], t, 0);
   for (idx i = 0; i < s->n; i++) {
     real* a = N(pre_at)(s, t, s->b[i]);
     N(gru_before_row_q)(s->own, a, N(h_before)(p, t, s->b[i]));
@@ -93,6 +92,4 @@ static void N(gru_before_step_back)(N(Slice) * s, idx t) {
                            N(h_before)(p, t, b), s->room + (b - s->b0) * H, (real*)p->dh + b * H,
                            N(das_at)(p, t, b));
   }
-  N(together)(s);
-  N(recur_back)(s, &s->u[0], t, 0);
 }

@@ -49,7 +49,6 @@ static void N(lstm_row_back)(Units own, const real* gates, const real* c_prev, c
 // All sequences that have step t.
 static void N(lstm_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  if (s->u[0].groups) N(recur)(s, &s->u[0], t, 0);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(lstm_row)(s->own, N(pre_at)(s, t, b), p->gates != NULL, N(c_before)(p, t, b),
@@ -65,7 +64,4 @@ static void N(lstm_step_back)(N(Slice) * s, idx t) {
                      N(c_at)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * p->H,
                      (real*)p->dc + b * p->H, N(das_at)(p, t, b));
   }
-  if (!s->u[0].groups) return;
-  N(together)(s);
-  N(recur_back)(s, &s->u[0], t, 0);
 }

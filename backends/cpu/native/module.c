@@ -76,12 +76,12 @@ static void shape(Taken* a, Pass* p, int steps) {
   p->T = steps ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
   p->I = number(a, "I", 0, LARGEST);
-  p->H = number(a, "H", 0, LARGEST);
+  p->H = number(a, "H", 1, LARGEST);
 }
 
 static const int64_t* lengths(Taken* a, const Pass* p) {
   // int64 is l, or q where long is shorter.
-  const int64_t* given = items(a, "lengths", IN | OPTIONAL, p->B, sizeof(int64_t), "lq");
+  const int64_t* given = items(a, "lengths", IN | OPTIONAL, p->B, p->B, sizeof(int64_t), "lq");
   for (idx i = 0; given && i < p->B; i++) {
     if (given[i] >= 0 && given[i] <= p->T) continue;
     PyErr_Format(PyExc_ValueError, "lengths[%zd] is %lld; it must lie in 0 to T = %zd",
@@ -90,21 +90,6 @@ static const int64_t* lengths(Taken* a, const Pass* p) {
     return NULL;
   }
   return given;
-}
-
-static int call_forward(const void* what) {
-  const void* const* both = what;
-  return ((const Kernels*)both[0])->forward(both[1]);
-}
-
-static int call_backward(const void* what) {
-  const void* const* both = what;
-  return ((const Kernels*)both[0])->backward(both[1]);
-}
-
-static int call_gemm(const void* what) {
-  const void* const* both = what;
-  return ((const Kernels*)both[0])->gemm(both[1]);
 }
 
 PyDoc_STRVAR(forward_doc,
@@ -123,24 +108,24 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   Pass p = {.team = &team, .sharing = &sharing};
   shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
-  p.xs = reals(&a, "xs", IN, s.tbi);
+  p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   take_weights(&a, &p, chosen);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
-  p.h0 = reals(&a, "h0", IN, s.bh);
-  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh);
-  p.ys = reals(&a, "ys", OUT, s.tbh);
-  p.h_last = reals(&a, "h_last", OUT, s.bh);
-  p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh);
-  p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved);
-  p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh);
+  p.h0 = reals(&a, "h0", IN, s.bh, p.H);
+  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh, p.H);
+  p.ys = reals(&a, "ys", OUT, s.tbh, p.H);
+  p.h_last = reals(&a, "h_last", OUT, s.bh, p.H);
+  p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh, p.H);
+  p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved, SAVED[p.cell] * p.H);
+  p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh, p.H);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "c0", p.c0, has_c(p.cell));
   required(&a, "c_last", p.c_last, has_c(p.cell));
   required(&a, "cs", p.cs, has_c(p.cell) && p.gates);
   complete(&a);
   const int size = team_size(&p, threads, 0);
-  if (perform(&a, &team, size, call_forward, (const void*[]){kernels(&a), &p})) return NULL;
+  if (perform(&a, &team, size, kernels(&a)->forward, &p)) return NULL;
   return PyLong_FromLong(sharing);
 }
 
@@ -159,25 +144,25 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   Pass p = {.team = &team, .sharing = &sharing};
   shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
-  p.W = reals(&a, "W", IN, s.ghi);
-  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh);
-  p.gates = reals(&a, "gates", IN | OPTIONAL, s.saved);
-  p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh);
-  p.ys = reals(&a, "ys", IN, s.tbh);
-  p.h0 = reals(&a, "h0", IN, s.bh);
-  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh);
-  p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbh);
+  p.W = reals(&a, "W", IN, s.ghi, p.I);
+  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh, p.H);
+  p.gates = reals(&a, "gates", IN | OPTIONAL, s.saved, SAVED[p.cell] * p.H);
+  p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh, p.H);
+  p.ys = reals(&a, "ys", IN, s.tbh, p.H);
+  p.h0 = reals(&a, "h0", IN, s.bh, p.H);
+  p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh, p.H);
+  p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbh, p.H);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
-  p.dh = reals(&a, "dh", OUT, s.bh);
-  p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh);
-  p.das = reals(&a, "das", OUT, s.saved);
-  p.dxs = reals(&a, "dxs", OUT, s.tbi);
-  p.dW = reals(&a, "dW", OUT, s.ghi);
-  p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh);
-  p.db = reals(&a, "db", OUT, s.gh);
-  p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H);
-  p.xs = reals(&a, "xs", IN, s.tbi);
+  p.dh = reals(&a, "dh", OUT, s.bh, p.H);
+  p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh, p.H);
+  p.das = reals(&a, "das", OUT, s.saved, SAVED[p.cell] * p.H);
+  p.dxs = reals(&a, "dxs", OUT, s.tbi, p.I);
+  p.dW = reals(&a, "dW", OUT, s.ghi, p.I);
+  p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh, p.H);
+  p.db = reals(&a, "db", OUT, s.gh, s.gh);
+  p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H, p.H);
+  p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, has_U(p.cell));
   required(&a, "dU", p.dU, has_U(p.cell));
@@ -188,7 +173,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   required(&a, "dc", p.dc, has_c(p.cell));
   complete(&a);
   const int size = team_size(&p, threads, 1);
-  if (perform(&a, &team, size, call_backward, (const void*[]){kernels(&a), &p})) return NULL;
+  if (perform(&a, &team, size, kernels(&a)->backward, &p)) return NULL;
   return PyLong_FromLong(sharing);
 }
 
@@ -202,12 +187,12 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   Pass p = {0};  // and no team
   shape(&a, &p, 0);
   const Sizes s = sizes(&a, &p);
-  p.xs = reals(&a, "x", IN, s.tbi);
+  p.xs = reals(&a, "x", IN, s.tbi, p.I);
   take_weights(&a, &p, chosen);
-  p.h0 = reals(&a, "h", IN, s.bh);
-  p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh);
-  p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh);
-  p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh);
+  p.h0 = reals(&a, "h", IN, s.bh, p.H);
+  p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh, p.H);
+  p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh, p.H);
+  p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh, p.H);
   required(&a, "c", p.c0, has_c(p.cell));
   required(&a, "c_out", p.c_last, has_c(p.cell));
   // A step is over sooner than the lock could be given and taken.
@@ -227,7 +212,7 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Taken a = {.args = args, .n = n};
   const int cell = (int)number(&a, "cell", 0, CELLS - 1);
-  const idx I = number(&a, "I", 0, LARGEST), H = number(&a, "H", 0, LARGEST);
+  const idx I = number(&a, "I", 0, LARGEST), H = number(&a, "H", 1, LARGEST);
   return a.failed ? NULL : make_pack(&a, cell, I, H, chosen);
 }
 
@@ -243,12 +228,12 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.m = number(&a, "m", 0, LARGEST);
   g.n = number(&a, "n", 0, LARGEST);
   g.k = number(&a, "k", 0, LARGEST);
-  g.A = reals(&a, "A", IN, times(&a, g.m, g.k));
+  g.A = reals(&a, "A", IN, times(&a, g.m, g.k), -1);
   g.a_transposed = (int)number(&a, "a_transposed", 0, 1);
-  g.B = reals(&a, "B", IN, times(&a, g.k, g.n));
+  g.B = reals(&a, "B", IN, times(&a, g.k, g.n), -1);
   g.b_transposed = (int)number(&a, "b_transposed", 0, 1);
-  g.C = reals(&a, "C", OUT, times(&a, g.m, g.n));
-  g.bias = reals(&a, "bias", IN | OPTIONAL, g.n);
+  g.C = reals(&a, "C", OUT, times(&a, g.m, g.n), -1);
+  g.bias = reals(&a, "bias", IN | OPTIONAL, g.n, -1);
   g.accumulate = (int)number(&a, "accumulate", 0, 1);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   g.lda = g.a_transposed ? g.m : g.k;
@@ -256,7 +241,7 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.ldc = g.n;
   complete(&a);
   const int size = worth_making(threads, 2.0 * g.m * g.n * g.k);
-  if (perform(&a, &team, size, call_gemm, (const void*[]){kernels(&a), &g})) return NULL;
+  if (perform(&a, &team, size, kernels(&a)->gemm, &g)) return NULL;
   Py_RETURN_NONE;
 }
 
@@ -273,8 +258,8 @@ static PyObject* curve(PyObject* module, PyObject* const* args, Py_ssize_t n) {
     size = view.itemsize ? view.len / view.itemsize : 0;
     PyBuffer_Release(&view);
   }
-  const void* x = reals(&a, "x", IN, size);
-  void* y = reals(&a, "y", OUT, size);
+  const void* x = reals(&a, "x", IN, size, -1);
+  void* y = reals(&a, "y", OUT, size, -1);
   if (complete(&a)) (is_tanh ? kernels(&a)->tanh : kernels(&a)->sigmoid)(x, y, size);
   finish(&a);
   if (a.failed) return NULL;

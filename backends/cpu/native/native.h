@@ -57,10 +57,9 @@ typedef struct {
 // The functions of one instruction set and one real type.  The int is 0, or -1: no memory.
 typedef struct {
   const char* isa;
-  size_t real;  // bytes
-  int (*forward)(const Pass*);
-  int (*backward)(const Pass*);
-  int (*gemm)(const Gemm*);
+  int (*forward)(const void* pass);
+  int (*backward)(const void* pass);
+  int (*gemm)(const void* gemm);
   // Packs the weights of a forward pass into memory at a multiple of 64 bytes; returns how many it
   // takes, and with null does no more.
   size_t (*prepack)(const Pass*, void* memory);

@@ -25,10 +25,10 @@ static void unpack(PyObject* capsule) {
 
 static void take_arrays(Taken* a, Pass* p) {
   const Py_ssize_t gh = times(a, GATES[p->cell], p->H);
-  p->W = reals(a, "W", IN, times(a, gh, p->I));
-  p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->H));
-  p->b = reals(a, "b", IN, gh);
-  p->v = reals(a, "v", IN | OPTIONAL, p->H);
+  p->W = reals(a, "W", IN, times(a, gh, p->I), p->I);
+  p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->H), p->H);
+  p->b = reals(a, "b", IN, gh, gh);
+  p->v = reals(a, "v", IN | OPTIONAL, p->H, p->H);
   required(a, "U", p->U, has_U(p->cell));
   required(a, "v", p->v, has_v(p->cell));
 }

@@ -37,7 +37,7 @@ static void* N(take)(uintptr_t* at, size_t bytes) {
 // Gates whose U h is made at once: all, but of the GRUs r and z first, then n.
 static idx N(gates_together)(const Pass* p, int part) {
   const int gru = p->cell == GRU || p->cell == GRU_BEFORE;
-  if (p->cell == INPUT_GATED) return 0;
+  if (!has_U(p->cell)) return 0;
   return part == 0 ? (gru ? 2 : GATES[p->cell]) : gru;
 }
 
@@ -106,7 +106,7 @@ static size_t N(prepack)(const Pass* p, void* memory) {
 static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
   const Pass* p = run->p;
   const int counting = at == 0, n = run->n, back = run->back, by_units = run->by_units;
-  const idx H = p->H, most = by_units ? p->B : (p->B + n - 1) / n, width = N(blocks)(p) * H;
+  const idx H = p->H, most = by_units ? p->B : (p->B + n - 1) / n, width = SAVED[p->cell] * H;
   run->ahead = AHEAD / (sizeof(real) * most * width);
   if (run->ahead * most < 2 * TALL) run->ahead = (2 * TALL + most - 1) / most;
   if (run->ahead > p->T) run->ahead = p->T;
@@ -116,7 +116,7 @@ static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
   const int needs_room = back ? p->cell == GRU_BEFORE : !p->gates && width != H;
   run->slices = N(take)(&at, sizeof(N(Slice)) * n);
   N(Slice) s = {.p = p, .b1 = p->B, .own = {0, H, H}, .others = &run->barrier};
-  s.room_rows = run->ahead * most;
+  const idx rows = run->ahead * most;
   for (int i = 0; i < n; i++) {
     if (by_units) {
       s.own.from = share_start(H, L, i, n);
@@ -130,9 +130,9 @@ static uintptr_t N(lay_out)(N(Run) * run, uintptr_t at) {
       if (packed || !few) N(take_panels)(&s, packed ? &packed : &at);
     }
     s.b = N(take)(&at, sizeof(idx) * most);
-    s.x = N(take)(&at, sizeof(real*) * s.room_rows);
-    s.y = N(take)(&at, sizeof(real*) * s.room_rows);
-    if (needs_room && !(by_units && i)) s.room = N(take)(&at, sizeof(real) * s.room_rows * width);
+    s.x = N(take)(&at, sizeof(real*) * rows);
+    s.y = N(take)(&at, sizeof(real*) * rows);
+    if (needs_room && !(by_units && i)) s.room = N(take)(&at, sizeof(real) * rows * width);
     if (!counting) run->slices[i] = s;
   }
   return at;
@@ -144,7 +144,8 @@ static void N(share_out)(N(Run) * run) {
   const Pass* p = run->p;
   const double flops = 2.0 * GATES[p->cell] * p->H * (p->I + p->H) * p->T * p->B;
   const int sequences = at_most(worth(p->team, flops), p->B);
-  const int units = p->team ? at_most(p->team->n, most_by_units(p)) : 1;
+  const double most = most_by_units(p), vectors = (p->H + L - 1) / L;
+  const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
   run->by_units = units > 1 && units >= sequences && p->B < 2 * TALL * units;
   run->n = run->by_units ? units : sequences;
   run->barrier.n = run->by_units ? units : 1;
@@ -181,7 +182,10 @@ static void N(affine)(N(Slice) * s, idx t1) {
 
 static void N(step_at)(N(Slice) * s, idx t) {
   N(meet)(s, t);
-  if (s->u[0].groups) N(together)(s);
+  if (s->u[0].groups) {
+    N(together)(s);
+    N(recur)(s, &s->u[0], t, 0);
+  }
   switch (s->p->cell) {
     case GRU:
       N(gru_step)(s, t);
@@ -204,7 +208,7 @@ static void N(end)(const Pass* p, idx b) {
   const idx steps = N(steps)(p, b), last = p->reverse ? 0 : steps - 1, at = b * p->H;
   if (p->h_last && p->h_last != p->ys)  // of a step they are the same
     memcpy((real*)p->h_last + at, steps ? N(h_at)(p, last, b) : (const real*)p->h0 + at, row);
-  if (p->cs)
+  if (has_c(p->cell) && p->cs)
     memcpy((real*)p->c_last + at, steps ? N(c_at)(p, last, b) : (const real*)p->c0 + at, row);
 }
 
@@ -214,7 +218,7 @@ static void N(forward_share)(void* data, int i, int n) {
   const Pass* p = s->p;
   (void)n;
   if (run->by_units) N(pack_all)(s, NULL);
-  if (p->c0 && !p->cs)
+  if (has_c(p->cell) && !p->cs)
     for (idx b = s->b0; b < s->b1; b++)
       memcpy((real*)p->c_last + b * p->H + s->own.from, (const real*)p->c0 + b * p->H + s->own.from,
              (s->own.to - s->own.from) * sizeof(real));
@@ -233,7 +237,10 @@ static void N(forward_share)(void* data, int i, int n) {
   if (p->cell == GRU_BEFORE && p->gates) N(clear_padding)(p, p->gates, 4 * p->H, s->b0, s->b1);
 }
 
-static int N(forward)(const Pass* p) { return p->B ? N(run)(p, 0, N(forward_share)) : 0; }
+static int N(forward)(const void* pass) {
+  const Pass* p = pass;
+  return p->B ? N(run)(p, 0, N(forward_share)) : 0;
+}
 
 // ---- Back
 
@@ -253,6 +260,10 @@ static void N(step_back_at)(N(Slice) * s, idx t) {
     default:
       N(rnn_step_back)(s, t);
   }
+  if (!s->u[0].groups) return;
+  N(together)(s);
+  N(recur_back)(s, &s->u[0], t, 0);
+  if (s->p->cell == GRU) N(recur_back)(s, &s->u[1], t, 3 * s->p->H);
 }
 
 static void N(backward_share)(void* data, int i, int n) {
@@ -263,10 +274,11 @@ static void N(backward_share)(void* data, int i, int n) {
   if (run->by_units) N(pack_all)(s, NULL);
   for (idx j = 0; j < p->T; j++) N(step_back_at)(s, p->reverse ? j : p->T - 1 - j);
   N(together)(s);
-  if (s->own.from == 0) N(clear_padding)(p, p->das, N(blocks)(p) * p->H, s->b0, s->b1);
+  if (s->own.from == 0) N(clear_padding)(p, p->das, SAVED[p->cell] * p->H, s->b0, s->b1);
 }
 
-static int N(backward)(const Pass* p) {
+static int N(backward)(const void* pass) {
+  const Pass* p = pass;
   if (p->T == 0 || p->B == 0) return N(nothing)(p);
   return N(run)(p, 1, N(backward_share)) ? -1 : N(sums)(p);
 }

@@ -26,7 +26,6 @@ static void N(rnn_row_back)(int cell, Units own, const real* h, const real* dy, 
 // All sequences that have step t.
 static void N(rnn_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  N(recur)(s, &s->u[0], t, 0);
   for (idx i = 0; i < s->n; i++) N(rnn_row)(p->cell, s->own, N(h_at)(p, t, s->b[i]));
 }
 
@@ -37,6 +36,4 @@ static void N(rnn_step_back)(N(Slice) * s, idx t) {
     N(rnn_row_back)(p->cell, s->own, N(h_at)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * p->H,
                     N(das_at)(p, t, b));
   }
-  N(together)(s);
-  N(recur_back)(s, &s->u[0], t, 0);
 }

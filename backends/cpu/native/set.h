@@ -51,7 +51,6 @@
 #define ROW(type)                         \
   {                                       \
       WORD(SET),                          \
-      sizeof(type),                       \
       JOIN(forward, JOIN(SET, type)),     \
       JOIN(backward, JOIN(SET, type)),    \
       JOIN(gemm, JOIN(SET, type)),        \

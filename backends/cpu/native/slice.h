@@ -10,19 +10,14 @@ typedef struct {
   N(Packed) u[2];   // U, forward or transposed: all gates; of the GRUs r and z, then n
   idx n;            // how many of the sequences have the present step, and
   idx* b;           // [b1 - b0] which
-  const real** x;   // [room_rows] operands of a product, and
-  real** y;         // [room_rows] where it goes
+  const real** x;   // [rows] operands of a product, and
+  real** y;         // [rows] where it goes
   real* room;       // pre-activations of some steps from t0 on, where they are not kept
-  idx t0, room_rows;
+  idx t0;
 } N(Slice);
 
 // To be called before reading what others wrote, and before writing what they may still read.
 static INLINE void N(together)(N(Slice) * s) { wait_for_all(s->others); }
-
-// Blocks of H reals that one step of one sequence has in `gates` and `das`.
-static INLINE idx N(blocks)(const Pass* p) {
-  return p->cell == RNN_TANH || p->cell == RNN_RELU ? 1 : 4;
-}
 
 static INLINE idx N(steps)(const Pass* p, idx b) { return p->lengths ? (idx)p->lengths[b] : p->T; }
 
@@ -55,7 +50,7 @@ static INLINE real* N(c_at)(const Pass* p, idx t, idx b) {
 }
 
 static INLINE real* N(das_at)(const Pass* p, idx t, idx b) {
-  return (real*)p->das + N(at)(p, t, b, N(blocks)(p) * p->H);
+  return (real*)p->das + N(at)(p, t, b, SAVED[p->cell] * p->H);
 }
 
 static INLINE const real* N(dy_at)(const Pass* p, idx t, idx b) {
@@ -66,7 +61,7 @@ static INLINE const real* N(dy_at)(const Pass* p, idx t, idx b) {
 // output, or in room for some steps.
 static INLINE real* N(pre_at)(const N(Slice) * s, idx t, idx b) {
   const Pass* p = s->p;
-  if (N(blocks)(p) == 1) return N(h_at)(p, t, b);
+  if (SAVED[p->cell] == 1) return N(h_at)(p, t, b);
   if (p->gates) return (real*)p->gates + N(at)(p, t, b, 4 * p->H);
   return s->room + ((t - s->t0) * (s->b1 - s->b0) + b - s->b0) * 4 * p->H;
 }

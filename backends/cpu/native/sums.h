@@ -52,7 +52,7 @@ static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, T
 // The das of the first step that each sequence runs, [B, width]: where they stand, if that is one
 // row of das, else gathered in `room`; 0 for a sequence without steps.
 static const real* N(first_das)(const Pass* p, real* room) {
-  const idx width = N(blocks)(p) * p->H;
+  const idx width = SAVED[p->cell] * p->H;
   if (!p->reverse) return N(das_at)(p, 0, 0);
   if (!p->lengths) return N(das_at)(p, p->T - 1, 0);
   for (idx b = 0; b < p->B; b++) {
@@ -69,7 +69,7 @@ static const real* N(first_das)(const Pass* p, real* room) {
 // before a sequence's first step is the given one; behind its end, where reversed time looks for
 // one, ys is 0.
 static int N(sum_u)(const Pass* p, idx rows, idx from, real* dU, const real* first) {
-  const idx H = p->H, width = N(blocks)(p) * H, rest = (p->T - 1) * p->B;
+  const idx H = p->H, width = SAVED[p->cell] * H, rest = (p->T - 1) * p->B;
   const real *das = (const real*)p->das + from, *ys = p->ys;
   int bad = 0;
   if (rest)
@@ -80,7 +80,7 @@ static int N(sum_u)(const Pass* p, idx rows, idx from, real* dU, const real* fir
 
 // dW, db and dxs, from xs without what stands in the padding.
 static int N(sum_w)(const Pass* p, const real* xs) {
-  const idx rows = p->T * p->B, out = GATES[p->cell] * p->H, width = N(blocks)(p) * p->H;
+  const idx rows = p->T * p->B, out = GATES[p->cell] * p->H, width = SAVED[p->cell] * p->H;
   const Gemm back = {.m = rows,
                      .n = p->I,
                      .k = out,
@@ -105,7 +105,7 @@ static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1) {
 
 // All sums, once das is known.
 static int N(sums)(const Pass* p) {
-  const idx H = p->H, I = p->I, G = GATES[p->cell], width = N(blocks)(p) * H;
+  const idx H = p->H, I = p->I, G = GATES[p->cell], width = SAVED[p->cell] * H;
   const size_t xs_size = p->lengths ? (size_t)(p->T * p->B * I) : 0;
   real *copy = NULL, *gathered = NULL;
   if (p->lengths) {
@@ -117,7 +117,7 @@ static int N(sums)(const Pass* p) {
   }
   int bad = N(sum_w)(p, copy ? copy : p->xs);
   N(clear_padding)(p, p->dxs, I, 0, p->B);  // a weight may be infinite
-  if (p->cell != INPUT_GATED) {
+  if (has_U(p->cell)) {
     const idx some = p->cell == GRU || p->cell == GRU_BEFORE ? 2 * H : G * H;
     const real* first = N(first_das)(p, gathered);
     real* dU_n = (real*)p->dU + some * H;
