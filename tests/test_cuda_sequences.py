@@ -20,7 +20,7 @@ from xrnn.backends import Backend, Sequences, dtype_name, get, register, unregis
 from xrnn.backends.cpu import BACKEND, named_dtype
 from xrnn.backends.cuda.linear import pieces
 from xrnn.backends.cuda.tables import FUSED, sequences
-from xrnn.cells import LSTM, Elman, InputGatedLSTM, MinGRU
+from xrnn.cells import GRU, LSTM, Cell, Elman, InputGatedLSTM, MinGRU
 from xrnn.certify import bound
 from xrnn.laws import LAWS
 from xrnn.trial import OPTIONS, Trial
@@ -169,6 +169,24 @@ def test_inputs_may_lie_anywhere() -> None:
     ys, _, tape = xrnn.unroll(LSTM, dense, np.ascontiguousarray(xs))
     expected = [ys, *xrnn.unroll_backward(tape, dys.copy())[2].values()]
     for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("shimmed")
+@pytest.mark.parametrize("cell", [LSTM, GRU, Elman, MinGRU, InputGatedLSTM], ids=lambda c: c.name)
+def test_states_may_lie_anywhere(cell: Cell) -> None:
+    rng = np.random.default_rng(0)
+    weights = {k: 0.3 * rng.normal(size=s) for k, s in cell.shapes(3, 8).items()}
+    xs, dys = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 8))
+    states = [rng.normal(size=(5, 8)) for _ in range(4)]
+    results = []
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        first, dlast = ([order(s) for s in part] for part in (states[:2], states[2:]))
+        n = len(cell.states)
+        ys, last, tape = xrnn.unroll(cell, weights, xs, tuple(first[:n]))
+        dxs, dfirst, dweights = xrnn.unroll_backward(tape, dys, tuple(dlast[:n]))
+        results.append([ys, *last, dxs, *dfirst, *dweights.values()])
+    for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

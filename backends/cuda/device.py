@@ -20,9 +20,11 @@ RUNTIME = CupyRuntime()
 CUPY, CAPABILITY = (13, 4), 70
 
 
+VERSION = tuple(int(part) for part in re.findall(r"\d+", cupy.__version__)[:2])
+
+
 def _missing() -> str | None:
-    version = tuple(int(part) for part in re.findall(r"\d+", cupy.__version__)[:2])
-    if version < CUPY:
+    if VERSION < CUPY:
         return f"CuPy {cupy.__version__} is too old; it must be {CUPY[0]}.{CUPY[1]} or newer"
     if not cupy.cuda.is_available():
         return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
@@ -44,9 +46,9 @@ def _notes() -> list[str]:
 
 
 def _dtypes() -> frozenset[cupy.dtype]:
-    """What the kernels store; bfloat16 where ml_dtypes gives NumPy and CuPy its name."""
+    """What the kernels store; bfloat16 where CuPy knows it and ml_dtypes gives it a name."""
     names = ["float16", "float32", "float64"]
-    if importlib.util.find_spec("ml_dtypes") is not None:
+    if VERSION >= (14,) and importlib.util.find_spec("ml_dtypes") is not None:
         importlib.import_module("ml_dtypes")
         names.append("bfloat16")
     return frozenset(cupy.dtype(name) for name in names)

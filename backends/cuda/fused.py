@@ -153,7 +153,7 @@ class Fused:
         if run.lengths is not None:
             run.mask = inside(run.xs.shape[0], run.lengths, xp=xp)
             # Whatever stands in the padding, NaN included, must not reach a sum.
-            run.xs = xp.where(run.mask, run.xs, xp.zeros_like(run.xs))
+            run.xs = _inside(run.mask, run.xs, xp=xp)
         plan = Plan(self.runtime, run, self.tf32)
         run.xs = plan.dense(run.xs)
         T, B, I, n, ld = plan.T, plan.B, plan.I, len(self.cell.gates) * plan.H, self.width * plan.H
@@ -181,7 +181,7 @@ class Fused:
         if run.mask is not None:
             # The state that is kept past the end is an output nowhere.
             last = (last[0].copy(),)
-            ys = xp.where(run.mask, ys, xp.zeros_like(ys))
+            ys = _inside(run.mask, ys, xp=xp)
         if self.carries_c:
             last = (*last, xp.astype(run.cs[end], plan.dtype))
         if not self.keeps_gates:
@@ -272,3 +272,8 @@ class Step:
         self.h_prev, self.h = hs + before * row, hs + after * row
         self.c_prev, self.c = cs + before * acc, cs + after * acc
         self.dy = dys + t * out if dys else 0
+
+
+def _inside(mask: Array, a: Array, *, xp: Any) -> Array:
+    """a where the mask is, elsewhere 0, in a's dtype: CuPy's `where` makes bfloat16 float32."""
+    return xp.astype(xp.where(mask, a, xp.zeros_like(a)), a.dtype, copy=False)

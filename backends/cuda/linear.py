@@ -44,7 +44,9 @@ class FusedLinear(Fused):
 
     def _run(self, plan: Plan, keep: bool) -> None:
         run, shape = plan.run, (plan.T, plan.B, plan.H)
-        run.hs, run.more["h"] = plan.empty(*shape), run.first[0].copy()
+        run.hs = plan.empty(*shape)
+        if self.beside:
+            run.more["h"] = run.first[0].copy()
         run.more["s"], s0 = plan.wide(run.first[-1]), plan.at(plan.wide(run.first[-1]))
         run.cs = plan.empty(*shape, acc=True) if keep else None
         gates, bias, reverse = plan.at(run.gates), plan.weights["b"], run.reverse
@@ -61,9 +63,9 @@ class FusedLinear(Fused):
     def _outputs(self, plan: Plan, keep: bool) -> tuple[Array, State, Any]:
         run = plan.run
         ys, s_last = run.hs, plan.xp.astype(run.more.pop("s"), plan.dtype)
-        h_last = run.more.pop("h")
         run.hs = None
-        return ys, (h_last, s_last) if self.beside else (s_last,), run if keep else None
+        last = (run.more.pop("h"), s_last) if self.beside else (s_last,)
+        return ys, last, run if keep else None
 
     def drive_backward(
         self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
@@ -74,7 +76,7 @@ class FusedLinear(Fused):
     def _run_backward(self, plan: Plan, dys: Array | None, carried: State) -> None:
         run, dh, ds = plan.run, carried[0], carried[-1]
         gates, cs, dy = plan.at(run.gates), plan.at(run.cs), plan.at(dys)
-        dh_last = plan.at(plan.wide(dh))
+        dh_last = plan.at(plan.wide(dh)) if self.beside else 0
         more = (gates, cs, dy, dh_last) if self.beside else (gates, dy)
         # What enters a piece going back is overwritten by what leaves it.
         through, rows = self._entering(plan, "backward", not run.reverse, plan.at(ds), more)

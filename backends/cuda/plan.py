@@ -155,8 +155,8 @@ class Plan:
         return self.xp.empty(shape, dtype=dtype, device=array_api_compat.device(self.run.xs))
 
     def wide(self, array: Array) -> Array:
-        """A copy in the dtype that is computed in."""
-        return self.xp.astype(array, getattr(self.xp, self.acc), copy=True)
+        """A dense copy in the dtype that is computed in."""
+        return self.dense(self.xp.astype(array, getattr(self.xp, self.acc), copy=True))
 
     def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> None:
         """Start a kernel that works value by value on one step (B, H)."""

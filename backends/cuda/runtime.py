@@ -63,7 +63,13 @@ class CupyRuntime:
         }
 
     def pointer(self, array: Any) -> int:
-        """The address of the first value."""
+        """The address of the first value; ValueError if it is on another device."""
+        home, here = array.device.id, device.get_device_id()
+        if home != here:
+            raise ValueError(
+                f"an array is on device {home} and the current device is {here}; "
+                f"run this under: with cupy.cuda.Device({home})"
+            )
         return int(array.data.ptr)
 
     def compiled(self) -> list[str]:
@@ -75,15 +81,19 @@ class CupyRuntime:
         return int(device.Device().compute_capability)
 
     def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
-        """How many clusters of `size` blocks of this kernel the device holds at once."""
-        kernel = self._kernel(source, instance, shared, size)
+        """How many clusters of `size` blocks of this kernel the device holds at once; 0 where it
+        cannot run at all."""
+        try:
+            kernel = self._kernel(source, instance, shared, size)
+            query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
+        except Exception:  # a device with less shared memory, an old driver: other kernels serve
+            return 0
         config, attribute = _Config(), _Attribute(id=4)
         attribute.value[:3] = (size, 1, 1)
         config.grid[:], config.block[:] = (size, 1, 1), (block, 1, 1)
         config.shared, config.count = shared, 1
         config.attributes = ctypes.pointer(attribute)
         found = ctypes.c_int()
-        query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
         status = query(
             ctypes.byref(found), ctypes.c_void_p(kernel.kernel.ptr), ctypes.byref(config)
         )
@@ -123,8 +133,11 @@ class CupyRuntime:
     def _kernel(self, source: str, instance: str, shared: int, cluster: int) -> Any:
         key = (device.get_device_id(), instance)
         kernel = self._kernels.get(key)
-        if kernel is None:
-            with self._lock:
+        if kernel is not None:
+            return kernel
+        with self._lock:
+            kernel = self._kernels.get(key)  # another thread may have made it meanwhile
+            if kernel is None:
                 module = cupy.RawModule(
                     code=text(source), options=("-std=c++17",), name_expressions=(instance,)
                 )

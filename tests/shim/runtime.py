@@ -34,6 +34,18 @@ class _Launch(ctypes.Structure):
     )
 
 
+class LikeCupy:
+    """NumPy, but `where` has no loop of bfloat16, as CuPy's has none: float32 comes out."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def where(mask: Any, a: Any, b: Any) -> Any:
+        found = np.where(mask, a, b)
+        return found.astype(np.float32) if found.dtype == ml_dtypes.bfloat16 else found
+
+
 class ShimRuntime:
     """Launches kernels on the host.
 
@@ -49,7 +61,7 @@ class ShimRuntime:
         warp (odd) at a time while the others starve.  May be changed between launches.
     """
 
-    xp: Any = np
+    xp: Any = LikeCupy()
 
     def __init__(
         self, instances: Iterable[Instance] = (), kernels: Path = KERNELS, schedule: int = 0
