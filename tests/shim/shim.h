@@ -1,7 +1,7 @@
 // CUDA on the host: each thread of a kernel is a fiber, so races and deadlocks can be provoked.
 //
 // The kernels are compiled as C++ with XRNN_HOST defined.  Here stands what they use of CUDA:
-// types and functions of a single thread (shim_types.h), the fibers and who runs when, barriers,
+// types of a single thread (shim_types.h), the fibers and who runs when, barriers,
 // shuffles; clusters and matrix fragments are in shim_cluster.h.
 //
 // Rules for the kernels: dynamic shared memory alone, through SHARED; a loop that waits for
