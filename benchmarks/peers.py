@@ -12,7 +12,7 @@ from cases import MODES, Case
 
 import xrnn
 from xrnn.backends import get
-from xrnn.backends.cpu import extension
+from xrnn.backends.cpu import extension, named_dtype
 
 LAYERS = {"rnn": xrnn.RNN, "lstm": xrnn.LSTM, "gru": xrnn.GRU}
 
@@ -58,7 +58,7 @@ class Problem:
             self.layer.precision = "tf32"
 
         def array(*shape: int) -> np.ndarray:
-            return rng.standard_normal(shape, dtype="float32").astype(numpy_type(dtype))
+            return rng.standard_normal(shape, dtype="float32").astype(named_dtype(dtype))
 
         self.xs, self.dys = array(case.T, case.B, case.I), array(case.T, case.B, case.H)
         self.state = tuple(array(1, case.B, case.H) for _ in self.layer.cell.states)
@@ -91,16 +91,6 @@ def ours(problem: Problem) -> Side:
         return {name: to_host(a) for name, a in results.items()}
 
     return Side("xrnn", train if problem.training else lambda: layer(xs), read)
-
-
-def numpy_type(name: str) -> np.dtype[Any]:
-    """The dtype of that name; bfloat16 is one of ml_dtypes'."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        name = ml_dtypes.bfloat16
-    found: np.dtype[Any] = np.dtype(name)
-    return found
 
 
 def code(problem: Problem) -> str:

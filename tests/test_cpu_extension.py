@@ -187,6 +187,52 @@ def test_memory_maps_and_unaligned_arrays(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[2][name], d)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_what_a_step_gives_is_not_its_state(num_layers: int) -> None:
+    layer, x = xrnn.GRU(3, 5, num_layers=num_layers), noise(2, 3)
+    y, state = layer.step(x, layer.step(x)[1])
+    assert not np.shares_memory(y, state[0])
+
+
+def test_the_direct_way_is_trusted_only_if_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = LSTM, np.dtype("float32"), (1, 3, 5), True
+    assert extension.direct(*given) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(trust, "proved", lambda *a: False)
+        assert trust.direct(get("cpu"), *given) is None
+    monkeypatch.setattr(extension, "_agrees", lambda *a: False)
+    assert extension.direct(*given) is None
+
+
+def test_a_pickle_holds_no_trust() -> None:
+    layer, xs = xrnn.GRU(3, 5), noise(4, 2, 3)
+    layer(xs)
+    assert "_direct" in vars(layer)
+    assert "_direct" not in vars(pickle.loads(pickle.dumps(layer)))
+
+
+def test_large_calls_alone_take_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    forward = extension._native.forward
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(module, name)
+
+        def forward(self, *args: Any) -> Any:
+            seen.append(args[-1])
+            return forward(*args)
+
+    module = extension._native
+    monkeypatch.setenv("XRNN_NUM_THREADS", "2")
+    layer = xrnn.LSTM(64, 128)
+    layer(noise(2, 1, 64))
+    monkeypatch.setattr(extension, "_native", Watched())
+    layer(noise(2, 1, 64))
+    layer(noise(50, 32, 64))
+    assert seen == [1, 2]
+
+
 def test_a_tape_gives_its_gates_away() -> None:
     layer, xs = xrnn.LSTM(3, 5), noise(4, 2, 3)
     ys, _, tape = layer.forward(xs)

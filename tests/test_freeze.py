@@ -151,6 +151,26 @@ def test_copies_are_frozen_too() -> None:
             twin.weights["W_l0"] += 1
 
 
+def test_moved_weights_stay_frozen_and_conversion_is_refused() -> None:
+    layer = xrnn.LSTM(3, 4).freeze().to("cpu")
+    assert type(layer.weights) is Fixed
+    state_dict = xrnn.convert.to_torch(layer)
+    with pytest.raises(TypeError, match="frozen"):
+        xrnn.convert.from_torch(layer, state_dict)
+
+
+@native
+def test_layers_that_share_frozen_weights_do_not_share_packs() -> None:
+    deep, xs = xrnn.LSTM(4, 4, num_layers=2), noise(5, 2, 4)
+    shallow = xrnn.LSTM(4, 4)
+    expected = deep(xs)
+    deep.freeze()
+    shallow.weights = deep.weights
+    first = shallow(xs)
+    same(deep(xs), expected)
+    same(shallow(xs), first)
+
+
 def test_an_update_and_a_load_are_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     free, frozen = xrnn.LSTM(3, 4), xrnn.LSTM(3, 4).freeze()
     parts = {"free": free, "frozen": frozen}

@@ -321,6 +321,10 @@ class Layer(Weighted):
         sizes = (self.num_layers, self.I, self.H)
         return direct(backend_of(W), self.cell, W.dtype, sizes, self.bias)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but what was trusted on this machine."""
+        return {name: value for name, value in self.__dict__.items() if name != "_direct"}
+
     def to(self, device: str) -> Self:
         """As `Weighted.to`."""
         self.__dict__.pop("_direct", None)

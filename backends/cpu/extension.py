@@ -182,7 +182,6 @@ class Direct:
     """
 
     def __init__(self, cell: Cell, dtype: Any, sizes: tuple[int, int, int], bias: bool) -> None:
-        self.given = cell, dtype, sizes, bias
         self.L, I, self.H = sizes
         self.code, state = CODES[cell][0], cell.state(cell.states)
         self.inputs = (I, *(self.H,) * (self.L - 1))
@@ -194,9 +193,6 @@ class Direct:
         #: what stands for the weights that the layer does not have
         self.absent = [zeros.get(n) for n in names]
         self.two, self.make = len(cell.states) == 2, getattr(type(state), "_make")  # noqa: B009
-
-    def __reduce__(self) -> Any:
-        return Direct, self.given
 
     def step(self, weights: Weights, x: Array, state: State) -> tuple[Array, State] | None:
         """One time step; None if what is given is out of the ordinary."""
@@ -218,7 +214,8 @@ class Direct:
                 x = new_h_k
         except (AttributeError, BufferError, TypeError, ValueError):
             return None
-        return new_h[-1], self.make((new_h, new_c) if self.two else (new_h,))
+        # A copy: what is done to y must not reach the state.
+        return new_h[-1].copy(), self.make((new_h, new_c) if self.two else (new_h,))
 
     def run(self, weights: Weights, xs: Array, state: State | None) -> tuple[Array, State] | None:
         """Inference over sequences (T, B, I); None if what is given is out of the ordinary."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xrnn.backends import backend_of
+from xrnn.backends import Fixed, backend_of
 from xrnn.backends.cpu import to_host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
 from xrnn.layer import Layer
@@ -83,6 +83,8 @@ def from_torch(
             raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
         if host[name].shape != shape:
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
+    if isinstance(layer.weights, Fixed) and not gradients:
+        layer.weights.refuse()
     backend = backend_of(next(iter(layer.weights.values())), "the layer's weight")
     converted = {
         name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
