@@ -25,7 +25,7 @@ import numpy as np
 
 import xrnn
 from xrnn.cells import InputGatedLSTM
-from xrnn.online import Online
+from xrnn.learn.online import Online
 
 #: streams, hidden units, steps between updates, what a step shows: bit or noise, mark, question
 B, H, WINDOW, I = 32, 16, 10, 3

@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def recurrence(backend: str, T: int, B: int, H: int) -> Pair:
     """s_t = f_t ⊙ s_{t-1} + u_t alone."""
     from xrnn.backends import get
-    from xrnn.backends.cpu import generator, step_by_step
-    from xrnn.scan import scan
+    from xrnn.backends.host import generator, step_by_step
+    from xrnn.recurrence.scan import scan
 
     there, random = get(backend), generator(0)
     xp = there.xp
@@ -90,7 +90,7 @@ def layer(backend: str, T: int, B: int, H: int) -> Pair:
 
     import xrnn
     from xrnn.backends import get
-    from xrnn.backends.cpu import generator
+    from xrnn.backends.host import generator
     from xrnn.cells import MinGRU
 
     there, random = get(backend), generator(0)

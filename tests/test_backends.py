@@ -16,7 +16,7 @@ from xrnn import trust
 from xrnn.backends import Backend, Sequences, Steps, backend_of, get, register, unregister
 from xrnn.backends.cpu import BACKEND, to_host
 from xrnn.cells import GRU, LSTM, Cell, lstm
-from xrnn.loop import Loop
+from xrnn.recurrence.loop import Loop
 
 FLOAT32 = frozenset({np.dtype("float32")})
 

@@ -11,7 +11,7 @@ from rows import ROWS, Row
 import xrnn
 from xrnn.backends import get
 from xrnn.cells import LSTM, Cell, Elman, ElmanReLU
-from xrnn.diagnose import gradient_flow, jacobian, lyapunov
+from xrnn.analysis import gradient_flow, jacobian, lyapunov
 
 T, B, I, H = 5, 3, 2, 4
 LENGTHS = [5, 0, 3]

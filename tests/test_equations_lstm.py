@@ -318,7 +318,7 @@ def end() -> list[Equation]:
             "002-5-1",
             "∂(x ∘ y)/∂x = diag(y), as in ∂c/∂c⁽ᵗ⁻¹⁾",
             lambda: diag(v["Gamma_f"]),
-            lambda: xrnn.diagnose.jacobian(TRUE.tape, t - 2, of="c", by="c")[0],
+            lambda: xrnn.analysis.jacobian(TRUE.tape, t - 2, of="c", by="c")[0],
         ),
     ]
 
@@ -383,7 +383,7 @@ def test_printed_form_is_wrong(equation: Equation) -> None:
 
 def test_forward() -> None:
     """Equations 1-12 at every step, and J."""
-    values = xrnn.gates(TRUE.tape)
+    values = xrnn.analysis.gates(TRUE.tape)
     true = {f"Gamma_{g}": values[NAMES[g]] for g in "fuo"}
     true |= {"c_tilde": values["g"], "c": values["c"], "a": TRUE.hs}
     true |= {"z_y": TRUE.logits, "y_hat": TRUE.y_hats}

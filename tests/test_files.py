@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import xrnn
-from xrnn import files
+from xrnn.convert import files
 from xrnn.backends import get
 
 

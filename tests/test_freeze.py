@@ -15,7 +15,7 @@ import xrnn
 from xrnn.backends import Fixed
 from xrnn.backends.cpu import extension
 from xrnn.cells import LSTM, Cell
-from xrnn.optim import SGD
+from xrnn.learn.optim import SGD
 
 native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
 

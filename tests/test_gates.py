@@ -13,7 +13,7 @@ from rows import ROWS
 import xrnn
 from xrnn.backends import get
 from xrnn.cells import GRU, LSTM, Cell, InputGatedLSTM, MinGRU, PeepholeLSTM
-from xrnn.unroll import Tape
+from xrnn.engine.unroll import Tape
 
 T, B, I, H = 6, 3, 2, 4
 
@@ -58,7 +58,7 @@ def by_hand_mingru(w: Any, x: Any, h: Any) -> dict[str, Any]:
 def test_values(cell: Cell, by_hand: Callable[..., dict[str, Any]]) -> None:
     weights, xs, state = given(cell)
     *_, tape = xrnn.unroll(cell, weights, xs, state)
-    values = xrnn.gates(tape)
+    values = xrnn.analysis.gates(tape)
     assert list(values) == [*cell.gates, *cell.states[1:]]
     for t in range(T):
         expected = by_hand(weights, xs[t], *state)
@@ -83,7 +83,7 @@ def test_gradient_of_c_is_the_derivative_with_h_moving_along(cell: Cell) -> None
     ys, last, tape = xrnn.unroll(cell, weights, xs, state)
     dys, dlast = rng.normal(size=ys.shape), tuple(rng.normal(size=s.shape) for s in last)
     *_, dstates = xrnn.unroll_backward(tape, dys, dlast, gates=True)
-    values = xrnn.gates(tape)
+    values = xrnn.analysis.gates(tape)
     wide = {k: w.astype(complex) for k, w in weights.items()}
     for t in range(T):
         direction = rng.normal(size=(B, H))
@@ -130,7 +130,7 @@ def test_the_fast_path_that_ran_makes_no_difference(reverse: bool, lengths: Any)
     for cell in (InputGatedLSTM, replace(InputGatedLSTM)):  # the copy has no fast path
         ys, _, tape = xrnn.unroll(cell, weights, xs, state, lengths, reverse)
         *_, dgates, dstates = xrnn.unroll_backward(tape, np.cos(xs[..., :1]) + 0 * ys, gates=True)
-        looks.append((xrnn.gates(tape), dgates, dstates))
+        looks.append((xrnn.analysis.gates(tape), dgates, dstates))
     for fast, own in zip(*looks, strict=True):
         assert fast.keys() == own.keys()
         for name in fast:
@@ -144,7 +144,7 @@ def test_a_layer_names_them_as_its_weights(device: str) -> None:
     ys, _, tape = layer.forward(xs, lengths=[2, 6, 0])
     suffixes = ["_l0", "_l0_reverse", "_l1", "_l1_reverse"]
     *_, dgates, dstates = layer.backward(tape, ys, gates=True)
-    for found in (xrnn.gates(tape), dgates):
+    for found in (xrnn.analysis.gates(tape), dgates):
         assert set(found) == {f"{g}{s}" for g in "rzn" for s in suffixes}
         for a in found.values():
             a = backend.to_host(a)
@@ -159,5 +159,5 @@ def test_no_steps() -> None:
     weights, xs, state = given(LSTM)
     *_, tape = xrnn.unroll(LSTM, weights, xs[:0], state)
     *_, dgates, dstates = xrnn.unroll_backward(tape, gates=True)
-    for found in (xrnn.gates(tape), dgates, dstates):
+    for found in (xrnn.analysis.gates(tape), dgates, dstates):
         assert {a.shape for a in found.values()} == {(0, B, H)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from rows import ROWS, Row
 
-from xrnn.certify import bound
-from xrnn.laws import LAWS, cases, oracle
-from xrnn.trial import OPTIONS, Trial
+from xrnn.certify.report import bound
+from xrnn.certify.laws import LAWS, cases, oracle
+from xrnn.certify.trial import OPTIONS, Trial
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
 every_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])

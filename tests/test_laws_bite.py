@@ -13,8 +13,8 @@ from xrnn import laws, unroll
 from xrnn.backends import Backend, Steps, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.cells import GRU, LSTM, Cell, GRUBefore, PeepholeLSTM, lstm
-from xrnn.certify import bound, certify
-from xrnn.trial import OPTIONS, Trial
+from xrnn.certify.report import bound, certify
+from xrnn.certify.trial import OPTIONS, Trial
 
 PLAIN = OPTIONS[0]
 

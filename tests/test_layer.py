@@ -95,7 +95,7 @@ class TestDropout:
         assert abs(float(mask.mean()) - 1) < 0.01
 
     def test_the_bits_stay_what_they_are(self) -> None:
-        from xrnn.backends.cpu import counter_bits
+        from xrnn.backends.host import counter_bits
 
         bits = counter_bits(7, 1, 3).tolist()
         assert bits == [16278639771243212573, 6807555713146629974, 9538252321840362231]

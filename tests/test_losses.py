@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xrnn.backends import get
-from xrnn.losses import softmax_cross_entropy, softmax_jacobian, squared_error
+from xrnn.learn.losses import softmax_cross_entropy, softmax_jacobian, squared_error
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(4, 3, 5))

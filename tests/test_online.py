@@ -13,7 +13,7 @@ from rows import ROWS, Row
 import xrnn
 from xrnn.backends import get
 from xrnn.cells import GRU, LSTM, Cell, Elman, InputGatedLSTM, MinGRU
-from xrnn.online import Online
+from xrnn.learn.online import Online
 
 T, B, I, H = 12, 2, 3, 4
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xrnn.backends import get
-from xrnn.optim import SGD, Adam, Optimizer, clip_by_global_norm
+from xrnn.learn.optim import SGD, Adam, Optimizer, clip_by_global_norm
 
 RNG = np.random.default_rng(0)
 W, B = RNG.normal(size=(3, 2)), RNG.normal(size=3)

@@ -9,7 +9,7 @@ import pytest
 
 import xrnn
 from xrnn.backends import get
-from xrnn.scatter import scatter_add
+from xrnn.recurrence.scatter import scatter_add
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 7, (5, 3))

@@ -1,12 +1,16 @@
 """Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
 
-from xrnn import cells, certify, convert, diagnose, losses, online, optim
-from xrnn.files import load, save
-from xrnn.gates import gates
-from xrnn.layer import Layer
-from xrnn.layers import GRU, LSTM, RNN, InputGatedLSTM
-from xrnn.readout import Embedding, Linear
-from xrnn.unroll import unroll, unroll_backward
+from xrnn import analysis, cells, convert
+from xrnn.certify import certify
+from xrnn.convert.files import load, save
+from xrnn.engine.unroll import unroll, unroll_backward
+from xrnn.layers.embedding import Embedding
+from xrnn.layers.layer import Layer
+from xrnn.layers.linear import Linear
+from xrnn.layers.recurrent import GRU, LSTM, RNN, InputGatedLSTM
+from xrnn.learn import losses, online, optim
+
+__version__ = "0.2.0"
 
 __all__ = [
     "GRU",
@@ -16,11 +20,11 @@ __all__ = [
     "InputGatedLSTM",
     "Layer",
     "Linear",
+    "__version__",
+    "analysis",
     "cells",
     "certify",
     "convert",
-    "diagnose",
-    "gates",
     "load",
     "losses",
     "online",
@@ -29,3 +33,7 @@ __all__ = [
     "unroll",
     "unroll_backward",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

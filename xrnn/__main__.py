@@ -2,7 +2,7 @@
 
 import sys
 
-from xrnn.cli import main
+from xrnn._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

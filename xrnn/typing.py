@@ -1,8 +1,8 @@
-"""The words of the signatures.
+"""The types of the signatures.
 
 No static type spans NumPy, CuPy, torch and JAX arrays, so `Array` is `Any` to a type
-checker; what an array must be is said in shapes, in every docstring, and checked at the
-door.  The letters of those shapes are the same everywhere:
+checker; what an array must be is said in shapes, in every docstring, and checked when it
+comes in.  The letters of those shapes are the same everywhere:
 
 ====  ==============================  ====  ==============================
 T     time steps                      G     gates of the cell
@@ -12,8 +12,10 @@ H     hidden units
 ====  ==============================  ====  ==============================
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 Array: TypeAlias = Any
 """An array of any library that follows the Python Array API standard."""
@@ -21,11 +23,42 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 """The functions of such a library: ``numpy``, ``cupy``, ``array_api_compat.torch`` …"""
 
+DType: TypeAlias = Literal[
+    "float16", "bfloat16", "float32", "float64", "complex64", "complex128"
+]
+"""What a layer may store its weights in; complex numbers are for the forward pass alone."""
+
+Precision: TypeAlias = Literal["ieee", "tf32"]
+"""How products of float32 may be rounded."""
+
+Init: TypeAlias = Literal["orthogonal", "uniform"]
+"""How weights are drawn, see `xrnn.layers.initialisation.draw`."""
+
 Weights: TypeAlias = Mapping[str, Array]
 """Name → array; for one cell its shapes are ``cell.shapes(I, H)``."""
 
 State: TypeAlias = tuple[Array, ...]
 """What a cell carries from step to step, in the order of ``cell.states``; h is first."""
+
+GivenState: TypeAlias = tuple[Array | None, ...] | list[Array] | list[Array | None]
+"""A state as a user may give it: a part that is None means zeros."""
+
+
+class HState(NamedTuple):
+    """The state of a cell whose only state is its output."""
+
+    h: Array
+
+
+class HCState(NamedTuple):
+    """The state of a cell that has a cell state c beside its output h."""
+
+    h: Array
+    c: Array
+
+
+S = TypeVar("S", bound=State)
+"""The named tuple that a cell's state is."""
 
 Contribution: TypeAlias = Array | tuple[tuple[Array, Array], ...]
 """What one step adds to the gradient of one weight, not yet summed over the sequences.
@@ -35,12 +68,15 @@ each a pair (rows (B, m), operand (B, k)) that stands for Σ_b rows_b operand_b�
 over sequences and time are then one product each, after the loop.
 """
 
+Gradients: TypeAlias = tuple[Array, State, dict[str, Array]]
+"""dxs (T, B, I), the gradient of the first state, and those of the weights by name."""
+
 
 class Step(Protocol):
     """One time step forward: see `xrnn.cells.base.Cell`."""
 
     def __call__(
-        self, ax: Array, state: State, weights: Weights, *, xp: Namespace
+        self, ax: Array, state: Any, weights: Weights, *, xp: Namespace
     ) -> tuple[State, Any]: ...
 
 
@@ -48,11 +84,111 @@ class StepBackward(Protocol):
     """The same time step backward: see `xrnn.cells.base.Cell`."""
 
     def __call__(
-        self, dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+        self, dstate: Any, saved: Any, weights: Weights, *, xp: Namespace
     ) -> tuple[Array, State, dict[str, Contribution]]: ...
 
 
 class Total(Protocol):
     """The gradients of the new states, each with its share in the others added."""
 
-    def __call__(self, dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State: ...
+    def __call__(self, dstate: Any, saved: Any, weights: Weights, *, xp: Namespace) -> State: ...
+
+
+class Sequence(Protocol):
+    """One cell over whole sequences in one direction: the form of every sequence kernel.
+
+    `xrnn.recurrence.loop.Loop` is the reference that every other implementation must equal.
+    All arrays are of one library, device and dtype, and have been checked: `weights` are
+    complete (no bias is left out), C-contiguous and in native byte order; the other arrays
+    may have any strides.  An implementation writes to nothing that it is given, and what it
+    returns shares no memory with it.
+    """
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Any]:
+        """Run xs (T, B, I) from state, each part (B, H).
+
+        Returns ys (T, B, H), exactly 0 past a sequence's end; the state where each sequence
+        ends; and the residuals that `backward` needs, or None with ``keep=False``.
+        `lengths` (B,) are int64 in 0…T.
+        """
+        ...
+
+    def backward(
+        self,
+        weights: Weights,
+        residuals: Any,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> Gradients:
+        """The gradients of all that `forward` was given, from those of ys and of its state.
+
+        It may be called several times with the same residuals, to the same results.
+        """
+        ...
+
+
+class BothDirections(Protocol):
+    """A sequence kernel that runs the two directions over the same inputs at once."""
+
+    def forward_both(
+        self,
+        passes: list[tuple[Weights, State, bool]],
+        xs: Array,
+        *,
+        lengths: Array | None,
+        keep: bool,
+        xp: Namespace,
+    ) -> list[tuple[Array, State, Any]]:
+        """`Sequence.forward` for each (weights, state, reverse)."""
+        ...
+
+    def backward_both(
+        self, passes: list[tuple[Weights, Any, Array | None, State]], *, xp: Namespace
+    ) -> list[Gradients]:
+        """`Sequence.backward` for each (weights, residuals, dys, dstate)."""
+        ...
+
+
+class Stepping(Protocol):
+    """A sequence kernel that runs a single step with less delay than a sequence of one."""
+
+    def step(self, weights: Weights, x: Array, state: State) -> State:
+        """The state after one step of x (B, I) from state, with weights from `prepare`.
+
+        The parts of both states are (B, H), or (1, B, H) as a layer of one cell has them.
+        """
+        ...
+
+    def prepare(self, weights: Weights, *, fixed: bool) -> Weights:
+        """The weights in the form that the kernel takes with the least delay.
+
+        Weights that are `fixed` never change, so what products read can be laid out once.
+        """
+        ...
+
+
+def dtype_name(dtype: Any) -> str:
+    """Such as "float32", of the dtype of any library, or its class.
+
+    >>> import numpy as np
+    >>> dtype_name(np.zeros(1).dtype), dtype_name(np.float32)
+    ('float64', 'float32')
+    """
+    return str(dtype).rpartition(".")[2].rstrip("'>")
+
+
+def is_floating(dtype: Any, *, xp: Namespace) -> bool:
+    """Whether a dtype is real floating point; bfloat16 is, of which NumPy does not know."""
+    return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))

@@ -7,37 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from xrnn.backends.cpu.passes import Pass, Run
+from xrnn.backends.cpu.sequences import NumpyLoop, Residuals
 from xrnn.typing import Array, State, Weights
 
 
-class ElmanPass(Pass):
-    """With tanh.  Nothing is kept but the states, so a pass back spends nothing."""
+class ElmanLoop(NumpyLoop):
+    """With tanh.  Nothing is kept but the states, so a backward pass uses nothing up."""
 
-    def memory(self, run: Run, steps: int) -> tuple[Array, ...]:
+    def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return ()
 
-    def room(self, run: Run) -> tuple[Array, ...]:
+    def room(self, run: Residuals) -> tuple[Array, ...]:
         return (run.empty(run.T, run.B, run.H),)
 
     def steps(
-        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, _) = weights["U"].T, run.product(1)
-        curve, more = self.curve(run)
+        activation, more = self.activation(run)
         h_before, h_after = run.around(run.hs, part)
-        outside = run.outside(part)
+        outside = run.ended(part)
         dot, add = np.dot, np.add
         for a, h_prev, h, out in zip(run.along(pre), h_before, h_after, outside, strict=False):
             dot(h_prev, U, p)
             add(p, a, h)
-            curve(h, *more, out=h)  # (1), (2)
+            activation(h, *more, out=h)  # (1), (2)
             if out is not None:
                 np.copyto(h, h_prev, where=out)
 
     def steps_backward(
         self,
-        run: Run,
+        run: Residuals,
         weights: Weights,
         part: slice,
         kept: tuple[Array, ...],
@@ -47,9 +47,9 @@ class ElmanPass(Pass):
         (das,), (dh,), U = kept, carried, weights["U"]
         self.slope(run.after(run.hs)[part], das)
         dh_prev = run.empty(*run.shape)
-        outside = run.outside(part, back=True)
+        outside = run.ended(part, backward=True)
         add, dot, multiply = np.add, np.dot, np.multiply
-        for da, dy, out in zip(run.back(das), dys, outside, strict=False):
+        for da, dy, out in zip(run.from_last(das), dys, outside, strict=False):
             if dy is not None:
                 add(dh, dy, dh)
             multiply(dh, da, da)
@@ -61,20 +61,20 @@ class ElmanPass(Pass):
             dh, dh_prev = dh_prev, dh
         return (dh,)
 
-    def curve(self, run: Run) -> tuple[Any, tuple[Array, ...]]:
+    def activation(self, run: Residuals) -> tuple[Any, tuple[Array, ...]]:
         """A function and what it takes besides a."""
         return np.tanh, ()
 
     def slope(self, h: Array, out: Array) -> None:
-        """out = dh/da, as `xrnn.activations` has it."""
+        """out = dh/da, as in `xrnn.cells.activations`."""
         np.multiply(h, h, out)
         np.subtract(1, out, out)
 
 
-class ElmanReLUPass(ElmanPass):
+class ElmanReLULoop(ElmanLoop):
     """With ReLU."""
 
-    def curve(self, run: Run) -> tuple[Any, tuple[Array, ...]]:
+    def activation(self, run: Residuals) -> tuple[Any, tuple[Array, ...]]:
         return np.maximum, (np.zeros(run.shape, run.xs.dtype),)
 
     def slope(self, h: Array, out: Array) -> None:

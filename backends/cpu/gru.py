@@ -1,7 +1,7 @@
 """The gated recurrent units over whole sequences in NumPy.
 
 Equations as in `xrnn.cells.gru` and `xrnn.cells.gru_before`; (4) as n + z ⊙ (h_{t-1} − n).
-Going back, all gradients of a step are dh (of the second: dh or dq) times what forward knows.
+Backward, all gradients of a step are dh (of the second: dh or dq) times what forward knows.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xrnn.backends.cpu.passes import (
-    Pass,
-    Run,
+from xrnn.backends.cpu.sequences import (
+    NumpyLoop,
+    Residuals,
     by_gate,
     by_row,
     input_gradients,
@@ -21,15 +21,15 @@ from xrnn.backends.cpu.passes import (
 from xrnn.typing import Array, State, Weights
 
 
-class GRUPass(Pass):
+class GRULoop(NumpyLoop):
     """Keeps r, z and m = U_n h + v, over which the gradients of U h are written; and n, over
     which that of W_n x is."""
 
-    def memory(self, run: Run, steps: int) -> tuple[Array, ...]:
+    def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return run.empty(steps, run.B, 3 * run.H), run.empty(steps, run.B, run.H)
 
     def steps(
-        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, p_gates) = weights["U"].T, run.product(3)
         p_rz, p_n, v = p_gates[:2], p_gates[2], run.full(weights["v"])
@@ -38,7 +38,7 @@ class GRUPass(Pass):
         half = np.asarray(0.5, pre.dtype)
         add, dot, multiply, subtract, tanh = np.add, np.dot, np.multiply, np.subtract, np.tanh
         for a_rz, a_n, rz, r, z, m, n, h_prev, h, out in zip(
-            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.outside(part)),
+            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
             strict=False,
         ):
             dot(h_prev, U, p)
@@ -59,7 +59,7 @@ class GRUPass(Pass):
 
     def steps_backward(
         self,
-        run: Run,
+        run: Residuals,
         weights: Weights,
         part: slice,
         kept: tuple[Array, ...],
@@ -69,12 +69,12 @@ class GRUPass(Pass):
         (rows, ns), U, (dh,) = kept, weights["U"], carried
         gates = by_gate(rows, 3)
         k, k_n = _factors(gates, ns, run.before(run.hs)[part])
-        views = (run.back(k), run.back(k_n), run.back(gates[:, 1]), run.back(rows))
+        views = (run.from_last(k), run.from_last(k_n), run.from_last(gates[:, 1]), run.from_last(rows))
         p, dh_prev = run.empty(*run.shape), run.empty(*run.shape)
         add, dot, multiply = np.add, np.dot, np.multiply
         for dy, k_t, k_n_t, z, du, du_gates, da_n, out in zip(
-            *(dys, *views, run.back(by_row(rows, 3)), run.back(ns)),
-            run.outside(part, back=True),
+            *(dys, *views, run.from_last(by_row(rows, 3)), run.from_last(ns)),
+            run.ended(part, backward=True),
             strict=False,
         ):
             if dy is not None:
@@ -93,7 +93,7 @@ class GRUPass(Pass):
         return (dh,)
 
     def gradients(
-        self, run: Run, weights: Weights, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
     ) -> tuple[Array, dict[str, Array]]:
         du, da_n = (a.reshape(-1, a.shape[-1]) for a in kept)
         W, two, da_rz = weights["W"], 2 * run.H, du[:, : 2 * run.H]
@@ -127,17 +127,17 @@ def _factors(gates: Array, n: Array, h_prev: Array) -> tuple[Array, Array]:
     return k, k_n
 
 
-class GRUBeforePass(Pass):
+class GRUBeforeLoop(NumpyLoop):
     """Keeps r, z and n, over which their gradients are written; q = r ⊙ h_{t-1} is made again."""
 
-    def memory(self, run: Run, steps: int) -> tuple[Array, ...]:
+    def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return (run.empty(steps, run.B, 3 * run.H),)
 
-    def room(self, run: Run) -> tuple[Array, ...]:
+    def room(self, run: Residuals) -> tuple[Array, ...]:
         return (run.empty(run.T, run.B, run.H),)
 
     def steps(
-        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U_rz, U_n = weights["U"][: 2 * run.H].T, weights["U"][2 * run.H :].T
         (p, p_rz), (p_n, _) = run.product(2), run.product(1)
@@ -146,7 +146,7 @@ class GRUBeforePass(Pass):
         q, half = run.empty(*run.shape), np.asarray(0.5, pre.dtype)
         add, dot, multiply, subtract, tanh = np.add, np.dot, np.multiply, np.subtract, np.tanh
         for a_rz, a_n, rz, r, z, n, h_prev, h, out in zip(
-            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.outside(part)),
+            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
             strict=False,
         ):
             dot(h_prev, U_rz, p)
@@ -167,7 +167,7 @@ class GRUBeforePass(Pass):
 
     def steps_backward(
         self,
-        run: Run,
+        run: Residuals,
         weights: Weights,
         part: slice,
         kept: tuple[Array, ...],
@@ -177,13 +177,13 @@ class GRUBeforePass(Pass):
         (rows, qs), (dh,), gates = kept, carried, by_gate(kept[0], 3)
         U_rz, U_n = weights["U"][: 2 * run.H], weights["U"][2 * run.H :]
         k, r = _factors_before(gates, run.before(run.hs)[part], qs)
-        k, das, flat = run.back(k), run.back(by_row(rows, 3)), run.back(rows)
-        views = (run.back(r), run.back(gates[:, 1]), k[:, 0], k[:, 1:], das[:, 0], das[:, 1:])
+        k, das, flat = run.from_last(k), run.from_last(by_row(rows, 3)), run.from_last(rows)
+        views = (run.from_last(r), run.from_last(gates[:, 1]), k[:, 0], k[:, 1:], das[:, 0], das[:, 1:])
         products = (flat, flat[..., : 2 * run.H], flat[..., 2 * run.H :])
         p, dq, dh_prev = (run.empty(*run.shape) for _ in range(3))
         add, dot, multiply = np.add, np.dot, np.multiply
         for dy, r_t, z, k_r, k_zn, da_r, da_zn, da, da_rz, da_n, out in zip(
-            *(dys, *views, *products, run.outside(part, back=True)), strict=False
+            *(dys, *views, *products, run.ended(part, backward=True)), strict=False
         ):
             if dy is not None:
                 add(dh, dy, dh)
@@ -203,7 +203,7 @@ class GRUBeforePass(Pass):
         return (dh,)
 
     def gradients(
-        self, run: Run, weights: Weights, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
     ) -> tuple[Array, dict[str, Array]]:
         rows, qs = kept
         dxs, dweights = input_gradients(run, weights, rows)

@@ -1,17 +1,19 @@
-"""The cells whose whole loop is written out for NumPy, and where it serves."""
+"""The cells whose loop is written out for NumPy, and where it serves."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from xrnn import cells
-from xrnn.backends import Sequences, Sizes
-from xrnn.backends.cpu.elman import ElmanPass, ElmanReLUPass
-from xrnn.backends.cpu.gru import GRUBeforePass, GRUPass
-from xrnn.backends.cpu.lstm import LSTMPass, PeepholePass
-from xrnn.backends.cpu.passes import Pass
+from xrnn.backends.base import Kernel, Sizes
+from xrnn.backends.cpu.elman import ElmanLoop, ElmanReLULoop
+from xrnn.backends.cpu.gru import GRUBeforeLoop, GRULoop
+from xrnn.backends.cpu.lstm import LSTMLoop, PeepholeLoop
+from xrnn.backends.cpu.sequences import NumpyLoop
 from xrnn.cells.base import Cell
 
 #: steps from which on the buffers are worth making; a cell of one gate has few to save
@@ -19,10 +21,25 @@ GATED_FROM, ELMAN_FROM = 3, 12
 
 DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
-SOURCE = "".join(
-    Path(__file__).with_name(f"{name}.py").read_text()
-    for name in ("passes", "elman", "lstm", "gru")
-)
+
+@cache
+def module_sources(*names: str) -> str | None:
+    """The text of modules; None where one has none (an installation without sources)."""
+    found = []
+    for name in names:
+        spec = importlib.import_module(name).__spec__
+        get_source = getattr(spec.loader if spec else None, "get_source", lambda name: None)
+        try:
+            found.append(get_source(name))
+        except ImportError:  # what a loader says of a module that came without its source
+            return None
+    return None if None in found else "".join(found)
+
+
+def source() -> str | None:
+    """What a verification of these loops holds for."""
+    folder = __name__.rpartition(".")[0]
+    return module_sources(*(f"{folder}.{name}" for name in ("sequences", "elman", "lstm", "gru")))
 
 
 def _trial(T: int, B: int, I: int, H: int) -> Sizes:
@@ -30,23 +47,22 @@ def _trial(T: int, B: int, I: int, H: int) -> Sizes:
     return (6, 1, 4, 16) if B == 1 else (5, 3, 4, 16)
 
 
-def _entry(form: Pass, start: int = GATED_FROM) -> Sequences:
-    return Sequences(
-        form.forward,
-        form.backward,
+def _kernel(form: NumpyLoop, start: int = GATED_FROM) -> Kernel:
+    return Kernel(
+        form,
         DTYPES,
-        SOURCE,
+        source,
         serves=lambda T, B, I, H: start <= T,
         trial=_trial,
         path=lambda T, B, I, H: "whole sequences in NumPy",
     )
 
 
-LOOPS: dict[Cell, Sequences] = {
-    cells.Elman: _entry(ElmanPass(), ELMAN_FROM),
-    cells.ElmanReLU: _entry(ElmanReLUPass(), ELMAN_FROM),
-    cells.LSTM: _entry(LSTMPass()),
-    cells.GRU: _entry(GRUPass()),
-    cells.GRUBefore: _entry(GRUBeforePass()),
-    cells.PeepholeLSTM: _entry(PeepholePass()),
+KERNELS: dict[Cell[Any], Kernel] = {
+    cells.Elman: _kernel(ElmanLoop(), ELMAN_FROM),
+    cells.ElmanReLU: _kernel(ElmanReLULoop(), ELMAN_FROM),
+    cells.LSTM: _kernel(LSTMLoop()),
+    cells.GRU: _kernel(GRULoop()),
+    cells.GRUBefore: _kernel(GRUBeforeLoop()),
+    cells.PeepholeLSTM: _kernel(PeepholeLoop()),
 }

@@ -1,7 +1,7 @@
 """The LSTMs over whole sequences in NumPy.
 
 Equations as in `xrnn.cells.lstm` and `xrnn.cells.peephole`, here in the order of the first.
-Going back, all gradients of a step are dh or dc times what forward knows:
+Backward, all gradients of a step are dh or dc times what forward knows:
 
 da_o = dh ⊙ k_o,  dc ← dc + dh ⊙ k_c        (6)
 da_{i,f,g} = dc ⊙ k_{i,f,g},  dc ← dc ⊙ f   (1)-(5)
@@ -13,24 +13,24 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xrnn.backends.cpu.passes import Pass, Run, by_gate, by_row
+from xrnn.backends.cpu.sequences import NumpyLoop, Residuals, by_gate, by_row
 from xrnn.typing import Array, State, Weights
 
 
-class LSTMPass(Pass):
+class LSTMLoop(NumpyLoop):
     """Keeps the gates, over which their gradients are written."""
 
-    def memory(self, run: Run, steps: int) -> tuple[Array, ...]:
+    def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return (run.empty(steps, run.B, 4 * run.H),)
 
     def steps(
-        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, p_gates) = weights["U"].T, run.product(4)
-        scale, shift = _affine(run)
+        scale, shift = _sigmoid_from_tanh(run)
         gates = run.along(by_gate(kept[0], 4))
         i_f_g_o = (gates[:, k] for k in range(4))
-        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.outside(part))
+        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.ended(part))
         u = run.empty(*run.shape)
         dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
         for a, y, i, f, g, o, h_prev, h, c_prev, c, out in zip(
@@ -53,7 +53,7 @@ class LSTMPass(Pass):
 
     def steps_backward(
         self,
-        run: Run,
+        run: Residuals,
         weights: Weights,
         part: slice,
         kept: tuple[Array, ...],
@@ -62,13 +62,13 @@ class LSTMPass(Pass):
     ) -> State:
         (rows, *_), U, (dh, dc) = kept, weights["U"], carried
         k, k_c, f = self.factors(run, weights, part, by_gate(rows, 4))
-        k, k_c, f = run.back(k), run.back(k_c), run.back(f)
-        das = run.back(by_row(rows, 4))
+        k, k_c, f = run.from_last(k), run.from_last(k_c), run.from_last(f)
+        das = run.from_last(by_row(rows, 4))
         u, dc_prev, dh_prev = (run.empty(*run.shape) for _ in range(3))
         add, dot, multiply = np.add, np.dot, np.multiply
         for dy, k_ifg, k_o, k_c_t, f_t, da, da_ifg, da_o, out in zip(
-            *(dys, k[:, :3], k[:, 3], k_c, f, run.back(rows), das[:, :3], das[:, 3]),
-            run.outside(part, back=True),
+            *(dys, k[:, :3], k[:, 3], k_c, f, run.from_last(rows), das[:, :3], das[:, 3]),
+            run.ended(part, backward=True),
             strict=False,
         ):
             if dy is not None:
@@ -90,7 +90,7 @@ class LSTMPass(Pass):
         return dh, dc
 
     def factors(
-        self, run: Run, weights: Weights, part: slice, gates: Array
+        self, run: Residuals, weights: Weights, part: slice, gates: Array
     ) -> tuple[Array, Array, Array]:
         """k (steps, 4, B, H) of the gates, k_c and f (steps, B, H)."""
         i, f, g, o = (gates[:, n] for n in range(4))
@@ -110,21 +110,21 @@ class LSTMPass(Pass):
         return k, k_c, f
 
 
-class PeepholePass(LSTMPass):
+class PeepholeLoop(LSTMLoop):
     """The same with c_{t-1} in i and f, and c_t in o: back through o to c, and to c_{t-1}
     through i and f, are two more terms of k_c and f."""
 
     def steps(
-        self, run: Run, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, p_gates) = weights["U"].T, run.product(4)
-        scale, shift = _affine(run)
+        scale, shift = _sigmoid_from_tanh(run)
         scale_ifg, shift_ifg, half = scale[:3], shift[:3], scale[3]
         peep = run.full(weights["p"].reshape(3, run.H))
         p_if, p_o = peep[:2], peep[2]
         gates = run.along(by_gate(kept[0], 4))
         views = (gates[:, :2], gates[:, :3], *(gates[:, k] for k in range(4)))
-        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.outside(part))
+        states = (*run.around(run.hs, part), *run.around(run.cs, part), run.ended(part))
         u, w = run.empty(*run.shape), run.empty(2, *run.shape)
         dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
         for a, y, y_if, y_ifg, i, f, g, o, h_prev, h, c_prev, c, out in zip(
@@ -154,7 +154,7 @@ class PeepholePass(LSTMPass):
                 np.copyto(h, h_prev, where=out)
 
     def factors(
-        self, run: Run, weights: Weights, part: slice, gates: Array
+        self, run: Residuals, weights: Weights, part: slice, gates: Array
     ) -> tuple[Array, Array, Array]:
         k, k_c, f = super().factors(run, weights, part, gates)
         p_i, p_f, p_o = weights["p"].reshape(3, run.H)
@@ -162,7 +162,7 @@ class PeepholePass(LSTMPass):
         return k, k_c, f + p_i * k[:, 0] + p_f * k[:, 1]
 
     def gradients(
-        self, run: Run, weights: Weights, kept: tuple[Array, ...]
+        self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
     ) -> tuple[Array, dict[str, Array]]:
         dxs, dweights = super().gradients(run, weights, kept)
         da_i, da_f, _, da_o = kept[0].reshape(run.T * run.B, 4, run.H).swapaxes(0, 1)
@@ -171,7 +171,7 @@ class PeepholePass(LSTMPass):
         return dxs, dweights | {"p": np.concatenate(dp)}
 
 
-def _affine(run: Run) -> tuple[Array, Array]:
+def _sigmoid_from_tanh(run: Residuals) -> tuple[Array, Array]:
     """σ(a) = ½ tanh(½ a) + ½ for all gates at once: what stands for ½, which is 1 and 0 for g."""
     scale, shift = run.empty(4, *run.shape), run.empty(4, *run.shape)
     scale[:], shift[:], scale[2], shift[2] = 0.5, 0.5, 1, 0

@@ -19,7 +19,7 @@ def threads() -> int:
     What threadpoolctl has set for it, else XRNN_NUM_THREADS, else OMP_NUM_THREADS, else the
     cores.
     """
-    introduce()
+    register_with_threadpoolctl()
     limit: int | None = getattr(_limits, "threads", None)
     return limit or _default()
 
@@ -35,18 +35,18 @@ def _default() -> int:
         return os.cpu_count() or 1
 
 
-def introduce() -> None:
+def register_with_threadpoolctl() -> None:
     """Make the loops known to threadpoolctl, once the program has imported it."""
-    global _introduced
+    global _registered_with
     found = sys.modules.get("threadpoolctl")
-    if found is None or found is _introduced:
+    if found is None or found is _registered_with:
         return
-    _introduced = found
+    _registered_with = found
     if hasattr(found, "register"):  # from 3.4 on
         found.register(_controller(found.LibController))
 
 
-_introduced: Any = None
+_registered_with: Any = None
 
 
 def _controller(base: Any) -> Any:

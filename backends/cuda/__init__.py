@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+LIBRARY = "cupy"
+INSTALL = 'pip install "xrnn-array[cuda13]" or [cuda12]'
+
 
 def __getattr__(name: str) -> Any:
     if name == "BACKEND":
         from xrnn.backends.cuda.device import BACKEND
 
         return BACKEND
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,9 +9,10 @@ import re
 import array_api_compat.cupy
 import cupy
 
-from xrnn.backends import Backend, dtype_name
+from xrnn.backends.base import Backend
 from xrnn.backends.cuda.runtime import CupyRuntime
-from xrnn.backends.cuda.tables import notes, sequences
+from xrnn.backends.cuda.tables import kernels, notes
+from xrnn.typing import Array, dtype_name
 
 RUNTIME = CupyRuntime()
 
@@ -54,14 +55,19 @@ def _dtypes() -> frozenset[cupy.dtype]:
     return frozenset(cupy.dtype(name) for name in names)
 
 
+def _dense(array: Array) -> Array:
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
 BACKEND = Backend(
     name="cuda",
     xp=array_api_compat.cupy,
     to_host=cupy.asnumpy,
-    sequences=sequences(RUNTIME, _dtypes()),
+    kernels=kernels(RUNTIME, _dtypes()),
     describe=_describe,
     missing=_missing,
     notes=_notes,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
+    dense=_dense,
     device_of=lambda array: array.device.id,
 )

@@ -1,6 +1,6 @@
 """Whole sequences by fused kernels: one product and one kernel a step, each way.
 
-What does not depend on the state is done for all steps at once, as in `xrnn.loop.Loop`: W x
+What does not depend on the state is done for all steps at once, as in `xrnn.recurrence.loop.Loop`: W x
 before the loop, every weight gradient after it, each in one large product.  In between runs a
 loop over raw addresses.  The mathematics of a step stands in ``kernels/*.cu``.
 """
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xrnn.affine import inside
-from xrnn.backends.cuda.plan import Plan, Run, Runtime
+from xrnn.backends.cuda.plan import Plan, Residuals, Runtime
 from xrnn.cells.base import Cell
+from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.typing import Array, Namespace, State, Weights
 
 
 class Fused:
-    """One cell's whole loop on a device, in the form of `xrnn.loop.Loop`.
+    """One cell's whole loop on a device, as a `xrnn.typing.Sequence`.
 
     Subclasses say, for one cell, what a step is (`step`, `step_backward`), and where its
     weights' gradients come from (`weight_gradients`).
@@ -32,7 +32,7 @@ class Fused:
         Whether products of float32 may round what they multiply to 10 bits.
     """
 
-    #: the kernels' file; blocks of H columns in `Run.gates`; whether there is a c
+    #: the kernels' file; blocks of H columns in `Residuals.gates`; whether there is a c
     source = ""
     width = 0
     carries_c = False
@@ -41,7 +41,7 @@ class Fused:
     #: where each of the cell's gates stands among the columns, if not in their own order
     columns: tuple[int, ...] | None = None
 
-    def __init__(self, runtime: Runtime, cell: Cell, tf32: bool = False) -> None:
+    def __init__(self, runtime: Runtime, cell: Cell[Any], tf32: bool = False) -> None:
         self.runtime, self.cell, self.tf32 = runtime, cell, tf32
 
     def forward(
@@ -55,7 +55,7 @@ class Fused:
         keep: bool,
         xp: Namespace,
     ) -> tuple[Array, State, Any]:
-        """As `xrnn.loop.Loop.forward`, for at least one value."""
+        """As `xrnn.typing.Sequence.forward`, for at least one value."""
         one = [(weights, state, reverse)]
         return self.forward_both(one, xs, lengths=lengths, keep=keep, xp=xp)[0]
 
@@ -70,7 +70,7 @@ class Fused:
     ) -> list[tuple[Array, State, Any]]:
         """The same for one direction or for both, over the same inputs."""
         plans = [
-            self.open(Run(weights, xs, state, lengths, reverse))
+            self.open(Residuals(weights, xs, state, lengths, reverse))
             for weights, state, reverse in passes
         ]
         for plan in plans:
@@ -81,18 +81,18 @@ class Fused:
     def backward(
         self,
         weights: Weights,
-        saved: Run,
+        saved: Residuals,
         dys: Array | None,
         dstate: State,
         *,
         xp: Namespace,
     ) -> tuple[Array, State, dict[str, Array]]:
-        """As `xrnn.loop.Loop.backward`.  Gradients take the place of the gates they are of, so
-        a second pass back first goes forward again."""
+        """As `xrnn.typing.Sequence.backward`.  Gradients take the place of the gates that they
+        belong to, so a second backward pass begins by running forward again."""
         return self.backward_both([(weights, saved, dys, dstate)], xp=xp)[0]
 
     def backward_both(
-        self, passes: Sequence[tuple[Weights, Run, Array | None, State]], *, xp: Namespace
+        self, passes: Sequence[tuple[Weights, Residuals, Array | None, State]], *, xp: Namespace
     ) -> list[tuple[Array, State, dict[str, Array]]]:
         """The same for one direction or for both."""
         plans, given = [], []
@@ -140,20 +140,20 @@ class Fused:
         raise NotImplementedError
 
     def step_backward(self, plan: Plan, at: Step) -> None:
-        """The same time step back."""
+        """The same time step, backward."""
         raise NotImplementedError
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         """Of every weight but W and b, from the gradients that stand in the gates."""
         raise NotImplementedError
 
-    def open(self, run: Run) -> Plan:
+    def open(self, run: Residuals) -> Plan:
         """The plan of a pass, with W x in its gates and nothing of the padding in its inputs."""
         xp = self.runtime.xp
         if run.lengths is not None:
-            run.mask = inside(run.xs.shape[0], run.lengths, xp=xp)
+            run.mask = valid_mask(run.xs.shape[0], run.lengths, xp=xp)
             # Whatever stands in the padding, NaN included, must not reach a sum.
-            run.xs = _inside(run.mask, run.xs, xp=xp)
+            run.xs = apply_mask(run.mask, run.xs, xp=xp)
         plan = Plan(self.runtime, run, self.tf32)
         run.xs = plan.dense(run.xs)
         T, B, I, n, ld = plan.T, plan.B, plan.I, len(self.cell.gates) * plan.H, self.width * plan.H
@@ -177,18 +177,18 @@ class Fused:
         run, xp = plan.run, plan.xp
         first, end = run.ends
         ys = run.hs[1:] if first == 0 else run.hs[:-1]
-        last: tuple[Array, ...] = (run.hs[end],)
+        # A copy: the outputs, which backward reads too, are the same memory.
+        last: tuple[Array, ...] = (run.hs[end].copy(),)
         if run.mask is not None:
             # The state that is kept past the end is an output nowhere.
-            last = (last[0].copy(),)
-            ys = _inside(run.mask, ys, xp=xp)
+            ys = apply_mask(run.mask, ys, xp=xp)
         if self.carries_c:
             last = (*last, xp.astype(run.cs[end], plan.dtype))
         if not self.keeps_gates:
             run.gates = None
         return ys, last, run if keep else None
 
-    def reopen(self, saved: Run) -> Run:
+    def reopen(self, saved: Residuals) -> Residuals:
         """The run, or the same once more if its gates hold gradients already."""
         if saved.spent:
             again = (saved.weights, saved.xs, saved.first)
@@ -272,8 +272,3 @@ class Step:
         self.h_prev, self.h = hs + before * row, hs + after * row
         self.c_prev, self.c = cs + before * acc, cs + after * acc
         self.dy = dys + t * out if dys else 0
-
-
-def _inside(mask: Array, a: Array, *, xp: Any) -> Array:
-    """a where the mask is, elsewhere 0, in a's dtype: CuPy's `where` makes bfloat16 float32."""
-    return xp.astype(xp.where(mask, a, xp.zeros_like(a)), a.dtype, copy=False)

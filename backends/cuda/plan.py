@@ -12,8 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
-from xrnn.backends import dtype_name
-from xrnn.typing import Array, State, Weights
+from xrnn.typing import Array, State, Weights, dtype_name
 
 #: threads in a block of a kernel that works value by value
 BLOCK = 128
@@ -73,7 +72,7 @@ class Runtime(Protocol):
 
 
 @dataclass
-class Run:
+class Residuals:
     """What a pass was given, and the buffers that it filled, in the order of time.
 
     - gates (T, B, n·H): W x, then (if kept) the gates, then, going back, their gradients:
@@ -115,7 +114,7 @@ class Run:
 class Plan:
     """The sizes and addresses of a run on its device."""
 
-    def __init__(self, runtime: Runtime, run: Run, tf32: bool) -> None:
+    def __init__(self, runtime: Runtime, run: Residuals, tf32: bool) -> None:
         self.runtime, self.run, self.tf32 = runtime, run, tf32
         self.xp = runtime.xp
         self.T, self.B, self.I = run.xs.shape

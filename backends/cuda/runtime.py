@@ -10,7 +10,7 @@ import ctypes
 import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from importlib import resources
 from threading import Lock
 from typing import Any
 
@@ -19,8 +19,6 @@ import cupy
 from cupy.cuda import device, driver
 
 from xrnn.backends.cuda.plan import Product
-
-KERNELS = Path(__file__).with_name("kernels")
 
 #: bytes of shared memory that a kernel may use without asking, and the attribute of a
 #: kernel that lets its clusters have more than 8 blocks (cuda.h)
@@ -44,7 +42,8 @@ def _inlined(name: str, seen: set[str]) -> str:
         seen.add(found[1])
         return _inlined(found[1], seen)
 
-    code = (KERNELS / name).read_text().replace("#pragma once\n", "")
+    file = resources.files("xrnn.backends.cuda").joinpath("kernels", name)
+    code = file.read_text("utf-8").replace("#pragma once\n", "")
     return re.sub(r'^#include "(.+)"$', header, code, flags=re.MULTILINE)
 
 

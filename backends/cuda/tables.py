@@ -1,15 +1,15 @@
-"""What stands behind the wide door: every cell's loops, for any runtime, the best first."""
+"""The table of kernels: every cell's kernels, for any runtime, the best first."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
+from importlib import resources
 from typing import Any
 
 from xrnn import cells
-from xrnn.backends import Sequences, Sizes, dtype_name
+from xrnn.backends.base import Kernel, Sizes
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cells import (
     FusedElman,
@@ -22,7 +22,7 @@ from xrnn.backends.cuda.cells import (
 from xrnn.backends.cuda.fused import Fused
 from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU, pieces
 from xrnn.backends.cuda.plan import Runtime
-from xrnn.backends.cuda.wide import (
+from xrnn.backends.cuda.clustered import (
     Clustered,
     ClusteredElman,
     ClusteredElmanReLU,
@@ -30,11 +30,10 @@ from xrnn.backends.cuda.wide import (
     ClusteredLSTM,
 )
 from xrnn.cells.base import Cell
+from xrnn.typing import dtype_name
 
-KERNELS = Path(__file__).with_name("kernels")
-
-#: cell → its loop of launches, and its loop in one launch
-FUSED: Mapping[Cell, type[Fused]] = {
+#: cell → its kernel of one launch a step, and its kernel of one launch for all steps
+FUSED: Mapping[Cell[Any], type[Fused]] = {
     cells.Elman: FusedElman,
     cells.ElmanReLU: FusedElmanReLU,
     cells.LSTM: FusedLSTM,
@@ -44,7 +43,7 @@ FUSED: Mapping[Cell, type[Fused]] = {
     cells.InputGatedLSTM: FusedInputGated,
     cells.MinGRU: FusedMinGRU,
 }
-CLUSTERED: Mapping[Cell, type[Clustered]] = {
+CLUSTERED: Mapping[Cell[Any], type[Clustered]] = {
     cells.Elman: ClusteredElman,
     cells.ElmanReLU: ClusteredElmanReLU,
     cells.LSTM: ClusteredLSTM,
@@ -55,14 +54,14 @@ CLUSTERED: Mapping[Cell, type[Clustered]] = {
 TF32_TOLERANCE = 5e-3
 
 #: set to 1 to let clusters run: no device has certified them yet
-OPT_IN = "XRNN_CUDA_WIDE"
+OPT_IN = "XRNN_CUDA_CLUSTERS"
 
 
-def sequences(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell, tuple[Sequences, ...]]:
-    """The table of the wide door."""
+def kernels(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell[Any], tuple[Kernel, ...]]:
+    """Cell → its kernels on a device, the best first."""
     table = {}
     for cell, kind in FUSED.items():
-        loops: list[Sequences] = []
+        loops: list[Kernel] = []
         for precision in ("tf32", "ieee"):
             tf32 = precision == "tf32"
             names = ("float32",) if tf32 else ("float16", "bfloat16", "float32", "float64")
@@ -74,7 +73,7 @@ def sequences(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell, tuple[Sequ
     return table
 
 
-def _fused(loop: Fused, dtypes: frozenset[Any]) -> Sequences:
+def _fused(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
     return _entry(loop, dtypes, path=loop.path, trial=partial(_trial, loop))
 
 
@@ -85,10 +84,10 @@ def _trial(loop: Fused, T: int, B: int, I: int, H: int) -> Sizes:
     return (5, 3, 4, 16) if H % 4 == 0 else (3, 2, 3, 7)
 
 
-def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Sequences]:
+def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Kernel]:
     """One entry for each dtype, as the weights' size decides."""
 
-    def entry(dtype: Any) -> Sequences:
+    def entry(dtype: Any) -> Kernel:
         kind = dtype_name(dtype)
 
         def serves(T: int, B: int, I: int, H: int) -> bool:
@@ -113,16 +112,14 @@ def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Sequences]:
     return [entry(dtype) for dtype in dtypes if dtype_name(dtype) != "float64"]
 
 
-def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Sequences:
-    return Sequences(
-        loop.forward,
-        loop.backward,
+def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Kernel:
+    return Kernel(
+        loop,
         dtypes,
-        SOURCE,
+        source,
         precision="tf32" if loop.tf32 else "ieee",
         tolerance=TF32_TOLERANCE if loop.tf32 else None,
-        forward_both=loop.forward_both,
-        backward_both=loop.backward_both,
+        both=loop,
         **how,
     )
 
@@ -136,7 +133,10 @@ def notes() -> list[str]:
     return lines
 
 
-#: what a proof is a proof of
-SOURCE = "".join(
-    file.read_text() for file in sorted((*KERNELS.iterdir(), *KERNELS.parent.glob("*.py")))
-)
+@cache
+def source() -> str:
+    """What a verification holds for: all code of this folder."""
+    here = resources.files("xrnn.backends.cuda")
+    files = [file for folder in (here, here / "kernels") for file in folder.iterdir()]
+    code = [f for f in files if f.name.endswith((".py", ".cu", ".cuh"))]
+    return "".join(f.read_text("utf-8") for f in sorted(code, key=lambda f: f.name))

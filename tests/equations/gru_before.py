@@ -42,7 +42,7 @@ def as_a_whole() -> list[Equation]:
     """The values of (58)-(61), and the pass back by (74)-(87)."""
 
     def values() -> list[np.ndarray]:
-        gates = xrnn.gates(S.xrnn.tape)
+        gates = xrnn.analysis.gates(S.xrnn.tape)
         inner = [column(gates[name][t - 1]) for name in "zrn" for t in S.steps]
         return [*map(column, S.xrnn.hs), *inner]
 

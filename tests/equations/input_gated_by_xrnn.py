@@ -12,7 +12,7 @@ from equations.calculus import derivative
 from equations.input_gated import Given
 from xrnn.cells import InputGatedLSTM
 from xrnn.typing import Array
-from xrnn.unroll import Tape
+from xrnn.engine.unroll import Tape
 
 #: the gates of the document in the cell's letters, and in the cell's order
 NAMES = {"f": "f", "i": "i", "o": "o", "c": "g"}
@@ -64,7 +64,7 @@ class ByXrnn:
     def values(self) -> dict[str, Array]:
         """F, i, O, C', C, h and L, (steps, ·)."""
         ys, tape = self.whole
-        gates = xrnn.gates(tape)
+        gates = xrnn.analysis.gates(tape)
         L = self.readout(ys)
         names = {"F": "f", "i": "i", "O": "o", "C'": "g", "C": "c"}
         found = {name: gates[gate] for name, gate in names.items()} | {"h": ys, "L": L}
@@ -159,7 +159,7 @@ class ByXrnn:
 
     def dC_dC(self, t: int, span: int = 1) -> Array:
         """∂C_{t+span}/∂C_t."""
-        return xrnn.diagnose.jacobian(self.whole[1], t - 1, span, of="c", by="c")[0]
+        return xrnn.analysis.jacobian(self.whole[1], t - 1, span, of="c", by="c")[0]
 
     # ---- single factors of the last step ------------------------------------------------
 
@@ -171,7 +171,7 @@ class ByXrnn:
         x = inject.get("x", self.given.x[[self.t - 1]]).astype(complex)
         C = np.broadcast_to(inject.get("C", self.C[-2]), (len(x), self.M)).astype(complex)
         ys, _, tape = xrnn.unroll(InputGatedLSTM, weights, x[None], (np.zeros_like(C), C))
-        i, f, g, o, C = (xrnn.gates(tape)[k][0] for k in "ifgoc")
+        i, f, g, o, C = (xrnn.analysis.gates(tape)[k][0] for k in "ifgoc")
         found = {"F": f, "i": i, "O": o, "C'": g, "C": C, "h": ys[0], "b": ys[0] / o}
         return (found | {"a1": i * g, "a": C - i * g, "d": np.log(i / (1 - i))})[name]
 

@@ -17,7 +17,7 @@ from equations.form import Equation, Value, column, mm, row
 from equations.lstm_sensitivities_system import STEPS, THETAS, P, T, n_h
 from xrnn.cells import LSTM
 from xrnn.typing import Array, State
-from xrnn.unroll import Look, Tape
+from xrnn.engine.unroll import Look, Tape
 
 # The same system by xrnn, a batch of one; g is the document's c̃
 
@@ -120,7 +120,7 @@ def each(value: Callable[[int], np.ndarray]) -> Callable[[], Value]:
 
 def forward() -> Equation:
     def true() -> Value:
-        values = xrnn.gates(run()[2])
+        values = xrnn.analysis.gates(run()[2])
         arrays = [values[name] for name in ("f", "i", "o", "g", "c")]
         return [*arrays, np.tanh(values["c"]), run()[0]]
 

@@ -134,7 +134,7 @@ class ByXrnn:
 
     def dJ_dgate(self, gate: str, t: int) -> np.ndarray:
         """∂J by the value of a gate: its bias is what moves it, one unit after the other."""
-        value = xrnn.gates(self.tape)[NAMES[gate]][t - 1].T
+        value = xrnn.analysis.gates(self.tape)[NAMES[gate]][t - 1].T
         moves = [value + 1j * STEP * column(unit) for unit in np.eye(n_a)]
         biases = [pre_activation(gate, to).imag / STEP for to in moves]
         return row(np.concatenate([self.dJ(t, **{f"b_{gate}": d}) for d in biases]))
@@ -154,7 +154,7 @@ class ByXrnn:
         state = (h + 1j * STEP * a_prev.T, c + 0j)
         xs = self.xs[t - 1 : t] + 1j * STEP * x.T
         _, _, tape = xrnn.unroll(LSTM, stacked(w), xs, state)
-        value = xrnn.gates(tape)[NAMES[gate]]
+        value = xrnn.analysis.gates(tape)[NAMES[gate]]
         return column(pre_activation(gate, value).imag / STEP)
 
     def dz_y(self, t: int, a: np.ndarray, **d: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import xrnn
 from equations.form import CannotEvaluate, Value, column, gap
 from xrnn.cells import Cell
-from xrnn.unroll import Look, Tape
+from xrnn.engine.unroll import Look, Tape
 
 
 class Rows(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 import xrnn
 from equations.form import column
 from xrnn.cells import Elman
-from xrnn.diagnose import jacobian
-from xrnn.losses import softmax_cross_entropy, softmax_jacobian
+from xrnn.analysis import jacobian
+from xrnn.learn.losses import softmax_cross_entropy, softmax_jacobian
 
 
 def columns(a: np.ndarray) -> np.ndarray:

@@ -1,4 +1,12 @@
-"""The cells: one file each, its equations on top, then forward, then backward."""
+"""The cells: one file each, its equations on top, then forward, then backward.
+
+Every file of this folder is looked through for cells, so a new cell is found by its file
+alone.  The imports below name the ones that a type checker sees.
+"""
+
+import importlib
+import pkgutil
+from typing import Any
 
 from xrnn.cells.base import Cell
 from xrnn.cells.elman import Elman, ElmanReLU
@@ -8,6 +16,9 @@ from xrnn.cells.input_gated import InputGatedLSTM
 from xrnn.cells.lstm import LSTM
 from xrnn.cells.mingru import MinGRU
 from xrnn.cells.peephole import PeepholeLSTM
+
+BY_NAME: dict[str, Cell[Any]] = {}
+"""Every cell by the name that messages, files and the command line use."""
 
 __all__ = [
     "BY_NAME",
@@ -20,25 +31,11 @@ __all__ = [
     "InputGatedLSTM",
     "MinGRU",
     "PeepholeLSTM",
-    "named",
 ]
 
-BY_NAME: dict[str, Cell] = {
-    cell.name: cell
-    for cell in (
-        Elman,
-        ElmanReLU,
-        LSTM,
-        GRU,
-        GRUBefore,
-        InputGatedLSTM,
-        PeepholeLSTM,
-        MinGRU,
-    )
-}
-"""Every cell by the name that messages, files and the command line use."""
-
-
-def named(name: str) -> Cell:
-    """The cell of that name (how a pickled cell is found again, so that it stays itself)."""
-    return BY_NAME[name]
+for _module in pkgutil.iter_modules(__path__):
+    for _name, _value in vars(importlib.import_module(f"{__name__}.{_module.name}")).items():
+        if isinstance(_value, Cell):
+            globals()[_name] = BY_NAME[_value.name] = _value
+            if _name not in __all__:
+                __all__ += [_name]

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
-from xrnn.typing import Array, Namespace, State, Step, StepBackward, Total, Weights
+from xrnn.typing import (
+    Array,
+    HCState,
+    HState,
+    Namespace,
+    S,
+    State,
+    Step,
+    StepBackward,
+    Total,
+    Weights,
+)
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearRecurrence:
     """The parts of a cell whose last state follows s_t = f_t ⊙ s_{t-1} + u_t.
 
     All are elementwise, f, u and the gates depend on x_t alone, and each works on arrays
-    (…, n) of any number of steps; so `xrnn.scan` can run whole sequences at once.
+    (…, n) of any number of steps; so `xrnn.recurrence.scan` can run whole sequences at once.
 
     Parameters
     ----------
@@ -33,17 +47,21 @@ class Linear:
     finish: Callable[..., tuple[State, tuple[Array, ...]]]
 
 
-def _each_its_own(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
+def _independent(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
     return dstate
 
 
+#: every cell of this process by the token it was made with, so that a copy is found again
+_cells: WeakValueDictionary[str, Cell[Any]] = WeakValueDictionary()
+
+
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Cell(Generic[S]):
     """One recurrent cell, as a value.  It holds no arrays and compares by identity.
 
     Identity matters: the tables of the backends are keyed by the cell itself, so a cell
     made by ``dataclasses.replace(LSTM, step=mine)`` is another cell and never receives the
-    kernels of `LSTM`.
+    kernels of `LSTM`.  A pickled or copied cell is the same cell again.
 
     Parameters
     ----------
@@ -73,7 +91,7 @@ class Cell:
         Further weights: name → shape in units of H.
     biases : tuple of str
         The weights that may be left out, and are zero then.
-    linear : Linear, optional
+    linear : LinearRecurrence, optional
         The parts of `step`, if the cell is a linear recurrence without U: a unit's state
         then depends on its own past alone.
     analytic : bool
@@ -89,13 +107,21 @@ class Cell:
     gates: tuple[str, ...]
     step: Step
     step_backward: StepBackward
-    total: Total = _each_its_own
+    total: Total = _independent
     states: tuple[str, ...] = ("h",)
     recurrent: bool = True
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     biases: tuple[str, ...] = ("b",)
     analytic: bool = True
-    linear: Linear | None = None
+    linear: LinearRecurrence | None = None
+    token: str = field(init=False, repr=False, default="")
+    #: the named tuple that a state of this cell is
+    state_type: type[S] = field(init=False, repr=False, default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token", uuid4().hex)
+        object.__setattr__(self, "state_type", _state_type(self.states))
+        _cells[self.token] = self
 
     def shapes(self, I: int, H: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight, for I inputs and H hidden units.
@@ -106,9 +132,13 @@ class Cell:
         """
         return dict(_shapes(self, I, H, bias))
 
-    def letters(self, name: str) -> str:
+    def letters(self, name: str, inputs: str = "I") -> str:
         """The shape of the weight `name` in letters, for messages: ``(4·H, I)``."""
-        words = [letter if n == 1 else f"{n}·{letter}" for n, letter in self._dims()[name]]
+        dims = self._dims()[name]
+        words = [
+            (inputs if letter == "I" else letter) if n == 1 else f"{n}·{letter}"
+            for n, letter in dims
+        ]
         return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
 
     def _dims(self) -> dict[str, tuple[tuple[int, str], ...]]:
@@ -119,28 +149,57 @@ class Cell:
         dims["b"] = (rows,)
         return dims | {k: tuple((n, "H") for n in shape) for k, shape in self.extras.items()}
 
-    def state(self, arrays: Any) -> State:
+    def state(self, arrays: Any) -> S:
         """The arrays as a named tuple: ``state.h``, ``state.c``."""
-        named: State = _state_type(self.states)._make(arrays)
-        return named
+        return self.state_type(*arrays)
 
-    def __deepcopy__(self, memo: Any) -> Cell:
+    @property
+    def identity(self) -> str:
+        """What files call this cell: its name, and for a cell that is not one of
+        `xrnn.cells` the names of its functions too."""
+        from xrnn.cells import BY_NAME
+
+        if BY_NAME.get(self.name) is self:
+            return self.name
+        functions = (self.step, self.step_backward, self.total)
+        names = [getattr(f, "__qualname__", type(f).__qualname__) for f in functions]
+        return f"{self.name} ({', '.join(names)})"
+
+    def __deepcopy__(self, memo: Any) -> Cell[S]:
         return self
 
     def __reduce__(self) -> Any:
-        from xrnn.cells import BY_NAME, named
-
-        if BY_NAME.get(self.name) is self:
-            return named, (self.name,)
-        return super().__reduce__()
+        module = sys.modules.get(getattr(self.step, "__module__", ""))
+        for name, value in vars(module).items() if module else ():
+            if value is self:
+                return _named, (self.step.__module__, name)  # type: ignore[attr-defined]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return _restored, (self.token, values)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}>"
 
 
+def _named(module: str, name: str) -> Cell[Any]:
+    """The cell that a module calls so."""
+    __import__(module)
+    cell: Cell[Any] = getattr(sys.modules[module], name)
+    return cell
+
+
+def _restored(token: str, values: dict[str, Any]) -> Cell[Any]:
+    """The cell of that token, or a new one where this process has none."""
+    if token in _cells:
+        return _cells[token]
+    cell: Cell[Any] = Cell(**values)
+    object.__setattr__(cell, "token", token)
+    _cells[token] = cell
+    return cell
+
+
 @lru_cache
-def _shapes(cell: Cell, I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
-    """`Cell.shapes`, remembered: the door asks at every call."""
+def _shapes(cell: Cell[Any], I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    """`Cell.shapes`, remembered."""
     size = {"I": I, "H": H}
     return {
         name: tuple(factor * size[letter] for factor, letter in dims)
@@ -151,8 +210,12 @@ def _shapes(cell: Cell, I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]
 
 @lru_cache
 def _state_type(states: tuple[str, ...]) -> Any:
+    for known in (HState, HCState):
+        if known._fields == states:
+            return known
+
     def reduced(self: Any) -> Any:
-        return _restored, (states, tuple(self))
+        return _restored_state, (states, tuple(self))
 
     build: Any = namedtuple  # of names that a type checker does not know
     named = build("State", states)
@@ -160,9 +223,9 @@ def _state_type(states: tuple[str, ...]) -> Any:
     return named
 
 
-def _restored(states: tuple[str, ...], arrays: tuple[Array, ...]) -> Any:
+def _restored_state(states: tuple[str, ...], arrays: tuple[Array, ...]) -> Any:
     """A state from its pickle."""
-    return _state_type(states)._make(arrays)
+    return _state_type(states)(*arrays)
 
 
 def blocks(a: Array, n: int) -> tuple[Array, ...]:

@@ -9,9 +9,9 @@ Sources: (1) seed 001 eq. 2 and seed 004 (both write W for our U and U for our W
 
 from typing import Any
 
-from xrnn.activations import relu, relu_slope, tanh_slope
+from xrnn.cells.activations import relu, relu_slope, tanh_slope
 from xrnn.cells.base import Cell
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
@@ -46,14 +46,14 @@ def step_relu_backward(
     return da, (dh_prev,), {"U": ((da, h_prev),)}
 
 
-Elman = Cell(
+Elman: Cell[HState] = Cell(
     name="rnn",
     gates=("h",),
     step=step,
     step_backward=step_backward,
 )
 
-ElmanReLU = Cell(
+ElmanReLU: Cell[HState] = Cell(
     name="rnn-relu",
     gates=("h",),
     analytic=False,

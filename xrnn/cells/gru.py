@@ -13,9 +13,9 @@ Sources: Cho et al. (2014), first version, arXiv:1406.1078v1; `torch.nn.GRU`.
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
+from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
 from xrnn.cells.base import Cell, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
@@ -47,7 +47,7 @@ def step_backward(
     return dax, (dh_prev,), {"U": ((du, h_prev),), "v": dm}
 
 
-GRU = Cell(
+GRU: Cell[HState] = Cell(
     name="gru",
     gates=("r", "z", "n"),
     extras={"v": (1,)},

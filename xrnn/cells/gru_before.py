@@ -14,9 +14,9 @@ Backward: seed 003 eqs 74-87 with the corrections of the equation check to (76) 
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
+from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
 from xrnn.cells.base import Cell, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
@@ -57,7 +57,7 @@ def _rows(U: Array) -> tuple[Array, Array]:
     return U[: 2 * H, :], U[2 * H :, :]
 
 
-GRUBefore = Cell(
+GRUBefore: Cell[HState] = Cell(
     name="gru-before",
     gates=("r", "z", "n"),
     step=step,

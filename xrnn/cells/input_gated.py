@@ -17,9 +17,9 @@ corrected in the equation check, section 1 (the BPTT twin).
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
-from xrnn.cells.base import Cell, Linear, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
+from xrnn.cells.base import Cell, LinearRecurrence, blocks
+from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
 
 def gates(ax: Array, *, xp: Namespace) -> tuple[Array, ...]:
@@ -75,7 +75,7 @@ def step_backward(
     return da, (xp.zeros_like(dh), dc_prev), {}
 
 
-InputGatedLSTM = Cell(
+InputGatedLSTM: Cell[HCState] = Cell(
     name="input-gated",
     gates=("i", "f", "g", "o"),
     states=("h", "c"),
@@ -83,5 +83,5 @@ InputGatedLSTM = Cell(
     step=step,
     step_backward=step_backward,
     total=total,
-    linear=Linear(gates, recurrence, finish),
+    linear=LinearRecurrence(gates, recurrence, finish),
 )

@@ -15,9 +15,9 @@ Backward: seed 002 section 3, with the corrections of the equation check (the si
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
+from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
 from xrnn.cells.base import Cell, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
@@ -56,7 +56,7 @@ def step_backward(
     return da, (dh_prev, dc_prev), {"U": ((da, h_prev),)}
 
 
-LSTM = Cell(
+LSTM: Cell[HCState] = Cell(
     name="lstm",
     gates=("i", "f", "g", "o"),
     states=("h", "c"),

@@ -1,7 +1,7 @@
 """minGRU: a GRU without a reset gate whose gate and candidate see only the input.
 
 z_t = σ(W_z x_t + b_z)                    (1)   update gate: 1 takes the candidate
-n_t = W_n x_t + b_n                       (2)   candidate, without a curve
+n_t = W_n x_t + b_n                       (2)   candidate, without an activation
 h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ n_t     (3)
 
 The polarity of z is the paper's, the opposite of `GRU`'s.
@@ -11,9 +11,9 @@ Source: Feng et al., "Were RNNs All We Needed?" (2024), arXiv:2410.01201, sectio
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope
-from xrnn.cells.base import Cell, Linear, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.cells.activations import sigmoid, sigmoid_slope
+from xrnn.cells.base import Cell, LinearRecurrence, blocks
+from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 
 def gates(ax: Array, *, xp: Namespace) -> tuple[Array, ...]:
@@ -54,11 +54,11 @@ def step_backward(
     return xp.concat((da_z, da_n), axis=-1), (dh_prev,), {}
 
 
-MinGRU = Cell(
+MinGRU: Cell[HState] = Cell(
     name="mingru",
     gates=("z", "n"),
     recurrent=False,
-    linear=Linear(gates, recurrence, finish),
+    linear=LinearRecurrence(gates, recurrence, finish),
     step=step,
     step_backward=step_backward,
 )

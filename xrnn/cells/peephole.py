@@ -15,9 +15,9 @@ section II, whose z is g here, and its appendix for the backward pass.
 
 from typing import Any
 
-from xrnn.activations import sigmoid, sigmoid_slope, tanh_slope
+from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
 from xrnn.cells.base import Cell, blocks
-from xrnn.typing import Array, Contribution, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
 
 def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
@@ -62,7 +62,7 @@ def step_backward(
     return da, (dh_prev, dc_prev), {"U": ((da, h_prev),), "p": dp}
 
 
-PeepholeLSTM = Cell(
+PeepholeLSTM: Cell[HCState] = Cell(
     name="peephole",
     gates=("i", "f", "g", "o"),
     states=("h", "c"),

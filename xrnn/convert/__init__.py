@@ -1,4 +1,4 @@
-"""Weights, and gradients, in the conventions of other libraries."""
+"""Weights, and gradients, in the conventions of other libraries; and files."""
 
 from xrnn.convert.torch import from_torch, to_torch
 

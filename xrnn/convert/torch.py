@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xrnn.backends import Fixed, backend_of
-from xrnn.backends.cpu import to_host
+from xrnn.backends.host import to_host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
-from xrnn.layer import Layer
-from xrnn.readout import Embedding, Linear
+from xrnn.layers.embedding import Embedding
+from xrnn.layers.layer import Layer
+from xrnn.layers.linear import Linear
 from xrnn.typing import Array
 
 KNOWN = (Elman, ElmanReLU, LSTM, GRU)
@@ -83,9 +83,9 @@ def from_torch(
             raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
         if host[name].shape != shape:
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
-    if isinstance(layer.weights, Fixed) and not gradients:
-        layer.weights.refuse()
-    backend = backend_of(next(iter(layer.weights.values())), "the layer's weight")
+    if not gradients:
+        layer.weights.check_changeable()
+    backend = layer.weights.home.backend
     converted = {
         name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
     }
@@ -163,7 +163,7 @@ def _from(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Arra
         b, b_hh = host[f"bias_ih{s}"], host[f"bias_hh{s}"]
         summed = 0 if gradients else b_hh
         if layer.cell is GRU:
-            n = slice(2 * layer.H, None)
+            n = slice(2 * layer.hidden_size, None)
             weights[f"v{s}"] = b_hh[n]
             b = b + summed
             b[n] = host[f"bias_ih{s}"][n]
@@ -189,6 +189,6 @@ def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]
         b = host[f"b{s}"]
         named[f"bias_ih{s}"], b_hh = b, b.copy() if gradients else 0 * b
         if layer.cell is GRU:
-            b_hh[2 * layer.H :] = host[f"v{s}"]
+            b_hh[2 * layer.hidden_size :] = host[f"v{s}"]
         named[f"bias_hh{s}"] = b_hh
     return named

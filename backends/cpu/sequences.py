@@ -1,0 +1,268 @@
+"""Whole sequences in NumPy: the buffers of a pass, and what the loops of all cells share.
+
+A small step costs what its calls cost, a quarter of a microsecond each; a large one its
+products.  So what does not depend on the state is done for a block of steps at once, while a
+core's cache holds it: W x_t + b forward; backward all that a gradient is multiplied by.  What is left in the loops are products and a few calls, which look up no names
+and find no memory.
+
+Gates lie one after the other, each (B, H), so that every call runs through memory in one go;
+only beside a product are they rows (B, n·H).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
+
+from xrnn.recurrence.masks import apply_mask, valid_mask
+from xrnn.typing import Array, Gradients, Namespace, State, Weights
+
+#: values of one gate in a block: its dozen arrays stay in the cache of a core
+BLOCK = 16384
+
+#: rows that the product of a block has at least
+ROWS = 256
+
+
+@dataclass
+class Residuals:
+    """What a pass was given, and what it keeps for backward, in the order of time.
+
+    - hs, cs (T+1, B, H): the states.  Slot 0 holds the state given and slot t+1 that after
+      step t; in reverse slot T holds the state given and slot t that after step t
+    - kept: what else the cell keeps.  Backward puts gradients in its place, so `take` hands it
+      out once; a later backward pass begins by running forward again
+    """
+
+    xs: Array
+    first: State
+    lengths: Array | None
+    reverse: bool
+    mask: Array | None
+    hs: Array
+    cs: Array
+    kept: list[tuple[Array, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.T, self.B, _ = self.xs.shape
+        self.H = self.hs.shape[-1]
+        #: of a state in the loop: no axis for a batch of one, which a call would pay for
+        self.shape = (self.H,) if self.B == 1 else (self.B, self.H)
+        steps = min(self.T, max(BLOCK // (self.B * self.H), ROWS // self.B, 1))
+        parts = [slice(t, min(t + steps, self.T)) for t in range(0, self.T, steps)]
+        self.longest, self.parts = steps, parts[::-1] if self.reverse else parts
+
+    def take(self) -> tuple[Array, ...] | None:
+        """What the cell kept; None if someone, in whatever thread, had it before."""
+        if self.kept == [()]:
+            return ()
+        try:
+            return self.kept.pop()
+        except IndexError:
+            return None
+
+    def empty(self, *shape: int) -> Array:
+        """Memory for numbers of the kind given."""
+        return np.empty(shape, self.xs.dtype)
+
+    def full(self, values: Array) -> Array:
+        """Values (n, H) or (H,) for each sequence: (n, B, H) or (B, H) without gaps."""
+        if self.B == 1:
+            return np.ascontiguousarray(values)
+        shape = (*values.shape[:-1], self.B, self.H)
+        return np.broadcast_to(values[..., None, :], shape).copy()
+
+    def before(self, states: Array) -> Array:
+        """(T, B, H): the state before each step."""
+        return states[1:] if self.reverse else states[:-1]
+
+    def after(self, states: Array) -> Array:
+        """(T, B, H): the state after each step."""
+        return states[:-1] if self.reverse else states[1:]
+
+    def around(self, states: Array, part: slice) -> tuple[Array, Array]:
+        """`before` and `after` of a block, in the order of its steps."""
+        return self.along(self.before(states)[part]), self.along(self.after(states)[part])
+
+    def along(self, a: Array) -> Array:
+        """(steps, …, B, n) in the order the steps are run, without B if it is 1."""
+        if self.B == 1:
+            a = a.reshape(*a.shape[:-2], a.shape[-1])
+        return a[::-1] if self.reverse else a
+
+    def from_last(self, a: Array) -> Array:
+        """The same from the last step to the first."""
+        return self.along(a)[::-1]
+
+    def ended(self, part: slice, backward: bool = False) -> Iterable[Array | None]:
+        """For each step of a block who has ended, as (B, 1); None if nobody has."""
+        if self.mask is None:
+            return repeat(None)
+        ended = self.along(~self.mask[part])
+        return [out if out.any() else None for out in (ended[::-1] if backward else ended)]
+
+    def product(self, n: int) -> tuple[Array, Array]:
+        """Memory for rows (B, n·H), and the same by gate (n, B, H)."""
+        p = self.empty(1, self.B, n * self.H)
+        return self.along(p)[0], self.along(by_row(p, n))[0]
+
+
+def by_gate(a: Array, n: int) -> Array:
+    """(steps, B, n·H), each step's memory as n gates (B, H), one after the other."""
+    steps, B, width = a.shape
+    return a.reshape(steps, n, B, width // n)
+
+
+def by_row(a: Array, n: int) -> Array:
+    """(steps, B, n·H), each step's rows as n gates (B, H) side by side."""
+    steps, B, width = a.shape
+    return a.reshape(steps, B, n, width // n).swapaxes(1, 2)
+
+
+class NumpyLoop:
+    """One cell over whole sequences in NumPy, as a `xrnn.typing.Sequence`.
+
+    Subclasses say what a cell keeps (`memory`), how it runs through a block of steps, forward and
+    backward (`steps`, `steps_backward`), and where the gradients of its weights come from
+    (`gradients`).  A loop holds nothing itself, so threads may share it.
+    """
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Residuals | None]:
+        """As `xrnn.typing.Sequence.forward`, for at least one value."""
+        run = _open(xs, state, lengths, reverse)
+        kept = self.memory(run, run.T if keep else run.longest)
+        pre = run.empty(run.longest, run.B, len(weights["b"]))
+        for part in run.parts:
+            n = part.stop - part.start
+            _input_projection(run.xs[part], weights, pre[:n])
+            now = tuple(a[part] if keep else a[:n] for a in kept)
+            self.steps(run, weights, part, pre[:n], now)
+        run.kept.append(kept)
+        ys = run.after(run.hs)
+        if run.mask is not None:
+            # The state that is kept past the end is an output nowhere.
+            ys = apply_mask(run.mask, ys, xp=np)
+        # Copies: a state that is handed on must not hold the memory of all steps.
+        end = 0 if reverse else -1
+        last = tuple(a[end].copy() for a in (run.hs, run.cs)[: len(state)])
+        return ys, last, run if keep else None
+
+    def backward(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> Gradients:
+        """As `xrnn.typing.Sequence.backward`.
+
+        Gradients take the place of what was kept, so a second backward pass begins by
+        running forward again.
+        """
+        saved = run = residuals
+        kept = saved.take()
+        if kept is None:
+            _, _, again = self.forward(
+                *(weights, saved.xs, saved.first),
+                **{"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp},
+            )
+            assert again is not None
+            run, kept = again, again.kept.pop()
+        if dys is not None and run.mask is not None:
+            dys = apply_mask(run.mask, dys, xp=np)
+        kept = (*kept, *self.room(run))
+        carried = tuple(d.reshape(run.shape).copy() for d in dstate)
+        for part in reversed(run.parts):
+            dy: Iterable[Array | None] = repeat(None) if dys is None else run.from_last(dys[part])
+            now = tuple(a[part] for a in kept)
+            carried = self.steps_backward(run, weights, part, now, dy, carried)
+        dxs, dweights = self.gradients(run, weights, kept)
+        dfirst = tuple(d.reshape(run.B, run.H) for d in carried)
+        return dxs, dfirst, dweights
+
+    def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
+        """Buffers (steps, B, …) for what the cell keeps besides its states."""
+        raise NotImplementedError
+
+    def room(self, run: Residuals) -> tuple[Array, ...]:
+        """Buffers (T, B, …) that only backward needs."""
+        return ()
+
+    def steps(
+        self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
+    ) -> None:
+        """A block of steps: from rows of W x + b fill the states and what is kept."""
+        raise NotImplementedError
+
+    def steps_backward(
+        self,
+        run: Residuals,
+        weights: Weights,
+        part: slice,
+        kept: tuple[Array, ...],
+        dys: Iterable[Array | None],
+        carried: State,
+    ) -> State:
+        """The same block, backward: put gradients in the place of what was kept, turn those of the
+        states after it (which may be written to) into those of the states before."""
+        raise NotImplementedError
+
+    def gradients(
+        self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
+    ) -> tuple[Array, dict[str, Array]]:
+        """dxs and the gradients of the weights, from what `steps_backward` left: here from the
+        gradients of W x + U h in the place of what is kept first."""
+        das, *_ = kept
+        dxs, dweights = input_gradients(run, weights, das)
+        return dxs, dweights | {"U": product_gradients(das, run.before(run.hs))}
+
+
+def _open(xs: Array, state: State, lengths: Array | None, reverse: bool) -> Residuals:
+    """A run with the states given in their slots and nothing of the padding in its inputs."""
+    mask = None
+    if lengths is not None:
+        mask = valid_mask(len(xs), lengths, xp=np)
+        # Whatever stands in the padding, NaN included, must not reach a sum.
+        xs = apply_mask(mask, xs, xp=np)
+    xs = np.ascontiguousarray(xs)
+    shape = (len(xs) + 1, *state[0].shape)
+    states = [np.empty(shape, xs.dtype) for _ in state]
+    for slots, given in zip(states, state, strict=True):
+        slots[-1 if reverse else 0] = given
+    hs, cs, *_ = (*states, None)
+    return Residuals(xs, state, lengths, reverse, mask, hs, cs)
+
+
+def _input_projection(xs: Array, weights: Weights, out: Array) -> None:
+    """out = W x_t + b, for a block of steps."""
+    rows = out.reshape(-1, out.shape[-1])
+    np.matmul(xs.reshape(-1, xs.shape[-1]), weights["W"].T, out=rows)
+    np.add(rows, weights["b"], rows)
+
+
+def product_gradients(das: Array, operand: Array) -> Array:
+    """Σ da operandᵀ over sequences and steps: the gradient of the weight between them."""
+    flat = das.reshape(-1, das.shape[-1])
+    return flat.T @ operand.reshape(len(flat), -1)
+
+
+def input_gradients(run: Residuals, weights: Weights, das: Array) -> tuple[Array, dict[str, Array]]:
+    """Of xs, W and b, from rows (T, B, G·H)."""
+    flat = das.reshape(-1, das.shape[-1])
+    dxs = (flat @ weights["W"]).reshape(run.xs.shape)
+    return dxs, {"W": product_gradients(das, run.xs), "b": flat.sum(axis=0)}

@@ -1,0 +1,58 @@
+"""NumPy for what always happens on the host: seeds, names of dtypes, arrays on their way."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from xrnn.typing import dtype_name
+
+#: NumPy's functions, for modules that do not import NumPy themselves
+xp: Any = np
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The values of an array of any library as a NumPy array (a view where it can be)."""
+    if isinstance(array, np.ndarray):
+        return array
+    if array_api_compat.is_torch_array(array):
+        # torch hands out neither what it records gradients of nor what lies on a device.
+        array = array.detach().cpu()
+        if dtype_name(array.dtype) == "bfloat16":
+            return to_host(array.float()).astype(named_dtype("bfloat16"))
+    try:
+        return np.asarray(np.from_dlpack(array))
+    except (AttributeError, BufferError, TypeError, RuntimeError):
+        return np.asarray(array)
+
+
+def named_dtype(name: str) -> np.dtype:
+    """NumPy's dtype of that name, of which ml_dtypes brings bfloat16.
+
+    Raises
+    ------
+    ImportError
+        If the name is bfloat16 and ml_dtypes is not installed.
+    """
+    if name == "bfloat16":
+        try:
+            importlib.import_module("ml_dtypes")
+        except ModuleNotFoundError as error:
+            raise ImportError("bfloat16 needs ml_dtypes: pip install ml_dtypes") from error
+    return np.dtype(name)
+
+
+def generator(rng: Any = None) -> np.random.Generator:
+    """NumPy's generator from a seed (None: fresh entropy), or the generator given (SPEC 7)."""
+    return np.random.default_rng(rng)
+
+
+def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
+    """n random uint64 that depend on (seed, stream) and their position alone.
+
+    NumPy promises the bits of Philox, unlike its distributions, to stay the same.
+    """
+    return np.random.Philox(key=[int(seed) % 2**64, stream % 2**64]).random_raw(n)

@@ -1,0 +1,273 @@
+"""The command line: ``xrnn train | sample | certify | flow | info``.
+
+What a user got wrong ends with one line on standard error and exit status 2; a law that
+does not hold, with exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import xrnn
+from xrnn.backends import Backend, folders, get
+from xrnn.cells import BY_NAME
+from xrnn.certify import report
+from xrnn.charlm.model import Config, RefusedError
+from xrnn.engine.select import choose
+
+DEFAULTS = Config()
+
+#: the sizes (T, B, I, H) for which `xrnn info` tells what runs
+TYPICAL = (100, 32, 128, 128)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("xrnn: interrupted", file=sys.stderr)
+        return 130
+    except (RefusedError, ImportError, OSError) as error:
+        print(f"xrnn: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of all commands."""
+    top = argparse.ArgumentParser(prog="xrnn", description="Recurrent networks on array libraries.")
+    top.add_argument("--version", action="version", version=f"xrnn {xrnn.__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_certify(commands)
+    _add_flow(commands)
+    info = commands.add_parser("info", help="versions, backends, and what runs fused where")
+    info.set_defaults(command=show_info)
+    return top
+
+
+def _add_train(commands: Any) -> None:
+    p = commands.add_parser(
+        "train",
+        help="train a character language model",
+        description="Train a character language model; without --text on Python's own "
+        "language reference.",
+        argument_default=argparse.SUPPRESS,
+    )
+    p.add_argument("--text", metavar="FILE", help="UTF-8 text to learn")
+    p.add_argument("--cell", metavar="CELL", help=f"{' | '.join(BY_NAME)} (default: lstm)")
+    numbers = {
+        "hidden": "hidden units",
+        "layers": "layers",
+        "embedding": "size of a character's vector",
+        "batch": "parallel streams",
+        "length": "steps of a window of backpropagation",
+        "steps": "windows to learn from",
+        "seed": "of the weights",
+    }
+    for name, words in numbers.items():
+        default = getattr(DEFAULTS, name)
+        p.add_argument(f"--{name}", type=int, metavar="N", help=f"{words} (default: {default})")
+    p.add_argument("--lr", type=float, help=f"learning rate at the start (default: {DEFAULTS.lr})")
+    _add_backend(p)
+    p.add_argument("--out", metavar="DIR", default="xrnn-run", help="default: xrnn-run")
+    p.add_argument("--resume", action="store_true", default=False, help="go on where DIR stopped")
+    p.set_defaults(command=train)
+
+
+def _add_sample(commands: Any) -> None:
+    p = commands.add_parser("sample", help="write text with a trained model")
+    p.add_argument("folder", metavar="DIR", type=Path, help="the folder of a training run")
+    p.add_argument("--prime", metavar="TEXT", default="", help="what has been written so far")
+    p.add_argument("--length", type=int, default=500, metavar="N", help="default: 500")
+    p.add_argument("--temperature", type=float, default=0.7, metavar="T", help="default: 0.7")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _add_backend(p)
+    p.set_defaults(command=sample)
+
+
+def _add_certify(commands: Any) -> None:
+    p = commands.add_parser("certify", help="check the laws on this machine")
+    _add_backend(p)
+    p.add_argument("--dtype", choices=list(report.BOUNDS), default="float32")
+    p.add_argument("--json", action="store_true", help="verdicts as JSON instead of a table")
+    p.set_defaults(command=run_certify)
+
+
+def _add_flow(commands: Any) -> None:
+    p = commands.add_parser(
+        "flow",
+        help="draw how gradients travel back through time",
+        description="Draw the gradient of the state at every step, for a loss at the last one.",
+    )
+    names = "rnn,lstm,gru,input-gated"
+    p.add_argument("--cells", metavar="A,B", default=names, help=f"default: {names}")
+    p.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
+    p.add_argument("--hidden", type=int, default=64, metavar="N", help="default: 64")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    p.add_argument("--out", metavar="FILE", default="flow.png", type=Path, help="a PNG")
+    p.set_defaults(command=show_flow)
+
+
+def _add_backend(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="auto | cpu | cuda | the import name of an array library (default: auto: cuda "
+        "where it works, else cpu)",
+    )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`xrnn train`."""
+    _need("train", "tqdm", "matplotlib")
+    from xrnn.charlm import training
+
+    options = vars(arguments)
+    given = {f.name: options[f.name] for f in fields(Config) if f.name in options}
+    folder, text, device = Path(arguments.out), options.get("text"), _device(arguments.backend)
+    if arguments.resume:
+        run = training.resume(folder, given, text, device)
+    else:
+        run = training.begin(folder, Config(**given), text, device)
+    finished = training.train(run)
+    row = run.history[-1]
+    print(
+        f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
+        f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
+    )
+    print(f"written to {folder}: {', '.join(training.FILES)}")
+    if not finished:
+        print(f"stopped; go on with: xrnn train --resume --out {folder}")
+        return 0
+    print(f"a sample (more: xrnn sample {folder}):\n")
+    print("".join(run.trainer.model.sample("", 300, temperature=0.7)))
+    return 0
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    """`xrnn sample`."""
+    from xrnn.charlm import training
+
+    if arguments.length < 0:
+        raise RefusedError(f"--length is {arguments.length}; it must be at least 0")
+    model = training.load_model(arguments.folder, _device(arguments.backend))
+    written = model.sample(arguments.prime, arguments.length, arguments.temperature, arguments.seed)
+    first = next(written, "")
+    print(arguments.prime + first, end="", flush=True)
+    for character in written:
+        print(character, end="", flush=True)
+    print()
+    return 0
+
+
+def run_certify(arguments: argparse.Namespace) -> int:
+    """`xrnn certify`."""
+    device = _device(arguments.backend)
+    verdicts = report.verdicts(device, arguments.dtype, BY_NAME.values())
+    if arguments.json:
+        found = list(verdicts)
+        print(report.as_json(found))
+        return 0 if all(verdict.passed for verdict in found) else 1
+    print(f"{_versions()}; {device}: {get(device).describe() or get(device).name}")
+    print(f"largest relative error in {arguments.dtype}\n")
+    return 0 if report.as_table(verdicts) else 1
+
+
+def show_flow(arguments: argparse.Namespace) -> int:
+    """`xrnn flow`."""
+    _need("flow", "matplotlib")
+    from xrnn.analysis import flow_chart
+
+    names = arguments.cells.split(",")
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise RefusedError(f"--cells has {unknown[0]!r}; it must be of {', '.join(BY_NAME)}")
+    for name in ("steps", "hidden"):
+        if getattr(arguments, name) < 1:
+            raise RefusedError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    flows = [
+        flow_chart.measure(BY_NAME[name], arguments.steps, arguments.hidden, arguments.seed)
+        for name in names
+    ]
+    print("\n".join(flow_chart.table(flows)))
+    flow_chart.picture(flows, arguments.out)
+    print(f"written to {arguments.out}")
+    return 0
+
+
+def show_info(arguments: argparse.Namespace) -> int:
+    """`xrnn info`."""
+    print(_versions())
+    for name in folders().values():
+        try:
+            backend = get(name)
+        except ImportError as error:
+            print(f"{name}: not here ({error})")
+            continue
+        print(f"{name}: {backend.describe()}")
+        for line in _fused(backend):
+            print(f"  {line}")
+    others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
+    print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
+    return 0
+
+
+def _need(command: str, *modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f'xrnn {command} needs {module}: pip install "xrnn-array[cli]"')
+
+
+def _fused(backend: Backend) -> list[str]:
+    """Every cell and who runs it."""
+    lines = []
+    for name, cell in BY_NAME.items():
+        dtypes = {dtype for kernel in backend.kernels.get(cell, ()) for dtype in kernel.dtypes}
+        paths: dict[str, list[str]] = {}
+        for dtype in sorted(dtypes, key=str):
+            try:
+                words = choose(backend, cell, TYPICAL, dtype).path(*TYPICAL)
+            except TypeError:  # a dtype that kernels alone compute in, and none is verified
+                words = "not verified"
+            paths.setdefault(words, []).append(str(dtype))
+        told = "; ".join(f"{', '.join(names)}: {words}" for words, names in paths.items())
+        lines.append(f"{name:<12} {told or 'as written'}")
+    return [f"at T, B, I, H = {', '.join(map(str, TYPICAL))}:", *lines, *backend.notes()]
+
+
+def _versions() -> str:
+    import array_api_compat
+
+    return (
+        f"xrnn {xrnn.__version__}, Python {platform.python_version()}, "
+        f"array-api-compat {array_api_compat.__version__}"
+    )
+
+
+def _device(name: str) -> str:
+    """The backend asked for; "auto" is cuda where it works, else cpu."""
+    if name != "auto":
+        try:
+            get(name)
+        except ValueError as error:
+            raise RefusedError(str(error)) from None
+        return name
+    try:
+        get("cuda")
+    except ImportError:
+        return "cpu"
+    return "cuda"

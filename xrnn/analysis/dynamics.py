@@ -1,0 +1,154 @@
+"""The state as a dynamical system: its Jacobians, its Lyapunov exponents.
+
+∂h_n/∂h_k = Π_{k≤t<n} ∂h_{t+1}/∂h_t      (1)   seed 001 eqs 10, 11 (as W7 of its check: the
+                                               later factor on the left): what vanishes or
+                                               explodes with n − k
+λ = lim 1/n log ‖∂s_n/∂s_0 · v‖           (2)   Lyapunov exponents of the whole state s, by
+                                               repeated QR (Benettin et al., 1980)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+
+from xrnn.analysis.gates import check_tape
+from xrnn.backends import backend_of, host
+from xrnn.engine.cell_pass import Pass
+from xrnn.engine.tape import Tape
+from xrnn.recurrence.loop import Residuals
+from xrnn.recurrence.masks import select_state
+from xrnn.recurrence.sensitivity import rows_backward, units
+from xrnn.typing import Array
+
+
+def jacobian(
+    tape: Tape, t: int, span: int = 1, of: str | None = "h", by: str | None = "h"
+) -> Array:
+    """∂h_{t+span}/∂h_t, for each sequence.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `xrnn.unroll`, or from a layer of one cell.
+    t : int
+        ``ys[t]`` is h_t; −1 means the state given.  On a reverse tape time runs the other
+        way: h_{t−1} follows h_t, and T means the state given.
+    span : int
+        How many steps lie between; 0 gives the identity.
+    of, by : str or None
+        Which of ``cell.states`` is differentiated by which; None: all, side by side.  The
+        other states at t are held fixed: for a cell with a c look at all of them.
+
+    Returns
+    -------
+    array (B, n, m)
+        n and m are H, or S·H for all S states.  Past its end a sequence keeps its state: the
+        identity.
+
+    Raises
+    ------
+    ValueError
+        If t or t+span is not a step of the tape, or a state is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> from xrnn.cells import Elman
+    >>> weights = {"W": np.zeros((2, 1)), "U": np.diag([0.5, 2.0])}
+    >>> _, _, tape = xrnn.unroll(Elman, weights, np.zeros((4, 1, 1)))
+    >>> xrnn.analysis.jacobian(tape, 0, span=3)[0].tolist()
+    [[0.125, 0.0], [0.0, 8.0]]
+    """
+    one, residuals, xp = _single(tape)
+    cell, order = one.bound.cell, residuals.order
+    at = order.index(t) + 1 if t in order else 0
+    if t not in (order.start - order.step, *order) or not 0 <= span <= len(order) - at:
+        raise ValueError(
+            f"{cell.name}: t is {t} and span {span}; h_t and h_t+span must be among the "
+            f"{len(order)} steps of the tape, or h_t the state given"
+        )
+    wanted, held = _block(one, of), _block(one, by)
+    rows = tuple(d[wanted, ...] for d in units(cell, one.first[0], xp=xp))
+    for step in reversed(order[at : at + span]):
+        before = rows_backward(cell, rows, residuals.steps[step], one.bound.weights, xp=xp).dprev
+        if residuals.mask is not None:
+            before = select_state(residuals.mask[step, ...], before, rows, xp=xp)
+        rows = before
+    return xp.permute_dims(xp.concat(rows, axis=-1)[..., held], (1, 0, 2))
+
+
+def lyapunov(tape: Tape, k: int = 1) -> Array:
+    """The k largest Lyapunov exponents along the tape, for each sequence.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `xrnn.unroll`, or from a layer of one cell, without lengths.
+    k : int
+        How many, 1…S·H for the S states of the cell.
+
+    Returns
+    -------
+    array (B, k)
+        Growth per step, natural logarithm, largest first: below 0 what happens to the state
+        is forgotten, above 0 it explodes, and −∞ where a step loses a direction altogether.
+
+    Raises
+    ------
+    ValueError
+        If k is out of range, or the tape is empty or has lengths.
+    """
+    one, residuals, xp = _single(tape)
+    cell, (B, H), T = one.bound.cell, one.first[0].shape, len(residuals.steps)
+    n = len(cell.states) * H
+    if not 1 <= k <= n or not T or residuals.mask is not None:
+        raise ValueError(
+            f"{cell.name}: k is {k} and the tape has {T} steps"
+            f"{'' if residuals.mask is None else ' and lengths'}; "
+            f"k must lie in 1…S·H = 1…{n}, over at least one step of whole sequences"
+        )
+    unit = units(cell, one.first[0], xp=xp)
+    # Any basis but one that the Jacobians treat apart will turn to the largest directions.
+    start = backend_of(unit[0]).from_host(host.generator(0).normal(size=(n, k)))
+    Q = xp.linalg.qr(xp.broadcast_to(xp.astype(start, unit[0].dtype), (B, n, k)))[0]
+    total = xp.zeros((B, k), dtype=Q.dtype, device=array_api_compat.device(Q))
+    for step in residuals.order:
+        rows = rows_backward(cell, unit, residuals.steps[step], one.bound.weights, xp=xp).dprev
+        J = xp.permute_dims(xp.concat(rows, axis=-1), (1, 0, 2))
+        Q, R = xp.linalg.qr(J @ Q)
+        growth = xp.abs(xp.linalg.diagonal(R))
+        alive = growth > 0
+        log = xp.log(xp.where(alive, growth, xp.ones_like(growth)))
+        total = total + xp.where(alive, log, xp.full_like(log, -float("inf")))
+    return total / T
+
+
+def _single(tape: Tape) -> tuple[Pass, Residuals, Any]:
+    """The one pass of a tape, what the cell's own code keeps of it, and its namespace.
+
+    Raises
+    ------
+    ValueError
+        If the tape is of a layer with several cells: there are as many states.
+    """
+    check_tape(tape)
+    if len(tape.passes) != 1:
+        raise ValueError(
+            f"{tape.cell.name}: the tape holds {len(tape.passes)} cells; it must be of one: of "
+            "xrnn.unroll, or of a layer with num_layers=1 in one direction"
+        )
+    (one,) = tape.passes
+    return one, one.replay()[0], one.bound.home.backend.xp
+
+
+def _block(one: Pass, state: str | None) -> slice:
+    """Where a state lies among all of them, side by side."""
+    cell, names, H = one.bound.cell, one.bound.cell.states, one.bound.H
+    if state is None:
+        return slice(None)
+    if state not in names:
+        raise ValueError(f"{cell.name}: state {state!r} is unknown; it has {', '.join(names)}")
+    k = names.index(state)
+    return slice(k * H, (k + 1) * H)

@@ -1,0 +1,129 @@
+"""``xrnn flow``: how gradients travel through time, cell beside cell, as a picture.
+
+A loss looks at the last step alone; what of it arrives at the state of every earlier step is
+drawn, on a log scale.  Without a gate that keeps the state it shrinks (or grows) by a factor
+at every step; such a gate, held open, brings the factor to 1: that is what gates are for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xrnn.analysis.dynamics import lyapunov
+from xrnn.analysis.gradient_flow import gradient_flow
+from xrnn.backends import host
+from xrnn.cells import GRU, LSTM, Cell, GRUBefore, InputGatedLSTM, MinGRU, PeepholeLSTM
+from xrnn.convert import files
+from xrnn.engine.unroll import unroll
+from xrnn.layers.initialisation import draw
+from xrnn.typing import Array, Weights
+
+#: cell → the gate that keeps the old state, and whether it does so at 1 or at 0
+KEEPERS: dict[Cell[Any], tuple[str, int]] = {
+    LSTM: ("f", 1),
+    PeepholeLSTM: ("f", 1),
+    InputGatedLSTM: ("f", 1),
+    GRU: ("z", 1),
+    GRUBefore: ("z", 1),
+    MinGRU: ("z", -1),
+}
+
+#: the bias that holds such a gate open: σ(6) = 0.9975
+OPEN = 6.0
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What was measured of one cell."""
+
+    cell: Cell[Any]
+    norms: dict[str, Array]
+    """State → (T,) norms of its gradient, with weights as training starts from"""
+    held_open: dict[str, Array] | None
+    """The same where the gate that keeps is held open; None for a cell without one"""
+    exponent: float
+    """The largest Lyapunov exponent, mean over the sequences"""
+
+
+def measure(
+    cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = 8) -> Flow:
+    """Run one cell on noise, forward and back from a loss at the last step.
+
+    >>> from xrnn.cells import LSTM
+    >>> flow = measure(LSTM, steps=50, hidden=16)
+    >>> bool(flow.norms["c"][0] < 1e-3 * flow.held_open["c"][0])
+    True
+    """
+    xp, random = host.xp, host.generator(seed)
+    weights = draw(cell, hidden, hidden, rng=random)
+    xs = random.normal(size=(steps, batch, hidden))
+    dys = xp.zeros((steps, batch, hidden))
+    dys[-1] = random.normal(size=(batch, hidden)) / (batch * hidden) ** 0.5
+    tape = unroll(cell, weights, xs)[2]
+    held_open = None
+    if cell in KEEPERS:
+        held_open = gradient_flow(unroll(cell, _held_open(cell, weights), xs)[2], dys)
+    exponent = float(xp.mean(lyapunov(tape)))
+    return Flow(cell, gradient_flow(tape, dys), held_open, exponent)
+
+
+def _held_open(cell: Cell[Any], weights: Weights) -> Weights:
+    gate, sign = KEEPERS[cell]
+    b = weights["b"].copy()
+    H = b.shape[0] // len(cell.gates)
+    k = cell.gates.index(gate)
+    b[k * H : (k + 1) * H] = sign * OPEN
+    return {**weights, "b": b}
+
+
+def table(flows: Sequence[Flow]) -> list[str]:
+    """The same in numbers, a line for each cell."""
+    lines = [f"{'cell':<12}{'what arrives at step 1':>24}{'gate held open':>18}{'exponent':>12}"]
+    for flow in flows:
+        # The last state is what is carried: c where there is one.
+        carried = flow.cell.states[-1]
+        arrives = f"{flow.norms[carried][0] / flow.norms['h'][-1]:.1e}"
+        open_ = "–"
+        if flow.held_open is not None:
+            open_ = f"{flow.held_open[carried][0] / flow.held_open['h'][-1]:.1e}"
+        lines.append(f"{flow.cell.name:<12}{arrives:>24}{open_:>18}{flow.exponent:>12.3f}")
+    return lines
+
+
+def picture(flows: Sequence[Flow], path: Path) -> None:
+    """Draw them side by side."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(1 + 2.9 * len(flows), 4.2), dpi=120, layout="constrained")
+        axes = figure.subplots(1, len(flows), sharey=True, squeeze=False)[0]
+        for ax, flow in zip(axes, flows, strict=True):
+            _panel(ax, flow)
+        axes[0].set_ylabel("norm of the gradient of the state")
+        figure.suptitle("What a loss at the last step sends back")
+        # Every line of every panel once: a cell without c or gate lacks some.
+        lines = {line.get_label(): line for ax in axes for line in ax.lines}
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
+        out = io.BytesIO()
+        figure.savefig(out, format="png")
+    files.replace(path, out.getvalue())
+
+
+def _panel(ax: Any, flow: Flow) -> None:
+    for norms, style, words in (
+        (flow.norms, "-", "as drawn"),
+        (flow.held_open or {}, "--", "gate held open"),
+    ):
+        for color, (state, norm) in zip(("C0", "C1"), norms.items(), strict=False):
+            steps = range(1, len(norm) + 1)
+            ax.plot(steps, norm, style, color=color, label=f"∂L/∂{state}, {words}")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-12, 1e2)
+    ax.set_title(flow.cell.name)
+    ax.set_xlabel("step t")
+    ax.grid(alpha=0.3)

@@ -1,0 +1,150 @@
+"""The gates as values: what each of them did at every step, and the gradients there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xrnn.cells.base import blocks
+from xrnn.engine import stack
+from xrnn.engine.cell_pass import Pass
+from xrnn.engine.tape import Tape
+from xrnn.recurrence.loop import Residuals, Trace
+from xrnn.typing import Array, GivenState, Namespace
+
+
+def gates(tape: Tape) -> dict[str, Array]:
+    """The values of every gate, and of every state beyond h, at every step.
+
+    They are computed anew, by the cell's own code, from what the tape refers to: whichever
+    kernel ran forward, and at no cost for who does not ask.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `xrnn.unroll` or `xrnn.Layer.forward`.
+
+    Returns
+    -------
+    dict of str to array (T, B, H)
+        For each of ``cell.gates`` its value after the activation, and c_t where the cell has
+        a c; exactly 0 past a sequence's end.  From a layer the names end as those of its
+        weights do, ``f_l0``, ``f_l0_reverse``, ``c_l0`` …, and the axes are as its inputs had
+        them: (B, T, H) if it is ``batch_first``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the tape is none, or the weights have changed since.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.LSTM(3, 5)
+    >>> ys, state, tape = layer.forward(np.ones((7, 2, 3), "float32"))
+    >>> values = xrnn.analysis.gates(tape)
+    >>> sorted(values)
+    ['c_l0', 'f_l0', 'g_l0', 'i_l0', 'o_l0']
+    >>> values["f_l0"].shape
+    (7, 2, 5)
+    >>> np.allclose(ys, values["o_l0"] * np.tanh(values["c_l0"]))
+    True
+    """
+    check_tape(tape)
+    named = tape.named([_values(one) for one in tape.passes])
+    return {name: tape.to_user(a) for name, a in named.items()}
+
+
+def gate_gradients(
+    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The gradients of every gate and of every state, at every step.
+
+    The cell's own code carries them, whichever kernel ran forward.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `xrnn.unroll` or `xrnn.Layer.forward`.
+    dys, dstate
+        As of `xrnn.unroll_backward`, or of `xrnn.Layer.backward`.
+
+    Returns
+    -------
+    dgates : dict of str to array (T, B, H)
+        For each of ``cell.gates`` the gradient of its pre-activation, with all later losses
+        in it: the δ of the derivation "LSTM and GRU" (eqs 38-40, 42, 74-76).
+    dstates : dict of str to array (T, B, H)
+        For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
+        through everything that follows from it.
+
+    Names and axes are as of `gates`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `xrnn.unroll_backward` and `xrnn.Layer.backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.GRU(3, 5)
+    >>> ys, state, tape = layer.forward(np.ones((7, 2, 3), "float32"))
+    >>> dgates, dstates = xrnn.analysis.gate_gradients(tape, np.ones_like(ys))
+    >>> sorted(dgates), sorted(dstates)
+    (['n_l0', 'r_l0', 'z_l0'], ['h_l0'])
+    """
+    check_tape(tape)
+    bound = tape.bound
+    given, dlasts = bound.gradients_given(tape, dys, dstate)
+    traces: list[tuple[Trace, Residuals]] = []
+    stack.backward(tape.passes, tape.masks, bound.D, given, dlasts, traces)
+    pairs = [_gradients(one, *trace) for one, trace in zip(tape.passes, traces, strict=True)]
+    named = (tape.named([pair[n] for pair in pairs]) for n in (0, 1))
+    dgates, dstates = ({k: tape.to_user(a) for k, a in part.items()} for part in named)
+    return dgates, dstates
+
+
+def check_tape(tape: Tape) -> None:
+    """Raise unless it is a tape, and the weights are as they were when it was made."""
+    if not isinstance(tape, Tape):
+        raise TypeError(
+            f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll or a "
+            "layer's forward returned"
+        )
+    owner = tape.bound.owner
+    if owner is not None:
+        owner.check_tape(tape)
+
+
+def _values(one: Pass) -> dict[str, Array]:
+    cell, xp, G = one.bound.cell, one.bound.home.backend.xp, len(one.bound.cell.gates)
+    residuals, states = one.replay()
+    rows = [(*step[:G], *state[1:]) for step, state in zip(residuals.steps, states, strict=True)]
+    values = {}
+    for n, name in enumerate((*cell.gates, *cell.states[1:])):
+        a = over_time([row[n] for row in rows], one.first[0], xp=xp)
+        mask = residuals.mask
+        values[name] = a if mask is None else xp.where(mask, a, xp.zeros_like(a))
+    return values
+
+
+def _gradients(
+    one: Pass, trace: Trace, residuals: Residuals
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    cell, weights, xp = one.bound.cell, one.bound.weights, one.bound.home.backend.xp
+    steps, n, like = range(len(residuals.steps)), len(cell.gates), one.first[0]
+    totals = [cell.total(trace.states[t], residuals.steps[t], weights, xp=xp) for t in steps]
+    dgates = {
+        name: over_time([blocks(trace.das[t], n)[k] for t in steps], like, xp=xp)
+        for k, name in enumerate(cell.gates)
+    }
+    dstates = {
+        name: over_time([total[k] for total in totals], like, xp=xp)
+        for k, name in enumerate(cell.states)
+    }
+    return dgates, dstates
+
+
+def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
+    """T arrays (B, H) as one (T, B, H), where T may be 0; `like` is of their kind."""
+    return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]

@@ -1,0 +1,44 @@
+"""How much of a gradient arrives at every earlier step."""
+
+from __future__ import annotations
+
+from xrnn.analysis.gates import gate_gradients
+from xrnn.engine.tape import Tape
+from xrnn.typing import Array, GivenState
+
+
+def gradient_flow(
+    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+) -> dict[str, Array]:
+    """The size of ∂L/∂h_t, ∂L/∂c_t at every step.
+
+    Parameters
+    ----------
+    tape : Tape
+        From `xrnn.unroll` or `xrnn.Layer.forward`.
+    dys, dstate
+        As of `xrnn.unroll_backward`, or of `xrnn.Layer.backward`.
+
+    Returns
+    -------
+    dict of str to array (T,)
+        For each of ``cell.states`` the Euclidean norm, over sequences and units, of the
+        gradient of the state after step t; from a layer under ``h_l0``, ``h_l0_reverse`` …
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> ys, state, tape = xrnn.RNN(3, 5, init="uniform").forward(np.ones((50, 2, 3), "float32"))
+    >>> dys = np.zeros_like(ys)
+    >>> dys[-1] = 1  # the loss looks at the end alone
+    >>> norms = xrnn.analysis.gradient_flow(tape, dys)["h_l0"]
+    >>> bool(norms[0] < 1e-3 * norms[-1])
+    True
+    """
+    _, dstates = gate_gradients(tape, dys, dstate)
+    time = 1 if tape.bound.batch_first and not tape.unbatched else 0
+    xp = tape.bound.home.backend.xp
+    return {
+        name: xp.sqrt(xp.sum(d * d, axis=tuple(n for n in range(d.ndim) if n != time)))
+        for name, d in dstates.items()
+    }

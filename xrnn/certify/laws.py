@@ -1,0 +1,305 @@
+"""The laws that every cell obeys, in every option, on every backend and dtype.
+
+1. derivative   backward is the numeric derivative of forward, argument by argument, for the
+                gradient of the outputs alone, of each last state alone, and of all together
+2. batch        permuting the sequences permutes the results
+3. cut          T steps are T₁ steps, then the rest from the state reached; so are gradients
+4. oracle       results equal those of independent implementations (frozen vectors; their
+                file tells where they come from)
+5. contract     nothing given is written to; dtype and library out are those that went in;
+                outputs and gradients in the padding are exactly 0
+6. twin         the backend, with whatever its tables hold, equals the cell's own code in
+                float64 on the host
+7. look         the gradients of the gates add up to those of the weights that feed them, and
+                are exactly 0 in the padding, as the values of the gates are
+
+Each law gives the largest relative error it met, or None where it says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from safetensors.numpy import load
+
+from xrnn.backends import backend_of, get, host
+from xrnn.cells import Cell
+from xrnn.analysis.gates import gate_gradients, gates
+from xrnn.layers.layer import Layer
+from xrnn.certify.trial import Inputs, Results, Trial
+from xrnn.typing import Array
+
+#: the frozen vectors, a file of this package
+VECTORS = "vectors.safetensors"
+
+
+def derivative(trial: Trial) -> float:
+    """Law 1."""
+    inputs, names = trial.inputs, trial.cell.states
+    alone = [
+        (None, tuple(d if n == k else None for n, d in enumerate(inputs.dlast)))
+        for k in range(len(names))
+    ]
+    subsets = [(inputs.dys, (None,) * len(names)), *alone, (inputs.dys, inputs.dlast)]
+    worst = 0.0
+    for dys, dlast in subsets:
+        given = inputs._replace(dys=dys, dlast=dlast)
+        out = trial.run(given)
+        exact = {"xs": out.dxs, **out.dweights}
+        if inputs.state is not None:
+            exact |= {f"state.{k}": d for k, d in zip(names, out.dfirst, strict=True)}
+        for n, (name, gradient) in enumerate(exact.items()):
+            g = gradient.astype("float64")
+            direction = host.generator(100 + n).normal(size=g.shape)
+            numeric = _slope(trial, given, name, direction)
+            scale = max(abs(numeric), float(abs(g * direction).sum()), 1e-30)
+            worst = _worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
+    return worst
+
+
+def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
+    """d/de of ⟨ys, dys⟩ + ⟨last, dlast⟩ as the argument `name` moves by e · direction.
+
+    By a complex step, exact to rounding, where the cell is analytic; else by differences.
+    """
+    if trial.cell.analytic:
+        e = 1e-30
+        moved = _objective(trial, given, name, direction * (1j * e), "complex128")
+        return float(moved.imag) / e
+    e = 1e-6
+    ahead = _objective(trial, given, name, direction * e, "float64")
+    behind = _objective(trial, given, name, -direction * e, "float64")
+    return float(ahead - behind) / (2 * e)
+
+
+def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) -> Any:
+    def wide(a: Array, path: str) -> Array:
+        return a.astype(dtype) + (move if path == name else 0)
+
+    to_host = trial.backend.to_host
+    weights = {k: wide(to_host(w), k) for k, w in trial.layer.weights.items()}
+    state = given.state
+    if state is not None:
+        paths = [f"state.{k}" for k in trial.cell.states]
+        state = tuple(map(wide, state, paths))
+    there = trial.on_device(given._replace(xs=wide(given.xs, "xs"), state=state))
+    layer = trial.make_layer(weights)
+    ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **trial.seed)
+    inside = ~trial.padding()
+    pairs = [(to_host(s), d) for s, d in zip(last, given.dlast, strict=True) if d is not None]
+    if given.dys is not None:
+        pairs.append((to_host(ys)[inside], given.dys[inside]))
+    return sum((a * b.astype("float64")).sum() for a, b in pairs)
+
+
+def batch(trial: Trial) -> float | None:
+    """Law 2.  A dropout mask belongs to a position, so there the law says nothing."""
+    if trial.option.dropout or trial.option.B < 2:
+        return None
+    axis = trial.option.axes[1]
+    inputs, before = trial.inputs, trial.run(trial.inputs)
+
+    def turn(a: Array, axis: int = 1) -> Array:
+        return host.xp.flip(a, axis=axis)
+
+    def turn_all(arrays: Any) -> Any:
+        return None if arrays is None else tuple(map(turn, arrays))
+
+    after = trial.run(
+        Inputs(
+            turn(inputs.xs, axis),
+            turn_all(inputs.state),
+            None if inputs.lengths is None else inputs.lengths[::-1],
+            turn(inputs.dys, axis),
+            turn_all(inputs.dlast),
+        )
+    )
+    expected = Results(
+        turn(before.ys, axis),
+        turn_all(before.last),
+        turn(before.dxs, axis),
+        turn_all(before.dfirst),
+        before.dweights,
+    )
+    return difference(expected.arrays(), after.arrays())
+
+
+def cut(trial: Trial) -> float | None:
+    """Law 3.  The reverse direction starts at the end, so there the law says nothing."""
+    o, whole = trial.option, trial.inputs
+    if o.bidirectional or o.reverse or o.dropout or o.T < 2:
+        return None
+    xp, time = host.xp, o.axes[0]
+    T1 = o.T // 2
+
+    def piece(a: Array, part: slice) -> Array:
+        index: list[Any] = [slice(None)] * 3
+        index[time] = part
+        return a[tuple(index)]
+
+    lengths1 = lengths2 = None
+    if whole.lengths is not None:
+        lengths1 = [min(n, T1) for n in whole.lengths]
+        lengths2 = [max(n - T1, 0) for n in whole.lengths]
+    first, second = slice(None, T1), slice(T1, None)
+    none = (None,) * len(trial.cell.states)
+    # Forward, to know the state reached; then backward from the end.
+    start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none)
+    reached = trial.run(start).last
+    b = trial.run(
+        Inputs(piece(whole.xs, second), reached, lengths2, piece(whole.dys, second), whole.dlast)
+    )
+    a = trial.run(start._replace(dys=piece(whole.dys, first), dlast=b.dfirst))
+    joined = Results(
+        xp.concat([a.ys, b.ys], axis=time),
+        b.last,
+        xp.concat([a.dxs, b.dxs], axis=time),
+        a.dfirst,
+        {name: g + b.dweights[name] for name, g in a.dweights.items()},
+    )
+    return difference(trial.run(whole).arrays(), joined.arrays())
+
+
+def contract(trial: Trial) -> float:
+    """Law 5: 0, or infinite if it is broken in any way."""
+    to_host, given = trial.backend.to_host, trial.on_device(trial.inputs)
+    arrays = [given.xs, *(given.state or ()), given.dys, *given.dlast]
+    arrays += trial.layer.weights.values()
+    before = [to_host(a).copy() for a in arrays]
+    out = trial.run_there(given)
+    inference, state = trial.layer(given.xs, given.state, given.lengths)
+    kept = [_same(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
+    kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
+    past = trial.padding()
+    zero = [not to_host(a)[past].any() for a in (out.ys, out.dxs)]
+    # Inference is the same pass with nothing kept (and nothing dropped).
+    same = [
+        trial.option.dropout > 0 or _same(to_host(a), to_host(b))
+        for a, b in zip((inference, *state), (out.ys, *out.last), strict=True)
+    ]
+    return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
+
+
+def twin(trial: Trial) -> float:
+    """Law 6."""
+    # A copy of the cell is another cell: no table serves it.
+    wide = Trial(replace(trial.cell), trial.option)
+    weights = {k: trial.backend.to_host(w) for k, w in trial.layer.weights.items()}
+    layer = wide.make_layer({k: w.astype("float64") for k, w in weights.items()})
+    inputs = trial.inputs
+
+    def up(arrays: Any) -> Any:
+        return None if arrays is None else tuple(a.astype("float64") for a in arrays)
+
+    (xs, dys), state, dlast = up((inputs.xs, inputs.dys)), up(inputs.state), up(inputs.dlast)
+    reference = wide.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)
+    return difference(reference.arrays(), trial.run(inputs).arrays())
+
+
+def look(trial: Trial) -> float:
+    """Law 7."""
+    to_host, layer = trial.backend.to_host, trial.layer
+    given = trial.on_device(trial.inputs)
+    _, _, tape = layer.forward(given.xs, given.state, given.lengths, **trial.seed)
+    found = gate_gradients(tape, given.dys, given.dlast)
+    dgates, dstates = ({name: to_host(a) for name, a in part.items()} for part in found)
+    values = [to_host(a) for a in gates(tape).values()]
+    past = trial.padding()
+    if any(a[past].any() for a in (*values, *dgates.values(), *dstates.values())):
+        return float("inf")
+    plain, worst = trial.run(trial.inputs), 0.0
+    xs = trial.inputs.xs.astype("float64")
+    xs[past] = 0
+    for k, suffix in layer.parts():
+        das = host.xp.concat([dgates[f"{g}{suffix}"] for g in trial.cell.gates], axis=-1)
+        das = das.astype("float64").reshape(past.size, das.shape[-1])
+        sums = {"b": das.sum(axis=0)} if layer.bias else {}
+        if k == 0:
+            sums["W"] = das.T @ xs.reshape(past.size, layer.input_size)
+        for name, expected in sums.items():
+            worst = _worse(worst, difference([expected], [plain.dweights[f"{name}{suffix}"]]))
+    return worst
+
+
+LAWS: dict[str, Callable[[Trial], float | None]] = {
+    "derivative": derivative,
+    "batch": batch,
+    "cut": cut,
+    "contract": contract,
+    "twin": twin,
+    "look": look,
+}
+"""The laws that hold of a trial; `oracle` holds of a cell and its frozen vectors."""
+
+
+@cache
+def vectors() -> tuple[dict[str, Array], dict[str, str]]:
+    """The frozen vectors, and the file's word on where they come from."""
+    content = resources.files(__package__).joinpath(VECTORS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    return load(content), json.loads(content[8 : 8 + size])["__metadata__"]
+
+
+def oracle(cell: Cell[Any], case: str, device: str = "cpu", dtype: str = "float64") -> float:
+    """Law 4, for one frozen case of a cell."""
+    tensors, about = vectors()
+    prefix = f"{cell.name}/{case}/"
+    value = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    backend = get(device)
+
+    def put(name: str) -> Array:
+        return backend.from_host(value[name].astype(dtype))
+
+    def states(name: str) -> tuple[Array, ...]:
+        return tuple(put(f"{name}.{k}") for k in cell.states)
+
+    options = json.loads(about["cases"])[case]
+    I, H = value["xs"].shape[2], value["last.h"].shape[2]
+    layer: Any = Layer(cell, I, H, dtype=dtype, device=device, **options)
+    layer.weights = {name: put(f"weights.{name}") for name in layer.weights}
+    lengths = value["lengths"].tolist() if "lengths" in value else None
+    ys, last, tape = layer.forward(put("xs"), states("state"), lengths)
+    dxs, dfirst, dweights = layer.backward(tape, put("dys"), states("dstate"))
+    found = [ys, *last, dxs, *dfirst, *(dweights[name] for name in layer.weights)]
+    expected = [
+        value["ys"],
+        *(value[f"last.{k}"] for k in cell.states),
+        value["dxs"],
+        *(value[f"dfirst.{k}"] for k in cell.states),
+        *(value[f"dweights.{name}"] for name in layer.weights),
+    ]
+    return difference(expected, [backend.to_host(a) for a in found])
+
+
+def cases(cell: Cell[Any]) -> list[str]:
+    """The frozen cases of a cell."""
+    names = {key.split("/")[1] for key in vectors()[0] if key.split("/")[0] == cell.name}
+    return sorted(names)
+
+
+def difference(expected: list[Array], found: list[Array]) -> float:
+    """The largest max |a − b| / max |a| over NumPy arrays; infinite where shapes differ."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.size:
+            scale = max(float(abs(a).max()), 1e-30)
+            gap = float(abs(a - b.astype(a.dtype)).max())
+            worst = _worse(worst, 0.0 if gap == 0 else gap / scale)
+    return worst
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger, a NaN being the worst of all."""
+    return float("inf") if b != b else max(a, b)
+
+
+def _same(a: Array, b: Array) -> bool:
+    xp = host.xp
+    return bool(xp.array_equal(a, b, equal_nan=True))

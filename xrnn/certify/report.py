@@ -1,0 +1,162 @@
+"""The certificate: every law, for every cell and option, on the user's own machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from xrnn.certify import laws
+from xrnn.cells import BY_NAME, Cell
+from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.engine.checks import check_choice
+
+#: dtype → the largest relative error that rounding alone may cause
+BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2}
+
+#: the same for a numeric derivative by differences, where a cell is not analytic
+DIFFERENCE_BOUND = 1e-7
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one law found for one cell in one option."""
+
+    cell: str
+    option: str
+    law: str
+    error: float
+    bound: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error lies within the bound (a NaN does not)."""
+        return self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What all laws found."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every law held, and there was one."""
+        return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self.verdicts)
+
+    def __len__(self) -> int:
+        return len(self.verdicts)
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        as_table(self.verdicts, lines.append)
+        return "\n".join(lines)
+
+
+def certify(
+    device: str = "cpu",
+    dtype: Literal["float32", "float64", "float16"] = "float32",
+    cells: Iterable[Cell[Any]] = tuple(BY_NAME.values()),
+) -> Certificate:
+    """Run the laws (see `xrnn.certify.laws`) on this machine; return what they found.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda" or the name of an array library.
+    dtype : {"float32", "float64", "float16"}
+        The dtype under test; numeric derivatives are always taken in float64.
+    cells : iterable of Cell
+        Which; your own as well.  A cell without frozen vectors has no verdict on `oracle`.
+
+    Returns
+    -------
+    Certificate
+        A verdict for each cell, option and law; `Certificate.passed` says whether all hold.
+
+    Examples
+    --------
+    >>> import xrnn
+    >>> xrnn.certify("cpu", "float64", [xrnn.cells.LSTM]).passed
+    True
+    """
+    check_choice("certify", "dtype", dtype, BOUNDS)
+    return Certificate(tuple(verdicts(device, dtype, cells)))
+
+
+def verdicts(device: str, dtype: str, cells: Iterable[Cell[Any]]) -> Iterator[Verdict]:
+    """The same, each verdict as it comes."""
+    for cell in cells:
+        for option in OPTIONS:
+            trial = Trial(cell, option, device, dtype)
+            for name, law in laws.LAWS.items():
+                error, note = _try(law, trial)
+                if error is not None:
+                    limit = bound(cell, name, dtype)
+                    yield Verdict(cell.name, option.name, name, error, limit, note)
+        for case in laws.cases(cell):
+            error, note = _try(laws.oracle, cell, case, device, dtype)
+            if error is not None:
+                option_name = f"vectors: {case}"
+                yield Verdict(cell.name, option_name, "oracle", error, BOUNDS[dtype], note)
+
+
+def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, str]:
+    """The law's error and nothing, or an infinite error and what went wrong."""
+    try:
+        return law(*given), ""
+    except Exception as problem:  # a law that cannot be run is a law that does not hold
+        return float("inf"), f"{type(problem).__name__}: {problem}"
+
+
+def bound(cell: Cell[Any], law: str, dtype: str) -> float:
+    """How large an error of this law rounding alone may cause."""
+    if law == "derivative" and not cell.analytic:
+        return max(BOUNDS[dtype], DIFFERENCE_BOUND)
+    return BOUNDS[dtype]
+
+
+def as_table(verdicts: Iterable[Verdict], show: Callable[[str], object] = print) -> bool:
+    """Show a row for each cell and option, a column for each law; whether all passed.
+
+    An entry is the largest relative error: "–" where the law says nothing, "FAIL" behind
+    it where it lies beyond its bound; what went wrong is told below the row.
+    """
+    columns = [*laws.LAWS, "oracle"]
+    show(_row("cell", "option", columns))
+    count = failed = 0
+    for (cell, option), group in groupby(verdicts, lambda v: (v.cell, v.option)):
+        found = {verdict.law: verdict for verdict in group}
+        show(_row(cell, option, [_text(found.get(name)) for name in columns]))
+        for verdict in found.values():
+            if verdict.note:
+                show(f"    {verdict.law}: {verdict.note}")
+        count += len(found)
+        failed += sum(not verdict.passed for verdict in found.values())
+    show(f"{count} verdicts, {failed} failed")
+    return failed == 0
+
+
+def _row(cell: str, option: str, entries: list[str]) -> str:
+    return f"{cell:<12}{option:<16}" + "".join(f"{entry:>13}" for entry in entries)
+
+
+def _text(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "–"
+    return f"{verdict.error:.1e}" + ("" if verdict.passed else " FAIL")
+
+
+def as_json(verdicts: Iterable[Verdict]) -> str:
+    """The verdicts as a JSON list; an infinite error is written as null."""
+    rows = [asdict(verdict) | {"passed": verdict.passed} for verdict in verdicts]
+    for row in rows:
+        row["error"] = row["error"] if row["error"] < float("inf") else None
+    return json.dumps(rows, indent=1)

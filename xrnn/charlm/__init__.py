@@ -1,0 +1,1 @@
+"""A character language model: the application behind ``xrnn train`` and ``xrnn sample``."""

@@ -1,0 +1,179 @@
+"""Save and load: safetensors, with the configuration in its metadata.
+
+A file holds one part (a layer, an embedding, a linear map) or several under names.  It is
+written beside its place and moved there when it is whole, so a crash leaves the old file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as safetensors_numpy
+
+from xrnn.backends import backend_of, host
+from xrnn.engine.parameters import Parameters
+from xrnn.typing import Array
+
+FORMAT = "xrnn 2"
+
+
+class Part(Protocol):
+    """What can be saved: weights, and what a file must agree on with them."""
+
+    @property
+    def weights(self) -> Parameters: ...
+
+    def config(self) -> dict[str, Any]: ...
+
+
+Parts = Part | Mapping[str, Part]
+
+
+def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> None:
+    """Write weights and configuration to a safetensors file, replacing it at once or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    part : Layer, Embedding, Linear, or mapping of str to those
+        What to save; with a mapping, several under their names.
+    metadata : JSON value, optional
+        Anything of your own (a vocabulary, a note); `read` gives it back.
+
+    Examples
+    --------
+    >>> import tempfile, xrnn
+    >>> layer = xrnn.LSTM(3, 5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     xrnn.save(f"{folder}/model.safetensors", layer)
+    ...     other = xrnn.load(f"{folder}/model.safetensors", xrnn.LSTM(3, 5, rng=1))
+    >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
+    True
+    """
+    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
+    config = _config(part)
+    write(path, tensors, {"config": config, "metadata": metadata})
+
+
+def load(path: str | os.PathLike[str], part: Any) -> Any:
+    """Read a file that `save` wrote into a part made with the same configuration.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    part : Layer, Embedding, Linear, or mapping of str to those
+        Where the weights go; each keeps its library and device.
+
+    Returns
+    -------
+    part
+        The one given.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is cut short, foreign, or of another configuration; the part is left as
+        it was.
+    TypeError
+        If its weights are frozen; the part is left as it was.
+    """
+    tensors, info = read(path)
+    mine, theirs = _config(part), info.get("config")
+    if mine != theirs:
+        raise ValueError(
+            f"{os.fspath(path)} holds another configuration than the part it is to fill: "
+            f"{_differences(theirs, mine)}"
+        )
+    entries = list(_entries(part))
+    if odd := sorted({key for key, _, _ in entries} ^ set(tensors)):
+        raise ValueError(f"{os.fspath(path)}: weights missing or unknown: {', '.join(odd)}")
+    for key, holder, name in entries:
+        holder.weights.check_changeable()
+        if tensors[key].shape != tuple(holder.weights[name].shape):
+            raise ValueError(
+                f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "
+                f"it must be {tuple(holder.weights[name].shape)}"
+            )
+    for key, holder, name in entries:
+        backend = backend_of(holder.weights[name], name)
+        holder.weights[name] = backend.from_host(tensors[key])
+    return part
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
+    """Write arrays of any library, and JSON beside them, to a safetensors file at once."""
+    path = Path(path)
+    arrays = {
+        key: host.xp.ascontiguousarray(backend_of(a, key).to_host(a)) for key, a in tensors.items()
+    }
+    header = {"format": FORMAT} | {key: json.dumps(value) for key, value in info.items()}
+    replace(path, safetensors_numpy.save(arrays, metadata=header))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file beside its place, and move it there when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays (NumPy) and the JSON of a file written by `write` or `save`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no safetensors file, cut short, or not of xrnn.
+    """
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{name}: no such file")
+    try:
+        with safe_open(name, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{name} is no safetensors file, or is cut short ({error})") from None
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{name} is a safetensors file, but not of xrnn ({FORMAT}); for weights trained with "
+            "PyTorch use xrnn.convert.from_torch"
+        )
+    return tensors, {k: json.loads(v) for k, v in header.items() if k != "format"}
+
+
+def _entries(part: Parts) -> Any:
+    """(key in the file, part, name of its weight) of everything to save."""
+    named = part.items() if isinstance(part, Mapping) else [("", part)]
+    for prefix, one in named:
+        for name in one.weights:
+            yield f"{prefix}.{name}" if prefix else name, one, name
+
+
+def _config(part: Parts) -> dict[str, Any]:
+    if isinstance(part, Mapping):
+        return {name: one.config() for name, one in part.items()}
+    return part.config()
+
+
+def _differences(theirs: Any, mine: dict[str, Any]) -> str:
+    theirs = theirs if isinstance(theirs, dict) else {}
+    keys = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    return "; ".join(f"{k} is {theirs.get(k)!r} in the file, {mine.get(k)!r} here" for k in keys)

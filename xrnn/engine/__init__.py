@@ -1,0 +1,1 @@
+"""From arrays and weights to results: checks, the choice of a kernel, tapes, stacks of cells."""

@@ -1,0 +1,193 @@
+"""One cell, bound: its weights are checked and complete, and it knows who runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from typing import Any, NamedTuple
+
+from xrnn.backends import Kernel
+from xrnn.cells.base import Cell
+from xrnn.engine.checks import Home
+from xrnn.engine.select import choose
+from xrnn.recurrence.loop import Loop, Residuals, Trace
+from xrnn.typing import Array, Gradients, State, Weights
+
+#: (x, state) → the state after
+Stepper = Callable[[Array, State], State]
+
+#: for how many sizes (T, B) a choice is remembered
+REMEMBERED = 256
+
+
+class BoundCell:
+    """One cell with its weights, in one direction.
+
+    Parameters
+    ----------
+    cell : Cell
+    weights : mapping of str to array
+        Complete, checked and dense.
+    home : Home
+        Where they are.
+    given : tuple of str
+        The names among them that gradients are wanted of (not biases that stand for none).
+    precision : {"ieee", "tf32"}
+        As `xrnn.unroll`.
+    reverse : bool
+        Whether sequences run from their end to their start.
+    frozen : bool
+        Whether the weights never change, so that what a kernel makes of them can be kept.
+    """
+
+    def __init__(
+        self,
+        cell: Cell[Any],
+        weights: Weights,
+        home: Home,
+        *,
+        given: tuple[str, ...],
+        precision: str = "ieee",
+        reverse: bool = False,
+        frozen: bool = False,
+    ) -> None:
+        self.cell, self.weights, self.home, self.given = cell, weights, home, given
+        self.precision, self.reverse, self.frozen = precision, reverse, frozen
+        rows, self.I = weights["W"].shape
+        self.H: int = rows // len(cell.gates)
+        self._chosen: dict[tuple[int, int], Kernel] = {}
+        self._prepared: dict[Kernel, Weights] = {}
+        self.xp = home.backend.xp
+
+    def rebound(self, weights: Weights) -> BoundCell:
+        """The same cell with other values of its weights; it chooses as this one did."""
+        bound = copy(self)
+        bound.weights, bound._prepared = weights, {}
+        return bound
+
+    def kernel(self, T: int, B: int) -> Kernel:
+        """Who runs T steps of B sequences."""
+        found = self._chosen.get((T, B))
+        if found is None:
+            sizes = (T, B, self.I, self.H)
+            found = choose(self.home.backend, self.cell, sizes, self.home.dtype, self.precision)
+            if len(self._chosen) >= REMEMBERED:
+                self._chosen.clear()
+            self._chosen[T, B] = found
+        return found
+
+    def weights_for(self, kernel: Kernel) -> Weights:
+        """The weights in the form that a kernel takes."""
+        if kernel.stepping is None:
+            return self.weights
+        found = self._prepared.get(kernel)
+        if found is None:
+            found = kernel.stepping.prepare(self.weights, fixed=self.frozen)
+            self._prepared[kernel] = found
+        return found
+
+    def run(
+        self, xs: Array, first: State, lengths: Array | None, keep: bool
+    ) -> tuple[Array, State, Pass | None]:
+        """Run sequences (T, B, I); with ``keep=False`` there is no pass to go back through."""
+        T, B, _ = xs.shape
+        kernel = self.kernel(T, B)
+        weights = self.weights_for(kernel)
+        ys, last, residuals = kernel.sequence.forward(
+            weights, xs, first, lengths=lengths, reverse=self.reverse, keep=keep, xp=self.xp
+        )
+        if not keep:
+            return ys, last, None
+        return ys, last, Pass(self, kernel, weights, xs, first, lengths, residuals)
+
+    def stepper(self, B: int) -> Stepper | None:
+        """What gives the state after one step from x (B, I) and a state, with parts (B, H) or
+        (1, B, H); None where no kernel has single steps."""
+        kernel = self.kernel(1, B)
+        if kernel.stepping is None:
+            return None
+        return partial(kernel.stepping.step, self.weights_for(kernel))
+
+    def step(self, x: Array, state: State) -> State:
+        """The same as a sequence of one step."""
+        return self.run(x[None, ...], state, None, False)[1]
+
+
+class Pass(NamedTuple):
+    """One forward pass of a bound cell, and what backward needs of it."""
+
+    bound: BoundCell
+    kernel: Kernel
+    weights: Weights
+    xs: Array
+    first: State
+    lengths: Array | None
+    residuals: Any
+
+    def replay(self) -> tuple[Residuals, list[State]]:
+        """The same pass by the cell's own code: its residuals, and the state after each step."""
+        bound, trace = self.bound, Trace()
+        _, _, residuals = Loop(bound.cell).forward(
+            bound.weights,
+            self.xs,
+            self.first,
+            lengths=self.lengths,
+            reverse=bound.reverse,
+            keep=True,
+            xp=bound.xp,
+            trace=trace,
+        )
+        assert residuals is not None
+        return residuals, [trace.states[t] for t in range(len(residuals.steps))]
+
+    def traced_backward(
+        self, dys: Array | None, dstate: State
+    ) -> tuple[Gradients, Trace, Residuals]:
+        """The backward pass by the cell's own code, with what it computes at each step."""
+        bound, trace = self.bound, Trace()
+        residuals = self.replay()[0]
+        found = Loop(bound.cell).backward(
+            bound.weights, residuals, dys, dstate, xp=bound.xp, trace=trace
+        )
+        return found, trace, residuals
+
+
+def run_both(
+    cells: tuple[BoundCell, ...], xs: Array, firsts: list[State], lengths: Array | None, keep: bool
+) -> list[tuple[Array, State, Pass | None]]:
+    """Run the two directions over the same inputs: at once, where a kernel can."""
+    T, B, _ = xs.shape
+    kernels = [cell.kernel(T, B) for cell in cells]
+    kernel = kernels[0]
+    if kernel.both is None or kernels[1] is not kernel:
+        return [
+            cell.run(xs, first, lengths, keep) for cell, first in zip(cells, firsts, strict=True)
+        ]
+    weights = [cell.weights_for(kernel) for cell in cells]
+    ways = [cell.reverse for cell in cells]
+    passes = list(zip(weights, firsts, ways, strict=True))
+    results = kernel.both.forward_both(passes, xs, lengths=lengths, keep=keep, xp=cells[0].xp)
+    found: list[tuple[Array, State, Pass | None]] = []
+    for cell, w, first, (ys, last, residuals) in zip(cells, weights, firsts, results, strict=True):
+        one = Pass(cell, kernel, w, xs, first, lengths, residuals) if keep else None
+        found.append((ys, last, one))
+    return found
+
+
+def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -> list[Gradients]:
+    """The gradients of one pass, or of the two directions over the same inputs."""
+    xp, both = passes[0].bound.xp, passes[0].kernel.both
+    if len(passes) == 2 and both is not None and passes[1].kernel is passes[0].kernel:
+        parts = zip(passes, dys, dlasts, strict=True)
+        given = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
+        results = both.backward_both(given, xp=xp)
+    else:
+        results = [
+            p.kernel.sequence.backward(p.weights, p.residuals, dy, dlast, xp=xp)
+            for p, dy, dlast in zip(passes, dys, dlasts, strict=True)
+        ]
+    return [
+        (dxs, dfirst, {name: dweights[name] for name in p.bound.given})
+        for p, (dxs, dfirst, dweights) in zip(passes, results, strict=True)
+    ]

@@ -1,0 +1,323 @@
+"""What is checked before anything is computed: every error that a user can make.
+
+A message says what was given, by name and shape; what it must be, in letters and numbers;
+and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
+
+import array_api_compat
+
+from xrnn.backends import Backend, backend_of, host
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, State, Weights, dtype_name, is_floating
+
+PRECISIONS = ("ieee", "tf32")
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """Where arrays must be to be computed with: of one library, device and dtype.
+
+    Parameters
+    ----------
+    kind : str
+        What messages call the owner, such as "lstm".
+    reference : str
+        What messages call the array that decides.
+    backend, device, dtype, type
+        The array's.  A device of None means that the library has one alone.
+    place
+        Its device as the Array API standard gives it, for new arrays.
+    """
+
+    kind: str
+    reference: str
+    backend: Backend
+    device: Any
+    dtype: Any
+    type: type
+    place: Any
+
+    @classmethod
+    def of(cls, kind: str, reference: str, array: Array) -> Home:
+        """The home of an array."""
+        backend = backend_of(array, reference)
+        place = array_api_compat.device(array)
+        device = backend.device_of(array)
+        return cls(kind, reference, backend, device, array.dtype, type(array), place)
+
+    def called(self, reference: str) -> Home:
+        """The same, where messages call the array that decides by another name."""
+        return replace(self, reference=reference)
+
+    def take(self, name: str, array: Array) -> Array:
+        """The array, if it is at home.
+
+        Raises
+        ------
+        TypeError
+            If it is not: a mixed sum would be promoted, or moved, without a word.
+        """
+        if type(array) is self.type and self.device is None and array.dtype == self.dtype:
+            return array
+        backend = backend_of(array, name)
+        if backend is not self.backend:
+            raise TypeError(
+                f"{self.kind}: {name} is an array of {backend.name} and {self.reference} is one "
+                f'of {self.backend.name}; move one of them: layer.to("{backend.name}")'
+            )
+        device = backend.device_of(array)
+        if device != self.device:
+            raise TypeError(
+                f"{self.kind}: {name} is on device {device} and {self.reference} on device "
+                f"{self.device}; move one of them"
+            )
+        if array.dtype != self.dtype:
+            if backend.xp is host.xp and array.dtype.newbyteorder("=") == self.dtype:
+                return backend.dense(array)
+            raise TypeError(
+                f"{self.kind}: {name} is {array.dtype} and {self.reference} is {self.dtype}; "
+                "cast one of them"
+            )
+        # A subclass that means no more than its numbers, such as NumPy's memmap.
+        return array if type(array) is self.type else backend.dense(array)
+
+    def all_fit(self, arrays: Iterable[Array], shape: tuple[int, ...]) -> bool:
+        """Whether arrays are at home and of that shape, as far as a glance can tell."""
+        if self.device is not None:
+            return False
+        for array in arrays:
+            if type(array) is not self.type or array.dtype != self.dtype or array.shape != shape:
+                return False
+        return True
+
+    def take_shaped(self, name: str, array: Array, shape: tuple[int, ...], letters: str) -> Array:
+        """The same; a ValueError unless it has that very shape."""
+        array = self.take(name, array)
+        if array.shape != shape and tuple(array.shape) != shape:
+            raise ValueError(
+                f"{self.kind}: {name} has shape {tuple(array.shape)}; it must be "
+                f"{letters} = {shape}"
+            )
+        return array
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """New zeros at home."""
+        return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.place)
+
+
+def check_library(name: str, a: Array, other: str, b: Array) -> None:
+    """Raise TypeError unless a and b (called `name` and `other`) are of one library."""
+    mine, theirs = backend_of(a, name), backend_of(b, other)
+    if mine is not theirs:
+        raise TypeError(
+            f"{name} is an array of {mine.name} and {other} is one of {theirs.name}; "
+            "move one of them"
+        )
+
+
+def check_precision(kind: str, precision: str) -> None:
+    """Raise ValueError unless it is one that there is."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
+
+
+def check_sizes(kind: str, **sizes: int) -> None:
+    """Raise ValueError unless all are integers of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{kind}: {name} is {value!r}; it must be an integer ≥ 1")
+
+
+def check_flags(kind: str, **flags: bool) -> None:
+    """Raise TypeError unless all are True or False ("False" would be true)."""
+    for name, value in flags.items():
+        if not (isinstance(value, bool) or dtype_name(type(value)) in ("bool_", "bool")):
+            raise TypeError(f"{kind}: {name} is {value!r}; it must be True or False")
+
+
+def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        words = " or ".join(map(repr, choices))
+        raise ValueError(f"{kind}: {name} is {value!r}; it must be {words}")
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """A message for a name that there is not, with the one that was probably meant."""
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1)
+    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{kind}: unknown weight {name!r}{guess} it has {', '.join(known)}"
+
+
+def looks_transposed(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What an error adds where the transpose would fit."""
+    if len(shape) == 2 and shape[::-1] == wanted:
+        return f"; it looks transposed: give {name}.T"
+    return ""
+
+
+def cell_weights(
+    cell: Cell[Any], weights: Any, *, I: int | None = None, H: int | None = None
+) -> tuple[dict[str, Array], Home]:
+    """The weights of one cell: complete, checked and dense, and where they are.
+
+    Parameters
+    ----------
+    cell : Cell
+        Whose weights they should be.
+    weights : mapping of str to array
+        Biases may be left out; they are zeros then.
+    I, H : int, optional
+        Inputs and hidden units, as x and the state have them.  Default: as W and U have.
+
+    Raises
+    ------
+    TypeError
+        If the weights are no mapping, or not all of one library, device and dtype.
+    ValueError
+        If one is missing, unknown or of another shape.
+    """
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"{cell.name}: weights must be a mapping of name to array")
+    names = cell.shapes(1, 1)
+    for name in weights:
+        if name not in names:
+            raise ValueError(unknown_name(cell.name, name, names))
+    for name in names:
+        if name not in weights and name not in cell.biases:
+            raise ValueError(
+                f"{cell.name}: weight {name} is missing; it must have shape {cell.letters(name)}"
+            )
+    home = Home.of(cell.name, "W", weights["W"])
+    given = {name: home.take(name, w) for name, w in weights.items()}
+    sizes = _sizes(cell, given, I, H)
+    _check_shapes(cell, given, sizes, I, H)
+    complete = {}
+    for name, shape in cell.shapes(*sizes).items():
+        absent = name not in given
+        complete[name] = home.zeros(shape) if absent else home.backend.dense(given[name])
+    return complete, home
+
+
+def _sizes(
+    cell: Cell[Any], weights: Weights, I: int | None, H: int | None
+) -> tuple[int, int]:
+    """I and H, from x and the state where they are known, else from the weights."""
+    W = weights["W"]
+    if W.ndim != 2:
+        raise ValueError(
+            f"{cell.name}: W has shape {tuple(W.shape)}; it must be {cell.letters('W')}"
+        )
+    if H is None and cell.recurrent and weights["U"].ndim == 2:
+        H = weights["U"].shape[1]
+    if H is None:
+        H = W.shape[0] // len(cell.gates)
+        if H * len(cell.gates) != W.shape[0] or not H:
+            raise ValueError(
+                f"{cell.name}: W has shape {tuple(W.shape)}; it must be {cell.letters('W')}: its "
+                f"rows are not a multiple of {len(cell.gates)}"
+            )
+    return (W.shape[1] if I is None else I), H
+
+
+def _check_shapes(
+    cell: Cell[Any], weights: Weights, sizes: tuple[int, int], I: int | None, H: int | None
+) -> None:
+    for name, shape in cell.shapes(*sizes).items():
+        found = tuple(weights[name].shape) if name in weights else shape
+        if found != shape:
+            units = f"h has {H} units" if H is not None else f"there are {sizes[1]} hidden units"
+            why = f"x has {I} inputs and {units}" if name == "W" and I is not None else units
+            raise ValueError(
+                f"{cell.name}: {name} has shape {found}; it must be {cell.letters(name)} = "
+                f"{shape}, as {why}{looks_transposed(name, found, shape)}"
+            )
+
+
+def check_numbers(cell: Cell[Any], xs: Array, backend: Backend) -> None:
+    """Raise TypeError unless xs holds numbers that the cell computes with."""
+    complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
+    if not (complex_too or is_floating(xs.dtype, xp=backend.xp)):
+        words = "real or complex" if cell.analytic else "real"
+        raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
+
+
+def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, ...]:
+    """The parts of a state, of which None stands for zeros.
+
+    Raises
+    ------
+    TypeError
+        If it is no tuple or list with a part for each of ``cell.states``.
+    """
+    if state is None:
+        return (None,) * len(cell.states)
+    if not isinstance(state, tuple | list) or len(state) != len(cell.states):
+        given = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
+        comma = "," if len(cell.states) == 1 else ""
+        raise TypeError(
+            f"{cell.name}: {what} is {given}; it must be a tuple ({', '.join(cell.states)}{comma})"
+        )
+    return tuple(state)
+
+
+def take_state(
+    cell: Cell[Any], what: str, state: Any, home: Home, shape: tuple[int, ...], letters: str
+) -> State:
+    """A state whose parts are at home and of that shape, with zeros for the parts left out.
+
+    `what` is "state" or "dstate".
+    """
+    if type(state) is cell.state_type and home.all_fit(state, shape):
+        return state  # type: ignore[no-any-return]
+    taken = []
+    prefix = "d" if what == "dstate" else "state "
+    for name, part in zip(cell.states, state_parts(cell, what, state), strict=True):
+        if part is None:
+            taken.append(home.zeros(shape))
+        else:
+            taken.append(home.take_shaped(f"{prefix}{name}", part, shape, letters))
+    return tuple(taken)
+
+
+def check_real(cell: Cell[Any], home: Home) -> None:
+    """Raise TypeError if the forward pass was complex: backward is for real numbers."""
+    if dtype_name(home.dtype).startswith("complex"):
+        raise TypeError(
+            f"{cell.name}: the forward pass was complex ({home.dtype}); "
+            "backward is for real numbers: run forward in float64"
+        )
+
+
+def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
+    """Lengths as an int64 array at home.
+
+    Raises
+    ------
+    ValueError
+        If they are not B integers in 0…T.
+    """
+    # Looked at on the host: most lengths come from there, and one copy is one wait for a GPU.
+    if array_api_compat.is_array_api_obj(lengths):
+        lengths = backend_of(lengths, "lengths").to_host(lengths)
+    lengths = host.xp.asarray(lengths)
+    if lengths.shape != (B,) or not (B == 0 or host.xp.isdtype(lengths.dtype, "integral")):
+        raise ValueError(
+            f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
+            f"it must be (B,) = ({B},) integers"
+        )
+    if B and (lengths.min() < 0 or lengths.max() > T):
+        raise ValueError(
+            f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
+        )
+    return home.backend.xp.asarray(lengths.astype("int64"), device=home.place)

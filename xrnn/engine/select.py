@@ -1,0 +1,48 @@
+"""The choice of who runs a cell: a kernel that was verified here, or the cell's own code."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from xrnn.backends import Backend, Kernel, Sizes
+from xrnn.cells.base import Cell
+from xrnn.engine.verify import verified
+from xrnn.recurrence.loop import Loop
+from xrnn.typing import dtype_name
+
+
+def choose(
+    backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
+) -> Kernel:
+    """Who runs this very cell at sizes (T, B, I, H).
+
+    The kernels of the backend's table are asked in their order; one that serves these sizes
+    is taken only if it has been verified here.  An empty input has nothing to hurry for.
+
+    Raises
+    ------
+    TypeError
+        If the library itself does not compute in the dtype, and no kernel serves.
+    """
+    if 0 not in sizes:
+        for kernel in backend.kernels.get(cell, ()):
+            if (
+                dtype in kernel.dtypes
+                and kernel.precision in ("ieee", precision)
+                and kernel.serves(*sizes)
+                and verified(backend, cell, dtype, kernel, kernel.trial(*sizes))
+            ):
+                return kernel
+    if not backend.computes(dtype):
+        raise TypeError(
+            f"{cell.name}: backend {backend.name} computes in {dtype_name(dtype)} by fused "
+            "kernels alone, and none serves here; use float32 or float16"
+        )
+    return reference(cell)
+
+
+@cache
+def reference(cell: Cell[Any]) -> Kernel:
+    """The cell's own code in the form of a kernel."""
+    return Kernel(Loop(cell), frozenset(), path=lambda T, B, I, H: "the cell as written")

@@ -1,0 +1,87 @@
+"""Bound cells in L layers and D directions: forward, backward, one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xrnn.engine.cell_pass import BoundCell, Pass, run_both
+from xrnn.engine.cell_pass import backward as run_backward
+from xrnn.recurrence.loop import Residuals, Trace
+from xrnn.typing import Array, Gradients, State
+
+#: for each layer its directions
+Stack = list[tuple[BoundCell, ...]]
+
+#: (layer, its outputs) → the dropout mask over them
+Mask = Callable[[int, Array], Array]
+
+
+def forward(
+    stack: Stack,
+    xs: Array,
+    firsts: list[State],
+    lengths: Array | None,
+    *,
+    mask: Mask | None = None,
+    keep: bool,
+) -> tuple[Array, list[State], list[Pass], list[Array]]:
+    """Run the layers, each over the outputs of the one below.
+
+    Returns the outputs, the last states and the passes (if they are kept) in the order of
+    `firsts`: layer 0 forward, layer 0 reverse, layer 1 forward …; and the masks, by which the
+    outputs of all layers but the last were multiplied, if `mask` gives them.
+    """
+    lasts: list[State] = []
+    passes: list[Pass] = []
+    masks: list[Array] = []
+    for k, cells in enumerate(stack):
+        if len(cells) == 1:
+            found = [cells[0].run(xs, firsts[k], lengths, keep)]
+            xs = found[0][0]
+        else:
+            found = run_both(cells, xs, firsts[2 * k : 2 * k + 2], lengths, keep)
+            xs = cells[0].xp.concat([ys for ys, _, _ in found], axis=-1)
+        for _, last, one in found:
+            lasts.append(last)
+            if one is not None:
+                passes.append(one)
+        if mask is not None and k + 1 < len(stack):
+            masks.append(mask(k, xs))
+            xs = xs * masks[-1]
+    return xs, lasts, passes, masks
+
+
+def backward(
+    passes: list[Pass],
+    masks: list[Array],
+    D: int,
+    dys: Array | None,
+    dlasts: list[State],
+    traces: list[tuple[Trace, Residuals]] | None = None,
+) -> list[Gradients]:
+    """The gradients of every pass, from those of ys (T, B, D·H) and of the last states.
+
+    With a list for traces the cells' own code runs, and what it computes at each step is
+    appended for each pass.
+    """
+    found: list[Any] = [None] * len(passes)
+    traced: list[Any] = [None] * len(passes)
+    for k in reversed(range(len(passes) // D)):
+        part = slice(k * D, (k + 1) * D)
+        H = passes[k * D].bound.H
+        ds = [None if dys is None else dys[..., d * H : (d + 1) * H] for d in range(D)]
+        if traces is None:
+            found[part] = run_backward(passes[part], ds, dlasts[part])
+        else:
+            for n, dy in zip(range(k * D, (k + 1) * D), ds, strict=True):
+                found[n], *rest = passes[n].traced_backward(dy, dlasts[n])
+                traced[n] = tuple(rest)
+        dxs = found[k * D][0]
+        if D == 2:
+            dxs = dxs + found[k * D + 1][0]
+        dys = dxs * masks[k - 1] if k and masks else dxs
+    found[0] = (dys, *found[0][1:])
+    if traces is not None:
+        traces += traced
+    return found

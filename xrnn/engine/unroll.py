@@ -1,0 +1,150 @@
+"""One cell over sequences, forward and backward: `unroll` and `unroll_backward`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xrnn.backends import backend_of
+from xrnn.cells.base import Cell
+from xrnn.engine.bound import Bound
+from xrnn.engine.cell_pass import BoundCell
+from xrnn.engine.checks import (
+    cell_weights,
+    check_flags,
+    check_numbers,
+    check_precision,
+    state_parts,
+)
+from xrnn.engine.tape import Tape
+from xrnn.typing import Array, GivenState, Precision, S, Weights
+
+
+def unroll(
+    cell: Cell[S],
+    weights: Weights,
+    xs: Array,
+    state: GivenState | None = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    *,
+    precision: Precision = "ieee",
+) -> tuple[Array, S, Tape]:
+    """Run one cell over sequences.
+
+    Parameters
+    ----------
+    cell : Cell
+        Such as `xrnn.cells.LSTM`.
+    weights : mapping of str to array
+        Names and shapes of ``cell.shapes(I, H)``; biases may be left out.
+    xs : array (T, B, I), or (T, I) for one sequence
+        The inputs, of any library that follows the Array API standard; float16, float32 or
+        float64, or complex where the cell is analytic (`Cell.analytic`).
+    state : tuple of array (B, H) or None, optional
+        The state to start from, in the order of ``cell.states``.  Default: zeros, for the
+        tuple or any of its parts.
+    lengths : integers (B,), optional
+        Steps that each sequence really has, 0…T, in any order.  Default: T.
+    reverse : bool
+        Run each sequence from its end to its start; ``ys[t]`` still belongs to ``xs[t]``.
+    precision : {"ieee", "tf32"}
+        "tf32" allows products of float32 to round what they multiply to 10 bits, where a
+        device is faster so; elsewhere it changes nothing.
+
+    Returns
+    -------
+    ys : array (T, B, H)
+        h at every step; exactly 0 past a sequence's end.  Read-only, where the library has
+        such arrays, as backward reads it too.
+    state : named tuple of array (B, H)
+        The state where each sequence ends (in reverse: where it starts); the given state
+        for a sequence of length 0.
+    tape : Tape
+        For `unroll_backward`.
+
+    For one sequence (T, I) there is no axis B in outputs, states and gradients.
+
+    Raises
+    ------
+    TypeError
+        If arrays are of different libraries or dtypes, or of no library or dtype served.
+    ValueError
+        If a shape or a length does not fit; the message names it and says what fits.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> from xrnn.cells import LSTM
+    >>> rng = np.random.default_rng(0)
+    >>> weights = {k: rng.normal(size=s) for k, s in LSTM.shapes(3, 5).items()}
+    >>> xs = rng.normal(size=(7, 2, 3))
+    >>> ys, state, tape = xrnn.unroll(LSTM, weights, xs)
+    >>> ys.shape, state.c.shape
+    ((7, 2, 5), (2, 5))
+    >>> dxs, dstate, dweights = xrnn.unroll_backward(tape, np.ones_like(ys))
+    >>> dweights["U"].shape
+    (20, 5)
+    """
+    check_precision(cell.name, precision)
+    check_flags(cell.name, reverse=reverse)
+    backend = backend_of(xs, "xs")
+    if xs.ndim not in (2, 3):
+        raise ValueError(
+            f"{cell.name}: xs has shape {tuple(xs.shape)}; it must be (T, B, I), or (T, I)"
+        )
+    check_numbers(cell, xs, backend)
+    parts = state_parts(cell, "state", state)
+    units = [part.shape[-1] for part in parts if getattr(part, "ndim", 0)]
+    complete, home = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
+    one = BoundCell(
+        cell, complete, home, given=tuple(weights), precision=precision, reverse=bool(reverse)
+    )
+    bound = Bound(cell, [(one,)], home, [""], stacked=False)
+    ys, last, tape = bound.forward(xs, parts, lengths, keep=True)
+    assert tape is not None
+    return ys, last, tape
+
+
+def unroll_backward(
+    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+) -> tuple[Array, Any, dict[str, Array]]:
+    """The gradients of all that `unroll` was given (backpropagation through time).
+
+    Parameters
+    ----------
+    tape : Tape
+        From `unroll`.
+    dys : array (T, B, H), optional
+        The gradient of the outputs.  Default: zeros.  What it holds past a sequence's end
+        is not read.
+    dstate : tuple of array (B, H) or None, optional
+        The gradient of the last state.  Default: zeros, for the tuple or any of its parts.
+
+    Returns
+    -------
+    dxs : array (T, B, I)
+        Exactly 0 past a sequence's end.
+    dstate : named tuple of array (B, H)
+        The gradient of the state that was given (or of the zeros, if none was).
+    dweights : dict of str to array
+        Names and shapes of the weights that were given.
+
+    The gradients of gates and states at every step: `xrnn.analysis.gate_gradients`.
+
+    Raises
+    ------
+    TypeError
+        If the tape is none, or a gradient is of another library or dtype than the outputs,
+        or those are complex.
+    ValueError
+        If the tape is a layer's, or a gradient has another shape than what it is of.
+    """
+    if not isinstance(tape, Tape):
+        raise TypeError(
+            f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll returned"
+        )
+    if tape.bound.owner is not None:
+        raise ValueError(
+            f"{tape.cell.name}: the tape was made by a layer; call backward of that layer"
+        )
+    return tape.bound.backward(tape, dys, dstate)

@@ -1,0 +1,247 @@
+"""A kernel is verified before it is used.
+
+At its first use on a machine a kernel is compared with the cell that it stands for, forward
+and backward, on a small random input.  If it agrees, it serves; if it disagrees or fails to
+build, one warning names it and the cell's own code serves: slower, never wrong.  A success
+(never a failure) is remembered in ``$XDG_CACHE_HOME/xrnn`` (default ``~/.cache/xrnn``) under
+all that it holds for: device, driver, library, the code of the kernel and that of the cell.
+A cache that cannot be read or written is no fault: the kernel is verified anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType, NoneType
+from typing import Any
+
+import xrnn
+from xrnn.backends import Backend, Kernel, Sizes, host
+from xrnn.cells.base import Cell
+from xrnn.recurrence.loop import Loop
+from xrnn.typing import Array, Sequence, dtype_name
+
+#: dtype → how far a kernel may lie from its cell, relative to the largest value
+TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
+
+#: what code may refer to besides functions, modules and classes, for its text to say it all
+CONSTANT = (bool, int, float, complex, str, bytes, NoneType)
+
+
+@cache
+def verified(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> bool:
+    """Whether a kernel equals its cell on this machine: remembered, or found out now."""
+    key = _key(backend, cell, dtype, kernel, sizes)
+    if key is not None and key in _remembered():
+        return True
+    problem = _compare(backend, cell, dtype, kernel, sizes)
+    if problem is None:
+        if key is not None:
+            _remember(key)
+        return True
+    warnings.warn(
+        f"{backend.name}: the kernel of {cell.name} for {dtype_name(dtype)} is not used here, "
+        f"the cell's own code serves: {problem}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+def _compare(
+    backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
+) -> str | None:
+    """None if the kernel equals its cell, else in words why not."""
+    try:
+        error = difference(backend, cell, dtype, kernel, sizes)
+    except Exception as problem:  # whatever a kernel may fail with, the cell can serve
+        return f"it failed with {type(problem).__name__}: {problem}"
+    bound = kernel.tolerance or TOLERANCE[dtype_name(dtype)]
+    return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.0e}"
+
+
+def difference(
+    backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
+) -> float:
+    """The largest relative difference between a kernel and its cell, over all results.
+
+    Forward and backward, both directions, with and without lengths (0 among them); and, where
+    the kernel has them, single steps and prepared weights.
+    """
+    trial = _Trial(backend, cell, dtype, sizes)
+    T, B = sizes[:2]
+    worst = 0.0
+    for reverse in (False, True):
+        for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
+            own = trial.results(Loop(cell), lengths, reverse, wide=True)
+            fast = trial.results(kernel.sequence, lengths, reverse)
+            if any(dtype_name(a.dtype) != dtype_name(dtype) for a in fast):
+                return float("inf")
+            for a, b in zip(own, fast, strict=True):
+                worst = max(worst, relative(a.astype("float64"), b.astype("float64")))
+    if kernel.stepping is not None:
+        plain = trial.one_step(kernel)
+        for found in trial.stepped(kernel):
+            for a, b in zip(plain, found, strict=True):
+                worst = max(worst, relative(a.astype("float64"), b.astype("float64")))
+    return worst
+
+
+class _Trial:
+    """Random arrays for one cell, and what a sequence kernel makes of them."""
+
+    def __init__(self, backend: Backend, cell: Cell[Any], dtype: Any, sizes: Sizes) -> None:
+        self.backend, self.xp, self.dtype = backend, backend.xp, dtype
+        T, B, I, H = sizes
+        rng = host.generator(0)
+
+        def array(*shape: int) -> Array:
+            return self.xp.astype(backend.from_host(rng.normal(size=shape)), dtype)
+
+        # Small weights: with large ones a recurrence is chaos, and every rounding error grows.
+        self.weights = {
+            name: self.xp.astype(0.3 * self.xp.astype(array(*shape), self.xp.float32), dtype)
+            for name, shape in cell.shapes(I, H).items()
+        }
+        self.xs, self.dys = array(T, B, I), array(T, B, H)
+        self.state, self.dstate = (tuple(array(B, H) for _ in cell.states) for _ in range(2))
+
+    def results(
+        self, sequence: Sequence, lengths: list[int] | None, reverse: bool, wide: bool = False
+    ) -> list[Array]:
+        """Everything that comes out, on the host.
+
+        Where a library does not compute in the dtype, `wide` has it computed in float32.
+        """
+        xp, kind = self.xp, self.dtype
+        if wide and not self.backend.computes(kind):
+            kind = xp.float32
+        weights = {name: xp.astype(a, kind) for name, a in self.weights.items()}
+        xs, dys = xp.astype(self.xs, kind), xp.astype(self.dys, kind)
+        first, dlast = (tuple(xp.astype(a, kind) for a in s) for s in (self.state, self.dstate))
+        n = None if lengths is None else xp.asarray(lengths, dtype=xp.int64)
+        ys, last, residuals = sequence.forward(
+            weights, xs, first, lengths=n, reverse=reverse, keep=True, xp=xp
+        )
+        dxs, dfirst, dw = sequence.backward(weights, residuals, dys, dlast, xp=xp)
+        found = [ys, *last, dxs, *dfirst, *(dw[k] for k in sorted(weights))]
+        return [self.backend.to_host(a) for a in found]
+
+    def one_step(self, kernel: Kernel, weights: Any = None) -> list[Array]:
+        """The state after a sequence of one step."""
+        _, last, _ = kernel.sequence.forward(
+            self.weights if weights is None else weights,
+            self.xs[:1, ...],
+            self.state,
+            **{"lengths": None, "reverse": False, "keep": False, "xp": self.xp},
+        )
+        return [self.backend.to_host(a) for a in last]
+
+    def stepped(self, kernel: Kernel) -> list[list[Array]]:
+        """The same by single steps, and by weights prepared as fixed."""
+        assert kernel.stepping is not None
+        both = [kernel.stepping.prepare(self.weights, fixed=fixed) for fixed in (False, True)]
+        states = [kernel.stepping.step(w, self.xs[0, ...], self.state) for w in both]
+        steps = [[self.backend.to_host(a) for a in state] for state in states]
+        return [*steps, *(self.one_step(kernel, w) for w in both)]
+
+
+def relative(a: Array, b: Array) -> float:
+    """max |a − b| / max |a|, infinite where shapes or finiteness differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    gap, scale = float(abs(a - b).max()), float(abs(a).max())
+    return gap / max(scale, 1e-30) if gap == gap else float("inf")
+
+
+def _key(
+    backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
+) -> str | None:
+    """What a verification holds for; None if that cannot be said, and it is not remembered."""
+    source, own = kernel.source(), code_of(cell.step, cell.step_backward, cell.total)
+    if not source or own is None:
+        return None
+    parts = (
+        *(backend.name, backend.describe(), xrnn.__version__, cell.name, dtype_name(dtype)),
+        *(kernel.precision, str(sizes), _hash(source), _hash(own)),
+    )
+    return " | ".join(parts)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_of(*functions: Any) -> str | None:
+    """The code of functions and of all Python functions that they use; None if unknown.
+
+    It is the byte code, so that an edited equation is another code, and a program without
+    sources has one too.
+    """
+    seen: dict[FunctionType, str] = {}
+    waiting = list(functions)
+    while waiting:
+        function = waiting.pop()
+        if not isinstance(function, FunctionType):
+            return None
+        if function in seen:
+            continue
+        names = [n for n in _names(function.__code__) if n in function.__globals__]
+        used = [function.__globals__[name] for name in names]
+        used += [cell.cell_contents for cell in function.__closure__ or ()]
+        used += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        waiting += [value for value in used if isinstance(value, FunctionType)]
+        others = [value for value in used if not isinstance(value, FunctionType | ModuleType | type)]
+        if not all(isinstance(value, CONSTANT) for value in others):
+            return None
+        seen[function] = f"{_text(function.__code__)} {others}"
+    return "\n".join(sorted(seen.values()))
+
+
+def _names(code: CodeType) -> list[str]:
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return sorted({*code.co_names, *(name for c in inner for name in _names(c))})
+
+
+def _text(code: CodeType) -> str:
+    constants = [_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"
+
+
+def _file() -> Path | None:
+    """Where verifications are remembered; None where there is no home directory."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(folder or Path.home() / ".cache") / "xrnn" / "verified.json"
+    except RuntimeError:
+        return None
+
+
+def _remembered() -> list[str]:
+    file = _file()
+    try:
+        # A regular file: reading from a pipe would wait for ever.
+        keys = json.loads(file.read_text("utf-8")) if file and file.is_file() else []
+    except (OSError, ValueError, RecursionError):
+        return []
+    return keys if isinstance(keys, list) else []
+
+
+def _remember(key: str) -> None:
+    """Add one key to the file, if it can be written."""
+    file = _file()
+    if file is None:
+        return
+    part = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps([*_remembered(), key], indent=1), "utf-8")
+        part.replace(file)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

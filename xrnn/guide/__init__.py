@@ -1,0 +1,1 @@
+"""Texts for users: Markdown, whose code blocks the tests run."""

@@ -1,0 +1,1 @@
+"""What users hold: recurrent layers, embeddings, linear maps."""

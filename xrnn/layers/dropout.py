@@ -1,0 +1,48 @@
+"""Dropout between layers: masks that depend on a seed, the layer and the position alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral
+
+from xrnn.backends import backend_of, host
+from xrnn.engine.stack import Mask
+from xrnn.typing import Array
+
+
+def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
+    """Raise ValueError unless it is a probability that has outputs to act on."""
+    if isinstance(dropout, bool) or not 0 <= dropout < 1:
+        raise ValueError(f"{kind}: dropout is {dropout!r}; it must be in [0, 1)")
+    if dropout and num_layers == 1:
+        raise ValueError(
+            f"{kind}: dropout is {dropout} and num_layers is 1; it acts between layers: give "
+            "num_layers ≥ 2, or dropout=0"
+        )
+
+
+def dropout_masks(kind: str, p: float, seed: int | None, dtype: str) -> Mask | None:
+    """What gives the mask over the outputs of a layer; None where nothing is dropped.
+
+    Raises
+    ------
+    ValueError
+        If there is dropout and no seed.
+    """
+    if not p:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise ValueError(
+            f"{kind}: seed is {seed!r}; a layer with dropout needs an integer, another one at "
+            "every training step: forward(xs, seed=step)"
+        )
+    return partial(_mask, p, int(seed), dtype)
+
+
+def _mask(p: float, seed: int, dtype: str, k: int, ys: Array) -> Array:
+    """0 or 1/(1 − p), in dtype, for each output of layer k, by (seed, k, position) alone."""
+    T, B, n = ys.shape
+    backend = backend_of(ys)
+    scaled = (host.counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)
+    mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n))
+    return backend.xp.astype(mask, ys.dtype)

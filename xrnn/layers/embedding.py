@@ -1,0 +1,114 @@
+"""A vector for every token.
+
+x_t = E[token_t]              (1)   a row of E for a token (seed 001 eq. 1)
+dE = Σ_t token_t ⊗ dx_t       (2)   seed 001 eqs 16-17 as corrected: one-hot rows, so dx_t is
+                                    added to the row of its token
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from xrnn.backends import backend_of, get, host
+from xrnn.engine.checks import check_sizes
+from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.typing import Array, DType
+
+
+class Embedding(Module):
+    """A row of E for every token.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+        V and I: how many tokens there are, and the size of their vectors.
+    dtype, device, rng
+        As of `xrnn.Layer`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``E`` (V, I), drawn from the normal distribution with variance 1/I.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> embedding = xrnn.Embedding(10, 4)
+    >>> tokens = np.array([[1, 2], [2, 9]])
+    >>> xs, tape = embedding.forward(tokens)
+    >>> xs.shape
+    (2, 2, 4)
+    >>> embedding.backward(tape, np.ones_like(xs))["E"][:, 0].tolist()
+    [0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+    ) -> None:
+        sizes = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
+        check_sizes("embedding", **sizes)
+        V, I = int(num_embeddings), int(embedding_dim)
+        self.num_embeddings, self.embedding_dim, self.dtype = V, I, dtype
+        arrays = {"E": host.generator(rng).normal(0, I**-0.5, (V, I))}
+        specs = {"E": Spec((V, I), "(V, I)")}
+        self._parameters = Parameters("embedding", specs, cast(arrays, dtype, get(device)))
+
+    def __call__(self, tokens: Array) -> Array:
+        """The vectors (…, I) of integer tokens (…)."""
+        return self.forward(tokens)[0]
+
+    def forward(self, tokens: Array) -> tuple[Array, Array]:
+        """The vectors (…, I) of integer tokens (…), and the tape.
+
+        Raises
+        ------
+        TypeError
+            If the tokens are not integers, or of another library than E.
+        ValueError
+            If a token is outside 0…V−1.
+        """
+        E = self.weights["E"]
+        home = self.weights.home
+        if backend_of(tokens, "tokens") is not home.backend:
+            raise TypeError(
+                f"embedding: tokens are an array of {backend_of(tokens).name} and E is one of "
+                f"{home.backend.name}; move one of them"
+            )
+        xp = home.backend.xp
+        if not xp.isdtype(tokens.dtype, "integral"):
+            raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
+        flat = xp.reshape(tokens, (prod(tokens.shape),))
+        if 0 not in tokens.shape:
+            low, high = int(xp.min(flat)), int(xp.max(flat))
+            if low < 0 or high >= self.num_embeddings:
+                raise ValueError(
+                    f"embedding: tokens go from {low} to {high}; "
+                    f"they must lie in 0…V−1 = 0…{self.num_embeddings - 1}"
+                )
+        xs = xp.take(E, flat, axis=0)  # (1)
+        return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tokens
+
+    def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
+        """The gradient of E from that of the vectors: row v sums over the places of token v."""
+        home, shape = self.weights.home, (*tape.shape, self.embedding_dim)
+        dxs = home.take_shaped("dxs", dxs, shape, "that of the vectors")
+        backend, N = home.backend, prod(tape.shape)
+        xp = backend.xp
+        rows, tokens = xp.reshape(dxs, (N, self.embedding_dim)), xp.reshape(tape, (N,))
+        return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
+
+    def config(self) -> dict[str, Any]:
+        """What a file must agree on to be loaded into this embedding."""
+        return {
+            "kind": "embedding",
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "dtype": self.dtype,
+        }

@@ -1,0 +1,79 @@
+"""How weights are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xrnn.backends import host
+from xrnn.cells.base import Cell
+from xrnn.engine.checks import check_choice
+from xrnn.typing import Array, Init
+
+INITS = ("orthogonal", "uniform")
+
+
+def draw(
+    cell: Cell[Any],
+    I: int,
+    H: int,
+    *,
+    bias: bool = True,
+    init: Init = "orthogonal",
+    forget_bias: float = 1.0,
+    rng: Any = None,
+) -> dict[str, Array]:
+    """Draw the weights of one cell on the host, in float64.
+
+    They are drawn there and then cast and moved, so that a seed gives the same weights on
+    every backend.
+
+    Parameters
+    ----------
+    cell : Cell
+        Whose weights.
+    I, H : int
+        Inputs and hidden units.
+    bias : bool
+        Whether there are biases.
+    init : {"orthogonal", "uniform"}
+        "orthogonal": every H×H block of U a random orthogonal matrix (Saxe et al., 2014),
+        every block of W Glorot uniform, ±√(6/(I+H)) (Glorot & Bengio, 2010), the rest 0.
+        "uniform": everything uniform in ±1/√H, as PyTorch draws it.
+    forget_bias : float
+        With "orthogonal": the bias of a gate named f at the start (Jozefowicz et al., 2015).
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the numbers.  Default: fresh entropy.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Names and shapes of ``cell.shapes(I, H, bias)``.
+
+    >>> from xrnn.cells import LSTM
+    >>> w = draw(LSTM, 3, 5, rng=0)
+    >>> float(w["b"][5]), w["U"].shape  # the forget gate's bias; U
+    (1.0, (20, 5))
+    """
+    check_choice(cell.name, "init", init, INITS)
+    xp, random = host.xp, host.generator(rng)
+    shapes = cell.shapes(I, H, bias)
+    if init == "uniform":
+        limit = H**-0.5
+        return {name: random.uniform(-limit, limit, shape) for name, shape in shapes.items()}
+    weights = {name: xp.zeros(shape) for name, shape in shapes.items()}
+    limit = (6 / (I + H)) ** 0.5
+    weights["W"] = random.uniform(-limit, limit, shapes["W"])
+    if cell.recurrent:
+        blocks = [_orthogonal(H, random) for _ in cell.gates]
+        weights["U"] = xp.concat(blocks)
+    if bias and "f" in cell.gates:
+        k = cell.gates.index("f")
+        weights["b"][k * H : (k + 1) * H] = forget_bias
+    return weights
+
+
+def _orthogonal(H: int, random: Any) -> Array:
+    """A random orthogonal H×H matrix, uniform over the group (Mezzadri, 2007)."""
+    xp = host.xp
+    Q, R = xp.linalg.qr(random.normal(size=(H, H)))
+    return Q * xp.sign(xp.linalg.diagonal(R))

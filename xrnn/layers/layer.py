@@ -1,0 +1,410 @@
+"""The recurrent layer: one cell, stacked, in both directions, with dropout between layers."""
+
+from __future__ import annotations
+
+from typing import Any, Generic
+
+from xrnn.backends import get, host
+from xrnn.cells.base import Cell
+from xrnn.engine.bound import Bound
+from xrnn.engine.cell_pass import BoundCell
+from xrnn.engine.checks import check_choice, check_flags, check_precision, check_sizes
+from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.engine.tape import Tape
+from xrnn.layers.dropout import check_dropout, dropout_masks
+from xrnn.layers.initialisation import draw
+from xrnn.typing import Array, DType, GivenState, Init, Precision, S, dtype_name
+
+#: what a layer may store its weights in
+DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+
+
+class Layer(Module, Generic[S]):
+    """One cell in L layers and D directions.
+
+    A layer holds weights and nothing else: what passes from call to call is in the states
+    and tapes that it returns, so one layer serves many streams and threads at once.
+
+    Parameters
+    ----------
+    cell : Cell
+        Such as `xrnn.cells.PeepholeLSTM`, or one of your own.
+    input_size, hidden_size : int
+        I and H: inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).  States are not
+        affected.
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0; the
+        rest is scaled by 1/(1 − dropout).  Inference (`__call__`, `step`) drops nothing.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start (D = 2); the outputs
+        of both stand side by side.
+    reverse : bool
+        Whether all layers run from the end to the start (D = 1).
+    dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
+        The dtype of the weights, and so of everything.  bfloat16 needs ml_dtypes, and a
+        backend that computes in it: "cuda", by fused kernels, or "torch".  Complex numbers
+        are for the forward pass alone, of cells that are analytic.
+    device : str
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the weights.  Default: fresh entropy.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.layers.initialisation.draw`.
+    forget_bias : float
+        The bias of the forget gate at the start (with "orthogonal").
+    precision : {"ieee", "tf32"}
+        As of `xrnn.unroll`; may be changed at any time.
+
+    Attributes
+    ----------
+    weights : Parameters
+        The cell's weights by name, layer and direction: ``W_l0``, ``U_l0``, ``b_l0``,
+        ``W_l0_reverse``, ``W_l1`` …
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of a wrong type or out of range.
+    ImportError
+        If the device's library or device is missing.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 5)
+    >>> ys, state = layer(np.zeros((7, 2, 3), "float32"))
+    >>> ys.shape
+    (7, 2, 5)
+    """
+
+    def __init__(
+        self,
+        cell: Cell[S],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+        init: Init = "orthogonal",
+        forget_bias: float = 1.0,
+        precision: Precision = "ieee",
+    ) -> None:
+        kind = cell.name
+        check_sizes(kind, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        flags = {"bias": bias, "batch_first": batch_first}
+        check_flags(kind, **flags, bidirectional=bidirectional, reverse=reverse)
+        if bidirectional and reverse:
+            raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
+        check_dropout(kind, dropout, num_layers)
+        check_choice(kind, "dtype", dtype, DTYPES)
+        self.cell = cell
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
+        self.num_layers, self.bidirectional = int(num_layers), bool(bidirectional)
+        self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
+        self.dropout, self.dtype = float(dropout), dtype
+        self.precision = precision
+        backend, random = get(device), host.generator(rng)
+        arrays: dict[str, Array] = {}
+        for k, suffix in self.parts():
+            sizes = self.inputs(k), self.hidden_size
+            drawn = draw(cell, *sizes, bias=bias, init=init, forget_bias=forget_bias, rng=random)
+            arrays |= {f"{name}{suffix}": w for name, w in drawn.items()}
+        self._parameters = Parameters(kind, self._specs(), cast(arrays, dtype, backend))
+
+    @property
+    def precision(self) -> Precision:
+        """How products of float32 may be rounded: "ieee" or "tf32"."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: Precision) -> None:
+        check_precision(self.cell.name, precision)
+        self._precision: Precision = precision
+        self._last_bound: Bound[S] | None = None
+
+    def inputs(self, k: int) -> int:
+        """What layer k reads: I, or the D·H outputs of the layer below."""
+        return self.input_size if k == 0 else self.directions * self.hidden_size
+
+    @property
+    def directions(self) -> int:
+        """D."""
+        return 2 if self.bidirectional else 1
+
+    def parts(self) -> list[tuple[int, str]]:
+        """(layer, suffix of its weights' names) of every cell, in the order of the states."""
+        return [(k, suffix) for k in range(self.num_layers) for suffix in self.suffixes(k)]
+
+    def suffixes(self, k: int) -> tuple[str, ...]:
+        """What the names of layer k's weights end in, one for each direction."""
+        return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every weight."""
+        return {name: spec.shape for name, spec in self._specs().items()}
+
+    def initial_state(self, B: int) -> S:
+        """The state that stands for none: zeros (L·D, B, H) for each of ``cell.states``."""
+        shape = (len(self.parts()), B, self.hidden_size)
+        return self.cell.state([self._parameters.home.zeros(shape) for _ in self.cell.states])
+
+    def __call__(
+        self, xs: Array, state: GivenState | None = None, lengths: Any = None
+    ) -> tuple[Array, S]:
+        """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
+        ys, last, _ = self._bound().forward(xs, state, lengths, keep=False)
+        return ys, last
+
+    def forward(
+        self,
+        xs: Array,
+        state: GivenState | None = None,
+        lengths: Any = None,
+        *,
+        seed: int | None = None,
+    ) -> tuple[Array, S, Tape]:
+        """Run the layer and keep what `backward` needs.
+
+        Parameters
+        ----------
+        xs : array (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) for one sequence
+            The inputs.
+        state : tuple of array (L·D, B, H) or None, optional
+            The states to start from, one array for each of ``cell.states``; layer 0
+            forward, layer 0 reverse, layer 1 forward …  Default: zeros, for the tuple or any
+            of its parts.
+        lengths : integers (B,), optional
+            Steps that each sequence really has, 0…T, in any order.  Default: T.
+        seed : int, optional
+            Of the dropout masks, which depend on it, the layer and the position alone: give
+            another one at every training step.  A layer with dropout needs it.
+
+        Returns
+        -------
+        ys : array (T, B, D·H), or (B, T, D·H)
+            The outputs of the last layer; exactly 0 past a sequence's end.  Read-only, where
+            the library has such arrays, as `backward` reads them too.
+        state : named tuple of array (L·D, B, H)
+            Where every sequence ended.
+        tape : Tape
+            For `backward`.
+
+        For one sequence (T, I) there is no axis B in outputs, states and gradients.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `xrnn.unroll`; and if a layer with dropout is given no seed.
+        """
+        mask = dropout_masks(self.cell.name, self.dropout, seed, self.dtype)
+        ys, last, tape = self._bound().forward(xs, state, lengths, keep=True, mask=mask)
+        assert tape is not None
+        return ys, last, tape
+
+    def backward(
+        self, tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+    ) -> tuple[Array, S, dict[str, Array]]:
+        """The gradients of all that `forward` was given (backpropagation through time).
+
+        Parameters
+        ----------
+        tape : Tape
+            From `forward` of this layer.  Its weights must be as they were then.
+        dys : array like ys, optional
+            The gradient of the outputs.  Default: zeros.
+        dstate : tuple of array (L·D, B, H) or None, optional
+            The gradient of the state that `forward` returned.  Default: zeros, for the tuple
+            or any of its parts.
+
+        Returns
+        -------
+        dxs : array like xs
+            The gradient of the inputs.
+        dstate : named tuple of array (L·D, B, H)
+            The gradient of the state that `forward` was given.
+        dweights : dict of str to array
+            Names and shapes of `weights`.
+
+        The gradients of gates and states at every step: `xrnn.analysis.gate_gradients`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the tape is none of this layer, the weights have changed since, or a gradient
+            is not of the library, dtype or shape of what it is of.
+        """
+        self.check_tape(tape)
+        return self._bound().backward(tape, dys, dstate)
+
+    def check_tape(self, tape: Tape) -> None:
+        """Raise unless the tape is of this layer, and its weights are as they were then."""
+        name = self.cell.name
+        if not isinstance(tape, Tape):
+            raise TypeError(
+                f"{name}: tape is a {type(tape).__name__}; it must be the tape that forward "
+                "returned"
+            )
+        owner = tape.bound.owner
+        if owner is not self:
+            by = "xrnn.unroll; use xrnn.unroll_backward" if owner is None else "another layer"
+            raise ValueError(f"{name}: the tape was made by {by}")
+        self.check_unchanged(tape.bound.parameters, tape.bound.version)
+
+    def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
+        """One time step, for streams.
+
+        Parameters
+        ----------
+        x : array (B, I), or (I,) for one stream
+            One input for each stream.
+        state : tuple of array (L, B, H) or None, optional
+            From the step before.  Default: zeros.
+
+        Returns
+        -------
+        y : array (B, H)
+            The output of the last layer.
+        state : named tuple of array (L, B, H)
+            For the next step.
+
+        For one stream (I,) there is no axis B in output and state.
+
+        Raises
+        ------
+        ValueError
+            If the layer runs in reverse or in both directions: the reverse direction starts
+            at the end, which a stream does not have.
+        """
+        if self.bidirectional or self.reverse:
+            word = "bidirectional" if self.bidirectional else "reverse"
+            raise ValueError(
+                f"{self.cell.name}: a {word} layer cannot step; "
+                f"make one with {word}=False, or call it on whole sequences"
+            )
+        return self._bound().step(x, state)
+
+    def path(self, shape: tuple[int, ...]) -> dict[str, str]:
+        """What runs for xs of such a shape, by layer and direction: ``{"_l0": "native loop"}``.
+
+        It is the very choice that `forward`, the call and (for T = 1) `step` make.
+        """
+        if len(shape) == 2:
+            T, B = shape[0], 1
+        else:
+            T, B = (shape[1], shape[0]) if self.batch_first else shape[:2]
+        return self._bound().path(T, B)
+
+    def config(self) -> dict[str, Any]:
+        """What a file must agree on to be loaded into this layer: every option that changes
+        what is computed."""
+        return {
+            "kind": "layer",
+            "cell": self.cell.identity,
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+            "bidirectional": self.bidirectional,
+            "reverse": self.reverse,
+            "dtype": self.dtype,
+        }
+
+    def __repr__(self) -> str:
+        home = self._parameters.home
+        words = [str(self.input_size), str(self.hidden_size)]
+        if type(self) is Layer:
+            words.insert(0, self.cell.name)
+        options = {
+            "num_layers": (self.num_layers, 1),
+            "bias": (self.bias, True),
+            "batch_first": (self.batch_first, False),
+            "dropout": (self.dropout, 0.0),
+            "bidirectional": (self.bidirectional, False),
+            "reverse": (self.reverse, False),
+            "dtype": (dtype_name(home.dtype), "float32"),
+            "device": (home.backend.name, "cpu"),
+            "precision": (self.precision, "ieee"),
+        }
+        words += [f"{k}={value!r}" for k, (value, usual) in options.items() if value != usual]
+        frozen = ", frozen" if self._parameters.frozen else ""
+        return f"<{type(self).__name__}({', '.join(words)}): {self.cell.name}{frozen}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but what was chosen on this machine."""
+        return self.__dict__ | {"_last_bound": None}
+
+    def _specs(self) -> dict[str, Spec]:
+        """What every weight must be."""
+        found = {}
+        for k, suffix in self.parts():
+            letter = "I" if k == 0 else "H" if self.directions == 1 else "2·H"
+            shapes = self.cell.shapes(self.inputs(k), self.hidden_size, self.bias)
+            for name, shape in shapes.items():
+                found[f"{name}{suffix}"] = Spec(shape, self.cell.letters(name, letter))
+        return found
+
+    def _bound(self) -> Bound[S]:
+        """The layer, bound to its present weights."""
+        bound, parameters = self._last_bound, self._parameters
+        if (
+            bound is None
+            or bound.parameters is not parameters
+            or bound.version != parameters.version
+        ):
+            old = bound.stack if bound and bound.parameters is parameters else None
+            bound = self._last_bound = Bound(
+                self.cell,
+                [self._directions(k, old and old[k]) for k in range(self.num_layers)],
+                parameters.home,
+                [suffix for _, suffix in self.parts()],
+                batch_first=self.batch_first,
+                owner=self,
+                parameters=parameters,
+            )
+        return bound
+
+    def _directions(self, k: int, old: tuple[BoundCell, ...] | None) -> tuple[BoundCell, ...]:
+        """The bound cells of layer k; where there are old ones, with other values only."""
+        if old is None:
+            ways = (self.reverse, True)
+            return tuple(self._bind(*each) for each in zip(self.suffixes(k), ways, strict=False))
+        pairs = zip(old, self.suffixes(k), strict=True)
+        return tuple(cell.rebound(self._values(suffix, cell)) for cell, suffix in pairs)
+
+    def _bind(self, suffix: str, reverse: bool) -> BoundCell:
+        parameters, cell = self._parameters, self.cell
+        given = tuple(cell.shapes(1, 1, self.bias))
+        weights = {name: parameters[f"{name}{suffix}"] for name in given}
+        I, H = weights["W"].shape[1], self.hidden_size
+        for name, shape in cell.shapes(I, H).items():
+            if name not in weights:
+                weights[name] = parameters.home.zeros(shape)
+        return BoundCell(
+            cell,
+            weights,
+            parameters.home,
+            given=given,
+            precision=self.precision,
+            reverse=reverse,
+            frozen=parameters.frozen,
+        )
+
+    def _values(self, suffix: str, cell: BoundCell) -> dict[str, Array]:
+        """The present weights of a cell, and its zeros for absent biases."""
+        named = {name: self._parameters[f"{name}{suffix}"] for name in cell.given}
+        return {**cell.weights, **named}

@@ -1,0 +1,160 @@
+"""A linear map over the outputs of a recurrent layer.
+
+y_t = W h_t + b               (1)   seed 001 eq. 3
+y_t = ReLU(W h_t + b)         (2)   with ``activation="relu"``: seed 003 eq. 2
+
+Softmax has no layer of its own: `xrnn.losses.softmax_cross_entropy` takes the logits,
+because its gradient with respect to them is simple and stable.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+from xrnn.backends import get, host
+from xrnn.cells.activations import relu, relu_slope
+from xrnn.engine.checks import check_choice, check_flags, check_sizes
+from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.typing import Array, DType
+
+
+class LinearTape(NamedTuple):
+    """What `Linear.backward` needs."""
+
+    hs: Array
+    ys: Array
+    parameters: Parameters
+    version: int
+
+
+class Linear(Module):
+    """y = W h + b, with nothing or a ReLU on top.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        H and O: inputs (the hidden units of the layer below) and outputs.
+    activation : None or "relu"
+        What stands on top.
+    bias : bool
+        Whether there is b.
+    dtype, device, rng
+        As of `xrnn.Layer`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``W`` (O, H), Glorot uniform, and ``b`` (O,), zero at the start.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> readout = xrnn.Linear(5, 2)
+    >>> ys, tape = readout.forward(np.ones((7, 3, 5), "float32"))
+    >>> dhs, dweights = readout.backward(tape, ys)
+    >>> dhs.shape, dweights["W"].shape
+    ((7, 3, 5), (2, 5))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        activation: Literal["relu"] | None = None,
+        bias: bool = True,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+    ) -> None:
+        check_sizes("linear", in_features=in_features, out_features=out_features)
+        check_flags("linear", bias=bias)
+        check_choice("linear", "activation", activation, (None, "relu"))
+        H, O = int(in_features), int(out_features)
+        self.in_features, self.out_features, self.bias = H, O, bool(bias)
+        self.activation, self.dtype = activation, dtype
+        limit = (6 / (H + O)) ** 0.5
+        arrays = {"W": host.generator(rng).uniform(-limit, limit, (O, H))}
+        specs = {"W": Spec((O, H), "(O, H)")}
+        if bias:
+            arrays["b"], specs["b"] = host.xp.zeros(O), Spec((O,), "(O,)")
+        self._parameters = Parameters("linear", specs, cast(arrays, dtype, get(device)))
+
+    def __call__(self, hs: Array) -> Array:
+        """The outputs (…, O) for hs (…, H)."""
+        return self._outputs(self._taken(hs))
+
+    def forward(self, hs: Array) -> tuple[Array, LinearTape]:
+        """The outputs (…, O) for hs (…, H), and the tape.
+
+        The outputs are read-only, where the library has such arrays, as `backward` reads them.
+
+        Raises
+        ------
+        TypeError
+            If hs is of another library or dtype than W.
+        ValueError
+            If hs does not have H values in its last axis.
+        """
+        parameters = self._parameters
+        hs = self._taken(hs)
+        ys = parameters.home.backend.read_only(self._outputs(hs))
+        return ys, LinearTape(hs, ys, parameters, parameters.version)
+
+    def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
+        """The gradients of hs and of the weights from that of the outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dys is not of the library, dtype and shape of the outputs, the tape is none of
+            `forward`, or the weights have changed since.
+        """
+        if not isinstance(tape, LinearTape):
+            raise TypeError(
+                f"linear: tape is a {type(tape).__name__}; it must be the tape that forward "
+                "returned"
+            )
+        self.check_unchanged(tape.parameters, tape.version)
+        hs, ys, home = tape.hs, tape.ys, self.weights.home
+        dys = home.take_shaped("dys", dys, tuple(ys.shape), "that of ys")
+        xp = home.backend.xp
+        da = dys * relu_slope(ys, xp=xp) if self.activation == "relu" else dys  # (2)
+        count = prod(hs.shape[:-1])
+        da = xp.reshape(da, (count, self.out_features))
+        dweights = {"W": da.T @ xp.reshape(hs, (count, self.in_features))}  # (1)
+        if self.bias:
+            dweights["b"] = xp.sum(da, axis=0)
+        return xp.reshape(da @ self.weights["W"], hs.shape), dweights
+
+    def _taken(self, hs: Array) -> Array:
+        """The input, checked."""
+        hs = self.weights.home.take("hs", hs)
+        if hs.ndim < 1 or hs.shape[-1] != self.in_features:
+            raise ValueError(
+                f"linear: hs has shape {tuple(hs.shape)}; it must be (…, H) with "
+                f"H = {self.in_features}"
+            )
+        return hs
+
+    def _outputs(self, hs: Array) -> Array:
+        xp = self.weights.home.backend.xp
+        rows = xp.reshape(hs, (prod(hs.shape[:-1]), self.in_features))
+        ys = rows @ self.weights["W"].T  # (1)
+        if self.bias:
+            ys = ys + self.weights["b"]
+        if self.activation == "relu":
+            ys = relu(ys, xp=xp)  # (2)
+        return xp.reshape(ys, (*hs.shape[:-1], self.out_features))
+
+    def config(self) -> dict[str, Any]:
+        """What a file must agree on to be loaded into this map."""
+        return {
+            "kind": "linear",
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "activation": self.activation,
+            "bias": self.bias,
+            "dtype": self.dtype,
+        }

@@ -1,0 +1,331 @@
+"""The recurrent layers by name: `Layer` with a cell chosen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from xrnn import cells
+from xrnn.engine.checks import check_choice
+from xrnn.layers.layer import Layer
+from xrnn.typing import DType, HCState, HState, Init, Precision
+
+
+class RNN(Layer[HState]):
+    """The simple recurrent network: `xrnn.cells.Elman` or `xrnn.cells.ElmanReLU`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H: inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    nonlinearity : {"tanh", "relu"}
+        The activation.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start.
+    reverse : bool
+        Whether all layers run from the end to the start.
+    dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
+        The dtype of the weights, and so of everything.
+    device : str
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the weights.  Default: fresh entropy.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.layers.initialisation.draw`.
+    precision : {"ieee", "tf32"}
+        How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> ys, state = xrnn.RNN(3, 5, nonlinearity="relu")(np.ones((7, 2, 3), "float32"))
+    >>> state.h.shape
+    (1, 2, 5)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+        init: Init = "orthogonal",
+        precision: Precision = "ieee",
+    ) -> None:
+        activations = {"tanh": cells.Elman, "relu": cells.ElmanReLU}
+        check_choice("rnn", "nonlinearity", nonlinearity, activations)
+        cell = activations[nonlinearity]
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            dtype=dtype,
+            device=device,
+            rng=rng,
+            init=init,
+            precision=precision,
+        )
+
+
+class LSTM(Layer[HCState]):
+    """Long short-term memory: `xrnn.cells.LSTM`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H: inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start.
+    reverse : bool
+        Whether all layers run from the end to the start.
+    dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
+        The dtype of the weights, and so of everything.
+    device : str
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the weights.  Default: fresh entropy.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.layers.initialisation.draw`.
+    forget_bias : float
+        The bias of the forget gate at the start (with "orthogonal").
+    precision : {"ieee", "tf32"}
+        How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.LSTM(3, 5, num_layers=2, bidirectional=True)
+    >>> xs = np.ones((7, 2, 3), "float32")
+    >>> ys, state, tape = layer.forward(xs, lengths=[7, 4])
+    >>> ys.shape, state.c.shape
+    ((7, 2, 10), (4, 2, 5))
+    >>> dxs, dstate, dweights = layer.backward(tape, ys)
+    >>> dweights["U_l1_reverse"].shape
+    (20, 5)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+        init: Init = "orthogonal",
+        forget_bias: float = 1.0,
+        precision: Precision = "ieee",
+    ) -> None:
+        cell = cells.LSTM
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            dtype=dtype,
+            device=device,
+            rng=rng,
+            init=init,
+            forget_bias=forget_bias,
+            precision=precision,
+        )
+
+
+class GRU(Layer[HState]):
+    """Gated recurrent unit, in both published forms.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H: inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    reset : {"after", "before"}
+        Whether the reset gate acts after the recurrent product (`xrnn.cells.GRU`: PyTorch,
+        cuDNN) or before it (`xrnn.cells.GRUBefore`).  The weights of one do not fit the
+        other: it is another function.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start.
+    reverse : bool
+        Whether all layers run from the end to the start.
+    dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
+        The dtype of the weights, and so of everything.
+    device : str
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the weights.  Default: fresh entropy.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.layers.initialisation.draw`.
+    precision : {"ieee", "tf32"}
+        How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> layer = xrnn.GRU(3, 5, reset="before")
+    >>> y, state = layer.step(np.ones((2, 3), "float32"))
+    >>> y.shape
+    (2, 5)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset: Literal["after", "before"] = "after",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+        init: Init = "orthogonal",
+        precision: Precision = "ieee",
+    ) -> None:
+        forms = {"after": cells.GRU, "before": cells.GRUBefore}
+        check_choice("gru", "reset", reset, forms)
+        cell = forms[reset]
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            dtype=dtype,
+            device=device,
+            rng=rng,
+            init=init,
+            precision=precision,
+        )
+
+
+class InputGatedLSTM(Layer[HCState]):
+    """The LSTM whose gates see only the input: `xrnn.cells.InputGatedLSTM`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H: inputs and hidden units.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    bias : bool
+        Whether the cells have biases.
+    batch_first : bool
+        Whether inputs and outputs are (B, T, …) instead of (T, B, …).
+    dropout : float
+        The part of the outputs of each layer but the last that `forward` sets to 0.
+    bidirectional : bool
+        Whether a second set of weights runs from the end to the start.
+    reverse : bool
+        Whether all layers run from the end to the start.
+    dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
+        The dtype of the weights, and so of everything.
+    device : str
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+    rng : int or numpy.random.Generator, optional
+        Seed or source of the weights.  Default: fresh entropy.
+    init : {"orthogonal", "uniform"}
+        How the weights are drawn, see `xrnn.layers.initialisation.draw`.
+    forget_bias : float
+        The bias of the forget gate at the start (with "orthogonal").
+    precision : {"ieee", "tf32"}
+        How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Examples
+    --------
+    >>> import xrnn
+    >>> sorted(xrnn.InputGatedLSTM(3, 5).weights)
+    ['W_l0', 'b_l0']
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        rng: Any = None,
+        init: Init = "orthogonal",
+        forget_bias: float = 1.0,
+        precision: Precision = "ieee",
+    ) -> None:
+        cell = cells.InputGatedLSTM
+        super().__init__(
+            cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            reverse=reverse,
+            dtype=dtype,
+            device=device,
+            rng=rng,
+            init=init,
+            forget_bias=forget_bias,
+            precision=precision,
+        )

@@ -1,0 +1,209 @@
+"""Optimizers: few, small, on any backend.
+
+Each takes a tree of weights and the tree of their gradients.  A tree is what a layer has
+(name → array), or a mapping of such mappings: ``{"rnn": layer.weights, "out": …}``.
+Weights are updated in place where the library has arrays one can write to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+from xrnn.backends import backend_of
+from xrnn.engine.parameters import Parameters
+from xrnn.typing import Array
+
+Tree = Mapping[str, Any]
+
+
+def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(path, mapping that holds it, its name there) of every array of a tree."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tree, name
+
+
+def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], Array]:
+    """Scale gradients so that the norm of all of them together is at most `limit`.
+
+    Parameters
+    ----------
+    dweights : tree of array
+        The gradients.
+    limit : float
+        The largest norm let through.
+
+    Returns
+    -------
+    clipped : tree of array
+        New arrays; the gradients given are not written to.
+    norm : array ()
+        The norm before; not finite if a gradient is not, and then the caller should skip
+        the update.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clipped, norm = clip_by_global_norm({"W": np.array([3.0, 4.0])}, 1.0)
+    >>> [round(g, 3) for g in clipped["W"].tolist()], float(norm)
+    ([0.6, 0.8], 5.0)
+    """
+    if not limit > 0:
+        raise ValueError(f"limit is {limit}; it must be > 0")
+    arrays = [holder[name] for _, holder, name in leaves(dweights)]
+    xp = backend_of(arrays[0], "the gradient").xp
+    # Divided by the largest first, so that no square overflows (float16 ends at 65504).
+    largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in arrays]))
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    norm = unit * xp.sqrt(xp.sum(xp.stack([xp.sum((g / unit) ** 2) for g in arrays])))
+    scale = limit / xp.where(norm > limit, norm, xp.ones_like(norm) * limit)
+    return _scaled(dweights, scale), norm
+
+
+def _scaled(tree: Tree, scale: Array) -> dict[str, Any]:
+    return {
+        name: _scaled(value, scale) if isinstance(value, Mapping) else value * scale
+        for name, value in tree.items()
+    }
+
+
+class Optimizer:
+    """What `SGD` and `Adam` share: a state by path, and the walk over the tree.
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate; assign to change it between updates.
+    steps : int
+        Updates made so far.
+    state : dict of str to array
+        What is remembered of each weight, by slot and path (``"m.rnn.W_l0"``): save it
+        with `steps` to go on exactly where it was.
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, lr: float) -> None:
+        if not lr > 0:
+            raise ValueError(f"lr is {lr}; it must be > 0")
+        self.lr = lr
+        self.steps = 0
+        self.state: dict[str, Array] = {}
+
+    def update(self, weights: MutableMapping[str, Any], dweights: Tree) -> None:
+        """Change every weight by its gradient, in place where the library can.
+
+        Raises
+        ------
+        ValueError
+            If the trees do not have the same names and shapes; nothing is changed then.
+        TypeError
+            If weights are frozen; nothing is changed then.
+        """
+        mine = {path: (holder, name) for path, holder, name in leaves(weights)}
+        theirs = {path: holder[name] for path, holder, name in leaves(dweights)}
+        if set(mine) != set(theirs):
+            odd = ", ".join(sorted(set(mine) ^ set(theirs)))
+            raise ValueError(f"weights and dweights differ in {odd}; they must have the same names")
+        for path, (holder, name) in mine.items():
+            if isinstance(holder, Parameters):
+                holder.check_changeable()
+            if tuple(holder[name].shape) != tuple(theirs[path].shape):
+                raise ValueError(
+                    f"the gradient of {path} has shape {tuple(theirs[path].shape)}; "
+                    f"it must be {tuple(holder[name].shape)}"
+                )
+        self.steps += 1
+        for path, (holder, name) in mine.items():
+            w, g = holder[name], theirs[path]
+            xp = backend_of(w, path).xp
+            for slot in self.slots:
+                if f"{slot}.{path}" not in self.state:
+                    self.state[f"{slot}.{path}"] = xp.zeros_like(w)
+            w -= self.lr * self._direction(path, w, g, xp)
+            holder[name] = w
+
+    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Gradient descent: v ← momentum · v + g,  w ← w − lr · v.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate.
+    momentum : float
+        How much of the last direction is kept (Polyak, 1964).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = {"W": np.array([1.0])}
+    >>> SGD(0.1).update(weights, {"W": np.array([2.0])})
+    >>> weights["W"].tolist()
+    [0.8]
+    """
+
+    def __init__(self, lr: float, momentum: float = 0.0) -> None:
+        super().__init__(lr)
+        self.momentum = momentum
+        self.slots = ("v",) if momentum else ()
+
+    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
+        if not self.momentum:
+            return g
+        v = self.momentum * self.state[f"v.{path}"] + g
+        self.state[f"v.{path}"] = v
+        return v
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba, 2015); with `weight_decay`, AdamW (Loshchilov & Hutter, 2019).
+
+    m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²
+    w ← w − lr · ( m̂ / (√v̂ + ε) + weight_decay · w ),   m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate.
+    beta1, beta2, eps : float
+        β₁, β₂, ε.
+    weight_decay : float
+        Decay of the matrices; vectors (biases, peepholes) are left alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = {"W": np.array([1.0])}
+    >>> Adam(0.1).update(weights, {"W": np.array([2.0])})
+    >>> [round(w, 6) for w in weights["W"].tolist()]
+    [0.9]
+    """
+
+    slots = ("m", "v")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr)
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+
+    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
+        m = self.beta1 * self.state[f"m.{path}"] + (1 - self.beta1) * g
+        v = self.beta2 * self.state[f"v.{path}"] + (1 - self.beta2) * (g * g)
+        self.state[f"m.{path}"], self.state[f"v.{path}"] = m, v
+        m_hat = m / (1 - self.beta1**self.steps)
+        v_hat = v / (1 - self.beta2**self.steps)
+        direction = m_hat / (xp.sqrt(v_hat) + self.eps)
+        return direction + self.weight_decay * w if self.weight_decay and w.ndim > 1 else direction

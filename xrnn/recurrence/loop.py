@@ -1,0 +1,137 @@
+"""The loop over time, forward and backward, that every cell shares: the reference.
+
+It knows a cell and an array namespace, nothing of backends.  What does not depend on the
+state is done for all steps at once: W x_t + b before the loop, and after it every weight
+gradient as one product over all sequences and steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from xrnn.cells.base import Cell
+from xrnn.recurrence.masks import apply_mask, select_state, valid_mask
+from xrnn.recurrence.projection import input_projection, input_projection_backward
+from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weights
+
+
+class Residuals(NamedTuple):
+    """What backward needs of forward: per step what the cell saved, and the order of steps."""
+
+    xs: Array
+    steps: list[Any]
+    order: range
+    mask: Array | None
+
+
+@dataclass
+class Trace:
+    """What a pass computes at each step; a pass that is given one fills it in."""
+
+    states: dict[int, State] = field(default_factory=dict)  # backward: their gradients
+    das: list[Array] = field(default_factory=list)  # backward: (B, G·H) at each step
+
+
+class Loop:
+    """The loop over one cell, as a `xrnn.typing.Sequence`.
+
+    Parameters
+    ----------
+    cell : Cell
+        One time step, forward and backward.
+    """
+
+    def __init__(self, cell: Cell[Any]) -> None:
+        self.cell = cell
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+        trace: Trace | None = None,
+    ) -> tuple[Array, State, Residuals | None]:
+        """As `xrnn.typing.Sequence.forward`."""
+        T = xs.shape[0]
+        order = range(T - 1, -1, -1) if reverse else range(T)
+        mask = None
+        if lengths is not None:
+            mask = valid_mask(T, lengths, xp=xp)
+            # Whatever stands in the padding, NaN included, must not reach a sum.
+            xs = apply_mask(mask, xs, xp=xp)
+        axs = input_projection(xs, weights, xp=xp)
+        ys, steps = [state[0]] * T, [None] * T
+        for t in order:
+            new, saved = self.cell.step(axs[t, ...], state, weights, xp=xp)
+            if mask is None:
+                ys[t], state = new[0], new
+            else:
+                # Past its end a sequence keeps its state.  In reverse this is also what
+                # makes it start at its own end: until then it keeps the state given.
+                ys[t] = apply_mask(mask[t, ...], new[0], xp=xp)
+                state = select_state(mask[t, ...], new, state, xp=xp)
+            if keep:
+                steps[t] = saved
+            if trace is not None:
+                trace.states[t] = state
+        rows = xp.concat(ys) if T else state[0][:0, :]
+        out = xp.reshape(rows, (T, *state[0].shape))
+        if keep or not T:
+            # A copy: the cell may have kept these very arrays for backward.
+            state = tuple(xp.asarray(s, copy=True) for s in state)
+        return out, state, Residuals(xs, steps, order, mask) if keep else None
+
+    def backward(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+        trace: Trace | None = None,
+    ) -> Gradients:
+        """As `xrnn.typing.Sequence.backward`."""
+        xs, steps, order, mask = residuals
+        daxs: list[Array] = [None] * len(steps)
+        parts: dict[str, list[Contribution]] = {}
+        for t in reversed(order):
+            dh, *drest = dstate
+            dnew = (dh if dys is None else dh + dys[t, ...], *drest)
+            if mask is not None:
+                dnew = tuple(apply_mask(mask[t, ...], d, xp=xp) for d in dnew)
+            if trace is not None:
+                trace.states[t] = dnew
+            daxs[t], dprev, dweights = self.cell.step_backward(dnew, steps[t], weights, xp=xp)
+            dstate = dprev if mask is None else select_state(mask[t, ...], dprev, dstate, xp=xp)
+            for name, part in dweights.items():
+                parts.setdefault(name, [None] * len(steps))[t] = part
+        if not steps:
+            dfirst = tuple(xp.asarray(d, copy=True) for d in dstate)
+            return xp.zeros_like(xs), dfirst, {k: xp.zeros_like(w) for k, w in weights.items()}
+        if trace is not None:
+            trace.das = daxs
+        das = xp.concat(daxs)  # (T·B, G·H)
+        # In this order: the other way round the large dxs takes the memory that these have warm.
+        gradients = {name: _summed(part, daxs, das, xp=xp) for name, part in parts.items()}
+        dxs, dweights = input_projection_backward(das, xs, weights, xp=xp)
+        return dxs, dstate, dweights | gradients
+
+
+def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
+    """The gradient of one weight from what every step adds to it."""
+    if not isinstance(parts[0], tuple):
+        return xp.sum(xp.concat(parts), axis=0)
+    blocks = []
+    for block in zip(*parts, strict=True):
+        rows, operands = zip(*block, strict=True)
+        # Most cells give the very gradient of W x as the rows of U: they are together already.
+        left = das if rows[0] is daxs[0] else xp.concat(rows)
+        blocks.append(left.T @ xp.concat(operands))
+    return xp.concat(blocks) if len(blocks) > 1 else blocks[0]

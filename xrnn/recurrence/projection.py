@@ -1,0 +1,23 @@
+"""What does not depend on the state, for all steps at once: the input projection W x_t + b."""
+
+from __future__ import annotations
+
+from xrnn.typing import Array, Namespace, Weights
+
+
+def input_projection(xs: Array, weights: Weights, *, xp: Namespace) -> Array:
+    """W x_t + b (T, B, G·H) for xs (T, B, I)."""
+    T, B, I = xs.shape
+    axs = xp.reshape(xs, (T * B, I)) @ weights["W"].T + weights["b"]
+    return xp.reshape(axs, (T, B, axs.shape[-1]))
+
+
+def input_projection_backward(
+    das: Array, xs: Array, weights: Weights, *, xp: Namespace
+) -> tuple[Array, dict[str, Array]]:
+    """The gradients of xs, W and b from das (T·B, G·H)."""
+    dweights = {
+        "W": das.T @ xp.reshape(xs, (das.shape[0], xs.shape[2])),
+        "b": xp.sum(das, axis=0),
+    }
+    return xp.reshape(das @ weights["W"], xs.shape), dweights
