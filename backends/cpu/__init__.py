@@ -19,7 +19,8 @@ LIBRARY, INSTALL = "numpy", "pip install numpy"
 
 def dense(array: np.ndarray) -> np.ndarray:
     """An equal array: C-contiguous, aligned, in native byte order, of no subclass."""
-    native = array.dtype.newbyteorder("=")
+    array = np.asarray(array)
+    native = array.dtype if array.dtype.byteorder in "=|" else array.dtype.newbyteorder("=")
     plain = np.require(array, native, ["C", "A"])
     # An equal dtype that spells the byte order out is another description of the same bytes.
     return plain if plain.dtype is native else plain.view(native)

@@ -74,7 +74,7 @@ def differences(got: Arrays, want: Arrays) -> dict[str, float]:
     return gaps
 
 
-def assert_agree(got: Arrays, want: Arrays, bound: float) -> None:
+def assert_agree(got: Mapping[str, Any], want: Mapping[str, Any], bound: float) -> None:
     """Same names, same shapes, finite, and no further apart than bound (see `differences`)."""
     gaps = differences(got, want)
     far = {k: f"{gap:.1e}" for k, gap in sorted(gaps.items()) if not gap <= bound}

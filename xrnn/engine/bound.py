@@ -7,13 +7,12 @@ from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine import stack as stacks
+from xrnn.engine.cell_pass import Stepper
 from xrnn.engine.checks import Home, check_real, take_lengths, take_state
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.cell_pass import Stepper
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
 from xrnn.typing import Array, GivenState, S, State
-
 
 #: a state (B, H) as that of one cell (1, B, H)
 _with_axis = itemgetter((None, ...))
@@ -35,7 +34,7 @@ class Bound(Generic[S]):
         Whether sequences come as (B, T, …).
     stacked : bool
         Whether parts of states are (L·D, B, H); else there is one cell, and they are (B, H).
-    owner : object, optional
+    owner : Layer, optional
         The layer whose cells they are.
     parameters : Parameters, optional
         Whose values the cells hold.
@@ -50,7 +49,7 @@ class Bound(Generic[S]):
         *,
         batch_first: bool = False,
         stacked: bool = True,
-        owner: object = None,
+        owner: Any = None,
         parameters: Parameters | None = None,
     ) -> None:
         self.cell, self.stack, self.home, self.suffixes = cell, stack, home, suffixes
@@ -120,6 +119,7 @@ class Bound(Generic[S]):
         if dys is not None:
             n = self.D * self.H
             units = "D·H" if self.stacked else "H"
+            shape: tuple[int, ...]
             if tape.unbatched:
                 shape, letters = (T, n), f"(T, {units})"
             elif self.batch_first:
@@ -207,15 +207,15 @@ class Bound(Generic[S]):
         if not unbatched:
             shape, letters = self._shapes.get(B) or self._new_shape(B)
             return take_state(self.cell, what, state, home, shape, letters)
-        shape, letters = ((self.H,), "(H,)")
-        if self.stacked:
-            shape, letters = ((self.cells, self.H), "(L·D, H)")
-        parts = take_state(self.cell, what, state, home, shape, letters)
+        alone = ((self.cells, self.H), "(L·D, H)") if self.stacked else ((self.H,), "(H,)")
+        parts = take_state(self.cell, what, state, home, *alone)
         return tuple([s[..., None, :] for s in parts])
 
     def _new_shape(self, B: int) -> tuple[tuple[int, ...], str]:
         """The shape of the parts of a state of B sequences, in numbers and letters."""
-        found = ((self.cells, B, self.H), "(L·D, B, H)") if self.stacked else ((B, self.H), "(B, H)")
+        found = (
+            ((self.cells, B, self.H), "(L·D, B, H)") if self.stacked else ((B, self.H), "(B, H)")
+        )
         self._shapes[B] = found
         return found
 
