@@ -2,7 +2,8 @@
 
 What does not depend on the state is done for all steps at once, as in
 `xrnn.recurrence.loop.Loop`: W x before the loop, every weight gradient after it, each in one
-large product.  In between runs a loop over raw addresses.  The mathematics of a step stands in ``kernels/*.cu``.
+large product.  In between runs a loop over raw addresses.  The mathematics of a step stands in
+``kernels/*.cu``.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def spoiled(given: Arrays) -> Arrays:
     return given | nan
 
 
-def differences(got: Arrays, want: Arrays) -> dict[str, float]:
+def differences(got: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, float]:
     """For each name the largest |got − want|, relative to the largest |want| if that is over 1.
 
     Infinite where a name, a shape or a number is missing on one side.
