@@ -35,12 +35,8 @@ introduce()
 
 #: cell → its number in the extension, and the blocks of H that it keeps of a step
 CODES: dict[Cell, tuple[int, int]] = {
-    cells.Elman: (0, 0),
-    cells.ElmanReLU: (1, 0),
-    cells.LSTM: (2, 4),
-    cells.GRU: (3, 4),
-    cells.GRUBefore: (4, 4),
-    cells.InputGatedLSTM: (5, 4),
+    cells.BY_NAME[name]: (code, saved)
+    for code, (name, _, saved) in enumerate(_native.cells() if _native else ())
 }
 
 #: what a proof is a proof of: the compiled code, and the part of it that runs here

@@ -177,10 +177,10 @@ static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, id
 
 typedef struct {
   const Gemm* p;
-  real* room;
+  real* memory;
 } N(GemmJob);
 
-#define GEMM_ROOM ((size_t)GEMM_K * GEMM_N + (size_t)GEMM_M * GEMM_STRIDE)
+#define GEMM_MEMORY ((size_t)GEMM_K * GEMM_N + (size_t)GEMM_M * GEMM_STRIDE)
 
 // One of `threads` shares of C: of its rows, or of its columns where there are more of them.
 static void N(gemm_share)(void* data, int share, int threads) {
@@ -192,7 +192,7 @@ static void N(gemm_share)(void* data, int share, int threads) {
   const idx end = share_start(size, unit, share + 1, threads);
   const idx i0 = tall ? start : 0, i1 = tall ? end : p->m;
   const idx j0 = tall ? 0 : start, j1 = tall ? p->n : end;
-  real *panels = job->room + share * GEMM_ROOM, *rows = panels + (size_t)GEMM_K * GEMM_N;
+  real *panels = job->memory + share * GEMM_MEMORY, *rows = panels + (size_t)GEMM_K * GEMM_N;
   for (idx j = j0; j < j1 && i0 < i1; j += GEMM_N) {
     const idx n = j1 - j < GEMM_N ? j1 - j : GEMM_N;
     for (idx l = 0; l == 0 || l < p->k; l += GEMM_K) {  // once for k = 0 too: the start is C
@@ -209,10 +209,10 @@ static int N(gemm)(const void* gemm) {
   const Gemm* p = gemm;
   if (p->m <= 0 || p->n <= 0) return 0;
   const int threads = worth(p->team, 2.0 * (double)p->m * (double)p->n * (double)p->k);
-  N(GemmJob) job = {p, room((size_t)threads * GEMM_ROOM * sizeof(real))};
-  if (!job.room) return -1;
+  N(GemmJob) job = {p, aligned_memory((size_t)threads * GEMM_MEMORY * sizeof(real))};
+  if (!job.memory) return -1;
   parallel(p->team, threads, N(gemm_share), &job);
-  free(job.room);
+  free(job.memory);
   return 0;
 }
 
@@ -223,4 +223,4 @@ static int N(gemm)(const void* gemm) {
 #undef GEMM_N
 #undef GEMM_M
 #undef GEMM_STRIDE
-#undef GEMM_ROOM
+#undef GEMM_MEMORY
