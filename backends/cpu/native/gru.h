@@ -28,8 +28,7 @@ static void N(gru_row)(Units own, real* a, int keep, const real* h_prev, real* h
 // h_prev  [H]
 // dy      [H]   the gradient of the output of this step alone, or null
 // dh      [H]   in: the gradient of h from later steps; out: the part of the gradient of h_prev
-// that
-//               comes from (4), to which the caller adds Uᵀ (da_r, da_z, dm)
+//               that comes from (4), to which the caller adds Uᵀ (da_r, da_z, dm)
 // da      [4H]  out: da_r, da_z, da_n, dm; may be the same memory as gates
 static void N(gru_row_backward)(Units own, const real* gates, const real* h_prev, const real* dy,
                                 real* dh, real* da) {

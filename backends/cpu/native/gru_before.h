@@ -35,8 +35,7 @@ static void N(gru_before_row)(Units own, real* a, const real* h_prev, real* h) {
 // h_prev  [H]
 // dy      [H]   the gradient of the output of this step alone, or null
 // dh      [H]   in: the gradient of h from later steps; out: the part of the gradient of h_prev
-// that
-//               comes from (4)
+//               that comes from (4)
 // dq      [H]   out: 0, to which the caller adds U_nᵀ da_n
 // da      [4H]  out: unchanged, da_z, da_n, unchanged; may be the same memory as gates
 static void N(gru_before_row_backward_n)(Units own, const real* gates, const real* h_prev,

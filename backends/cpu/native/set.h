@@ -2,8 +2,8 @@
 // kernels_avx512.c, kernels_avx2.c and kernels_portable.c, which define
 //   SET              the name of the instruction set
 //   VECTOR_BYTES     the size of a vector
-//   AVX512 or AVX2   for these sets, and then
-//   MM_PREFIX        the prefix of their intrinsics
+//   AVX512 or AVX2   for one of these instruction sets only, and with it
+//   MM_PREFIX        the prefix of its intrinsics
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define N(name) JOIN(name, SUFFIX)

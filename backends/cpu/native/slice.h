@@ -9,17 +9,18 @@ typedef struct {
   const struct N(Loops) * loops;  // the functions of the cell
   idx b0, b1;
   Units own;
-  Barrier* peers;  // where the threads that compute the other units of these sequences meet
-  N(Packed) w;     // W, for W x + b
-  N(Packed)
-  u[2];            // U, or in the backward pass its transpose: the rows of the first gates, and
-                   // those of the others
+  Barrier* peers;  // shared with the threads that compute the other units of these sequences
+  // The product with W, and those with U (in the backward pass with its transpose): u[0] for the
+  // first gates (Cell.first_gates), u[1] for the others.
+  N(Packed) w;
+  N(Packed) u[2];
   idx n;           // the number of sequences that have the current time step, and
   idx* b;          // [b1 - b0] their indices
   const real** x;  // [rows] the operands of a product, and
   real** y;        // [rows] where its results go
-  real* scratch;   // forward: the pre-activations of some steps from t0 on, if they are not kept;
-                   // backward: the memory that the cell asked for
+  // In the forward pass, the pre-activations of some steps from t0 on, if they are not kept; in the
+  // backward pass, the memory that the cell needs (Cell.scratch).
+  real* scratch;
   idx t0;
 } N(Slice);
 

@@ -2,8 +2,7 @@
 // by one or two products after the loop over time.  The order of summation does not depend on the
 // number of threads.
 
-// C (m, n) = Aᵀ B, where A has k rows of m values and B has k rows of n; added to C if
-// `accumulate`.
+// C (m, n) = Aᵀ B, where A is (k, m) and B is (k, n).  If `accumulate` is set, it is added to C.
 static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, const real* B,
                     idx ldb, void* C, int accumulate) {
   const Gemm g = {.m = m,
@@ -52,9 +51,9 @@ static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, T
   parallel(team, worth(team, MOVE_COST * rows * n), N(column_share), &job);
 }
 
-// The gradients of the pre-activations in the first step of each sequence, as rows [B,
-// row_blocks·H]. They are returned in place if they are the rows of one time step; otherwise they
-// are copied to `memory`, with 0 for a sequence without steps.
+// The rows of das for the first step of each sequence, [B, row_blocks·H].  If these are the rows of
+// one time step, they are returned where they are.  Otherwise they are copied to `memory`, with 0
+// for a sequence without steps.
 static const real* N(first_das)(const Pass* p, real* memory) {
   const idx width = row_blocks(p->cell) * p->H;
   if (!p->reverse) return N(das_at)(p, 0, 0);
@@ -70,9 +69,9 @@ static const real* N(first_das)(const Pass* p, real* memory) {
 }
 
 // dU [rows, H] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  The
-// sum has two parts: for the steps that follow another one h is in ys, for the first step of each
-// sequence it is h0.  (In reverse, the first part includes the step before the first one of a
-// shorter sequence.  It adds 0, because ys and das are 0 after the end.)
+// sum has two parts: the first step of each sequence, where h is h0, and the other steps, where it
+// is in ys.  If time is reversed, the second part also includes the first step of the sequences
+// that are shorter than T; this adds 0, because ys is 0 after the end.
 static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU, const real* first) {
   const idx H = p->H, width = row_blocks(p->cell) * H, rest = (p->T - 1) * p->B;
   const real *das = (const real*)p->das + column, *ys = p->ys;
@@ -100,8 +99,7 @@ static int N(sum_W)(const Pass* p, const real* xs) {
   return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&product);
 }
 
-// Sets the rows of all [T, B, n] to 0 that come after the end of a sequence, of those from b0 to
-// b1.
+// Sets all [T, B, n] to 0 after the end of each sequence, for the sequences b0 to b1 (exclusive).
 static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1) {
   if (!p->lengths) return;
   for (idx b = b0; b < b1; b++)

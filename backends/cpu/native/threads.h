@@ -51,6 +51,7 @@ static inline void wait_a_little(int i) {
 #endif
 }
 
+// The function that the thread of a member runs.
 static inline void* work(void* member) {
   const Member* me = member;
   Team* team = me->team;
@@ -63,8 +64,8 @@ static inline void* work(void* member) {
   }
 }
 
-// Allows n threads started with `attributes` to run on any core of the calling thread, except the
-// one it is on, which it keeps busy itself.  Otherwise a scheduler that puts new threads on the
+// Lets n threads started with `attributes` run on any core that the calling thread may use, except
+// the one it is on, which it keeps busy itself.  Otherwise a scheduler that puts new threads on the
 // core of their creator would make them wait.  If there are fewer than n other cores, nothing is
 // changed.
 static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
@@ -119,8 +120,7 @@ static inline void join(Team* team) {
   for (int i = 1; i < team->n; i++) pthread_join(team->members[i].thread, NULL);
 }
 
-// A barrier: n members of a team wait in it, in the middle of a job, until all of them have
-// arrived.
+// A barrier, where n members of a team wait in the middle of a job until all have arrived.
 typedef struct {
   int n;
   atomic_int arrived;
