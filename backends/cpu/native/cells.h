@@ -4,7 +4,7 @@
 #include "gru.h"
 #include "gru_before.h"
 
-// The place of a cell in the table is its number.
+// The place of a cell in this table is its number, by which the Python module refers to it.
 static const N(Loops) * const N(cells)[] = {
     &N(rnn_tanh), &N(rnn_relu), &N(lstm), &N(gru), &N(gru_before), &N(input_gated),
 };

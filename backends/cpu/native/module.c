@@ -284,12 +284,11 @@ static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t 
   Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(
-    cells_doc,
-    "cells()\n\nThe cells, in the order of their numbers, as tuples (name, gates, saved): the "
-    "name\n"
-    "in xrnn.cells; the number of gates; and how many blocks of H values of a time step are\n"
-    "kept in the array `gates` for backward (0 if the outputs are enough).");
+PyDoc_STRVAR(cells_doc,
+             "cells()\n\n"
+             "The cells, in the order of their numbers, as tuples (name, gates, saved): the name\n"
+             "in xrnn.cells, the number of gates, and the number of blocks of H values that a\n"
+             "time step stores in the array `gates` for backward (0 if the outputs are enough).");
 
 static PyObject* cells(PyObject* module, PyObject* none) {
   (void)module, (void)none;

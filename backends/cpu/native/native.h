@@ -16,8 +16,8 @@
 typedef struct {
   const char* name;  // the name of the cell in xrnn.cells
   int gates;         // G: W, U and b consist of G blocks of H rows, one for each gate
-  int saved;         // S: the blocks of H values a time step stores in `gates` for the backward
-                     // pass; 0 if the outputs are enough, as they are for cells with one gate
+  int saved;         // S: the blocks of H values that a time step stores in `gates` for the
+                     // backward pass; 0 if the outputs are enough, which requires G = 1
   int first_gates;   // the number of gates, from the first on, whose product U h is computed in
                      // one multiplication; the rows of U for the other gates form a second one
   int has_U;         // whether there are recurrent weights

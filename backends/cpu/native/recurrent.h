@@ -86,6 +86,7 @@ static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
     if (all[i]->groups) all[i]->panels = N(take)(at, sizeof(real) * N(panels_size)(all[i]));
 }
 
+// Packs the weights of all products that have memory for it.
 static void N(pack_all)(N(Slice) * s, Team* team) {
   N(pack)(&s->w, team);
   N(pack)(&s->u[0], team);
@@ -201,6 +202,7 @@ static void N(copy_last)(const Pass* p, idx b) {
     memcpy((real*)p->c_last + at, steps ? N(c_at)(p, last, b) : (const real*)p->c0 + at, row);
 }
 
+// The forward pass of the i-th slice.
 static void N(forward_share)(void* data, int i, int n) {
   N(Plan)* plan = data;
   N(Slice)* s = &plan->slices[i];
@@ -231,6 +233,7 @@ static void N(forward_share)(void* data, int i, int n) {
     N(clear_padding)(p, p->gates, cell->saved * p->H, s->b0, s->b1);
 }
 
+// See Kernels in native.h.
 static int N(forward)(const void* pass) {
   const Pass* p = pass;
   return p->B ? N(execute)(p, 0, N(forward_share)) : 0;
@@ -238,6 +241,7 @@ static int N(forward)(const void* pass) {
 
 // ---- Backward
 
+// The backward pass of the i-th slice, without the gradients of weights and inputs.
 static void N(backward_share)(void* data, int i, int n) {
   N(Plan)* plan = data;
   N(Slice)* s = &plan->slices[i];
@@ -254,6 +258,7 @@ static void N(backward_share)(void* data, int i, int n) {
   N(clear_padding)(p, p->das, row_blocks(p->cell) * p->H, s->b0, s->b1);
 }
 
+// See Kernels in native.h.
 static int N(backward)(const void* pass) {
   const Pass* p = pass;
   if (p->T == 0 || p->B == 0) return N(sums_of_nothing)(p);
