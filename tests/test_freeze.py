@@ -186,7 +186,7 @@ def test_other_parts_and_libraries() -> None:
 
 @native
 class TestPack:
-    code, I, H = extension.CODES[LSTM][0], 5, 16
+    code, I, H = extension.CODES.get(LSTM, (0, 0))[0], 5, 16
 
     def pack(self, dtype: str = "float32", **changed: Any) -> Any:
         weights = {k: noise(*s, dtype=dtype) for k, s in LSTM.shapes(self.I, self.H).items()}
@@ -202,7 +202,7 @@ class TestPack:
         pack = self.pack()
         assert np.isfinite(self.step(pack, self.code, self.I, self.H)).all()
         for code, I, H, dtype in (
-            (5, self.I, self.H, "float32"),
+            (self.code + 1, self.I, self.H, "float32"),
             (self.code, self.I + 1, self.H, "float32"),
             (self.code, self.I, self.H - 1, "float32"),
             (self.code, self.I, self.H, "float64"),

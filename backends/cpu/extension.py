@@ -35,24 +35,12 @@ else:
 
 register_with_threadpoolctl()
 
-_CELLS = getattr(
-    _native,
-    "cells",
-    lambda: (
-        ("rnn", 1, 0),
-        ("rnn-relu", 1, 0),
-        ("lstm", 4, 4),
-        ("gru", 3, 4),
-        ("gru-before", 3, 4),
-        ("input-gated", 4, 4),
-    ),
-)
 #: cell → its number in the extension, and the blocks of H that it keeps of a step
 CODES: dict[Cell[Any], tuple[int, int]] = {}
 if _native is not None:
     CODES = {
         BY_NAME[name]: (number, kept)
-        for number, (name, _, kept) in enumerate(_CELLS())
+        for number, (name, _, kept) in enumerate(_native.cells())
         if name in BY_NAME
     }
 
