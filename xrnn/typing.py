@@ -175,7 +175,8 @@ class Stepping(Protocol):
     def step(self, weights: Weights, x: Array, state: State) -> State:
         """The state after one step of x (B, I) from state, with weights from `prepare`.
 
-        The parts of both states are (B, H), or (1, B, H) as a layer of one cell has them.
+        There may be an axis of length 1 in front: x (1, B, I) as a sequence of one step has it,
+        the parts of both states (1, B, H) as a layer of one cell has them.
         """
         ...
 

@@ -54,11 +54,17 @@ NUMPY: dict[Cell[Any], Kernel] = {
     cells.MinGRU: scan.kernel(cells.MinGRU),
 }
 
+
+def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The native loop of a cell, then the one in NumPy."""
+    return (*extension.kernels(cell), *filter(None, [NUMPY.get(cell)]))
+
+
 BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=host.to_host,
-    kernels={cell: (*extension.kernels(cell), kernel) for cell, kernel in NUMPY.items()},
+    kernels={cell: _kernels(cell) for cell in {**extension.CODES, **NUMPY}},
     notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,
