@@ -158,7 +158,7 @@ class Native:
         seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
         if seen & WALKABLE != WALKABLE:
             x, h, c = _walkable(x, h, c)
-        (*_, B, I), shape, dtype = x.shape, h.shape, x.dtype
+        (B, I), shape, dtype = x.shape[-2:], h.shape, x.dtype
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
         arguments = weights.arguments  # type: ignore[attr-defined]
