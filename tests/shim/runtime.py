@@ -52,8 +52,9 @@ class ShimRuntime:
     Parameters
     ----------
     instances : iterable of (str, str), optional
-        (source, instance) of what will be launched: those of one source and one dtype are
-        compiled together, when the first of them is launched.  Others are compiled alone.
+        (source, instance) of what will be launched: all are compiled together, when the first
+        of them is launched.  One compilation of many kernels takes little longer than that of
+        one.  Others are compiled alone.
     kernels : Path, optional
         The folder of the sources.
     schedule : int
@@ -68,9 +69,7 @@ class ShimRuntime:
     ) -> None:
         self.schedule = schedule
         self._kernels = kernels
-        self._groups: dict[tuple[str, str], list[Instance]] = {}
-        for instance in instances:
-            self._groups.setdefault(_group(instance), []).append(instance)
+        self._together = frozenset(instances)
         self._entries: dict[Instance, Any] = {}
 
     def pointer(self, array: Any) -> int:
@@ -100,9 +99,9 @@ class ShimRuntime:
     def gemm(self, product: Product) -> None:
         """A product; float16 and bfloat16 are summed in float32."""
         p = product
-        wide = np.float64 if p.kind == "float64" else np.float32
-        a = matrix(p.A, *((p.k, p.m) if p.ta else (p.m, p.k)), p.lda, p.kind).astype(wide)
-        b = matrix(p.B, *((p.n, p.k) if p.tb else (p.k, p.n)), p.ldb, p.kind).astype(wide)
+        acc = np.float64 if p.kind == "float64" else np.float32
+        a = matrix(p.A, *((p.k, p.m) if p.ta else (p.m, p.k)), p.lda, p.kind).astype(acc)
+        b = matrix(p.B, *((p.n, p.k) if p.tb else (p.k, p.n)), p.ldb, p.kind).astype(acc)
         if p.tf32 and p.kind == "float32":
             a, b = rounded_to_tf32(a), rounded_to_tf32(b)
         c = matrix(p.C, p.m, p.n, p.ldc, p.out)
@@ -110,13 +109,12 @@ class ShimRuntime:
         with np.errstate(all="ignore"):
             total = (a.T if p.ta else a) @ (b.T if p.tb else b)
             if p.beta:
-                total = total + wide(p.beta) * c.astype(wide)
+                total = total + acc(p.beta) * c.astype(acc)
             c[...] = total.astype(c.dtype)
 
     def _entry(self, instance: Instance) -> Any:
         if instance not in self._entries:
-            group = self._groups.get(_group(instance), [])
-            together = group if instance in group else [instance]
+            together = self._together if instance in self._together else [instance]
             self._entries |= library(together, self._kernels).entries
         return self._entries[instance]
 
@@ -144,12 +142,6 @@ def rounded_to_tf32(a: Any) -> Any:
 
 def _three(size: tuple[int, ...]) -> Any:
     return (ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size)))
-
-
-def _group(instance: Instance) -> tuple[str, str]:
-    """What is compiled together: the source and the first template argument."""
-    source, name = instance
-    return source, name.partition("<")[2].split(",")[0].rstrip("> ")
 
 
 def _boxed(arg: Any) -> tuple[int, int, Any]:
