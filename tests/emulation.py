@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 
-from sequences import AnyCell, Case
+from sequences import AnyCell
 from shim import build
 from shim.build import Instance
 from shim.guards import Guarded, Guards
@@ -56,16 +56,16 @@ BLOCK = 8
 class Emulator(ShimRuntime):
     """A Hopper with 132 multiprocessors; counts and names what is launched."""
 
-    def __init__(
-        self, instances: Iterable[Instance] = (), kernels: Path = build.KERNELS, schedule: int = 0
-    ) -> None:
-        super().__init__(instances, kernels, schedule)
+    def __init__(self, *groups: Iterable[Instance], kernels: Path = build.KERNELS) -> None:
+        super().__init__(*groups, kernels=kernels)
         self.guards = Guards()
         self.xp = Guarded(LikeCupy(), self.guards)
         self.launched: list[str] = []
         self._past: Array | None = None
-        #: what the first product of a pass wrote, W x, and a copy of it
-        self.projection: tuple[Array, Array] | None = None
+        self._awaited = 0
+        self._projections: list[tuple[Array, Array]] = []
+        #: columns of W x that launches of the latest forward pass wrote to
+        self.overwritten = 0
 
     def capability(self) -> int:
         return 90
@@ -76,18 +76,26 @@ class Emulator(ShimRuntime):
     def launch(self, source: str, instance: str, *args: Any, **options: Any) -> None:
         self.launched.append(instance)
         super().launch(source, instance, *args, **options)
+        for values, before in self._projections:
+            changed = (values != before) & ~(np.isnan(values) & np.isnan(before))
+            self.overwritten = max(self.overwritten, int(changed.any(axis=0).sum()))
 
-    def begin(self, past_the_end: Array) -> None:
-        """The next product is W x of a pass: there it is overwritten with NaN."""
-        self._past = past_the_end
+    def begin(self, past_the_end: Array, passes: int) -> None:
+        """The next product of each pass is W x: past the end it is overwritten with NaN."""
+        self._past, self._awaited, self.overwritten = past_the_end, passes, 0
+
+    def end(self) -> None:
+        """The passes are over, and their memory may be gone."""
+        self._projections.clear()
+        self._awaited = 0
 
     def gemm(self, product: Product) -> None:
         super().gemm(product)
-        if self._past is not None:
-            p, past, self._past = product, self._past, None
+        if self._awaited and self._past is not None:
+            p, self._awaited = product, self._awaited - 1
             values = matrix(p.C, p.m, p.n, p.ldc, p.out)
-            values[past.reshape(-1)] = np.nan
-            self.projection = values, values.copy()
+            values[self._past.reshape(-1)] = np.nan
+            self._projections.append((values, values.copy()))
 
 
 class Watched:
@@ -96,49 +104,55 @@ class Watched:
     def __init__(self, loop: Any, schedule: int = 0) -> None:
         self.loop, self.runtime, self.schedule = loop, loop.runtime, schedule
 
-    def forward(self, weights: Any, xs: Any, state: Any, *, lengths: Any, **how: Any) -> Any:
-        ends = len(xs) if lengths is None else lengths
-        past = np.arange(len(xs))[:, None] >= ends + np.zeros(xs.shape[1])
-        self.runtime.begin(past)
-        with self._watching():
-            how["xp"] = self.runtime.xp
-            return self.loop.forward(weights, xs, state, lengths=lengths, **how)
+    def forward(self, weights: Any, xs: Any, state: Any, *, reverse: bool, **how: Any) -> Any:
+        with self._watching(xs, how, 1):
+            return self.loop.forward(weights, xs, state, reverse=reverse, **how)
 
     def backward(self, *given: Any, xp: Any) -> Any:
         with self._watching():
             return self.loop.backward(*given, xp=self.runtime.xp)
 
-    def forward_both(self, passes: Any, xs: Any, *, xp: Any, **how: Any) -> Any:
-        with self._watching():
-            return self.loop.forward_both(passes, xs, xp=self.runtime.xp, **how)
+    def forward_both(self, passes: Any, xs: Any, **how: Any) -> Any:
+        with self._watching(xs, how, len(passes)):
+            return self.loop.forward_both(passes, xs, **how)
 
     def backward_both(self, passes: Any, *, xp: Any) -> Any:
         with self._watching():
             return self.loop.backward_both(passes, xp=self.runtime.xp)
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _watching(self, xs: Any = None, how: Any = None, passes: int = 0) -> Iterator[None]:
         before, self.runtime.schedule = self.runtime.schedule, self.schedule
+        if passes:
+            how["xp"], lengths = self.runtime.xp, how["lengths"]
+            ends = np.full(xs.shape[1], len(xs)) if lengths is None else lengths
+            self.runtime.begin(np.arange(len(xs))[:, None] >= ends, passes)
         try:
             yield
         finally:
             self.runtime.schedule = before
+            self.runtime.end()
         self.runtime.guards.check()
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that work value by value get blocks of few threads."""
     monkeypatch.setattr(plan, "BLOCK", BLOCK)
     monkeypatch.setattr(linear, "BLOCK", BLOCK)
 
 
 @cache
-def emulator() -> Emulator:
-    """The emulator with every kernel that works value by value, compiled at once."""
+def fused_instances() -> frozenset[Instance]:
+    """Every kernel that works value by value, and those of the linear cells."""
     recorder = Recorder()
     record(recorder, ((5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4)))
-    return Emulator(recorder.instances)
+    return frozenset(recorder.instances)
+
+
+@cache
+def emulator() -> Emulator:
+    """The emulator that the kernels of `fused` share."""
+    return Emulator(fused_instances())
 
 
 def fused(cell: AnyCell, schedule: int = 0) -> Watched:
@@ -182,8 +196,3 @@ def clustered(
     loop: Any = CLUSTERED[cell](runtime or cluster_emulator(), cell, geometry.kind == "tf32")
     loop.geometry = lambda *given: geometry
     return Watched(loop, schedule)
-
-
-def cluster_case(cell: AnyCell, kind: str, T: int = 5, B: int = 11, H: int = 64) -> Case:
-    """Two slices, the second with padding."""
-    return Case(cell, (T, B, 6, H), CLUSTER_KINDS[kind][0])

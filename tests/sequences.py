@@ -71,7 +71,7 @@ class Case:
     def _stay_away_from_the_kink(self, weights: dict[str, Array], xs: Array) -> None:
         """The first input is ±1 and decides the sign of all sums."""
         for name, w in weights.items():
-            w *= 0.2 if name == "U" else 0.3
+            w *= 0.5 if name == "U" else 0.3
         xs[..., 0] = np.sign(xs[..., 0])
         weights["W"][:, 0] = 4 * self.gain * np.sign(weights["W"][:, 0])
 

@@ -1,4 +1,4 @@
-"""The host that runs the kernels is judged itself: it must see what it is there to see."""
+"""The emulated device is tested itself: it must show what it is there to show."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import pytest
 pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 
 import ml_dtypes
+from emulation import emulated
 from shim import build
 from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
 
 from xrnn.backends.cuda.plan import Product
 
-pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
-
-KERNELS = (build.HERE / "judged.cu").read_text(encoding="utf-8")
+KERNELS = (build.HERE / "self_test.cu").read_text(encoding="utf-8")
 
 INSTANCES = [
     "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody",
@@ -77,6 +76,7 @@ def neighbours(runtime: ShimRuntime, schedule: int, steps: int = 4) -> bytes:
     return x.tobytes()
 
 
+@emulated
 def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntime) -> None:
     x = np.arange(128, dtype=np.float32).reshape(2, 64)
     for _ in range(4):
@@ -84,6 +84,7 @@ def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntim
     assert {neighbours(runtime, schedule) for schedule in SCHEDULES} == {x.tobytes()}
 
 
+@emulated
 @pytest.mark.parametrize("barrier", ["(a)", "(b)"])
 def test_a_race_is_seen(barrier: str, make: Make) -> None:
     """Each of the two barriers left out: some schedule gives another result."""
@@ -91,6 +92,7 @@ def test_a_race_is_seen(barrier: str, make: Make) -> None:
     assert len({neighbours(broken, schedule) for schedule in SCHEDULES}) > 1
 
 
+@emulated
 def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
     def results(one: ShimRuntime) -> set[bytes]:
         found = set()
@@ -104,6 +106,7 @@ def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
     assert len(results(make("__syncwarp();  // (c)", "", only="within_warp"))) > 1
 
 
+@emulated
 def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
     found = set()
     for schedule in SCHEDULES:
@@ -113,6 +116,7 @@ def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
     assert len(found) > 1
 
 
+@emulated
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kernel", ["half_a_barrier", "waits_for_nobody"])
 def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime) -> None:
@@ -123,6 +127,7 @@ def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime
     neighbours(runtime, 0)  # the next launch is not disturbed
 
 
+@emulated
 def test_shared_memory_is_poisoned(runtime: ShimRuntime) -> None:
     x = np.zeros(32, np.float32)
     launch(runtime, "reads_unwritten", x, shared=128)
@@ -131,6 +136,7 @@ def test_shared_memory_is_poisoned(runtime: ShimRuntime) -> None:
         assert np.isnan(np.full(8, 0xFF, np.uint8).view(kind).astype(float)).all()
 
 
+@emulated
 def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
     launch(runtime, "writes_at", np.int32(99), shared=100)
     for where in (100, 127, 1000):
@@ -138,11 +144,13 @@ def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
             launch(runtime, "writes_at", np.int32(where), shared=100)
 
 
+@emulated
 def test_a_block_that_has_ended_lends_no_memory(runtime: ShimRuntime) -> None:
     with pytest.raises(RuntimeError, match="a block that has ended"):
         launch(runtime, "too_late", grid=2, cluster=2, block=1, shared=4)
 
 
+@emulated
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -156,6 +164,7 @@ def test_what_no_device_would_launch(how: Any, message: str, runtime: ShimRuntim
         launch(runtime, "reads_unwritten", np.zeros(2048, np.float32), **how)
 
 
+@emulated
 def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
     x = np.zeros(64, np.float32)
     with pytest.raises(RuntimeError, match="wrong number of arguments"):
@@ -168,11 +177,13 @@ def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
         launch(runtime, "neighbours", 0, x)
 
 
+@emulated
 def test_what_does_not_compile_says_why(make: Make) -> None:
     with pytest.raises(RuntimeError, match="no_such_name"):
         launch(make("float mine = x[blockIdx.x * n + me];", "no_such_name;"), "neighbours")
 
 
+@emulated
 def test_shuffles(runtime: ShimRuntime) -> None:
     x = np.zeros((5, 64), np.float32)
     x[0] = np.arange(64)
@@ -189,6 +200,7 @@ def test_shuffles(runtime: ShimRuntime) -> None:
         np.testing.assert_array_equal(x[1:], expected)
 
 
+@emulated
 def test_clusters_read_each_other(runtime: ShimRuntime) -> None:
     for schedule in SCHEDULES:
         x = np.arange(8, dtype=np.float32)
@@ -224,6 +236,7 @@ def exchange(runtime: ShimRuntime, schedule: int) -> bytes:
     return last.tobytes()
 
 
+@emulated
 def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
     x = np.arange(8, dtype=np.uint32).reshape(2, 4)
     for _ in range(6):
@@ -232,6 +245,7 @@ def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
     assert {exchange(runtime, schedule) for schedule in SCHEDULES} == {expected}
 
 
+@emulated
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime) -> None:
     broken, right = make(*FAULTS[fault], only="exchange"), exchange(runtime, 0)
@@ -245,6 +259,7 @@ def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime)
     assert any(differs(schedule) for schedule in SCHEDULES)
 
 
+@emulated
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16"])
 def test_fragments_of_half_floats_are_a_product(name: str, runtime: ShimRuntime) -> None:
     kind = np.float16 if name == "__half" else ml_dtypes.bfloat16
@@ -257,6 +272,7 @@ def test_fragments_of_half_floats_are_a_product(name: str, runtime: ShimRuntime)
         np.testing.assert_allclose(c, expected, atol=1e-5)
 
 
+@emulated
 def test_fragments_of_tf32_are_a_product(runtime: ShimRuntime) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (8, 8)))

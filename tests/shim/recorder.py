@@ -78,9 +78,9 @@ def dtypes() -> frozenset[Any]:
 
 
 def record(recorder: Recorder, sizes: Iterable[Sizes]) -> None:
-    """Run every entry of the wide door, forward and back, in all its dtypes.
+    """Run every entry of the tables, forward and backward, in all its dtypes.
 
-    For those of the sizes (T, B, I, H) that it serves, on the small ones that go the same way.
+    For those of the sizes (T, B, I, H) that it serves, on the small ones that it is proved on.
     """
     sizes = tuple(sizes)
     for cell, entries in tables.sequences(recorder, dtypes()).items():
@@ -106,5 +106,5 @@ def _run(cell: Cell, form: Sequences, dtype: Any, size: Sizes) -> None:
             # Buffers that no kernel has filled hold anything at all.
             with np.errstate(all="ignore"):
                 form.forward(weights, zeros(T, B, I), state, keep=False, **given)
-                _, _, saved = form.forward(weights, zeros(T, B, I), state, keep=True, **given)
-                form.backward(weights, saved, zeros(T, B, H), state, xp=xp)
+                _, _, residuals = form.forward(weights, zeros(T, B, I), state, keep=True, **given)
+                form.backward(weights, residuals, zeros(T, B, H), state, xp=xp)

@@ -35,7 +35,7 @@ class _Launch(ctypes.Structure):
 
 
 class LikeCupy:
-    """NumPy, but `where` has no loop of bfloat16, as CuPy's has none: float32 comes out."""
+    """NumPy with two habits of CuPy: `where` makes float32 of bfloat16, `concat` is in C order."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -45,16 +45,20 @@ class LikeCupy:
         found = np.where(mask, a, b)
         return found.astype(np.float32) if found.dtype == ml_dtypes.bfloat16 else found
 
+    @staticmethod
+    def concat(arrays: Any, axis: int = 0) -> Any:
+        return np.ascontiguousarray(np.concatenate(arrays, axis))
+
 
 class ShimRuntime:
     """Launches kernels on the host.
 
     Parameters
     ----------
-    instances : iterable of (str, str), optional
-        (source, instance) of what will be launched: all are compiled together, when the first
-        of them is launched.  One compilation of many kernels takes little longer than that of
-        one.  Others are compiled alone.
+    groups : iterables of (str, str)
+        (source, instance) of what will be launched: those of a group are compiled together,
+        when the first of them is launched.  One compilation of many kernels takes little longer
+        than that of one.  Others are compiled alone.
     kernels : Path, optional
         The folder of the sources.
     schedule : int
@@ -65,11 +69,13 @@ class ShimRuntime:
     xp: Any = LikeCupy()
 
     def __init__(
-        self, instances: Iterable[Instance] = (), kernels: Path = KERNELS, schedule: int = 0
+        self, *groups: Iterable[Instance], kernels: Path = KERNELS, schedule: int = 0
     ) -> None:
         self.schedule = schedule
         self._kernels = kernels
-        self._together = frozenset(instances)
+        self._group_of: dict[Instance, frozenset[Instance]] = {}
+        for group in map(frozenset, groups):
+            self._group_of |= dict.fromkeys(group, group)
         self._entries: dict[Instance, Any] = {}
 
     def pointer(self, array: Any) -> int:
@@ -114,7 +120,7 @@ class ShimRuntime:
 
     def _entry(self, instance: Instance) -> Any:
         if instance not in self._entries:
-            together = self._together if instance in self._together else [instance]
+            together = self._group_of.get(instance, [instance])
             self._entries |= library(together, self._kernels).entries
         return self._entries[instance]
 
