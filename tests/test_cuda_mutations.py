@@ -7,9 +7,7 @@ ended).  So the tests of these kernels can fail, and the emulated device shows r
 
 from __future__ import annotations
 
-import shutil
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -146,20 +144,33 @@ def expected_of(cell: AnyCell) -> Results:
     return reference(case_of(cell))
 
 
-class Mutated(Emulator):
-    """The kernels as they are, but for one instance that is another's."""
+def instance_of(mutant: Mutant) -> Instance:
+    """The kernel that a mutant is a version of."""
+    g = geometry_of(CELLS[mutant.cell])
+    return g.source, g.backward if mutant.backward else g.forward
 
-    def __init__(self, instance: Instance | None = None, folder: Path = build.KERNELS) -> None:
-        super().__init__(instances(map(geometry_of, CELLS.values())))
-        self.instance = instance
-        self.other = Emulator([instance] if instance else [], kernels=folder)
 
-    def launch(self, source: str, instance: str, *args: Any, **options: Any) -> None:
-        if (source, instance) == self.instance:
-            self.other.schedule = self.schedule
-            self.other.launch(source, instance, *args, **options)
-        else:
-            super().launch(source, instance, *args, **options)
+@cache
+def compiled(cell: str) -> tuple[dict[Instance, Any], dict[Mutant, Any]]:
+    """The kernels as they are, and the mutants, all of a cell compiled at once."""
+    mutants = [mutant for mutant in MUTANTS if mutant.cell == cell]
+    product = instances([geometry_of(CELLS[cell])])
+    versions: list[tuple[dict[str, str], Instance]] = [({}, instance) for instance in product]
+    versions += [({m.file: edited(m)}, instance_of(m)) for m in mutants]
+    entries = build.versions(versions)
+    right, wrong = entries[: len(product)], entries[len(product) :]
+    return dict(zip(product, right, strict=True)), dict(zip(mutants, wrong, strict=True))
+
+
+def emulator_of(cell: str, mutant: Mutant | None = None) -> Emulator:
+    """An emulator with the kernels as they are, but for a mutant."""
+    right, wrong = compiled(cell)
+    emulator = Emulator()
+    for instance, entry in right.items():
+        emulator.use(instance, entry)
+    if mutant is not None:
+        emulator.use(instance_of(mutant), wrong[mutant])
+    return emulator
 
 
 def detected(cell: AnyCell, emulator: Emulator) -> str:
@@ -181,9 +192,9 @@ def detected(cell: AnyCell, emulator: Emulator) -> str:
     return ""
 
 
-def edited(text: str, mutant: Mutant) -> str:
+def edited(mutant: Mutant) -> str:
     """The source with the edit, which must be there to be made."""
-    parts = text.split(mutant.old)
+    parts = (build.KERNELS / mutant.file).read_text(encoding="utf-8").split(mutant.old)
     assert len(parts) == mutant.many + 1, f"{len(parts) - 1} places to edit"
     if mutant.which < 0:
         return mutant.new.join(parts)
@@ -194,26 +205,24 @@ def edited(text: str, mutant: Mutant) -> str:
 @emulated
 @pytest.mark.parametrize("name", CELLS)
 def test_the_product_is_right(name: str) -> None:
-    assert detected(CELLS[name], Mutated()) == ""
+    assert detected(CELLS[name], emulator_of(name)) == ""
 
 
 @emulated
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_a_mutant_is_detected(mutant: Mutant, tmp_path: Path) -> None:
-    folder = tmp_path / "kernels"
-    folder.mkdir()
-    for file in ("common.cuh", COMMON, BLOCKS, SOURCES[mutant.cell]):
-        shutil.copy(build.KERNELS / file, folder / file)
-    path = folder / mutant.file
-    text = path.read_text(encoding="utf-8")
-    path.write_text(edited(text, mutant), encoding="utf-8")
-    assert path.read_text(encoding="utf-8") != text
-    cell = CELLS[mutant.cell]
-    g = geometry_of(cell)
-    instance = (g.source, g.backward if mutant.backward else g.forward)
-    how = detected(cell, Mutated(instance, folder))
+def test_a_mutant_is_detected(mutant: Mutant) -> None:
+    how = detected(CELLS[mutant.cell], emulator_of(mutant.cell, mutant))
     print(how)
     assert how
+
+
+@emulated
+def test_how_they_are_compiled_changes_no_bit() -> None:
+    """Mutants are detected by their edits alone."""
+    name, cell = next(iter(CELLS.items()))
+    g, case = geometry_of(cell), case_of(cell)
+    expected = run(clustered(cell, g, Emulator(instances([g]))), case)
+    same(run(clustered(cell, g, emulator_of(name)), case), expected)
 
 
 def test_mutants_are_many_and_differ() -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -31,27 +31,51 @@ ABSENT = "" if shutil.which(COMPILER) else f"no {COMPILER} here to build the ker
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrnn" / "shim"
 
 
-class Library:
-    """A loaded library: `entries` maps each instance to its function."""
-
-    def __init__(self, path: Path, instances: Iterable[Instance]) -> None:
-        self._library = ctypes.CDLL(str(path))
-        self.entries: dict[Instance, Any] = {
-            instance: getattr(self._library, f"entry_{i}") for i, instance in enumerate(instances)
-        }
-
-
-def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> Library:
-    """The library with these instances, built if no one has built it before.
+def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> dict[Instance, Any]:
+    """The entry of each of these instances, built if no one has built them before.
 
     `kernels` is the folder of the sources; another than the product's keeps what is built
     from it.
     """
-    wanted = tuple(sorted(set(instances)))
-    text = _program(wanted)
-    key = hashlib.sha256("\0".join([*_texts(wanted, kernels), text, *FLAGS, _version()]).encode())
+    wanted = sorted(set(instances))
+    sources = sorted({source for source, _ in wanted})
+    lines = ['#include "shim.h"', *(f'#include "{source}"' for source in sources)]
+    text = "\n".join([*lines, *(_entry(i, name) for i, (_, name) in enumerate(wanted))])
     folder = CACHE if kernels == KERNELS else kernels / "built"
-    path = folder / f"{key.hexdigest()[:24]}.so"
+    built = _built(text, _texts(sources, kernels), folder, kernels)
+    return {instance: getattr(built, f"entry_{i}") for i, instance in enumerate(wanted)}
+
+
+def versions(edited: Sequence[tuple[Mapping[str, str], Instance]]) -> list[Any]:
+    """Entries of instances of the product's sources with other texts in the place of some files.
+
+    All are one program, each version in a namespace of its own, and compiled at once.
+    """
+    parts = ['#include "shim.h"']
+    for i, (texts, (source, name)) in enumerate(edited):
+        inlined = _inlined(source, texts, set())
+        parts += [f"namespace version_{i} {{", inlined, _entry(i, name), "}"]
+    built = _built("\n".join(parts), [], CACHE, KERNELS)
+    return [getattr(built, f"entry_{i}") for i in range(len(edited))]
+
+
+def _inlined(name: str, texts: Mapping[str, str], seen: set[str]) -> str:
+    """The text of a file and of what it includes, each once."""
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = texts[name] if name in texts else (KERNELS / name).read_text(encoding="utf-8")
+    lines = []
+    for line in text.replace("#pragma once", "").splitlines():
+        included = re.match(r'#include "([^"]+)"', line)
+        lines.append(_inlined(included[1], texts, seen) if included else line)
+    return "\n".join(lines)
+
+
+def _built(text: str, texts: Iterable[str], folder: Path, kernels: Path) -> ctypes.CDLL:
+    """The library of a program that includes these texts besides shim.h."""
+    parts = [*texts, *_texts((), HERE), text, *FLAGS, _version()]
+    path = folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +85,7 @@ def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> Library:
         with _alone(path):
             if not path.exists():
                 _build(text, path, kernels)
-    return Library(path, wanted)
+    return ctypes.CDLL(str(path))
 
 
 @contextmanager
@@ -72,21 +96,18 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _program(instances: tuple[Instance, ...]) -> str:
-    sources = sorted({source for source, _ in instances})
-    lines = ['#include "shim.h"', *(f'#include "{source}"' for source in sources)]
-    for i, (_, name) in enumerate(instances):
-        lines.append(
-            f'extern "C" __attribute__((visibility("default"))) int entry_{i}(\n'
-            "    const shim::Launch* how, void** arguments, const int* sizes, int count) {\n"
-            f"  return shim::launch({name}, *how, arguments, sizes, count);\n"
-            "}"
-        )
-    return "\n".join(lines) + "\n"
+def _entry(i: int, name: str) -> str:
+    """The function that launches an instance."""
+    return (
+        f'extern "C" __attribute__((visibility("default"))) int entry_{i}(\n'
+        "    const shim::Launch* how, void** arguments, const int* sizes, int count) {\n"
+        f"  return shim::launch({name}, *how, arguments, sizes, count);\n"
+        "}"
+    )
 
 
-def _texts(instances: tuple[Instance, ...], kernels: Path) -> list[str]:
-    """The text of every file that goes in."""
+def _texts(sources: Iterable[str], kernels: Path) -> list[str]:
+    """The text of shim.h, of these files, and of all that they include."""
     texts: dict[str, str] = {}
 
     def read(name: str) -> None:
@@ -97,7 +118,7 @@ def _texts(instances: tuple[Instance, ...], kernels: Path) -> list[str]:
         for included in re.findall(r'#include "([^"]+)"', texts[name]):
             read(included)
 
-    for name in ("shim.h", *sorted({source for source, _ in instances})):
+    for name in ("shim.h", *sources):
         read(name)
     return list(texts.values())
 

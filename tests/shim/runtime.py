@@ -102,6 +102,10 @@ class ShimRuntime:
             what = FAILURES.get(code, f"argument {code - 100} has the wrong size or kind")
             raise RuntimeError(f"{source}: {instance}: {what} (schedule {self.schedule})")
 
+    def use(self, instance: Instance, entry: Any) -> None:
+        """Launch another entry in the place of an instance."""
+        self._entries[instance] = entry
+
     def gemm(self, product: Product) -> None:
         """A product; float16 and bfloat16 are summed in float32."""
         p = product
@@ -121,7 +125,7 @@ class ShimRuntime:
     def _entry(self, instance: Instance) -> Any:
         if instance not in self._entries:
             together = self._group_of.get(instance, [instance])
-            self._entries |= library(together, self._kernels).entries
+            self._entries = library(together, self._kernels) | self._entries
         return self._entries[instance]
 
 
