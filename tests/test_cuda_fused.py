@@ -42,10 +42,11 @@ def test_kernels_equal_the_cell(cell: AnyCell, dtype: str, H: int) -> None:
 @every_cell
 @every_dtype
 @pytest.mark.parametrize("schedule", [0, 1, 7])
-def test_many_steps_equal_the_cell(cell: AnyCell, dtype: str, schedule: int) -> None:
-    """So many that a linear recurrence is cut into pieces."""
-    case = Case(cell, (130, 3, 2, 4), dtype)
-    checks.equals_the_cell(fused(cell, schedule), case, 4 * BOUNDS[dtype])
+def test_other_sizes_equal_the_cell(cell: AnyCell, dtype: str, schedule: int) -> None:
+    """A linear recurrence of many steps is cut into pieces."""
+    every = [(5, 3, 4, 16), (3, 2, 3, 7)]
+    for sizes in [*every, (130, 3, 2, 4)] if cell.linear is not None else every:
+        checks.equals_the_cell(fused(cell, schedule), Case(cell, sizes, dtype), BOUNDS[dtype])
 
 
 @every_cell

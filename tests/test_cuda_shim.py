@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
 
 from xrnn.backends.cuda.plan import Product
 
-KERNELS = (build.HERE / "self_test.cu").read_text(encoding="utf-8")
+SOURCE = "self_test.cu"
+KERNELS = (build.HERE / SOURCE).read_text(encoding="utf-8")
 
 INSTANCES = [
     "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody",
@@ -28,29 +29,64 @@ INSTANCES = [
 SCHEDULES = (0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 103, 104, 105)
 ZERO = np.int32(0)
 
-Make = Callable[..., ShimRuntime]
+#: name → an edit of the exchange, which breaks it
+FAULTS = {
+    "no wait": ("mbarrier_wait(barriers + now, parity);", ""),
+    "wrong parity": ("parity = k / 2 % 2;", "parity = (k + 1) / 2 % 2;"),
+    "one parity": ("parity = k / 2 % 2;", "parity = 0;"),
+    "one buffer": ("now = k % 2, parity = k / 2 % 2;", "now = 0, parity = k % 2;"),
+    "nothing expected": ("mbarrier_expect(barriers + now, 4 * 16);", ""),
+    "too little expected": (
+        "mbarrier_expect(barriers + now, 4 * 16);",
+        "mbarrier_expect(barriers + now, 16);",
+    ),
+    "threads of a block part": (
+        "    __syncthreads();\n  }\n  cluster_sync();\n  last[",
+        "  }\n  cluster_sync();\n  last[",
+    ),
+    "no start together": (
+        "mbarrier_init(barriers + 1);\n  cluster_sync();",
+        "mbarrier_init(barriers + 1);",
+    ),
+}
+
+#: name → a kernel, and a barrier of it that is left out
+RACES = {
+    "a": ("neighbours", "__syncthreads();  // (a)"),
+    "b": ("neighbours", "__syncthreads();  // (b)"),
+    "c": ("within_warp", "__syncwarp();  // (c)"),
+}
+
+
+def edited(old: str, new: str) -> dict[str, str]:
+    """The sources with an edit, which must be there to be made."""
+    assert KERNELS.count(old) == 1
+    return {SOURCE: KERNELS.replace(old, new)}
+
+
+@cache
+def compiled() -> dict[str, tuple[str, Any]]:
+    """Name → the kernel, and its entry: as they are, with faults and with races, all at once."""
+    versions = {name: ({SOURCE: KERNELS}, (SOURCE, name)) for name in INSTANCES}
+    versions |= {name: (edited(*edit), (SOURCE, "exchange")) for name, edit in FAULTS.items()}
+    versions |= {name: (edited(old, ""), (SOURCE, k)) for name, (k, old) in RACES.items()}
+    entries = build.versions(list(versions.values()))
+    kernels = [kernel for _, (_, kernel) in versions.values()]
+    return dict(zip(versions, zip(kernels, entries, strict=True), strict=True))
+
+
+def runtime_with(*names: str) -> ShimRuntime:
+    """A device with these kernels."""
+    runtime = ShimRuntime()
+    for name in names:
+        kernel, entry = compiled()[name]
+        runtime.use((SOURCE, kernel), entry)
+    return runtime
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A runtime with the kernels above, with a piece of their text replaced if one asks."""
-
-    def with_text(old: str = "", new: str = "", only: str = "") -> ShimRuntime:
-        folder: Path = tmp_path_factory.mktemp("kernels")
-        assert KERNELS.count(old) == 1 or not old
-        text = KERNELS.replace(old, new) if old else KERNELS
-        (folder / "own.cu").write_text(text, encoding="utf-8")
-        common = (build.KERNELS / "common.cuh").read_text(encoding="utf-8")
-        (folder / "common.cuh").write_text(common, encoding="utf-8")
-        names = [only] if only else INSTANCES
-        return ShimRuntime([("own.cu", name) for name in names], kernels=folder)
-
-    return with_text
-
-
-@pytest.fixture(scope="module")
-def runtime(make: Make) -> ShimRuntime:
-    return make()
+def runtime() -> ShimRuntime:
+    return runtime_with(*INSTANCES)
 
 
 def launch(
@@ -65,7 +101,7 @@ def launch(
 ) -> None:
     runtime.schedule = schedule
     values = [runtime.pointer(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
-    runtime.launch("own.cu", name, (grid,), (block,), values, shared, cluster)
+    runtime.launch(SOURCE, name, (grid,), (block,), values, shared, cluster)
 
 
 def neighbours(runtime: ShimRuntime, schedule: int, steps: int = 4) -> bytes:
@@ -85,15 +121,15 @@ def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntim
 
 
 @emulated
-@pytest.mark.parametrize("barrier", ["(a)", "(b)"])
-def test_a_race_is_seen(barrier: str, make: Make) -> None:
+@pytest.mark.parametrize("barrier", ["a", "b"])
+def test_a_race_is_seen(barrier: str) -> None:
     """Each of the two barriers left out: some schedule gives another result."""
-    broken = make(f"__syncthreads();  // {barrier}", "", only="neighbours")
+    broken = runtime_with(barrier)
     assert len({neighbours(broken, schedule) for schedule in SCHEDULES}) > 1
 
 
 @emulated
-def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
+def test_a_race_within_a_warp_is_seen(runtime: ShimRuntime) -> None:
     def results(one: ShimRuntime) -> set[bytes]:
         found = set()
         for schedule in SCHEDULES:
@@ -103,7 +139,7 @@ def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
         return found
 
     assert len(results(runtime)) == 1
-    assert len(results(make("__syncwarp();  // (c)", "", only="within_warp"))) > 1
+    assert len(results(runtime_with("c"))) > 1
 
 
 @emulated
@@ -178,9 +214,21 @@ def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
 
 
 @emulated
-def test_what_does_not_compile_says_why(make: Make) -> None:
+def test_what_does_not_compile_says_why() -> None:
+    texts = edited("float mine = x[blockIdx.x * n + me];", "no_such_name;")
     with pytest.raises(RuntimeError, match="no_such_name"):
-        launch(make("float mine = x[blockIdx.x * n + me];", "no_such_name;"), "neighbours")
+        build.versions([(texts, (SOURCE, "neighbours"))])
+
+
+@emulated
+def test_kernels_of_a_folder_are_compiled_there(tmp_path: Path) -> None:
+    """What is built from them stays beside them."""
+    (tmp_path / SOURCE).write_text(KERNELS, encoding="utf-8")
+    common = (build.KERNELS / "common.cuh").read_text(encoding="utf-8")
+    (tmp_path / "common.cuh").write_text(common, encoding="utf-8")
+    one = ShimRuntime([(SOURCE, "neighbours"), (SOURCE, "shuffled")], kernels=tmp_path)
+    assert neighbours(one, 0) == neighbours(runtime_with("neighbours"), 0)
+    assert len(list(tmp_path.glob("built/*.so"))) == 1
 
 
 @emulated
@@ -208,27 +256,6 @@ def test_clusters_read_each_other(runtime: ShimRuntime) -> None:
         np.testing.assert_array_equal(x, [6] * 4 + [22] * 4)
 
 
-FAULTS = {
-    "no wait": ("mbarrier_wait(barriers + now, parity);", ""),
-    "wrong parity": ("parity = k / 2 % 2;", "parity = (k + 1) / 2 % 2;"),
-    "one parity": ("parity = k / 2 % 2;", "parity = 0;"),
-    "one buffer": ("now = k % 2, parity = k / 2 % 2;", "now = 0, parity = k % 2;"),
-    "nothing expected": ("mbarrier_expect(barriers + now, 4 * 16);", ""),
-    "too little expected": (
-        "mbarrier_expect(barriers + now, 4 * 16);",
-        "mbarrier_expect(barriers + now, 16);",
-    ),
-    "threads of a block part": (
-        "    __syncthreads();\n  }\n  cluster_sync();\n  last[",
-        "  }\n  cluster_sync();\n  last[",
-    ),
-    "no start together": (
-        "mbarrier_init(barriers + 1);\n  cluster_sync();",
-        "mbarrier_init(barriers + 1);",
-    ),
-}
-
-
 def exchange(runtime: ShimRuntime, schedule: int) -> bytes:
     x, last = np.arange(8, dtype=np.uint32), np.zeros((8, 64), np.uint32)
     how: Any = {"grid": 8, "cluster": 4, "block": 64, "shared": 144, "schedule": schedule}
@@ -247,8 +274,8 @@ def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
 
 @emulated
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime) -> None:
-    broken, right = make(*FAULTS[fault], only="exchange"), exchange(runtime, 0)
+def test_a_broken_exchange_is_seen(fault: str, runtime: ShimRuntime) -> None:
+    broken, right = runtime_with(fault), exchange(runtime, 0)
 
     def differs(schedule: int) -> bool:
         try:
