@@ -24,7 +24,7 @@ from xrnn.typing import Array
 
 
 def equals_the_cell(kernel: Any, case: Case, bound: float, start: int = 0) -> None:
-    """In both directions, with and without lengths, NaN in the padding; which stays zero."""
+    """In both directions, with and without lengths; the padding is NaN, and its results zero."""
     for one in variants(case, start):
         found = run(kernel, one)
         close(found, reference(one), bound)
@@ -32,7 +32,10 @@ def equals_the_cell(kernel: Any, case: Case, bound: float, start: int = 0) -> No
 
 
 def padding_is_zero(case: Case, found: Results) -> None:
-    """And a sequence without steps hands on what it was given, bit for bit."""
+    """Outputs and input gradients are zero past the ends of the sequences.
+
+    A sequence without steps hands on what it was given, bit for bit.
+    """
     past = case.past_the_end()
     assert not found["ys"][past].any(), "ys past the end"
     assert not found["dxs"][past].any(), "dxs past the end"
