@@ -22,7 +22,7 @@ from xrnn.typing import Array, Namespace
 __all__ = ["Backend", "Kernel", "Sizes", "backend_of", "folders", "get", "register", "unregister"]
 
 #: names that people use → the module whose functions are meant
-ALIASES = {"jax": "jax.numpy", "numpy": "cpu", "cupy": "cuda"}
+ALIASES = {"jax": "jax.numpy"}
 
 _registered: dict[str, Backend] = {}
 _of_type: dict[type, Backend] = {}
@@ -39,12 +39,14 @@ def register(library: str, backend: Backend) -> None:
     """Serve the arrays of `library` (the first module of their type) by `backend`."""
     _registered[library] = backend
     _of_type.clear()
+    get.cache_clear()
 
 
 def unregister(library: str) -> None:
     """Undo `register`."""
     del _registered[library]
     _of_type.clear()
+    get.cache_clear()
 
 
 def backend_of(x: Array, name: str = "x") -> Backend:

@@ -288,6 +288,7 @@ def test_short_names(name: str, expected: str) -> None:
 
 
 @pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
+@pytest.mark.emulated
 def test_the_exchange_exchanges(tmp_path: Path) -> None:
     runtime_module = pytest.importorskip("shim.runtime", reason="ml_dtypes is not installed")
     for name in ("common.cuh", "cluster.cuh"):

@@ -1,4 +1,4 @@
-"""Whole sequences in NumPy: each entry is its cell, spends no tape, keeps and writes little."""
+"""Whole sequences in NumPy: each kernel is its cell, spends no residuals, keeps little."""
 
 from __future__ import annotations
 
@@ -10,87 +10,48 @@ from typing import Any
 
 import numpy as np
 import pytest
-from xrnn.laws import LAWS
-from xrnn.loop import Loop
-from xrnn.trial import OPTIONS, Trial
+import sequence_checks as checks
+from sequences import AnyCell, Case, Results, backward, forward, of_sequences, run, same
+from shim.guards import Guarded, Guards
 
-from xrnn import trust
 from xrnn.backends import Backend, get, register, unregister
-from xrnn.backends.cpu import BACKEND, loops, passes
-from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU
-from xrnn.certify import bound
+from xrnn.backends.cpu import BACKEND, loops, sequences
+from xrnn.certify.laws import LAWS
+from xrnn.certify.report import bound
+from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.engine.select import candidates
 
-every_cell = pytest.mark.parametrize("cell", loops.LOOPS, ids=lambda cell: cell.name)
+every_cell = pytest.mark.parametrize("cell", loops.KERNELS, ids=lambda cell: cell.name)
 every_batch = pytest.mark.parametrize("B", [1, 3])
 
 #: values in a block, and the rows it has at least: as it is, one step, two or three of them
-BLOCKS = {"one block": (passes.BLOCK, passes.ROWS), "steps": (1, 1), "blocks": (1, 8)}
+BLOCKS = {"one block": (sequences.BLOCK, sequences.ROWS), "steps": (1, 1), "blocks": (1, 8)}
 every_block = pytest.mark.parametrize("block", BLOCKS)
 
 LOOPED = Backend(
     "looped",
     np,
     BACKEND.to_host,
-    sequences={
+    kernels={
         cell: (replace(entry, serves=lambda T, B, I, H: True),)
-        for cell, entry in loops.LOOPS.items()
+        for cell, entry in loops.KERNELS.items()
     },
 )
 
 
 def cut(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values, rows = BLOCKS[block]
-    monkeypatch.setattr(passes, "BLOCK", values)
-    monkeypatch.setattr(passes, "ROWS", rows)
+    monkeypatch.setattr(sequences, "BLOCK", values)
+    monkeypatch.setattr(sequences, "ROWS", rows)
 
 
-def noise(*shape: int, dtype: str = "float64", seed: int = 0) -> Any:
-    return np.random.default_rng((seed, *shape)).normal(size=shape).astype(dtype)
-
-
-class Case:
-    """What one pass there and back is given."""
-
-    def __init__(
-        self, cell: Cell, T: int = 9, B: int = 3, I: int = 4, H: int = 6, dtype: str = "float64"
-    ) -> None:
-        self.cell, self.T, self.B = cell, T, B
-        self.weights = {
-            name: noise(*shape, dtype=dtype) * np.asarray(0.8 * H**-0.5, dtype)
-            for name, shape in cell.shapes(I, H).items()
-        }
-        self.xs, self.dys = noise(T, B, I, dtype=dtype), noise(T, B, H, dtype=dtype)
-        self.state, self.dlast = (
-            tuple(noise(B, H, dtype=dtype, seed=seed + k) for k in range(len(cell.states)))
-            for seed in (1, 3)
-        )
-        self.lengths: Any = None
-        self.reverse = False
-
-    def given(self) -> list[Any]:
-        return [*self.weights.values(), self.xs, self.dys, *self.state, *self.dlast]
-
-    def forward(self, keep: bool = True, form: Any = None) -> tuple[Any, Any, Any]:
-        how = {"lengths": self.lengths, "reverse": self.reverse, "keep": keep, "xp": np}
-        found: tuple[Any, Any, Any] = (form or loops.LOOPS[self.cell]).forward(
-            self.weights, self.xs, self.state, **how
-        )
-        return found
-
-    def backward(self, saved: Any, dys: Any, form: Any = None) -> list[Any]:
-        dxs, dfirst, dweights = (form or loops.LOOPS[self.cell]).backward(
-            self.weights, saved, dys, self.dlast, xp=np
-        )
-        return [dxs, *dfirst, *(dweights[name] for name in self.weights)]
-
-    def results(self, form: Any = None) -> list[Any]:
-        ys, last, saved = self.forward(form=form)
-        return [ys, *last, *self.backward(saved, self.dys, form)]
-
-
-def assert_same(found: list[Any], expected: list[Any]) -> None:
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+@pytest.fixture(autouse=True)
+def _unwritten_memory_is_nan(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the comparisons; the laws have enough to do."""
+    if "looped" not in request.fixturenames:
+        monkeypatch.setattr(sequences, "np", Guarded(np, Guards()))
 
 
 @every_cell
@@ -101,7 +62,7 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
     [(5, 3, 4, 16), (6, 1, 4, 16), (1, 1, 3, 5), (1, 4, 3, 5), (7, 2, 1, 1), (20, 9, 3, 33)],
 )
 def test_it_is_the_cell(
-    cell: Cell,
+    cell: AnyCell,
     sizes: Any,
     dtype: str,
     allowed: float,
@@ -109,8 +70,7 @@ def test_it_is_the_cell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cut(block, monkeypatch)
-    entry = loops.LOOPS[cell]
-    assert trust.difference(BACKEND, cell, np.dtype(dtype), entry, sizes) <= allowed
+    checks.equals_the_cell(loops.KERNELS[cell], Case(cell, sizes, dtype), allowed)
 
 
 @pytest.fixture
@@ -127,7 +87,7 @@ def looped() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.usefixtures("looped")
-def test_law(law: str, cell: Cell, dtype: str) -> None:
+def test_law(law: str, cell: AnyCell, dtype: str) -> None:
     for option in OPTIONS:
         trial = Trial(cell, option, "numpy", dtype)
         assert trial.backend is LOOPED
@@ -137,169 +97,160 @@ def test_law(law: str, cell: Cell, dtype: str) -> None:
 
 @every_cell
 @every_batch
-@pytest.mark.parametrize("reverse", [False, True])
-def test_saturated_gates(cell: Cell, B: int, reverse: bool) -> None:
-    case = Case(cell, B=B)
-    case.reverse, case.weights["W"] = reverse, 1e3 * case.weights["W"]
-    for a, b in zip(case.results(), case.results(Loop(cell)), strict=True):
-        assert np.isfinite(a).all()
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10 * abs(b).max())
+def test_saturated_gates(cell: AnyCell, B: int) -> None:
+    kernel = loops.KERNELS[cell]
+    checks.saturated_gates_stay_finite(kernel, Case(cell, (9, B, 4, 6)), 1e-10)
 
 
 @every_cell
 @every_batch
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_tape_serves_twice(cell: Cell, B: int, ends: bool) -> None:
-    case = Case(cell, B=B)
-    if ends:
-        case.lengths = np.array([5, 9, 0][:B])
-    saved = case.forward()[2]
-    first = case.backward(saved, case.dys)
-    assert_same(case.backward(saved, case.dys), first)
-    other = case.backward(saved, None)
-    assert_same(other, case.backward(case.forward()[2], None))
-    assert (first[0] != other[0]).any()
+def test_backward_may_run_twice(cell: AnyCell, B: int) -> None:
+    checks.backward_may_run_twice(loops.KERNELS[cell], Case(cell, (9, B, 4, 6)))
 
 
 @every_cell
-def test_threads_share_a_tape(cell: Cell) -> None:
-    case = Case(cell, T=40, H=32)
-    saved, found = case.forward()[2], {}
-    expected = case.backward(case.forward()[2], case.dys)
+def test_threads_share_residuals(cell: AnyCell) -> None:
+    kernel, case = loops.KERNELS[cell], Case(cell, (40, 3, 4, 32))
+    residuals = forward(kernel, case)[2]
+    expected = backward(kernel, case, forward(kernel, case)[2])
+    found: dict[int, Results] = {}
 
     def work(k: int) -> None:
-        found[k] = case.backward(saved, case.dys)
+        found[k] = backward(kernel, case, residuals)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for k in range(8):
-        assert_same(found[k], expected)
+    assert len(found) == 8
+    for results in found.values():
+        same(results, expected)
 
 
-def test_what_is_kept_is_handed_out_once() -> None:
-    saved = Case(LSTM).forward()[2]
-    assert saved.take() is not None
-    assert saved.take() is None
-    saved = Case(Elman).forward()[2]
-    assert saved.take() == saved.take() == ()
+@every_cell
+def test_what_is_kept_is_handed_out_once(cell: AnyCell) -> None:
+    residuals = forward(loops.KERNELS[cell], Case(cell, (9, 3, 4, 6)))[2]
+    first = residuals.take()
+    if first == ():  # nothing but the states is kept, and nothing is spent
+        assert residuals.take() == ()
+    else:
+        assert first is not None
+        assert residuals.take() is None
 
 
 @every_cell
 @every_batch
-@pytest.mark.parametrize("ends", [False, True])
-def test_nothing_given_is_written_to_or_handed_back(cell: Cell, B: int, ends: bool) -> None:
-    case = Case(cell, B=B)
-    if ends:
-        case.lengths = np.array([5, 9, 0][:B])
-    for a in case.given():
-        a.flags.writeable = False
-    ys, last, saved = case.forward()
-    back = case.backward(saved, case.dys)
-    for a in (ys, *last, *back):
-        assert a.flags.writeable
-        assert not any(np.shares_memory(a, b) for b in case.given())
+def test_nothing_given_is_written_to_or_handed_back(cell: AnyCell, B: int) -> None:
+    kernel, case = loops.KERNELS[cell], Case(cell, (9, B, 4, 6))
+    checks.nothing_given_is_written_to(kernel, case)
+    ys, last, _ = forward(kernel, case)
     assert not any(np.shares_memory(ys, a) for a in last)
 
 
 @every_cell
 @every_batch
 @pytest.mark.parametrize("reverse", [False, True])
-def test_padding_is_not_read_and_is_zero(cell: Cell, B: int, reverse: bool) -> None:
-    case = Case(cell, B=B)
-    case.reverse, case.lengths = reverse, np.array([4, 9, 0][:B])
-    padding = np.arange(case.T)[:, None] >= case.lengths
-    case.xs[padding], case.dys[padding] = 0, 0
-    expected = case.results()
-    case.xs[padding], case.dys[padding] = np.nan, np.nan
-    found = case.results()
-    assert_same(found, expected)
-    ys, dxs = found[0], found[1 + len(cell.states)]
-    assert not ys[padding].any()
-    assert not dxs[padding].any()
+def test_padding_is_not_read_and_is_zero(cell: AnyCell, B: int, reverse: bool) -> None:
+    case = Case(cell, (9, B, 4, 6), lengths=[4, 9, 0][:B], reverse=reverse)
+    checks.padding_is_not_read(loops.KERNELS[cell], case)
 
 
 @every_cell
-def test_a_gradient_that_is_not_finite_stays_with_its_sequence(cell: Cell) -> None:
-    case = Case(cell)
-    case.lengths = np.array([9, 4, 0])
-    expected = case.results()
+def test_a_gradient_that_is_not_finite_stays_with_its_sequence(cell: AnyCell) -> None:
+    kernel, case = loops.KERNELS[cell], Case(cell, (9, 3, 4, 6), lengths=[9, 4, 0])
+    expected = run(kernel, case)
     # Nobody reads the last state of a sequence without steps but its first state's gradient.
-    case.dlast[0][2] = np.nan
-    found, first = case.results(), 2 + len(cell.states)
-    assert np.isnan(found[first][2]).all()
-    found[first][2] = expected[first][2]
-    assert_same(found, expected)
+    case.dstate[0][2] = np.nan
+    found = run(kernel, case)
+    assert np.isnan(found["dfirst h"][2]).all()
+    found["dfirst h"][2] = expected["dfirst h"][2]
+    same(found, expected)
+    checks.nan_stays_in_its_sequence(kernel, Case(cell, (9, 3, 4, 6)), 1)
 
 
 @every_cell
-def test_inputs_may_lie_anywhere(cell: Cell) -> None:
-    case, spread = Case(cell), Case(cell)
-    spread.weights = {name: np.repeat(w, 2, axis=-1)[..., ::2] for name, w in case.weights.items()}
-    spread.xs, spread.dys = np.asfortranarray(case.xs), np.asfortranarray(case.dys)
-    spread.state = tuple(map(np.asfortranarray, case.state))
-    spread.dlast = tuple(map(np.asfortranarray, case.dlast))
-    for a, b in zip(spread.results(), case.results(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+def test_inputs_may_lie_anywhere(cell: AnyCell) -> None:
+    checks.arrays_may_lie_anywhere(loops.KERNELS[cell], Case(cell, (9, 3, 4, 6)), 1e-13)
 
 
 @every_cell
 @every_block
 def test_inference_is_the_same_pass(
-    cell: Cell, block: str, monkeypatch: pytest.MonkeyPatch
+    cell: AnyCell, block: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(block, monkeypatch)
-    case = Case(cell, T=20)
-    ys, last, saved = case.forward(keep=False)
-    assert saved is None
-    kept_ys, kept_last, _ = case.forward()
-    assert_same([ys, *last], [kept_ys, *kept_last])
-
-
-#: bytes that a tape holds for each step and unit in float32, ys among them
-KEPT = {"rnn": 4, "rnn-relu": 4, "lstm": 24, "gru": 20, "gru-before": 16, "peephole": 24}
+    checks.inference_is_the_same(loops.KERNELS[cell], Case(cell, (20, 3, 4, 6)))
 
 
 @every_cell
-def test_little_is_kept(cell: Cell) -> None:
-    case = Case(cell, T=256, B=8, I=1, H=64, dtype="float32")
-    units = case.T * case.B * 64
-    ys, _, saved = case.forward()
-    held = [saved.hs, *([] if saved.cs is None else [saved.cs]), *saved.kept[0]]
-    assert sum(a.nbytes for a in held) / units <= 1.01 * KEPT[cell.name]
-    assert np.shares_memory(ys, saved.hs)
+@every_batch
+def test_outputs_may_have_no_gradient(cell: AnyCell, B: int) -> None:
+    checks.outputs_may_have_no_gradient(loops.KERNELS[cell], Case(cell, (9, B, 4, 6)), 1e-14)
 
 
-@pytest.mark.parametrize(("cell", "inference", "training"), [(LSTM, 9, 25), (GRU, 5, 21)])
-def test_little_is_needed(cell: Cell, inference: float, training: float) -> None:
-    case = Case(cell, T=2048, B=8, I=1, H=64, dtype="float32")
+@every_cell
+def test_little_is_kept(cell: AnyCell) -> None:
+    kernel, case = loops.KERNELS[cell], Case(cell, (256, 8, 1, 64), "float32")
+    checks.little_is_kept(kernel, case)
+    ys, _, residuals = forward(kernel, case)
+    assert any(np.shares_memory(ys, a) for a in checks.kept(residuals))
+
+
+#: one cell for each number of states
+OF_EACH_KIND = {len(cell.states): cell for cell in loops.KERNELS if len(cell.gates) > 1}.values()
+
+
+@pytest.mark.parametrize("cell", OF_EACH_KIND, ids=lambda cell: cell.name)
+def test_little_is_needed(cell: AnyCell) -> None:
+    """Beside its results a pass has the states or what is kept, and one block of the rest."""
+    kernel, case = loops.KERNELS[cell], Case(cell, (2048, 8, 1, 64), "float32")
     peaks = []
     tracemalloc.start()
     for keep in (False, True):
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
-        ys, last, saved = case.forward(keep)
+        ys, last, residuals = forward(kernel, case, keep=keep)
         if keep:
-            case.backward(saved, case.dys)
+            backward(kernel, case, residuals)
         _, peak = tracemalloc.get_traced_memory()
-        peaks.append((peak - before) / (case.T * case.B * 64))
-        del ys, last, saved
+        peaks.append((peak - before) / (2048 * 8 * 64))
+        del ys, last, residuals
     tracemalloc.stop()
-    assert peaks[0] <= inference
-    assert peaks[1] <= training
+    assert peaks[0] <= 4 * len(cell.states) + 1
+    assert peaks[1] <= checks.values_needed(case) + 1
 
 
 def test_few_steps_go_by_the_cell() -> None:
-    backend = replace(LOOPED, sequences={cell: (loop,) for cell, loop in loops.LOOPS.items()})
-    for cell, start in ((LSTM, loops.GATED_FROM), (ElmanReLU, loops.ELMAN_FROM)):
+    backend = replace(LOOPED, kernels={cell: (loop,) for cell, loop in loops.KERNELS.items()})
+    for cell, loop in loops.KERNELS.items():
+        start = loops.ELMAN_FROM if len(cell.gates) == 1 else loops.GATED_FROM
         for T in (1, start - 1, start, 1000):
-            found = backend.entries(cell, (T, 1, 3, 5), np.dtype("float32"))
-            assert (found == [loops.LOOPS[cell]]) is (start <= T)
+            found = candidates(backend, cell, (T, 1, 3, 5), np.dtype("float32"))
+            assert (found == [loop]) is (start <= T)
 
 
-def test_another_cell_has_no_loop() -> None:
+@every_cell
+def test_another_cell_has_no_loop(cell: AnyCell) -> None:
     given = (20, 3, 4, 5), np.dtype("float32")
-    assert loops.LOOPS[LSTM] in BACKEND.entries(LSTM, *given)
-    assert BACKEND.entries(replace(LSTM), *given) == []
+    assert loops.KERNELS[cell] in candidates(BACKEND, cell, *given)
+    assert candidates(BACKEND, replace(cell), *given) == []
+
+
+def test_memory_between_guards_is_nan() -> None:
+    """What the tests above rely on."""
+    guards = Guards()
+    a = guards.empty((3, 4), "float32")
+    assert np.isnan(a).all()
+    guards.check()
+    memory: Any = a.base
+    memory[-1] = 0
+    with pytest.raises(AssertionError, match="past the end"):
+        guards.check()
+
+
+def test_a_case_holds_what_it_says() -> None:
+    case = Case(next(iter(loops.KERNELS)), (5, 3, 4, 6), lengths=[2, 0, 5])
+    assert np.isnan(case.xs[2:, 0]).all()
+    assert np.isfinite(case.xs[:2, 0]).all()
+    assert of_sequences({"ys": case.xs, "dW": case.xs}, [0, 2])["ys"].shape == (5, 2, 4)

@@ -1,7 +1,7 @@
 """Whole sequences on thread-block clusters equal the cells, and no schedule changes a bit.
 
-Inputs are rounded to the storage dtype; the judge is the cell itself on the same values in
-float64.  No GPU is needed: the kernels run on the host shim, a fiber for each thread.
+Inputs are rounded to the storage dtype; the reference is the cell's own loop on the same
+values in float64.  The device is emulated, a fiber for each thread.
 """
 
 from __future__ import annotations
@@ -9,50 +9,59 @@ from __future__ import annotations
 import re
 import subprocess
 from dataclasses import replace
+from functools import cache
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from cuda_clusters import (
-    FORMS,
-    KINDS,
-    LENGTHS,
-    B,
-    Case,
-    Launches,
-    T,
-    errors,
+import sequence_checks as checks
+from emulation import (
+    CLUSTER_KINDS,
+    Emulator,
+    clustered,
+    emulated,
     instances,
-    run,
-    same,
     small,
 )
+from sequences import (
+    AnyCell,
+    Case,
+    close,
+    forward,
+    reference,
+    run,
+    run_both,
+    same,
+)
 from shim import build
-from shim.runtime import ShimRuntime
 
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cluster import Geometry, geometries, geometry
+from xrnn.backends.cuda.tables import CLUSTERED
 
-SHIM = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
+each_cell = pytest.mark.parametrize("cell", CLUSTERED, ids=lambda cell: cell.name)
+each_kind = pytest.mark.parametrize("kind", CLUSTER_KINDS)
 
-each_cell = pytest.mark.parametrize("cell", FORMS)
-each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def judge(case: Case) -> None:
-    """Every result of the kernels is the cell's."""
-    wrong = errors(case, run(case, runtime_of(case.geometry)))
-    assert all(error < case.tolerance for error in wrong.values()), wrong
+#: two slices, the second with padding; a length for each sequence, 0 and T among them
+T, B = 5, 11
+LENGTHS = [5, 0, 3, 1, 4, 2, 2, 5, 3, 0, 1]
 
 
-def runtime_of(g: Geometry) -> ShimRuntime:
-    """A runtime that compiles together what one source launches for one kind."""
-    every = {g, *(small(cell, g.kind) for cell in FORMS if cell[:3] == g.cell[:3])}
-    return ShimRuntime(instances(sorted(every, key=str) if g in map(_at_64, every) else [g]))
+def case_of(cell: AnyCell, kind: str, H: int = 64, T: int = T, B: int = B, **how: Any) -> Case:
+    return Case(cell, (T, B, 6, H), CLUSTER_KINDS[kind][0], **how)
 
 
-def _at_64(g: Geometry) -> Geometry:
-    return replace(g, H=64)
+def equals_the_cell(g: Geometry, case: Case, emulator: Emulator | None = None) -> None:
+    """Both directions in one launch; outputs, last state, gradients of all that goes in."""
+    kernel = clustered(case.cell, g, emulator)
+    before = len(kernel.runtime.launched)
+    cases, results = run_both(kernel, case)
+    assert kernel.runtime.launched[before] == g.forward
+    for one, found in zip(cases, results, strict=True):
+        close(found, reference(one), CLUSTER_KINDS[g.kind][1])
+        checks.padding_is_zero(one, found)
 
 
 def resident(size: int) -> int:
@@ -60,169 +69,177 @@ def resident(size: int) -> int:
     return {1: 132, 2: 66, 4: 32, 8: 15, 16: 7}[size]
 
 
-@SHIM
+@emulated
 @each_cell
 @each_kind
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["all", "lengths"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_both_directions_equal_the_cell(
-    cell: str, kind: str, lengths: np.ndarray | None, reverse: bool
+    cell: AnyCell, kind: str, lengths: list[int] | None, reverse: bool
 ) -> None:
-    """In one launch; outputs, last state, and the gradient of all that goes in."""
-    judge(Case(small(cell, kind), lengths=lengths, reverse=reverse, directions=2))
+    equals_the_cell(small(cell, kind), case_of(cell, kind, lengths=lengths, reverse=reverse))
 
 
-@SHIM
+@emulated
 @each_cell
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_the_second_direction_may_be_missing(cell: str, reverse: bool) -> None:
-    judge(Case(small(cell, "float16"), lengths=LENGTHS, reverse=reverse))
+def test_the_second_direction_may_be_missing(cell: AnyCell) -> None:
+    kernel, bound = clustered(cell, small(cell, "float16")), CLUSTER_KINDS["float16"][1]
+    checks.equals_the_cell(kernel, case_of(cell, "float16"), bound)
 
 
-@SHIM
+@emulated
 @each_cell
 @each_kind
 @pytest.mark.parametrize("H", [51, 33, 1])
-def test_units_are_padded(cell: str, kind: str, H: int) -> None:
+def test_units_are_padded(cell: AnyCell, kind: str, H: int) -> None:
     """The same kernels serve any H up to units · cluster; whole blocks may be padding."""
-    judge(Case(small(cell, kind, H), lengths=LENGTHS, directions=2))
+    # One unit: a seed whose sums do not cancel.
+    equals_the_cell(small(cell, kind, H), case_of(cell, kind, H, lengths=LENGTHS, seed=4))
 
 
-@SHIM
+@emulated
 @each_cell
 @pytest.mark.parametrize(
     "sizes",
-    [{"T": 1}, {"B": 1}, {"B": 8}, {"T": 11}, {"B": 3, "lengths": np.zeros(3, np.int32)}],
+    [{"T": 1}, {"B": 1}, {"B": 8}, {"T": 11}, {"B": 3, "lengths": [0, 0, 0]}],
     ids=["one step", "one sequence", "one slice", "many steps", "all empty"],
 )
-def test_corners(cell: str, sizes: dict[str, object]) -> None:
-    case = Case(small(cell, "float16"), directions=2, **sizes)  # type: ignore[arg-type]
-    found = run(case, runtime_of(case.geometry))
-    wrong = errors(case, found)
-    assert all(error < case.tolerance for error in wrong.values()), wrong
-    if case.lengths is not None:  # nothing happens
-        for k in range(2):
-            assert np.array_equal(found[f"last h {k}"], case.sets[k]["first"][0])
-            assert np.array_equal(found[f"d h {k}"], case.sets[k]["dlast"][0])
-            assert not found[f"dxs {k}"].any()
+def test_corners(cell: AnyCell, sizes: Any) -> None:
+    equals_the_cell(small(cell, "float16"), case_of(cell, "float16", **sizes))
 
 
-@SHIM
+@emulated
 @each_cell
-def test_outputs_may_have_no_gradient(cell: str) -> None:
-    """dys is null then."""
-    judge(Case(small(cell, "float16"), lengths=LENGTHS, directions=2, above=False))
+def test_outputs_may_have_no_gradient(cell: AnyCell) -> None:
+    kernel, bound = clustered(cell, small(cell, "float16")), CLUSTER_KINDS["float16"][1]
+    checks.outputs_may_have_no_gradient(kernel, case_of(cell, "float16"), bound)
 
 
-@SHIM
-@each_cell
-def test_inference_gives_the_same_and_keeps_nothing(cell: str) -> None:
-    kept, bare = (
-        Launches(
-            Case(small(cell, "float16"), lengths=LENGTHS, directions=2, save=save),
-            runtime_of(small(cell, "float16")),
-        )
-        for save in (True, False)
-    )
-    before = [np.copy(b["gates"]) for b in bare.buffers]  # type: ignore[arg-type]
-    kept.forward()
-    bare.forward()
-    assert same(kept.states(), bare.states())
-    for gates, b in zip(before, bare.buffers, strict=True):
-        assert gates.tobytes() == b["gates"].tobytes()  # type: ignore[union-attr]
-
-
-@SHIM
-@each_cell
-def test_a_slice_ends_with_its_longest_sequence(cell: str) -> None:
-    """What stands beyond is neither read nor, but for the state that is kept, written."""
-    lengths = np.asarray([2, 0, 3, 1, 2, 2, 2, 1, 5, 4, 1], np.int32)
-    g = small(cell, "float16")
-    launches = Launches(Case(g, lengths=lengths), runtime_of(g))
-    launches.forward()
-    gates = launches.buffers[0]["gates"]
-    assert gates is not None
-    assert np.isnan(gates[3:, :8]).all()
-    assert FORMS[cell][1] == 1 or not np.isnan(gates[3:5, 8]).any()
-
-
-@SHIM
+@emulated
 @each_cell
 @each_kind
-def test_nan_stays_in_its_sequence(cell: str, kind: str) -> None:
+def test_padding_is_not_read(cell: AnyCell, kind: str) -> None:
+    kernel = clustered(cell, small(cell, kind))
+    checks.padding_is_not_read(kernel, case_of(cell, kind, lengths=LENGTHS))
+
+
+@emulated
+@each_cell
+def test_backward_may_run_twice(cell: AnyCell) -> None:
+    checks.backward_may_run_twice(clustered(cell, small(cell, "float16")), case_of(cell, "float16"))
+
+
+@emulated
+@each_cell
+def test_inference_gives_the_same_and_keeps_nothing(cell: AnyCell) -> None:
+    kernel, case = clustered(cell, small(cell, "float16")), case_of(cell, "float16")
+    checks.inference_is_the_same(kernel, case)
+    _, kept = run_both(kernel, replace(case, lengths=LENGTHS))
+    _, bare = run_both(kernel, replace(case, lengths=LENGTHS), keep=False)
+    assert kernel.runtime.overwritten == 0
+    for one, other in zip(bare, kept, strict=True):
+        same(one, {name: other[name] for name in one})
+
+
+@emulated
+@each_cell
+def test_a_slice_ends_with_its_longest_sequence(cell: AnyCell) -> None:
+    """What stands beyond is neither read nor, but for the state that is kept, written."""
+    lengths = [2, 0, 3, 1, 2, 2, 2, 1, 5, 4, 1]
+    case = case_of(cell, "float16", lengths=lengths)
+    residuals = forward(clustered(cell, small(cell, "float16")), case)[2]
+    if residuals.gates is not None:
+        assert np.isnan(residuals.gates[3:, :8, : len(cell.gates) * 64]).all()
+        assert not np.isnan(residuals.gates[3:5, 8]).any()
+
+
+@emulated
+@each_cell
+@each_kind
+def test_nan_stays_in_its_sequence(cell: AnyCell, kind: str) -> None:
     """The ReLU of NaN is NaN, too."""
-    case = Case(small(cell, kind))
-    clean = run(case, runtime_of(case.geometry))
-    case.sets[0]["xs"][2, 3] = np.nan
-    found = run(case, runtime_of(case.geometry))
-    others = np.arange(B) != 3
-    for name in ("ys 0", "dxs 0"):
-        assert found[name][:, others].tobytes() == clean[name][:, others].tobytes()
-    assert np.isnan(found["ys 0"][2:, 3]).all()
-    if cell != "rnn-relu":  # whose slope is 0 there, as the cell has it
-        assert np.isnan(found["d h 0"][3]).all()
+    checks.nan_stays_in_its_sequence(clustered(cell, small(cell, kind)), case_of(cell, kind), 3)
 
 
-@SHIM
+@emulated
 @each_cell
 @pytest.mark.parametrize("kind", ["float16", "float32"])
-def test_no_schedule_changes_a_bit(cell: str, kind: str) -> None:
+def test_no_schedule_changes_a_bit(cell: AnyCell, kind: str) -> None:
     """Whoever runs first, and whoever starves."""
-    g = small(cell, kind)
-    case = Case(g, T=9, lengths=np.append(LENGTHS[:-1], np.int32(9)), directions=2)
-    first = run(case, runtime_of(g))
+    g, case = small(cell, kind), case_of(cell, kind, T=9, lengths=[*LENGTHS[:-1], 9])
+    _, expected = run_both(clustered(cell, g), case)
     for schedule in (1, 5, 100, 101, 103):
-        assert same(first, run(replace(case, schedule=schedule), runtime_of(g))), schedule
+        _, found = run_both(clustered(cell, g, schedule=schedule), case)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
 
 
-#: cell, kind, H, B: what is chosen for them differs in cluster, slice and warps
+#: kind, H, B: what is chosen for them differs in cluster, slice and warps
 SHAPES = [
-    ("lstm", "float16", 96, 3),
-    ("lstm", "float32", 128, 9),
-    ("lstm", "tf32", 160, 130),
-    ("gru", "bfloat16", 128, 40),
-    ("gru", "float32", 96, 200),
-    ("rnn", "float16", 256, 5),
-    ("rnn-relu", "float32", 64, 33),
+    ("float16", 96, 3),
+    ("float32", 128, 9),
+    ("tf32", 160, 130),
+    ("bfloat16", 128, 40),
+    ("float32", 96, 200),
+    ("float16", 256, 5),
+    ("float32", 64, 33),
 ]
+CHOSEN = list(zip(cycle(CLUSTERED), SHAPES, strict=False))
 
 
-@SHIM
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_chosen_geometries_equal_the_cell(shape: tuple[str, str, int, int]) -> None:
-    """With the fewest sequences that fill more than one slice."""
-    chosen = geometry(*shape, resident)
+def choose(cell: AnyCell, kind: str, H: int, B: int) -> Geometry:
+    chosen = geometry(cell.name, kind, H, B, resident)
     assert chosen is not None
-    judge(Case(chosen, T=3, B=min(shape[3], chosen.batch + 1)))
+    return chosen
 
 
-@SHIM
+@cache
+def chosen_emulator() -> Emulator:
+    """All of them, compiled at once."""
+    return Emulator(instances(choose(cell, *shape) for cell, shape in CHOSEN))
+
+
+@emulated
+@pytest.mark.parametrize(("cell", "shape"), CHOSEN, ids=str)
+def test_chosen_geometries_equal_the_cell(cell: AnyCell, shape: tuple[str, int, int]) -> None:
+    """With the fewest sequences that fill more than one slice."""
+    kind, H, most = shape
+    chosen = choose(cell, *shape)
+    case = case_of(cell, kind, H, T=3, B=min(most, chosen.batch + 1))
+    equals_the_cell(chosen, case, chosen_emulator())
+
+
+def fitting() -> list[Geometry]:
+    """Every cluster and slice of the smallest cell, for H = 16 units of each block."""
+    cell = min(CLUSTERED, key=lambda cell: (len(cell.gates), not cell.analytic))
+    fit = [g for n in cluster.SIZES for g in geometries(cell.name, "bfloat16", 16 * n)]
+    return [g for g in fit if 16 * g.cluster == g.H and 32 * g.warps * g.cluster <= 2048]
+
+
+@emulated
 @pytest.mark.parametrize("size", cluster.SIZES)
 def test_every_cluster_and_slice_equals_the_cell(size: int) -> None:
-    """H = 16 units for each block."""
-    fit = [g for n in cluster.SIZES for g in geometries("rnn", "bfloat16", 16 * n)]
-    fit = [g for g in fit if 16 * g.cluster == g.H and 32 * g.warps * g.cluster <= 2048]
-    runtime = ShimRuntime(instances(fit))
-    for g in (g for g in fit if g.cluster == size):
-        case = Case(g, T=3, B=g.batch + 3, directions=2)
-        wrong = errors(case, run(case, runtime))
-        assert all(error < case.tolerance for error in wrong.values()), (g, wrong)
+    emulator, fit = Emulator(instances(fitting())), [g for g in fitting() if g.cluster == size]
+    by_name = {cell.name: cell for cell in CLUSTERED}
+    for g in fit:
+        case = case_of(by_name[g.cell], g.kind, g.H, T=3, B=g.batch + 3)
+        equals_the_cell(g, case, emulator)
     batches = {1: (8,), 2: (8, 16), 4: (8, 16, 32), 8: (8, 16, 32), 16: (8,)}
-    assert {g.batch for g in fit if g.cluster == size} == set(batches[size])
+    assert {g.batch for g in fit} == set(batches[size])
 
 
-@SHIM
+@emulated
 def test_sixteen_blocks_of_512_units() -> None:
     """Sums of 512 and 2048 products: three of tf32 are as good as one of float32."""
-    chosen = geometry("lstm", "float32", 512, 8, resident)
-    assert chosen is not None
+    cell = max(CLUSTERED, key=lambda cell: len(cell.gates))
+    chosen = choose(cell, "float32", 512, 8)
     assert chosen.cluster == 16
-    case = Case(chosen, T=2, B=5)
-    wrong = errors(case, run(case, ShimRuntime(instances([chosen]))))
-    assert all(error < 1e-6 for error in wrong.values()), wrong
+    case = case_of(cell, "float32", 512, T=2, B=5)
+    found = run(clustered(cell, chosen, Emulator(instances([chosen]))), case)
+    close(found, reference(case), 1e-6)
 
 
-@SHIM
+@emulated
 def test_shared_memory_is_what_the_kernels_use(tmp_path: Path) -> None:
     """The compiler compares every geometry of some shapes."""
     lines = ['#include "shim.h"', '#include "cluster_blocks.cuh"']
@@ -301,7 +318,7 @@ def test_a_geometry_names_its_launches() -> None:
     assert g.backward == "rnn_cluster_backward<Tf32, 1, 16, 4, 2, 4, 3>"
     assert g.block == (128,)
     assert g.grid(33, 2) == (12, 2)
-    assert T < B  # the padding of a slice is tested
+    assert B % small(next(iter(CLUSTERED)), "tf32").batch  # the padding of a slice is tested
 
 
 @pytest.mark.parametrize("size", cluster.SIZES)

@@ -1,28 +1,28 @@
-"""Every barrier of the cluster kernels is needed, and its loss is seen.
+"""Mutation tests of the cluster kernels: every barrier is needed, and its loss is detected.
 
-A mutant is the product's source with one edit.  It must be caught by a wrong result, by a
+A mutant is the product's source with one edit.  It must be detected by a wrong result, by a
 result that depends on the schedule, or by a failure (a deadlock, memory of a block that has
-ended).  So the tests of these kernels can fail, and the shim sees races.
+ended).  So the tests of these kernels can fail, and the emulated device shows races.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from cuda_clusters import Case, errors, instances, run, same, small
+from emulation import CLUSTER_KINDS, Emulator, clustered, emulated, instances, small
+from sequences import AnyCell, Case, Results, gap, reference, run, same
 from shim import build
-from shim.runtime import ShimRuntime
+from shim.build import Instance
 
-pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
+from xrnn.backends.cuda.cluster import Geometry
+from xrnn.backends.cuda.tables import CLUSTERED
 
 BLOCKS, COMMON = "cluster_blocks.cuh", "cluster.cuh"
-SOURCES = {"lstm": "lstm_cluster.cu", "gru": "gru_cluster.cu", "rnn": "rnn_cluster.cu"}
+#: name → cell, one for each source of kernels
+CELLS = {small(c, "float16").source.partition("_")[0]: c for c in reversed(list(CLUSTERED))}
+SOURCES = {name: f"{name}_cluster.cu" for name in CELLS}
 SCHEDULES = (0, 1, 5, 100, 101, 102, 103, 105)
 
 
@@ -47,7 +47,7 @@ def _of_each_cell() -> list[Mutant]:
     mutants: list[Mutant] = []
     for cell, file in SOURCES.items():
         for back in (False, True):
-            way = f"{cell} {'backward' if back else 'forward'}"
+            which_pass = f"{cell} {'backward' if back else 'forward'}"
             # forward stands first in the file
             edits: tuple[tuple[str, str, str, int, int], ...] = (
                 ("no barrier before the sums are read", sync, "", 2 * back, 4),
@@ -58,7 +58,7 @@ def _of_each_cell() -> list[Mutant]:
                 ("no end", "if (t < end[j]) ", "if (true) ", int(back), 2),
             )
             for what, old, new, which, many in edits:
-                name = f"{way}: {what}"
+                name = f"{which_pass}: {what}"
                 mutants.append(Mutant(name, cell, back, file, old, new, which, many))
     return mutants
 
@@ -129,39 +129,72 @@ SHARED = [
 MUTANTS = [*_of_each_cell(), *SHARED]
 
 
-def case_of(cell: str, kind: str = "float16") -> Case:
-    """Two blocks, whose barriers go through several phases; some sequences end early."""
-    lengths = np.asarray([9, 7, 9, 0, 8], np.int32)
-    return Case(small(cell, kind, H=32, size=2), T=9, B=5, lengths=lengths)
+def geometry_of(cell: AnyCell) -> Geometry:
+    """Two blocks, whose barriers go through several phases."""
+    return small(cell, "float16", H=32, size=2)
+
+
+def case_of(cell: AnyCell) -> Case:
+    """Some sequences end early."""
+    return Case(cell, (9, 5, 6, 32), "float16", [9, 7, 9, 0, 8])
 
 
 @cache
-def product(cell: str) -> ShimRuntime:
-    """The kernels as they are."""
-    return ShimRuntime(instances([case_of(cell).geometry]))
+def expected_of(cell: AnyCell) -> Results:
+    return reference(case_of(cell))
 
 
-def caught(case: Case, forward: ShimRuntime, backward: ShimRuntime) -> str:
-    """How these kernels are found out; empty if they are not."""
-    first = None
+def instance_of(mutant: Mutant) -> Instance:
+    """The kernel that a mutant is a version of."""
+    g = geometry_of(CELLS[mutant.cell])
+    return g.source, g.backward if mutant.backward else g.forward
+
+
+@cache
+def compiled(cell: str) -> tuple[dict[Instance, Any], dict[Mutant, Any]]:
+    """The kernels as they are, and the mutants, all of a cell compiled at once."""
+    mutants = [mutant for mutant in MUTANTS if mutant.cell == cell]
+    product = instances([geometry_of(CELLS[cell])])
+    versions: list[tuple[dict[str, str], Instance]] = [({}, instance) for instance in product]
+    versions += [({m.file: edited(m)}, instance_of(m)) for m in mutants]
+    entries = build.versions(versions)
+    right, wrong = entries[: len(product)], entries[len(product) :]
+    return dict(zip(product, right, strict=True)), dict(zip(mutants, wrong, strict=True))
+
+
+def emulator_of(cell: str, mutant: Mutant | None = None) -> Emulator:
+    """An emulator with the kernels as they are, but for a mutant."""
+    right, wrong = compiled(cell)
+    emulator = Emulator()
+    for instance, entry in right.items():
+        emulator.use(instance, entry)
+    if mutant is not None:
+        emulator.use(instance_of(mutant), wrong[mutant])
+    return emulator
+
+
+def detected(cell: AnyCell, emulator: Emulator) -> str:
+    """How these kernels are found to be wrong; empty if they are not."""
+    case, first = case_of(cell), None
     for schedule in SCHEDULES:
-        case = replace(case, schedule=schedule)
         try:
-            found = run(case, forward, backward)
+            found = run(clustered(cell, geometry_of(cell), emulator, schedule), case)
         except RuntimeError as failure:
             return str(failure)
         if first is None:
-            first, wrong = found, errors(case, found)
-            if not all(error < case.tolerance for error in wrong.values()):
-                return f"wrong: {wrong}"
-        elif not same(first, found):
-            return f"schedule {schedule} changes the result"
+            first, (error, name) = found, gap(found, expected_of(cell))
+            if error > CLUSTER_KINDS["float16"][1]:
+                return f"{name} is wrong by {error:.1e}"
+        try:
+            same(found, first)
+        except AssertionError as difference:
+            return f"schedule {schedule}: {difference}"
     return ""
 
 
-def edited(text: str, mutant: Mutant) -> str:
+def edited(mutant: Mutant) -> str:
     """The source with the edit, which must be there to be made."""
-    parts = text.split(mutant.old)
+    parts = (build.KERNELS / mutant.file).read_text(encoding="utf-8").split(mutant.old)
     assert len(parts) == mutant.many + 1, f"{len(parts) - 1} places to edit"
     if mutant.which < 0:
         return mutant.new.join(parts)
@@ -169,29 +202,27 @@ def edited(text: str, mutant: Mutant) -> str:
     return mutant.old.join(before) + mutant.new + mutant.old.join(after)
 
 
-@pytest.mark.parametrize("cell", SOURCES)
-def test_the_product_is_not_caught(cell: str) -> None:
-    assert caught(case_of(cell), product(cell), product(cell)) == ""
+@emulated
+@pytest.mark.parametrize("name", CELLS)
+def test_the_product_is_right(name: str) -> None:
+    assert detected(CELLS[name], emulator_of(name)) == ""
 
 
+@emulated
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
-    folder = tmp_path / "kernels"
-    folder.mkdir()
-    for file in ("common.cuh", COMMON, BLOCKS, SOURCES[mutant.cell]):
-        shutil.copy(build.KERNELS / file, folder / file)
-    path = folder / mutant.file
-    text = path.read_text(encoding="utf-8")
-    path.write_text(edited(text, mutant), encoding="utf-8")
-    assert path.read_text(encoding="utf-8") != text
-    case = case_of(mutant.cell)
-    g = case.geometry
-    broken = ShimRuntime([(g.source, g.backward if mutant.backward else g.forward)], folder)
-    whole = product(mutant.cell)
-    pair = (whole, broken) if mutant.backward else (broken, whole)
-    how = caught(case, *pair)
+def test_a_mutant_is_detected(mutant: Mutant) -> None:
+    how = detected(CELLS[mutant.cell], emulator_of(mutant.cell, mutant))
     print(how)
     assert how
+
+
+@emulated
+def test_how_they_are_compiled_changes_no_bit() -> None:
+    """Mutants are detected by their edits alone."""
+    name, cell = next(iter(CELLS.items()))
+    g, case = geometry_of(cell), case_of(cell)
+    expected = run(clustered(cell, g, Emulator(instances([g]))), case)
+    same(run(clustered(cell, g, emulator_of(name)), case), expected)
 
 
 def test_mutants_are_many_and_differ() -> None:

@@ -1,8 +1,8 @@
-"""The host that runs the kernels is judged itself: it must see what it is there to see."""
+"""The emulated device is tested itself: it must show what it is there to show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 
 import ml_dtypes
+from emulation import emulated
 from shim import build
 from shim.runtime import ShimRuntime, matrix, rounded_to_tf32
 
 from xrnn.backends.cuda.plan import Product
 
-pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
-
-KERNELS = (build.HERE / "judged.cu").read_text(encoding="utf-8")
+SOURCE = "self_test.cu"
+KERNELS = (build.HERE / SOURCE).read_text(encoding="utf-8")
 
 INSTANCES = [
     "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody",
@@ -29,173 +29,7 @@ INSTANCES = [
 SCHEDULES = (0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 103, 104, 105)
 ZERO = np.int32(0)
 
-Make = Callable[..., ShimRuntime]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A runtime with the kernels above, with a piece of their text replaced if one asks."""
-
-    def with_text(old: str = "", new: str = "", only: str = "") -> ShimRuntime:
-        folder: Path = tmp_path_factory.mktemp("kernels")
-        assert KERNELS.count(old) == 1 or not old
-        text = KERNELS.replace(old, new) if old else KERNELS
-        (folder / "own.cu").write_text(text, encoding="utf-8")
-        common = (build.KERNELS / "common.cuh").read_text(encoding="utf-8")
-        (folder / "common.cuh").write_text(common, encoding="utf-8")
-        names = [only] if only else INSTANCES
-        return ShimRuntime([("own.cu", name) for name in names], kernels=folder)
-
-    return with_text
-
-
-@pytest.fixture(scope="module")
-def runtime(make: Make) -> ShimRuntime:
-    return make()
-
-
-def launch(
-    runtime: ShimRuntime,
-    name: str,
-    *args: Any,
-    grid: int = 1,
-    block: int = 32,
-    shared: int = 0,
-    cluster: int = 1,
-    schedule: int = 0,
-) -> None:
-    runtime.schedule = schedule
-    values = [runtime.pointer(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
-    runtime.launch("own.cu", name, (grid,), (block,), values, shared, cluster)
-
-
-def neighbours(runtime: ShimRuntime, schedule: int, steps: int = 4) -> bytes:
-    x = np.arange(128, dtype=np.float32)
-    launch(
-        runtime, "neighbours", np.int32(steps), x, grid=2, block=64, shared=256, schedule=schedule
-    )
-    return x.tobytes()
-
-
-def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntime) -> None:
-    x = np.arange(128, dtype=np.float32).reshape(2, 64)
-    for _ in range(4):
-        x = x + np.float32(0.5) * np.roll(x, -1, axis=1)
-    assert {neighbours(runtime, schedule) for schedule in SCHEDULES} == {x.tobytes()}
-
-
-@pytest.mark.parametrize("barrier", ["(a)", "(b)"])
-def test_a_race_is_seen(barrier: str, make: Make) -> None:
-    """Each of the two barriers left out: some schedule gives another result."""
-    broken = make(f"__syncthreads();  // {barrier}", "", only="neighbours")
-    assert len({neighbours(broken, schedule) for schedule in SCHEDULES}) > 1
-
-
-def test_a_race_within_a_warp_is_seen(make: Make, runtime: ShimRuntime) -> None:
-    def results(one: ShimRuntime) -> set[bytes]:
-        found = set()
-        for schedule in SCHEDULES:
-            x = np.arange(32, dtype=np.float32)
-            launch(one, "within_warp", x, shared=128, schedule=schedule)
-            found.add(x.tobytes())
-        return found
-
-    assert len(results(runtime)) == 1
-    assert len(results(make("__syncwarp();  // (c)", "", only="within_warp"))) > 1
-
-
-def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
-    found = set()
-    for schedule in SCHEDULES:
-        x = np.zeros(5, np.int32)
-        launch(runtime, "counts_blocks", x, grid=4, block=1, schedule=schedule)
-        found.add(x.tobytes())
-    assert len(found) > 1
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("kernel", ["half_a_barrier", "waits_for_nobody"])
-def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime) -> None:
-    # In the first the ones wait for the block, the others for the cluster, where the block
-    # would have to come complete.
-    with pytest.raises(RuntimeError, match=rf"{kernel}: deadlock \(schedule {schedule}\)"):
-        launch(runtime, kernel, block=64, shared=8, schedule=schedule)
-    neighbours(runtime, 0)  # the next launch is not disturbed
-
-
-def test_shared_memory_is_poisoned(runtime: ShimRuntime) -> None:
-    x = np.zeros(32, np.float32)
-    launch(runtime, "reads_unwritten", x, shared=128)
-    assert np.isnan(x).all()
-    for kind in (np.float16, ml_dtypes.bfloat16, np.float64):
-        assert np.isnan(np.full(8, 0xFF, np.uint8).view(kind).astype(float)).all()
-
-
-def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
-    launch(runtime, "writes_at", np.int32(99), shared=100)
-    for where in (100, 127, 1000):
-        with pytest.raises(RuntimeError, match="past the end of the shared memory"):
-            launch(runtime, "writes_at", np.int32(where), shared=100)
-
-
-def test_a_block_that_has_ended_lends_no_memory(runtime: ShimRuntime) -> None:
-    with pytest.raises(RuntimeError, match="a block that has ended"):
-        launch(runtime, "too_late", grid=2, cluster=2, block=1, shared=4)
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"grid": 3, "cluster": 2}, "not a multiple of the cluster"),
-        ({"shared": 227 * 1024 + 1}, "more than 227 KB"),
-        ({"block": 1025}, "more than 1024 threads"),
-    ],
-)
-def test_what_no_device_would_launch(how: Any, message: str, runtime: ShimRuntime) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        launch(runtime, "reads_unwritten", np.zeros(2048, np.float32), **how)
-
-
-def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
-    x = np.zeros(64, np.float32)
-    with pytest.raises(RuntimeError, match="wrong number of arguments"):
-        launch(runtime, "neighbours", ZERO)
-    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
-        launch(runtime, "neighbours", np.int64(0), x)
-    with pytest.raises(RuntimeError, match="argument 1 has the wrong size"):
-        launch(runtime, "neighbours", ZERO, np.int64(0))
-    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
-        launch(runtime, "neighbours", 0, x)
-
-
-def test_what_does_not_compile_says_why(make: Make) -> None:
-    with pytest.raises(RuntimeError, match="no_such_name"):
-        launch(make("float mine = x[blockIdx.x * n + me];", "no_such_name;"), "neighbours")
-
-
-def test_shuffles(runtime: ShimRuntime) -> None:
-    x = np.zeros((5, 64), np.float32)
-    x[0] = np.arange(64)
-    lanes, start = np.arange(64) % 32, np.arange(64) // 32 * 32
-    expected = [
-        start + 3,
-        start + (lanes ^ 5),
-        start + np.where(lanes < 2, lanes, lanes - 2),
-        start + np.where(lanes > 29, lanes, lanes + 2),
-    ]
-    for schedule in SCHEDULES:
-        x[1:] = np.nan
-        launch(runtime, "shuffled", x, block=64, schedule=schedule)
-        np.testing.assert_array_equal(x[1:], expected)
-
-
-def test_clusters_read_each_other(runtime: ShimRuntime) -> None:
-    for schedule in SCHEDULES:
-        x = np.arange(8, dtype=np.float32)
-        launch(runtime, "cluster_sum", x, grid=8, cluster=4, block=1, shared=4, schedule=schedule)
-        np.testing.assert_array_equal(x, [6] * 4 + [22] * 4)
-
-
+#: name → an edit of the exchange, which breaks it
 FAULTS = {
     "no wait": ("mbarrier_wait(barriers + now, parity);", ""),
     "wrong parity": ("parity = k / 2 % 2;", "parity = (k + 1) / 2 % 2;"),
@@ -216,6 +50,211 @@ FAULTS = {
     ),
 }
 
+#: name → a kernel, and a barrier of it that is left out
+RACES = {
+    "a": ("neighbours", "__syncthreads();  // (a)"),
+    "b": ("neighbours", "__syncthreads();  // (b)"),
+    "c": ("within_warp", "__syncwarp();  // (c)"),
+}
+
+
+def edited(old: str, new: str) -> dict[str, str]:
+    """The sources with an edit, which must be there to be made."""
+    assert KERNELS.count(old) == 1
+    return {SOURCE: KERNELS.replace(old, new)}
+
+
+@cache
+def compiled() -> dict[str, tuple[str, Any]]:
+    """Name → the kernel, and its entry: as they are, with faults and with races, all at once."""
+    versions = {name: ({SOURCE: KERNELS}, (SOURCE, name)) for name in INSTANCES}
+    versions |= {name: (edited(*edit), (SOURCE, "exchange")) for name, edit in FAULTS.items()}
+    versions |= {name: (edited(old, ""), (SOURCE, k)) for name, (k, old) in RACES.items()}
+    entries = build.versions(list(versions.values()))
+    kernels = [kernel for _, (_, kernel) in versions.values()]
+    return dict(zip(versions, zip(kernels, entries, strict=True), strict=True))
+
+
+def runtime_with(*names: str) -> ShimRuntime:
+    """A device with these kernels."""
+    runtime = ShimRuntime()
+    for name in names:
+        kernel, entry = compiled()[name]
+        runtime.use((SOURCE, kernel), entry)
+    return runtime
+
+
+@pytest.fixture(scope="module")
+def runtime() -> ShimRuntime:
+    return runtime_with(*INSTANCES)
+
+
+def launch(
+    runtime: ShimRuntime,
+    name: str,
+    *args: Any,
+    grid: int = 1,
+    block: int = 32,
+    shared: int = 0,
+    cluster: int = 1,
+    schedule: int = 0,
+) -> None:
+    runtime.schedule = schedule
+    values = [runtime.pointer(a) if isinstance(a, np.ndarray) and a.ndim else a for a in args]
+    runtime.launch(SOURCE, name, (grid,), (block,), values, shared, cluster)
+
+
+def neighbours(runtime: ShimRuntime, schedule: int, steps: int = 4) -> bytes:
+    x = np.arange(128, dtype=np.float32)
+    launch(
+        runtime, "neighbours", np.int32(steps), x, grid=2, block=64, shared=256, schedule=schedule
+    )
+    return x.tobytes()
+
+
+@emulated
+def test_a_right_kernel_gives_one_result_under_all_schedules(runtime: ShimRuntime) -> None:
+    x = np.arange(128, dtype=np.float32).reshape(2, 64)
+    for _ in range(4):
+        x = x + np.float32(0.5) * np.roll(x, -1, axis=1)
+    assert {neighbours(runtime, schedule) for schedule in SCHEDULES} == {x.tobytes()}
+
+
+@emulated
+@pytest.mark.parametrize("barrier", ["a", "b"])
+def test_a_race_is_seen(barrier: str) -> None:
+    """Each of the two barriers left out: some schedule gives another result."""
+    broken = runtime_with(barrier)
+    assert len({neighbours(broken, schedule) for schedule in SCHEDULES}) > 1
+
+
+@emulated
+def test_a_race_within_a_warp_is_seen(runtime: ShimRuntime) -> None:
+    def results(one: ShimRuntime) -> set[bytes]:
+        found = set()
+        for schedule in SCHEDULES:
+            x = np.arange(32, dtype=np.float32)
+            launch(one, "within_warp", x, shared=128, schedule=schedule)
+            found.add(x.tobytes())
+        return found
+
+    assert len(results(runtime)) == 1
+    assert len(results(runtime_with("c"))) > 1
+
+
+@emulated
+def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
+    found = set()
+    for schedule in SCHEDULES:
+        x = np.zeros(5, np.int32)
+        launch(runtime, "counts_blocks", x, grid=4, block=1, schedule=schedule)
+        found.add(x.tobytes())
+    assert len(found) > 1
+
+
+@emulated
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kernel", ["half_a_barrier", "waits_for_nobody"])
+def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime) -> None:
+    # In the first the ones wait for the block, the others for the cluster, where the block
+    # would have to come complete.
+    with pytest.raises(RuntimeError, match=rf"{kernel}: deadlock \(schedule {schedule}\)"):
+        launch(runtime, kernel, block=64, shared=8, schedule=schedule)
+    neighbours(runtime, 0)  # the next launch is not disturbed
+
+
+@emulated
+def test_shared_memory_is_poisoned(runtime: ShimRuntime) -> None:
+    x = np.zeros(32, np.float32)
+    launch(runtime, "reads_unwritten", x, shared=128)
+    assert np.isnan(x).all()
+    for kind in (np.float16, ml_dtypes.bfloat16, np.float64):
+        assert np.isnan(np.full(8, 0xFF, np.uint8).view(kind).astype(float)).all()
+
+
+@emulated
+def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
+    launch(runtime, "writes_at", np.int32(99), shared=100)
+    for where in (100, 127, 1000):
+        with pytest.raises(RuntimeError, match="past the end of the shared memory"):
+            launch(runtime, "writes_at", np.int32(where), shared=100)
+
+
+@emulated
+def test_a_block_that_has_ended_lends_no_memory(runtime: ShimRuntime) -> None:
+    with pytest.raises(RuntimeError, match="a block that has ended"):
+        launch(runtime, "too_late", grid=2, cluster=2, block=1, shared=4)
+
+
+@emulated
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"grid": 3, "cluster": 2}, "not a multiple of the cluster"),
+        ({"shared": 227 * 1024 + 1}, "more than 227 KB"),
+        ({"block": 1025}, "more than 1024 threads"),
+    ],
+)
+def test_what_no_device_would_launch(how: Any, message: str, runtime: ShimRuntime) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        launch(runtime, "reads_unwritten", np.zeros(2048, np.float32), **how)
+
+
+@emulated
+def test_arguments_are_counted_and_measured(runtime: ShimRuntime) -> None:
+    x = np.zeros(64, np.float32)
+    with pytest.raises(RuntimeError, match="wrong number of arguments"):
+        launch(runtime, "neighbours", ZERO)
+    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
+        launch(runtime, "neighbours", np.int64(0), x)
+    with pytest.raises(RuntimeError, match="argument 1 has the wrong size"):
+        launch(runtime, "neighbours", ZERO, np.int64(0))
+    with pytest.raises(RuntimeError, match="argument 0 has the wrong size"):
+        launch(runtime, "neighbours", 0, x)
+
+
+@emulated
+def test_what_does_not_compile_says_why() -> None:
+    texts = edited("float mine = x[blockIdx.x * n + me];", "no_such_name;")
+    with pytest.raises(RuntimeError, match="no_such_name"):
+        build.versions([(texts, (SOURCE, "neighbours"))])
+
+
+@emulated
+def test_kernels_of_a_folder_are_compiled_there(tmp_path: Path) -> None:
+    """What is built from them stays beside them."""
+    (tmp_path / SOURCE).write_text(KERNELS, encoding="utf-8")
+    common = (build.KERNELS / "common.cuh").read_text(encoding="utf-8")
+    (tmp_path / "common.cuh").write_text(common, encoding="utf-8")
+    one = ShimRuntime([(SOURCE, "neighbours"), (SOURCE, "shuffled")], kernels=tmp_path)
+    assert neighbours(one, 0) == neighbours(runtime_with("neighbours"), 0)
+    assert len(list(tmp_path.glob("built/*.so"))) == 1
+
+
+@emulated
+def test_shuffles(runtime: ShimRuntime) -> None:
+    x = np.zeros((5, 64), np.float32)
+    x[0] = np.arange(64)
+    lanes, start = np.arange(64) % 32, np.arange(64) // 32 * 32
+    expected = [
+        start + 3,
+        start + (lanes ^ 5),
+        start + np.where(lanes < 2, lanes, lanes - 2),
+        start + np.where(lanes > 29, lanes, lanes + 2),
+    ]
+    for schedule in SCHEDULES:
+        x[1:] = np.nan
+        launch(runtime, "shuffled", x, block=64, schedule=schedule)
+        np.testing.assert_array_equal(x[1:], expected)
+
+
+@emulated
+def test_clusters_read_each_other(runtime: ShimRuntime) -> None:
+    for schedule in SCHEDULES:
+        x = np.arange(8, dtype=np.float32)
+        launch(runtime, "cluster_sum", x, grid=8, cluster=4, block=1, shared=4, schedule=schedule)
+        np.testing.assert_array_equal(x, [6] * 4 + [22] * 4)
+
 
 def exchange(runtime: ShimRuntime, schedule: int) -> bytes:
     x, last = np.arange(8, dtype=np.uint32), np.zeros((8, 64), np.uint32)
@@ -224,6 +263,7 @@ def exchange(runtime: ShimRuntime, schedule: int) -> bytes:
     return last.tobytes()
 
 
+@emulated
 def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
     x = np.arange(8, dtype=np.uint32).reshape(2, 4)
     for _ in range(6):
@@ -232,9 +272,10 @@ def test_stores_that_an_mbarrier_counts(runtime: ShimRuntime) -> None:
     assert {exchange(runtime, schedule) for schedule in SCHEDULES} == {expected}
 
 
+@emulated
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime) -> None:
-    broken, right = make(*FAULTS[fault], only="exchange"), exchange(runtime, 0)
+def test_a_broken_exchange_is_seen(fault: str, runtime: ShimRuntime) -> None:
+    broken, right = runtime_with(fault), exchange(runtime, 0)
 
     def differs(schedule: int) -> bool:
         try:
@@ -245,6 +286,7 @@ def test_a_broken_exchange_is_seen(fault: str, make: Make, runtime: ShimRuntime)
     assert any(differs(schedule) for schedule in SCHEDULES)
 
 
+@emulated
 @pytest.mark.parametrize("name", ["__half", "__nv_bfloat16"])
 def test_fragments_of_half_floats_are_a_product(name: str, runtime: ShimRuntime) -> None:
     kind = np.float16 if name == "__half" else ml_dtypes.bfloat16
@@ -257,6 +299,7 @@ def test_fragments_of_half_floats_are_a_product(name: str, runtime: ShimRuntime)
         np.testing.assert_allclose(c, expected, atol=1e-5)
 
 
+@emulated
 def test_fragments_of_tf32_are_a_product(runtime: ShimRuntime) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=size).astype(np.float32) for size in ((16, 8), (8, 8)))

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from xrnn.scan import Scan, scan
-from xrnn.trust import difference, sequence_of
+import sequence_checks as checks
+from sequences import AnyCell, Case, close, reference, run, variants
 
 import xrnn
-from xrnn.backends import Sequences, get
-from xrnn.backends.cpu import SCAN_FROM, solve, step_by_step
-from xrnn.cells import Cell, InputGatedLSTM, MinGRU
+from xrnn.backends import get
+from xrnn.backends.cpu import BACKEND, NUMPY
+from xrnn.backends.cpu.scan import SCAN_FROM, SCAN_UP_TO, solve, step_by_step
+from xrnn.engine.select import candidates
+from xrnn.recurrence.scan import Scan, scan
 
-LINEAR = pytest.mark.parametrize("cell", [InputGatedLSTM, MinGRU], ids=lambda c: c.name)
+LINEAR = {cell: entry for cell, entry in NUMPY.items() if cell.linear is not None}
+every_cell = pytest.mark.parametrize("cell", LINEAR, ids=lambda cell: cell.name)
 
 
 def recurrence(T: int, kind: str) -> tuple[Any, Any, Any]:
@@ -43,34 +46,38 @@ def test_scan_is_the_loop(T: int, kind: str, device: str) -> None:
     np.testing.assert_allclose(step_by_step(f, u, first), found, rtol=1e-12, atol=1e-12)
 
 
-@LINEAR
+@every_cell
 @pytest.mark.parametrize("block", [None, 1, 96])
-def test_whole_sequences_equal_the_loop(cell: Cell, block: int | None, device: str) -> None:
-    backend = get(device)
-    form = Scan(cell, scan, block)
-    for dtype, bound in ((backend.xp.float64, 1e-12), (backend.xp.float32, 1e-5)):
-        entry = Sequences(form.forward, form.backward, frozenset({dtype}))
-        assert difference(backend, cell, dtype, entry) <= bound
+def test_whole_sequences_equal_the_loop(cell: AnyCell, block: int | None, device: str) -> None:
+    backend, kernel = get(device), Scan(cell, scan, block)
+    for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
+        for case in variants(Case(cell, dtype=dtype)):
+            found = run(kernel, case, backend)
+            close(found, reference(case), bound)
+            checks.padding_is_zero(case, found)
 
 
-@LINEAR
-@pytest.mark.parametrize("reverse", [False, True])
+@every_cell
 @pytest.mark.parametrize(("B", "H"), [(3, 2), (9, 40)])
-def test_both_ways_on_the_cpu(cell: Cell, B: int, H: int, reverse: bool) -> None:
-    T, rng = SCAN_FROM + 72, np.random.default_rng(0)
-    weights = {k: rng.normal(size=s) for k, s in cell.shapes(2, H).items()}
-    xs, dys = rng.normal(size=(T, B, 2)), rng.normal(size=(T, B, H))
-    state, dlast = (tuple(rng.normal(size=(B, H)) for _ in cell.states) for _ in range(2))
-    lengths = rng.integers(0, T + 1, B)
-    lengths[0] = 0
-    assert isinstance(sequence_of(get("cpu"), cell, (*xs.shape, H), xs.dtype), Sequences)
-    results = []
-    for each in (cell, replace(cell)):
-        ys, last, tape = xrnn.unroll(each, weights, xs, state, lengths, reverse)
-        dxs, dfirst, dweights = xrnn.unroll_backward(tape, dys, dlast)
-        results.append([ys, *last, dxs, *dfirst, *dweights.values()])
-    for fast, own in zip(*results, strict=True):
-        np.testing.assert_allclose(fast, own, rtol=1e-11, atol=1e-12)
+def test_what_the_cpu_runs_equals_the_loop(cell: AnyCell, B: int, H: int) -> None:
+    """By a scan, and step by step."""
+    sizes = (SCAN_FROM + 72, B, 2, H)
+    entry = LINEAR[cell]
+    assert entry in candidates(BACKEND, cell, sizes, np.dtype("float64"))
+    assert ("scan" in entry.path(*sizes)) is (B * H <= SCAN_UP_TO)
+    checks.equals_the_cell(entry, Case(cell, sizes), 1e-11)
+
+
+@every_cell
+def test_properties(cell: AnyCell) -> None:
+    kernel, case = LINEAR[cell], Case(cell, (9, 3, 4, 6))
+    checks.padding_is_not_read(kernel, replace(case, lengths=[4, 9, 0]))
+    checks.nan_stays_in_its_sequence(kernel, case, 1)
+    checks.inference_is_the_same(kernel, case)
+    checks.backward_may_run_twice(kernel, case)
+    checks.outputs_may_have_no_gradient(kernel, case, 1e-13)
+    checks.arrays_may_lie_anywhere(kernel, case, 1e-13)
+    checks.saturated_gates_stay_finite(kernel, case, 1e-10)
 
 
 @pytest.mark.parametrize(("T", "n", "by_scan"), [(1000, 16, True), (1000, 200, False)])
@@ -83,19 +90,28 @@ def test_the_cpu_chooses_by_size(
         calls.append(1)
         return scan(*given, **more)
 
-    monkeypatch.setattr("xrnn.backends.cpu.scan", counted)
+    monkeypatch.setattr("xrnn.backends.cpu.scan.scan", counted)
     solve(np.ones((T, n)), np.ones((T, n)), np.ones(n), xp=np)
     assert bool(calls) is by_scan
 
 
-def test_large_steps_go_by_the_cell_itself() -> None:
-    layer = xrnn.Layer(MinGRU, 4, 128)
-    assert layer.path((200, 32, 4))["_l0"] == "all gates at once"
-    assert layer.path((200, 1, 4))["_l0"] == "all gates at once, then a scan"
-    assert layer.path((200, 33, 4))["_l0"] == "the cell as written"
+@every_cell
+def test_large_steps_go_by_another_loop(cell: AnyCell) -> None:
+    """The others are the native one, if there is one, or the cell's own."""
+    float32 = np.dtype("float32")
+    for sizes, words in (
+        ((200, 32, 4, 128), "all gates at once"),
+        ((200, 1, 4, 128), "all gates at once, then a scan"),
+    ):
+        assert candidates(BACKEND, cell, sizes, float32)[-1] is LINEAR[cell]
+        assert LINEAR[cell].path(*sizes) == words
+    assert LINEAR[cell] not in candidates(BACKEND, cell, (200, 33, 4, 128), float32)
+    if len(BACKEND.kernels[cell]) == 1:
+        layer = xrnn.Layer(cell, 4, 128)
+        assert layer.path((200, 33, 4))["_l0"] == "the cell as written"
 
 
-def test_a_cell_made_from_a_linear_one_gets_no_scan() -> None:
-    mine = replace(MinGRU, name="mine")
-    xs = np.zeros((4, 1, 2))
-    assert not isinstance(sequence_of(get("cpu"), mine, (*xs.shape, 3), xs.dtype), Sequences)
+@every_cell
+def test_a_cell_made_from_a_linear_one_gets_no_scan(cell: AnyCell) -> None:
+    mine = replace(cell, name="mine")
+    assert candidates(BACKEND, mine, (4, 1, 2, 3), np.dtype("float64")) == []

@@ -232,7 +232,7 @@ class Fused:
         if self.columns is None:
             return plan.dense(W)
         H, order = plan.H, sorted(range(len(self.columns)), key=self.columns.__getitem__)
-        return plan.xp.concat([W[k * H : (k + 1) * H] for k in order])
+        return plan.dense(plan.xp.concat([W[k * H : (k + 1) * H] for k in order]))
 
     def _from_columns(self, plan: Plan, dW: Array) -> Array:
         if self.columns is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,47 +31,83 @@ ABSENT = "" if shutil.which(COMPILER) else f"no {COMPILER} here to build the ker
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrnn" / "shim"
 
 
-class Library:
-    """A loaded library: `entries` maps each instance to its function."""
-
-    def __init__(self, path: Path, instances: Iterable[Instance]) -> None:
-        self._library = ctypes.CDLL(str(path))
-        self.entries: dict[Instance, Any] = {
-            instance: getattr(self._library, f"entry_{i}") for i, instance in enumerate(instances)
-        }
-
-
-def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> Library:
-    """The library with these instances, built if no one has built it before.
+def library(instances: Iterable[Instance], kernels: Path = KERNELS) -> dict[Instance, Any]:
+    """The entry of each of these instances, built if no one has built them before.
 
     `kernels` is the folder of the sources; another than the product's keeps what is built
     from it.
     """
-    wanted = tuple(sorted(set(instances)))
-    text = _program(wanted)
-    key = hashlib.sha256("\0".join([*_texts(wanted, kernels), text, *FLAGS, _version()]).encode())
-    folder = CACHE if kernels == KERNELS else kernels / "built"
-    path = folder / f"{key.hexdigest()[:24]}.so"
-    if not path.exists():
-        path = _build(text, path, kernels)
-    return Library(path, wanted)
-
-
-def _program(instances: tuple[Instance, ...]) -> str:
-    sources = sorted({source for source, _ in instances})
+    wanted = sorted(set(instances))
+    sources = sorted({source for source, _ in wanted})
     lines = ['#include "shim.h"', *(f'#include "{source}"' for source in sources)]
-    for i, (_, name) in enumerate(instances):
-        lines.append(
-            f'extern "C" __attribute__((visibility("default"))) int entry_{i}(\n'
-            "    const shim::Launch* how, void** arguments, const int* sizes, int count) {\n"
-            f"  return shim::launch({name}, *how, arguments, sizes, count);\n"
-            "}"
-        )
-    return "\n".join(lines) + "\n"
+    text = "\n".join([*lines, *(_entry(i, name) for i, (_, name) in enumerate(wanted))])
+    folder = CACHE if kernels == KERNELS else kernels / "built"
+    built = _built(text, _texts(sources, kernels), folder, kernels)
+    return {instance: getattr(built, f"entry_{i}") for i, instance in enumerate(wanted)}
 
 
-def _texts(instances: tuple[Instance, ...], kernels: Path) -> list[str]:
-    """The text of every file that goes in."""
+def versions(edited: Sequence[tuple[Mapping[str, str], Instance]]) -> list[Any]:
+    """Entries of instances of the product's sources with other texts in the place of some files.
+
+    All are one program, each version in a namespace of its own, and compiled at once.
+    """
+    parts = ['#include "shim.h"']
+    for i, (texts, (source, name)) in enumerate(edited):
+        inlined = _inlined(source, texts, set())
+        parts += [f"namespace version_{i} {{", inlined, _entry(i, name), "}"]
+    built = _built("\n".join(parts), [], CACHE, KERNELS)
+    return [getattr(built, f"entry_{i}") for i in range(len(edited))]
+
+
+def _inlined(name: str, texts: Mapping[str, str], seen: set[str]) -> str:
+    """The text of a file and of what it includes, each once."""
+    if name in seen:
+        return ""
+    seen.add(name)
+    text = texts[name] if name in texts else (KERNELS / name).read_text(encoding="utf-8")
+    lines = []
+    for line in text.replace("#pragma once", "").splitlines():
+        included = re.match(r'#include "([^"]+)"', line)
+        lines.append(_inlined(included[1], texts, seen) if included else line)
+    return "\n".join(lines)
+
+
+def _built(text: str, texts: Iterable[str], folder: Path, kernels: Path) -> ctypes.CDLL:
+    """The library of a program that includes these texts besides shim.h."""
+    parts = [*texts, *_texts((), HERE), text, *FLAGS, _version()]
+    path = folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.so"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:  # a home that cannot be written
+            path = Path(_own_folder().name) / path.name
+        with _alone(path):
+            if not path.exists():
+                _build(text, path, kernels)
+    return ctypes.CDLL(str(path))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While others who want the same path wait."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _entry(i: int, name: str) -> str:
+    """The function that launches an instance."""
+    return (
+        f'extern "C" __attribute__((visibility("default"))) int entry_{i}(\n'
+        "    const shim::Launch* how, void** arguments, const int* sizes, int count) {\n"
+        f"  return shim::launch({name}, *how, arguments, sizes, count);\n"
+        "}"
+    )
+
+
+def _texts(sources: Iterable[str], kernels: Path) -> list[str]:
+    """The text of shim.h, of these files, and of all that they include."""
     texts: dict[str, str] = {}
 
     def read(name: str) -> None:
@@ -80,7 +118,7 @@ def _texts(instances: tuple[Instance, ...], kernels: Path) -> list[str]:
         for included in re.findall(r'#include "([^"]+)"', texts[name]):
             read(included)
 
-    for name in ("shim.h", *sorted({source for source, _ in instances})):
+    for name in ("shim.h", *sources):
         read(name)
     return list(texts.values())
 
@@ -91,23 +129,32 @@ def _version() -> str:
     return run.stderr
 
 
-def _build(text: str, path: Path, kernels: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.TemporaryDirectory(dir=path.parent)
-    except OSError:  # a home that cannot be written
-        path = Path(_own_folder().name) / path.name
-        work = tempfile.TemporaryDirectory(dir=path.parent)
-    with work:
-        program, built = Path(work.name) / "kernels.cpp", Path(work.name) / "kernels.so"
+def _build(text: str, path: Path, kernels: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        program, built = Path(work, "kernels.cpp"), Path(work, "kernels.so")
         program.write_text(text, encoding="utf-8")
-        files = [f"-I{HERE}", f"-I{kernels}", str(program), "-o", str(built)]
-        run = subprocess.run([COMPILER, *FLAGS, *files], capture_output=True, text=True)
-        if run.returncode:
-            raise RuntimeError(f"{COMPILER} does not compile the kernels:\n{run.stderr[:6000]}")
-        # In one step, as others may build the same at the same time.
+        include = [f"-I{folder}" for folder in (_precompiled(), HERE, kernels)]
+        command = [COMPILER, *FLAGS, *include, str(program), "-o", str(built)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{COMPILER} does not compile the kernels:\n{done.stderr[:6000]}")
         built.replace(path)
-    return path
+
+
+@cache
+def _precompiled() -> Path:
+    """A folder with shim.h precompiled, which halves the time of a small compilation.
+
+    A compiler that cannot use it finds shim.h itself in the next folder.
+    """
+    key = hashlib.sha256("\0".join([*_texts((), HERE), *FLAGS, _version()]).encode())
+    folder = Path(_own_folder().name) / key.hexdigest()[:24]
+    folder.mkdir(exist_ok=True)
+    flags = [flag for flag in FLAGS if flag != "-shared"]
+    header = ["-w", "-x", "c++-header", str(HERE / "shim.h"), "-o", str(folder / "shim.h.gch")]
+    with suppress(OSError):
+        subprocess.run([COMPILER, *flags, *header], capture_output=True)
+    return folder
 
 
 @cache

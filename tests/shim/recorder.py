@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
-from xrnn.backends import Sequences, Sizes
+from xrnn.backends import Kernel, Sizes
 from xrnn.backends.cuda import tables
 from xrnn.backends.cuda.plan import Product
 from xrnn.cells.base import Cell
@@ -78,12 +78,12 @@ def dtypes() -> frozenset[Any]:
 
 
 def record(recorder: Recorder, sizes: Iterable[Sizes]) -> None:
-    """Run every entry of the wide door, forward and back, in all its dtypes.
+    """Run every entry of the tables, forward and backward, in all its dtypes.
 
-    For those of the sizes (T, B, I, H) that it serves, on the small ones that go the same way.
+    For those of the sizes (T, B, I, H) that it serves, on the small ones that it is verified on.
     """
     sizes = tuple(sizes)
-    for cell, entries in tables.sequences(recorder, dtypes()).items():
+    for cell, entries in tables.kernels(recorder, dtypes()).items():
         for entry in entries:
             small = {entry.trial(*size) for size in sizes if entry.serves(*size)}
             kinds = [d for d in entry.dtypes if "32" in str(d) or entry.precision == "ieee"]
@@ -91,8 +91,8 @@ def record(recorder: Recorder, sizes: Iterable[Sizes]) -> None:
                 _run(cell, entry, dtype, size)
 
 
-def _run(cell: Cell, form: Sequences, dtype: Any, size: Sizes) -> None:
-    T, B, I, H = size
+def _run(cell: Cell, kernel: Kernel, dtype: Any, size: Sizes) -> None:
+    (T, B, I, H), form = size, kernel.sequence
     xp = Recorder.xp
 
     def zeros(*shape: int) -> np.ndarray:
@@ -106,5 +106,5 @@ def _run(cell: Cell, form: Sequences, dtype: Any, size: Sizes) -> None:
             # Buffers that no kernel has filled hold anything at all.
             with np.errstate(all="ignore"):
                 form.forward(weights, zeros(T, B, I), state, keep=False, **given)
-                _, _, saved = form.forward(weights, zeros(T, B, I), state, keep=True, **given)
-                form.backward(weights, saved, zeros(T, B, H), state, xp=xp)
+                _, _, residuals = form.forward(weights, zeros(T, B, I), state, keep=True, **given)
+                form.backward(weights, residuals, zeros(T, B, H), state, xp=xp)

@@ -35,7 +35,7 @@ class _Launch(ctypes.Structure):
 
 
 class LikeCupy:
-    """NumPy, but `where` has no loop of bfloat16, as CuPy's has none: float32 comes out."""
+    """NumPy with two habits of CuPy: `where` makes float32 of bfloat16, `concat` is in C order."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -45,15 +45,20 @@ class LikeCupy:
         found = np.where(mask, a, b)
         return found.astype(np.float32) if found.dtype == ml_dtypes.bfloat16 else found
 
+    @staticmethod
+    def concat(arrays: Any, axis: int = 0) -> Any:
+        return np.ascontiguousarray(np.concatenate(arrays, axis))
+
 
 class ShimRuntime:
     """Launches kernels on the host.
 
     Parameters
     ----------
-    instances : iterable of (str, str), optional
-        (source, instance) of what will be launched: those of one source and one dtype are
-        compiled together, when the first of them is launched.  Others are compiled alone.
+    groups : iterables of (str, str)
+        (source, instance) of what will be launched: those of a group are compiled together,
+        when the first of them is launched.  One compilation of many kernels takes little longer
+        than that of one.  Others are compiled alone.
     kernels : Path, optional
         The folder of the sources.
     schedule : int
@@ -64,13 +69,13 @@ class ShimRuntime:
     xp: Any = LikeCupy()
 
     def __init__(
-        self, instances: Iterable[Instance] = (), kernels: Path = KERNELS, schedule: int = 0
+        self, *groups: Iterable[Instance], kernels: Path = KERNELS, schedule: int = 0
     ) -> None:
         self.schedule = schedule
         self._kernels = kernels
-        self._groups: dict[tuple[str, str], list[Instance]] = {}
-        for instance in instances:
-            self._groups.setdefault(_group(instance), []).append(instance)
+        self._group_of: dict[Instance, frozenset[Instance]] = {}
+        for group in map(frozenset, groups):
+            self._group_of |= dict.fromkeys(group, group)
         self._entries: dict[Instance, Any] = {}
 
     def pointer(self, array: Any) -> int:
@@ -97,12 +102,16 @@ class ShimRuntime:
             what = FAILURES.get(code, f"argument {code - 100} has the wrong size or kind")
             raise RuntimeError(f"{source}: {instance}: {what} (schedule {self.schedule})")
 
+    def use(self, instance: Instance, entry: Any) -> None:
+        """Launch another entry in the place of an instance."""
+        self._entries[instance] = entry
+
     def gemm(self, product: Product) -> None:
         """A product; float16 and bfloat16 are summed in float32."""
         p = product
-        wide = np.float64 if p.kind == "float64" else np.float32
-        a = matrix(p.A, *((p.k, p.m) if p.ta else (p.m, p.k)), p.lda, p.kind).astype(wide)
-        b = matrix(p.B, *((p.n, p.k) if p.tb else (p.k, p.n)), p.ldb, p.kind).astype(wide)
+        acc = np.float64 if p.kind == "float64" else np.float32
+        a = matrix(p.A, *((p.k, p.m) if p.ta else (p.m, p.k)), p.lda, p.kind).astype(acc)
+        b = matrix(p.B, *((p.n, p.k) if p.tb else (p.k, p.n)), p.ldb, p.kind).astype(acc)
         if p.tf32 and p.kind == "float32":
             a, b = rounded_to_tf32(a), rounded_to_tf32(b)
         c = matrix(p.C, p.m, p.n, p.ldc, p.out)
@@ -110,14 +119,13 @@ class ShimRuntime:
         with np.errstate(all="ignore"):
             total = (a.T if p.ta else a) @ (b.T if p.tb else b)
             if p.beta:
-                total = total + wide(p.beta) * c.astype(wide)
+                total = total + acc(p.beta) * c.astype(acc)
             c[...] = total.astype(c.dtype)
 
     def _entry(self, instance: Instance) -> Any:
         if instance not in self._entries:
-            group = self._groups.get(_group(instance), [])
-            together = group if instance in group else [instance]
-            self._entries |= library(together, self._kernels).entries
+            together = self._group_of.get(instance, [instance])
+            self._entries = library(together, self._kernels) | self._entries
         return self._entries[instance]
 
 
@@ -144,12 +152,6 @@ def rounded_to_tf32(a: Any) -> Any:
 
 def _three(size: tuple[int, ...]) -> Any:
     return (ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size)))
-
-
-def _group(instance: Instance) -> tuple[str, str]:
-    """What is compiled together: the source and the first template argument."""
-    source, name = instance
-    return source, name.partition("<")[2].split(",")[0].rstrip("> ")
 
 
 def _boxed(arg: Any) -> tuple[int, int, Any]:

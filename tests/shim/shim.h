@@ -38,8 +38,8 @@ struct Barrier {
   unsigned generation = 0;
 };
 
-// Warp-wide operations put their operands here.  Two buffers in turn: who writes one again has
-// passed the barrier between, so all have read it.
+// Operations of a whole warp put their operands here.  Two buffers in turn: who writes one again
+// has passed the barrier between, so all have read it.
 struct Warp {
   Barrier barrier;
   alignas(16) unsigned char exchange[2][32][96];

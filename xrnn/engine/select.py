@@ -12,13 +12,25 @@ from xrnn.recurrence.loop import Loop
 from xrnn.typing import dtype_name
 
 
+def candidates(
+    backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
+) -> list[Kernel]:
+    """The kernels of the backend's table for this very cell, dtype and sizes (T, B, I, H), the
+    best first."""
+    return [
+        kernel
+        for kernel in backend.kernels.get(cell, ())
+        if dtype in kernel.dtypes
+        and kernel.precision in ("ieee", precision)
+        and kernel.serves(*sizes)
+    ]
+
+
 def choose(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> Kernel:
-    """Who runs this very cell at sizes (T, B, I, H).
-
-    The kernels of the backend's table are asked in their order; one that serves these sizes
-    is taken only if it has been verified here.  An empty input has nothing to hurry for.
+    """Who runs the cell: the first of the candidates that has been verified here, or the
+    cell's own code.  An empty input has nothing to hurry for.
 
     Raises
     ------
@@ -26,13 +38,8 @@ def choose(
         If the library itself does not compute in the dtype, and no kernel serves.
     """
     if 0 not in sizes:
-        for kernel in backend.kernels.get(cell, ()):
-            if (
-                dtype in kernel.dtypes
-                and kernel.precision in ("ieee", precision)
-                and kernel.serves(*sizes)
-                and verified(backend, cell, dtype, kernel, kernel.trial(*sizes))
-            ):
+        for kernel in candidates(backend, cell, sizes, dtype, precision):
+            if verified(backend, cell, dtype, kernel, kernel.trial(*sizes)):
                 return kernel
     if not backend.computes(dtype):
         raise TypeError(

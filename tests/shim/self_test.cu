@@ -1,4 +1,4 @@
-// Kernels by which tests/test_cuda_shim.py judges the host that runs kernels.
+// Kernels by which tests/test_cuda_shim.py tests the emulated device itself.
 #include "common.cuh"
 
 // Each thread passes its value on to its neighbour, twice.

@@ -1,0 +1,245 @@
+"""Layers whose sequences the CUDA tables serve, on the emulated device: the laws hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import sequence_checks as checks
+from emulation import Emulator, emulated, fused_instances
+from sequences import AnyCell, Case
+from shim.recorder import Recorder, record
+from shim.runtime import LikeCupy, ShimRuntime
+
+import xrnn
+from xrnn.backends import Backend, get, register, unregister
+from xrnn.backends.cpu import BACKEND
+from xrnn.backends.cuda import tables
+from xrnn.backends.cuda.linear import pieces
+from xrnn.backends.host import named_dtype
+from xrnn.cells import BY_NAME, Elman, InputGatedLSTM, MinGRU
+from xrnn.certify.laws import LAWS
+from xrnn.certify.report import bound
+from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.engine import select
+from xrnn.engine.select import candidates
+from xrnn.typing import dtype_name
+
+#: dtype → the largest error, relative to the largest value
+BOUNDS = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-2, "bfloat16": 5e-2}
+
+#: sizes (T, B, I, H) of layers that clusters run below
+CLUSTER_SIZES = ((4, 3, 3, 4), (4, 1, 3, 4), (3, 3, 4, 12), (4, 2, 3, 8))
+
+every_cell = pytest.mark.parametrize("cell", tables.FUSED, ids=lambda cell: cell.name)
+every_clustered = pytest.mark.parametrize("cell", tables.CLUSTERED, ids=lambda cell: cell.name)
+
+
+def cluster_instances() -> set[tuple[str, str]]:
+    recorder = Recorder(capability=90)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tables.OPT_IN, "1")
+        record(recorder, CLUSTER_SIZES)
+    return recorder.instances - fused_instances()
+
+
+RUNTIME = Emulator(fused_instances(), cluster_instances())
+RUNTIME.xp = LikeCupy()  # without guards, which the tests of the kernels have
+EMULATED_BACKEND = Backend(
+    "emulated",
+    np,
+    BACKEND.to_host,
+    kernels=tables.kernels(RUNTIME, frozenset(map(named_dtype, BOUNDS))),
+    computes=lambda dtype: dtype_name(dtype) != "bfloat16",
+)
+
+
+@pytest.fixture
+def served() -> Iterator[None]:
+    """NumPy arrays are served by the kernels; what they must prove is the tests' business."""
+    register("numpy", EMULATED_BACKEND)
+    get.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrnn.engine.select.verified", lambda *given: True)
+        yield
+    unregister("numpy")
+    get.cache_clear()
+
+
+def test_kernels_are_those_of_known_cells() -> None:
+    assert set(tables.CLUSTERED) <= set(tables.FUSED) <= set(BY_NAME.values())
+
+
+@emulated
+@every_cell
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("sizes", [(5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4)])
+def test_every_entry_equals_the_cell(cell: AnyCell, dtype: str, sizes: Any) -> None:
+    """At the sizes that it names for its verification."""
+    (entry,) = candidates(EMULATED_BACKEND, cell, sizes, named_dtype(dtype))
+    trial = entry.trial(*sizes)
+    if cell.linear is not None:
+        (T, B, _, H), (t, b, _, h) = sizes, trial
+        assert pieces(t, b, h) == pieces(T, B, H)
+    checks.equals_the_cell(entry, Case(cell, trial, dtype), BOUNDS[dtype])
+
+
+@every_cell
+def test_rounded_products_are_offered_first_to_who_allows_them(cell: AnyCell) -> None:
+    given = cell, (5, 3, 4, 16), np.dtype("float32")
+    found: Any = candidates(EMULATED_BACKEND, *given, "tf32")
+    assert [entry.precision for entry in found] == ["tf32", "ieee"]
+    assert found[0].tolerance > 1e-5
+    found = candidates(EMULATED_BACKEND, *given)
+    assert [entry.precision for entry in found] == ["ieee"]
+
+
+@emulated
+@every_cell
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.usefixtures("served")
+def test_law(law: str, cell: AnyCell, dtype: str) -> None:
+    before = len(RUNTIME.launched)
+    for option in OPTIONS:
+        trial = Trial(cell, option, "numpy", dtype)
+        assert trial.backend is EMULATED_BACKEND
+        error = LAWS[law](trial)
+        assert error is None or error <= bound(cell, law, dtype), option.name
+    assert len(RUNTIME.launched) > before
+
+
+@emulated
+@every_cell
+@pytest.mark.usefixtures("served")
+def test_a_tape_serves_twice(cell: AnyCell) -> None:
+    trial = Trial(cell, OPTIONS[7], "numpy", "float64")
+    inputs = trial.inputs
+    tape = trial.layer.forward(inputs.xs, inputs.state, inputs.lengths)[2]
+    first = trial.layer.backward(tape, inputs.dys, inputs.dlast)
+    again = trial.layer.backward(tape, inputs.dys, inputs.dlast)
+    other = trial.layer.backward(tape)
+    for name, d in first[2].items():
+        np.testing.assert_array_equal(d, again[2][name])
+        assert (d != other[2][name]).any()
+
+
+@emulated
+@pytest.mark.usefixtures("served")
+def test_a_layer_survives_a_device_that_runs_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = xrnn.LSTM(3, 8)
+    xs = np.ones((4, 2, 3), "float32")
+    before, _ = layer(xs)
+    weights = {k: w.copy() for k, w in layer.weights.items()}
+    calls = []
+
+    def scarce(self: Any, *given: Any, **how: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError("no memory for a third product")
+        ShimRuntime.gemm(self, *given, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Emulator, "gemm", scarce)
+        with pytest.raises(MemoryError, match="third product"):
+            layer.forward(xs)
+    np.testing.assert_array_equal(layer(xs)[0], before)
+    for name, w in weights.items():
+        np.testing.assert_array_equal(layer.weights[name], w)
+
+
+@emulated
+@pytest.mark.usefixtures("served")
+def test_bfloat16_layers() -> None:
+    rng, layer = np.random.default_rng(0), xrnn.GRU(3, 8, num_layers=2, dtype="bfloat16")
+    exact = xrnn.GRU(3, 8, num_layers=2)
+    exact.weights = {k: w.astype("float32") for k, w in layer.weights.items()}
+    xs = rng.normal(size=(6, 2, 3)).astype("bfloat16")
+    ys, _, tape = layer.forward(xs, lengths=[6, 2])
+    assert ys.dtype == named_dtype("bfloat16")
+    expected, _, exact_tape = exact.forward(xs.astype("float32"), lengths=[6, 2])
+    np.testing.assert_allclose(ys.astype("float32"), expected, atol=0.01)
+    dxs, _, dweights = layer.backward(tape, ys)
+    exact_dxs, _, exact_dweights = exact.backward(exact_tape, expected)
+    assert abs(dxs.astype("float32") - exact_dxs).max() < 0.05 * abs(exact_dxs).max()
+    assert all(d.dtype == ys.dtype for d in dweights.values())
+    assert set(dweights) == set(exact_dweights)
+
+
+@pytest.mark.usefixtures("served")
+def test_paths_are_told() -> None:
+    def said(cell: AnyCell, *sizes: int) -> str:
+        T, B, I, H = sizes
+        kernel = select.choose(EMULATED_BACKEND, cell, (T, B, I, H), np.dtype("float32"))
+        return kernel.path(T, B, I, H)
+
+    assert said(Elman, 100, 4, 3, 8) == "one fused kernel a step"
+    assert said(InputGatedLSTM, 100, 64, 3, 1024) == "one kernel for all steps"
+    assert said(MinGRU, 1000, 1, 3, 64) == "15 pieces of time in parallel"
+    assert pieces(1000, 1, 64) == 15
+    assert pieces(10**6, 1, 64) == 528
+
+
+@pytest.mark.usefixtures("served")
+class TestClusters:
+    """The same with whole sequences in one launch."""
+
+    @pytest.fixture(autouse=True)
+    def _opted_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(tables.OPT_IN, "1")
+
+    @emulated
+    @every_clustered
+    @pytest.mark.parametrize("law", LAWS)
+    def test_law(self, law: str, cell: AnyCell) -> None:
+        RUNTIME.launched.clear()
+        for option in OPTIONS:
+            error = LAWS[law](Trial(cell, option, "numpy", "float32"))
+            assert error is None or error <= bound(cell, law, "float32"), option.name
+        assert any("cluster" in name for name in RUNTIME.launched)
+
+    @emulated
+    @every_clustered
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half(self, cell: AnyCell, dtype: str) -> None:
+        sizes = (3, 3, 4, 12)
+        entry = candidates(EMULATED_BACKEND, cell, sizes, named_dtype(dtype))[0]
+        checks.equals_the_cell(entry, Case(cell, sizes, dtype), BOUNDS[dtype])
+
+    @emulated
+    @every_clustered
+    def test_rounded_products(self, cell: AnyCell) -> None:
+        sizes = (3, 3, 4, 12)
+        found: Any = candidates(EMULATED_BACKEND, cell, sizes, np.dtype("float32"), "tf32")
+        assert [e.precision for e in found] == ["tf32", "tf32", "ieee", "ieee"]
+        for entry in (found[0], found[2]):
+            allowed = entry.tolerance or BOUNDS["float32"]
+            checks.equals_the_cell(entry, Case(cell, sizes, "float32"), allowed)
+
+    @emulated
+    def test_both_directions_are_one_launch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layer = xrnn.LSTM(3, 8, bidirectional=True)
+        xs = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+        before = len(RUNTIME.launched)
+        ys, state, tape = layer.forward(xs, lengths=[4, 2])
+        assert len(RUNTIME.launched) == before + 1
+        dys = np.cos(ys)
+        found = [ys, *state, *layer.backward(tape, dys)[2].values()]
+        monkeypatch.delenv(tables.OPT_IN)
+        layer = copy.copy(layer)  # which has not chosen its kernels yet
+        ys, state, tape = layer.forward(xs, lengths=[4, 2])
+        expected = [ys, *state, *layer.backward(tape, dys)[2].values()]
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+    def test_it_is_told(self) -> None:
+        path = xrnn.LSTM(3, 512, init="uniform").path((100, 16, 3))["_l0"]
+        assert path.startswith("one launch: clusters of")
+        assert xrnn.LSTM(3, 1500, init="uniform").path((100, 16, 3)) == {
+            "_l0": "one fused kernel a step"
+        }
