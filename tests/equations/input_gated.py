@@ -1,7 +1,8 @@
-"""Seed 000: the LSTM whose gates see only the input, in its own letters and layout.
+"""Derivation "Input-gated LSTM", in its own letters and layout: no gate sees h.
 
-M hidden units, N inputs, T outputs.  Numerator layout: a gradient is a row, the product goes
-from the left, and a weight matrix stands row after row in 1 x (M·N).  Steps count from 1.
+There are M hidden units, N inputs and T outputs.  In its numerator layout a gradient is a row,
+chains of Jacobians are multiplied from left to right, and the gradient of a weight matrix is one
+row 1 x (M·N), the rows of the matrix one after the other.  Steps count from 1.
 """
 
 from __future__ import annotations
