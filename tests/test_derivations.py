@@ -179,45 +179,37 @@ def test_every_quoted_line_stands_in_its_file() -> None:
     assert len(quotes) == len(re.findall(r"`[\w/]+\.py`", page())), "a file without its line"
 
 
-def cell_sections() -> dict[str, str]:
-    """Name of a cell → text of its section; a cell need not have one."""
-    headings = ((re.search(r": `([\w-]+)`$", h), text) for h, text in sections("##").items())
-    return {found[1]: text for found, text in headings if found is not None}
+def derived() -> dict[str, str]:
+    """Name of a cell → its section.  A cell may do without one."""
+    title = re.compile(r": `([^`]+)`$")
+    return {
+        found[1]: text
+        for heading, text in sections("##").items()
+        if (found := title.search(heading))
+    }
 
 
 def file_of(name: str) -> str:
-    """The file of a cell's equations, as the page names it."""
+    """The file of a cell, as the page names it."""
     module = cells.BY_NAME[name].step.__module__  # type: ignore[attr-defined]
     return f"cells/{module.rpartition('.')[2]}.py"
 
 
-def test_the_page_has_sections_of_cells() -> None:
-    assert set(cell_sections()) <= set(cells.BY_NAME)
-    assert {"lstm", "gru", "rnn"} <= set(cell_sections())
+def test_every_section_of_a_cell_quotes_its_file() -> None:
+    assert derived()
+    for name, text in derived().items():
+        assert file_of(name) in {file for file, _ in REFERENCE.findall(text)}, name
 
 
-@pytest.mark.parametrize("name", sorted(cells.BY_NAME))
-def test_the_section_of_a_cell_quotes_its_file(name: str) -> None:
-    if (text := cell_sections().get(name)) is not None:
-        assert file_of(name) in {file for file, _ in REFERENCE.findall(text)}
-
-
-def test_every_numbered_line_of_a_cell_on_the_page_is_quoted() -> None:
+def test_every_numbered_line_of_a_derived_cell_is_quoted() -> None:
     quotes = set(REFERENCE.findall(page()))
-    files = {file_of(name) for name in cell_sections()}
-    numbered = {
-        (file, code)
-        for file in files
-        for code, comment in lines_of(ROOT / "xrnn" / file)
-        if code and re.match(r"# \(\d", comment)
-    }
-    assert sorted(numbered - quotes) == []
-    assert {file for file, _ in numbered} == files
-
-
-def test_the_five_derivations_are_introduced_by_title() -> None:
-    head = page()[: page().index("## Contents")]
-    assert re.findall(r'^- \*\*"(.+)"\*\*', head, flags=re.MULTILINE) == list(TITLES)
+    for file in map(file_of, derived()):
+        lines = lines_of(ROOT / "xrnn" / file)
+        numbered = {
+            (file, code) for code, comment in lines if code and re.match(r"# \(\d", comment)
+        }
+        assert numbered
+        assert sorted(numbered - quotes) == []
 
 
 def test_every_row_has_the_cells_of_its_header() -> None:
@@ -262,3 +254,8 @@ def test_every_link_leads_to_a_heading() -> None:
     headings = re.findall(r"^#+ (.+)$", page(), flags=re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", page())) <= anchors
+
+
+def test_the_five_derivations_are_introduced_by_title() -> None:
+    head = page()[: page().index("## Contents")]
+    assert re.findall(r'^- \*\*"(.+)"\*\*', head, flags=re.MULTILINE) == list(TITLES)

@@ -39,7 +39,7 @@ def at_step(name: str) -> Values:
 
 
 def as_a_whole() -> list[Equation]:
-    """The values of (58)-(61), and the pass back by (74)-(87)."""
+    """The values of (58)-(61), and the backward pass by (74)-(87)."""
 
     def values() -> list[np.ndarray]:
         gates = xrnn.analysis.gates(S.xrnn.tape)

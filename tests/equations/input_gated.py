@@ -241,7 +241,7 @@ class Document:
         return add(*(self.term(k, readout) for k in range(4)))
 
     def backward_terms(self) -> list[Matrix]:
-        """l.312 as going back from one E_t: one row r is carried, one new term a step."""
+        """l.312 as backward in time from one E_t: one row r is passed on, one new term a step."""
         r, terms = self.dE_dC(self.t, self.once), []
         for t in range(self.t, 0, -1):
             i = row(self.at("i", t))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -55,43 +56,23 @@ def P_printed() -> Matrix:
     return np.stack([softmax(a) for a in over_time("a")])
 
 
+def value(
+    line: int, states: str, name: str, printed: Callable[[], Matrix] | None = None
+) -> Equation:
+    """A symbol of the forward pass, at every step."""
+    return Equation(
+        f"input-gated-l-{line}", states, lambda: over_time(name), lambda: XRNN.values[name], printed
+    )
+
+
 VALUES = [
-    Equation(
-        "input-gated-l-8",
-        "F = σ(W_f ⨀ x + b)",
-        lambda: over_time("F"),
-        lambda: XRNN.values["F"],
-        F_printed,
-    ),
-    Equation(
-        "input-gated-l-10", "i = σ(Σ W_i ⊗ x + b)", lambda: over_time("i"), lambda: XRNN.values["i"]
-    ),
-    Equation(
-        "input-gated-l-12", "O = σ(W_o ⨀ x + b)", lambda: over_time("O"), lambda: XRNN.values["O"]
-    ),
-    Equation(
-        "input-gated-l-14",
-        "C' = tanh(W_c ⨀ x + b)",
-        lambda: over_time("C'"),
-        lambda: XRNN.values["C'"],
-    ),
-    Equation(
-        "input-gated-l-16",
-        "C = F ⊗ C₋ ⊕ i ⊗ C', ⊗ a product",
-        lambda: over_time("C"),
-        lambda: XRNN.C,
-        C_printed,
-    ),
-    Equation(
-        "input-gated-l-18",
-        "h = O ⊗ tanh C",
-        lambda: over_time("h"),
-        lambda: XRNN.values["h"],
-        h_printed,
-    ),
-    Equation(
-        "input-gated-l-20", "L = Σ W_v ⊗ h + b", lambda: over_time("L"), lambda: XRNN.values["L"]
-    ),
+    value(8, "F = σ(W_f ⨀ x + b)", "F", F_printed),
+    value(10, "i = σ(Σ W_i ⊗ x + b)", "i"),
+    value(12, "O = σ(W_o ⨀ x + b)", "O"),
+    value(14, "C' = tanh(W_c ⨀ x + b)", "C'"),
+    value(16, "C = F ⊗ C₋ ⊕ i ⊗ C', ⊗ a product", "C", C_printed),
+    value(18, "h = O ⊗ tanh C", "h", h_printed),
+    value(20, "L = Σ W_v ⊗ h + b", "L"),
     Equation(
         "input-gated-l-22", "P = softmax(L)", lambda: over_time("P"), lambda: XRNN.P, P_printed
     ),

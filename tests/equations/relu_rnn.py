@@ -58,7 +58,7 @@ def before_last(f: Step, s: Network = S) -> Values:
 
 
 def as_a_whole() -> list[Equation]:
-    """The values of (1) and (2), and the pass back by (13)-(21)."""
+    """The values of (1) and (2), and the backward pass by (13)-(21)."""
 
     def here() -> list[np.ndarray]:
         deltas = {"W_y": delta, "b_y": delta, "W_x": delta_h, "W_h": delta_h, "b_h": delta_h}
@@ -136,7 +136,7 @@ def by_recurrence(number: int, name: str) -> list[Equation]:
     ]
 
 
-def one_step_back() -> list[Equation]:
+def one_step_earlier() -> list[Equation]:
     """(9), (12): ∂L_t by x_t and by h_{t-1}."""
 
     def dx(s: Network, t: int) -> np.ndarray:
@@ -255,7 +255,7 @@ EQUATIONS = [
     *by_recurrence(6, "W_x"),
     *by_recurrence(7, "W_h"),
     *by_recurrence(8, "b_h"),
-    *one_step_back(),
+    *one_step_earlier(),
     *through_time(),
     *remark(),
     *by_step(18, "W_x"),
