@@ -226,7 +226,7 @@ def _shifted(s: Array, first: Array, reverse: bool, *, xp: Namespace) -> Array:
 
 
 def _ends(like: Array, mask: Array | None, reverse: bool, *, xp: Namespace) -> tuple[Array, Array]:
-    """Which step (T, B, 1) is the last that a sequence runs, and who (B, 1) runs none."""
+    """Masks: the last step (T, B, 1) of each sequence; the sequences (B, 1) without any step."""
     if mask is None:
         mask = xp.ones_like(like[..., :1], dtype=xp.bool)
     out = xp.zeros_like(mask[:1, ...])
