@@ -1,4 +1,4 @@
-"""NumPy for what always happens on the host: seeds, names of dtypes, arrays on their way."""
+"""NumPy for what always runs on the host: random numbers, dtypes by name, copies to the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_host(array: Any) -> np.ndarray:
     if isinstance(array, np.ndarray):
         return array
     if array_api_compat.is_torch_array(array):
-        # torch hands out neither what it records gradients of nor what lies on a device.
+        # torch does not export arrays that record gradients, or arrays on a device.
         array = array.detach().cpu()
         if dtype_name(array.dtype) == "bfloat16":
             return to_host(array.float()).astype(named_dtype("bfloat16"))
@@ -30,7 +30,7 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def named_dtype(name: str) -> np.dtype:
-    """NumPy's dtype of that name, of which ml_dtypes brings bfloat16.
+    """NumPy's dtype of that name; bfloat16 comes from ml_dtypes.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def generator(rng: Any = None) -> np.random.Generator:
 def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
     """n random uint64 that depend on (seed, stream) and their position alone.
 
-    NumPy promises the bits of Philox, unlike its distributions, to stay the same.
+    NumPy guarantees that the bits of Philox stay the same, unlike its distributions.
     """
     key = np.asarray([int(seed) % 2**64, stream % 2**64], np.uint64)
     return np.random.Philox(key=key).random_raw(n)

@@ -1,4 +1,4 @@
-"""Every cell in every dtype on small shapes, forward and back: what a sanitizer watches.
+"""Every cell in every dtype on small shapes, forward and backward, for a sanitizer to watch.
 
 ``compute-sanitizer --tool memcheck python benchmarks/families.py`` sees each family of kernels
 (by vectors of values and one by one, clusters, whole linear sequences), with and without

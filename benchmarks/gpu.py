@@ -1,11 +1,11 @@
 """Everything that needs a GPU, in one command and under ten minutes: ``python benchmarks/gpu.py``.
 
-First every family of kernels once, without clusters and with them: where they do worse or
-hang, the rest goes without them.  Then the proofs, side by side: the tests marked gpu,
+First every family of kernels runs once without clusters and once with them; if clusters do worse or
+hang, all later stages run without them.  Then the checks, side by side: the tests marked gpu,
 ``xrnn certify`` in each dtype, NVIDIA's compute-sanitizer over every family, and what each side
 launches for the grid (which also compiles all of xrnn's kernels).  Then, alone on the device,
-the grid itself in each precision.  A stage has its own time; one that fails or is cut off is
-recorded, and the others go on.  Into the folder of --out, named after the device:
+the grid itself in each precision.  A stage has its own time limit; one that fails or is cut off is
+recorded, and the others still run.  Files in the folder of --out, named after the device:
 
     <name>.jsonl            one line a case, as ``benchmarks/run.py`` writes them
     <name>-launches.json    kernels by name, launches a step, peak memory, of both sides
@@ -56,10 +56,10 @@ CERTIFIED = (
 )
 
 #: the variable that lets clusters run
-OPT_IN = "XRNN_CUDA_WIDE"
+OPT_IN = "XRNN_CUDA_CLUSTERS"
 
-#: seconds for each of the first two stages, of the proofs, and of the grid's four precisions
-FIRST, PROOF, GRID = 55.0, 115.0, 85.0
+#: seconds for each of the first two stages, of the checks, and of the grid's four precisions
+FIRST, CHECK, GRID = 55.0, 115.0, 85.0
 
 #: what families.py says of each family that came to its end
 DONE = " done\n"
@@ -72,15 +72,15 @@ TAIL = 40
 class Stage:
     """One command: how long it may take, when it runs, and what it needs to be there.
 
-    `when` is "first", "beside" the others of its kind, or "alone" after them; `wide` lets
-    clusters run.
+    `when` is "first", "beside" the others of its kind, or "alone" after them; `clusters`
+    lets thread-block clusters run.
     """
 
     name: str
     command: tuple[str, ...]
     seconds: float
     when: str = "beside"
-    wide: bool = True
+    clusters: bool = True
     modules: tuple[str, ...] = ()
     program: str | None = None
 
@@ -115,27 +115,27 @@ def stages(out: Path, name: str, scratch: Path) -> list[Stage]:
     pytest = (python, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider")
     test_modules = ("pytest", "hypothesis", "array_api_strict", *cupy)
     found = [
-        Stage("families", families, FIRST, "first", wide=False, modules=cupy),
-        Stage("families wide", families, FIRST, "first", modules=cupy),
-        Stage("info", (python, "-m", "xrnn", "info"), PROOF, modules=cupy),
-        Stage("tests", pytest, PROOF, modules=test_modules),
+        Stage("families", families, FIRST, "first", clusters=False, modules=cupy),
+        Stage("families clusters", families, FIRST, "first", modules=cupy),
+        Stage("info", (python, "-m", "xrnn", "info"), CHECK, modules=cupy),
+        Stage("tests", pytest, CHECK, modules=test_modules),
     ]
-    for dtype, wide in CERTIFIED:
+    for dtype, clusters in CERTIFIED:
         certify = (python, "-m", "xrnn", "certify", "--backend", "cuda", "--dtype", dtype)
-        words = f"certify {dtype}{' wide' if wide else ''}"
-        found.append(Stage(words, certify, PROOF, wide=wide, modules=cupy))
+        words = f"certify {dtype}{' clusters' if clusters else ''}"
+        found.append(Stage(words, certify, CHECK, clusters=clusters, modules=cupy))
     for tool in ("memcheck", "racecheck"):
         program = "compute-sanitizer"
         # An occupancy query may answer by an error; only what kernels do is looked for.
         how = f"--tool {tool} --error-exitcode 9 --print-limit 9"
         how += " --report-api-errors no" if tool == "memcheck" else ""
         watched = (program, *how.split())
-        found.append(Stage(tool, (*watched, *families), PROOF, modules=cupy, program=program))
+        found.append(Stage(tool, (*watched, *families), CHECK, modules=cupy, program=program))
     both = ("torch", *cupy)
     for precision in PRECISIONS:
         file = str(scratch / f"{precision}.jsonl")
         look = (python, f"{here}/look.py", "--precision", precision, "--out", file)
-        found.append(Stage(f"launches {precision}", look, PROOF, modules=both))
+        found.append(Stage(f"launches {precision}", look, CHECK, modules=both))
     for precision in PRECISIONS:
         file = str(out / f"{name}.jsonl")
         grid = (python, f"{here}/run.py", "--backend", "cuda", "--precision", precision)
@@ -193,9 +193,9 @@ def listing(found: Iterable[Stage]) -> str:
     for stage in found:
         needs = f"  [without {stage.missing}]" if stage.missing else ""
         command = " ".join(stage.command)
-        wide = "clusters" if stage.wide else ""
+        clusters = "clusters" if stage.clusters else ""
         lines.append(
-            f"{stage.name:20}{stage.seconds:4.0f} s  {stage.when:8}{wide:10}{command}{needs}"
+            f"{stage.name:20}{stage.seconds:4.0f} s  {stage.when:8}{clusters:10}{command}{needs}"
         )
     return "\n".join(lines)
 
@@ -231,7 +231,7 @@ def run_all(
 ) -> list[Outcome]:
     """Run what comes first, then the stages that share the device at once, the others in turn.
 
-    What is known is kept again and again: whoever runs this may be cut off too.
+    Outcomes are written after every stage, as this command may be cut off too.
     """
     end = monotonic() + budget - LAST
     outcomes: list[Outcome] = []
@@ -240,21 +240,21 @@ def run_all(
         return end - monotonic()
 
     def run(stage: Stage, seconds: float, clusters: bool = True) -> Outcome:
-        told = {OPT_IN: "1" if clusters and stage.wide else "0"}
+        told = {OPT_IN: "1" if clusters and stage.clusters else "0"}
         return run_stage(stage, min(seconds, left()), env | told)
 
     first = _when(chosen, "first")
     outcomes += [run(stage, stage.seconds) for stage in first]
-    wide = clusters_work(first, outcomes)
-    # The grid is what cannot be had elsewhere: its time is kept for it.
+    clusters = clusters_work(first, outcomes)
+    # Only a GPU can measure the grid: its time is kept for it.
     shared, alone = _when(chosen, "beside"), _when(chosen, "alone")
     kept = sum(stage.seconds for stage in alone)
     with ThreadPoolExecutor(max(1, len(shared))) as pool:
-        outcomes += pool.map(lambda s: run(s, min(s.seconds, left() - kept), wide), shared)
+        outcomes += pool.map(lambda s: run(s, min(s.seconds, left() - kept), clusters), shared)
     keep(outcomes)
     for n, stage in enumerate(alone):
         later = sum(s.seconds for s in alone[n + 1 :])
-        outcomes.append(run(stage, max(stage.seconds, left() - later), wide))
+        outcomes.append(run(stage, max(stage.seconds, left() - later), clusters))
         keep(outcomes)
     return outcomes
 
@@ -263,8 +263,8 @@ def clusters_work(first: Sequence[Stage], outcomes: Sequence[Outcome]) -> bool:
     """Whether as many families were done with clusters as without, and in time."""
     done = {True: [0], False: [0]}
     for stage, outcome in zip(first, outcomes, strict=True):
-        done[stage.wide].append(outcome.output.count(DONE))
-        if stage.wide and outcome.status == "cut off":
+        done[stage.clusters].append(outcome.output.count(DONE))
+        if stage.clusters and outcome.status == "cut off":
             return False
     return max(done[True]) >= max(done[False])
 

@@ -1,4 +1,4 @@
-"""What each side launches and how much memory it takes, for every case of the GPU grid.
+"""The kernels that each side launches and the memory it takes, for every case of the GPU grid.
 
 ``python benchmarks/look.py --precision fp16 --out FILE`` writes one JSON line a case: for
 xrnn and for PyTorch the kernels by name with their numbers, launches a step, and the largest
@@ -55,7 +55,7 @@ def look(case: Case) -> dict[str, Any]:
     sides = {"xrnn": (ours(problem), _xrnn_peak), "torch": (with_torch(problem, 1), _torch_peak)}
     found: dict[str, Any] = {"path": path(problem), "held": held()}
     for name, (side, peak) in sides.items():
-        side.call()  # compiles, proves, and fills the pools
+        side.call()  # compiles, verifies, and fills the pools
         kernels = launches(side.call)
         found[name] = {
             "peak": peak(side.call),

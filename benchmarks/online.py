@@ -1,13 +1,13 @@
 """Learning online, where truncated backpropagation cannot: ``python benchmarks/online.py``.
 
-Delayed recall on an endless stream.  A bit is shown together with a mark; noise follows for
-20 to 40 steps; then a question is put, and the answer is the bit.  A loss at the question
-must reach the mark to teach what to keep.  Backpropagation in windows of 10 steps never sees
-both; the gradient that `xrnn.online` carries forward has the whole past in it.  Both get the
-same stream, the same number of updates, the same optimizer.
+Delayed recall on an endless stream.  A bit is shown at the same step as a mark; noise follows
+for 20 to 40 steps; then a question is put, and the answer is the bit.  To learn what to keep, the
+gradient of the loss at the question must reach the mark.  Backpropagation in windows of 10 steps
+never contains both; the gradient that `xrnn.online` computes forward includes the whole past.  Both
+get the same stream, the same number of updates and the same optimizer.
 
 Then the same over 100,000 steps with fixed weights: the sum of the gradients carried forward
-against one pass back over all of them, and the memory that each takes.
+against one backward pass over all of them, and the memory that each takes.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:16}{wrong:8.1%} of answers wrong at the end, {seconds:.0f} s", flush=True)
     found = long_stream(options.long)
     print(
-        f"{found['steps']:,} steps: largest relative difference to one pass back "
+        f"{found['steps']:,} steps: largest relative difference to one backward pass "
         f"{found['difference']:.1e}; peak memory {found['online_peak']:,} bytes at any length, "
-        f"pass back {found['back_peak']:,}; {found['us_per_step']:.0f} µs a step"
+        f"backward pass {found['back_peak']:,}; {found['us_per_step']:.0f} µs a step"
     )
     out = machine.results_file("cpu")
     out = out.with_name(f"online-{out.stem}.json")

@@ -170,7 +170,7 @@ def with_onnxruntime(problem: Problem, threads: int) -> Side:
 
 
 def onnx_model(problem: Problem, stateful: bool = False) -> bytes:
-    """A model of one node: the layer, its weights inside; `stateful`, the first state is given."""
+    """A model of one node: the layer and its weights; if `stateful`, it takes a first state."""
     from onnx import TensorProto, helper, numpy_helper
 
     case = problem.case

@@ -1,6 +1,6 @@
 """A linear recurrence step by step and by the scan: ``python benchmarks/scan.py``.
 
-Time against T = 64 … 65,536, for the recurrence alone and for a `MinGRU` forward and back: its
+Time against T = 64 … 65,536, for the recurrence alone and for a `MinGRU` forward and backward: its
 own loop over steps, and the backend's whole sequences.  Both forms of a pair are compared first,
 then take turns.  Numbers go to ``results/scan-<machine>.json``, the curves to the PNG beside it.
 """

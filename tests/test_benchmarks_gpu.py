@@ -108,7 +108,7 @@ def test_what_a_cut_off_stage_started_ends_with_it(gpu: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("wide", "expected"),
+    ("clustered", "expected"),
     [
         ("print('lstm done'); print('gru done')", "1"),
         ("print('lstm done'); print('gru done'); raise SystemExit(1)", "1"),
@@ -116,32 +116,32 @@ def test_what_a_cut_off_stage_started_ends_with_it(gpu: Any, tmp_path: Path) -> 
         ("print('lstm done\\ngru done\\n', flush=True); import time; time.sleep(9)", "0"),
     ],
 )
-def test_clusters_run_only_where_they_work(gpu: Any, wide: str, expected: str) -> None:
+def test_clusters_run_only_where_they_work(gpu: Any, clustered: str, expected: str) -> None:
     from xrnn.backends.cuda import tables
 
     assert gpu.OPT_IN == tables.OPT_IN
     tell = f"import os; print(os.environ[{gpu.OPT_IN!r}])"
-    narrow = "print('lstm done'); print('gru done'); raise SystemExit(1)"
+    plain = "print('lstm done'); print('gru done'); raise SystemExit(1)"
     outcomes, _ = run(
         gpu,
         python("beside", tell),
-        python("without", tell, wide=False),
+        python("without", tell, clusters=False),
         python("alone", tell, 5.0, when="alone"),
-        python("narrow", f"{tell}; {narrow}", when="first", wide=False),
-        python("wide", f"{tell}; {wide}", 0.8, when="first"),
+        python("plain", f"{tell}; {plain}", when="first", clusters=False),
+        python("clustered", f"{tell}; {clustered}", 0.8, when="first"),
     )
     said = {name: outcome.output.split()[0] for name, outcome in outcomes.items()}
-    assert (said["narrow"], said["wide"], said["without"]) == ("0", "1", "0")
+    assert (said["plain"], said["clustered"], said["without"]) == ("0", "1", "0")
     assert said["beside"] == said["alone"] == expected
 
 
 def test_the_grid_keeps_its_time(gpu: Any) -> None:
     long = "import time; time.sleep(30)"
     outcomes, _ = run(
-        gpu, python("proof", long), python("grid", "", 5.0, when="alone"), budget=gpu.LAST + 7.0
+        gpu, python("check", long), python("grid", "", 5.0, when="alone"), budget=gpu.LAST + 7.0
     )
-    assert outcomes["proof"].status == "cut off"
-    assert outcomes["proof"].seconds < 5
+    assert outcomes["check"].status == "cut off"
+    assert outcomes["check"].seconds < 5
     assert outcomes["grid"].status == "passed"
 
 
@@ -151,7 +151,7 @@ def test_without_a_device_it_says_so(gpu: Any, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().err.startswith("no GPU to measure: ")
     with pytest.raises(SystemExit):
         gpu.main(["--only", "no such stage"])
-    assert "there are families, families wide, info" in capsys.readouterr().err
+    assert "there are families, families clusters, info" in capsys.readouterr().err
 
 
 def test_floors_by_hand() -> None:

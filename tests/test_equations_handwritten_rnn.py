@@ -1,4 +1,4 @@
-"""Seed 004: every equation against xrnn, and every error in it against the same."""
+"""Derivation "Handwritten tanh RNN": its equations, corrected and as printed, against xrnn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_printed_form(equation: Equation) -> None:
 
 
 def test_printed_form_where_shapes_fit() -> None:
-    equation = square("004-N2")
+    equation = square("handwritten-rnn-N2")
     assert equation.printed is not None
     assert gap(equation.printed(), equation.true()) >= WRONG
 
@@ -47,8 +47,7 @@ def test_printed_form_where_shapes_fit() -> None:
 def test_forward_values() -> None:
     s, x = SYSTEM, XRNN
     assert gap(s.each(lambda t: s.h[t]), [row.T for row in x.hs]) <= BOUND
-    assert (
-        gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
-    )
+    by_gates = xrnn.analysis.gates(x.tape)["h"]
+    assert gap(s.each(lambda t: s.h[t]), [row.T for row in by_gates]) <= BOUND
     assert gap(s.each(lambda t: s.O[t]), [row.T for row in x.logits]) <= BOUND
     assert gap(s.each(lambda t: s.y_hat[t]), s.each(x.y_hat)) <= BOUND

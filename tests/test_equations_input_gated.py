@@ -1,6 +1,6 @@
-"""Seed 000, the LSTM whose gates see only the input: each of its equations against xrnn.
+"""Derivation "Input-gated LSTM": its equations, corrected and as printed, against xrnn.
 
-No equation has a number, so an id is the line, or the lines, of the document.
+Its equations have no numbers, so a test id names the line, or the lines, of the text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def dE_dW_at_1() -> Value:
 
 CHAINS = [
     Equation(
-        "000-l-30",
+        "input-gated-l-30",
         "∂E/∂W_i = ∂E/∂P ⨀ ∂P/∂L ⨀ ∂L/∂h ⨀ ∂h/∂C ⨀ ∂C/∂W_i",
         DOC.short,
         lambda: XRNN.dE_dW,
@@ -50,7 +50,7 @@ CHAINS = [
     ),
     *(
         Equation(
-            f"000-l-{line}",
+            f"input-gated-l-{line}",
             "the full chain, ∂L2/∂h once and without ∂d2/∂x",
             lambda: DOC.full(DOC.once),
             lambda: XRNN.dE_dW,
@@ -59,82 +59,82 @@ CHAINS = [
         for line in (32, 36, 302)
     ),
     Equation(
-        "000-l-32-twice",
+        "input-gated-l-32-twice",
         "∂L2/∂h once",
         lambda: DOC.full(DOC.once),
         lambda: XRNN.dE_dW,
         lambda: DOC.full(DOC.twice),
     ),
     Equation(
-        "000-l-32-x",
+        "input-gated-l-32-x",
         "without ∂d2/∂x",
         lambda: DOC.full(DOC.once),
         lambda: XRNN.dE_dW,
         lambda: DOC.full(DOC.once, plus_x=True),
     ),
     Equation(
-        "000-l-38",
+        "input-gated-l-38",
         "of the values at t only i sees W_i: ∂O/∂W_i = ∂F/∂W_i = ∂C'/∂W_i = 0",
         lambda: np.vstack([DOC.zeros, DOC.zeros, DOC.zeros, DOC.di_dW(DOC.t)]),
         lambda: np.vstack([XRNN.by(name, "W_i") for name in ("O", "F", "C'", "i")]),
     ),
     Equation(
-        "000-l-40",
+        "input-gated-l-40",
         "through C_{t-1}, and directly",
         lambda: DOC.two_terms(DOC.once),
         lambda: XRNN.dE_dW,
         lambda: DOC.two_terms(DOC.twice),
     ),
     Equation(
-        "000-l-42",
+        "input-gated-l-42",
         "at t = 4 the left term is three terms",
         lambda: add(*(DOC.term(k, DOC.once) for k in (1, 2, 3))),
         lambda: XRNN.dE_dW_of_steps(1, 3).reshape(1, -1),
     ),
     Equation(
-        "000-l-44",
+        "input-gated-l-44",
         "the chain at t = 1",
         lambda: first_step(FIRST, FIRST.once),
         dE_dW_at_1,
         lambda: first_step(FIRST, FIRST.twice),
     ),
     Equation(
-        "000-l-44-with-l-50",
+        "input-gated-l-44-with-l-50",
         "the same, its sign as l.50 has it",
         lambda: first_step(FIRST, FIRST.once),
         dE_dW_at_1,
         lambda: first_step(FIRST, FIRST.once, dE_dg=np.ones((1, T))),
     ),
     Equation(
-        "000-l-44-with-l-244",
+        "input-gated-l-44-with-l-244",
         "the same, ∂i/∂d as l.244 has it",
         lambda: first_step(FIRST, FIRST.once),
         dE_dW_at_1,
         lambda: first_step(FIRST, FIRST.once, di_dd=np.eye(M)),
     ),
     Equation(
-        "000-l-304",
+        "input-gated-l-304",
         "nested, three steps back, C_0 constant",
         lambda: DOC.nested(DOC.once),
         lambda: XRNN.dE_dW,
         lambda: DOC.nested(DOC.twice),
     ),
     Equation(
-        "000-l-300-306",
+        "input-gated-l-300-306",
         "three steps back is t = 4; at t = 3 there are three terms, not the four printed",
         lambda: THIRD.nested(THIRD.once, back=2),
         lambda: ByXrnn(GIVEN, steps=3).dE_dW,
         lambda: THIRD.nested(THIRD.once, back=3),
     ),
     Equation(
-        "000-l-308",
+        "input-gated-l-308",
         "four terms",
         lambda: DOC.expanded(DOC.once),
         lambda: XRNN.dE_dW,
         lambda: DOC.expanded(DOC.twice),
     ),
     Equation(
-        "000-l-308-terms",
+        "input-gated-l-308-terms",
         "each is what the copy of W_i at one step gives",
         lambda: [DOC.term(k, DOC.once) for k in range(4)],
         lambda: [XRNN.dE_dW_of_steps(s, s).reshape(1, -1) for s in (4, 3, 2, 1)],
@@ -153,13 +153,13 @@ def sum_of_terms(doc: Document) -> Matrix:
 
 INCREMENTAL = [
     Equation(
-        "000-l-312-backward",
+        "input-gated-l-312-backward",
         "E_t fixed: one new term a step back, the row before it saved",
         DOC.backward_terms,
         lambda: [XRNN.dE_dW_of_steps(s, s) for s in range(STEPS, 0, -1)],
     ),
     Equation(
-        "000-l-312-forward",
+        "input-gated-l-312-forward",
         "t growing: saved is ∂C_{t-1}/∂W_i, and not the terms of E_{t-1}",
         lambda: mm(DOC.dE_dC(DOC.t, DOC.once), DOC.dC_dW(DOC.t)),
         lambda: XRNN.dE_dW,
@@ -191,7 +191,7 @@ def by_xrnn(name: str) -> Value:
 
 def by_traces(name: str) -> Equation:
     return Equation(
-        f"000-l-312-online-{name}",
+        f"input-gated-l-312-online-{name}",
         "forward with traces, for every E_t alone and for their sum",
         lambda: online(name),
         lambda: by_xrnn(name),
@@ -200,7 +200,7 @@ def by_traces(name: str) -> Equation:
 
 def by_bptt(name: str) -> Equation:
     return Equation(
-        f"000-bptt-{name}",
+        f"input-gated-bptt-{name}",
         "back through time, for every E_t alone and for their sum",
         lambda: [back_through_time(DOC, counts)[name] for counts in LOSSES],
         lambda: by_xrnn(name),
@@ -210,7 +210,7 @@ def by_bptt(name: str) -> Equation:
 def trace(gate: str) -> Equation:
     nets = [after(GIVEN, s) for s in range(1, STEPS + 1)]
     return Equation(
-        f"000-l-312-trace-{gate}",
+        f"input-gated-l-312-trace-{gate}",
         "S and s are ∂C_t/∂W and ∂C_t/∂b at every step",
         lambda: [A for net in nets for A in (in_blocks(net.S[gate]), np.diag(net.s[gate]))],
         lambda: [A for s in range(1, STEPS + 1) for A in XRNN.dC_dtheta(gate, s)],
@@ -226,13 +226,13 @@ WHOLE = [
     *map(by_bptt, [*WEIGHTS, "x"]),
     *map(trace, "fic"),
     Equation(
-        "000-l-312-online-in-xrnn",
+        "input-gated-l-312-online-in-xrnn",
         "the same recursion is xrnn.online's",
         lambda: named(online_gradients(GIVEN)),
         lambda: named(XRNN.online()),
     ),
     Equation(
-        "000-l-312-trace-0",
+        "input-gated-l-312-trace-0",
         "s⁰ is ∂C_t/∂C_0",
         lambda: [np.diag(after(GIVEN, s).s_0) for s in range(1, STEPS + 1)],
         lambda: [XRNN.dC_dC(0, s) for s in range(1, STEPS + 1)],
@@ -282,7 +282,7 @@ def test_weights_of_o_need_no_trace() -> None:
 def test_first_h_is_not_read() -> None:
     """No gate sees h."""
     _, tape = XRNN.whole
-    assert tape.first[0].any()
+    assert tape.passes[0].first[0].any()
     assert not XRNN.dE_dh_0.any()
 
 

@@ -1,4 +1,4 @@
-"""Seed 002, equation by equation: the LSTM, sections 2-5."""
+"""Derivation "LSTM", sections 2-5: its equations, corrected and as printed, against xrnn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from equations import seed_002
+from equations import lstm as document
 from equations.form import (
     BOUND,
     Equation,
@@ -20,8 +20,8 @@ from equations.form import (
     had,
     mm,
 )
-from equations.seed_002 import COMPONENTS, T, n_a, n_x, n_y, tr
-from equations.seed_002_by_xrnn import NAMES, ByXrnn
+from equations.lstm import COMPONENTS, T, n_a, n_x, n_y, tr
+from equations.lstm_by_xrnn import NAMES, ByXrnn
 
 import xrnn
 
@@ -33,16 +33,16 @@ def draw(*shape: int) -> np.ndarray:
     return rng.normal(0, 0.7, shape)
 
 
-w = {name: draw(*shape) for name, shape in seed_002.shapes().items()}
+w = {name: draw(*shape) for name, shape in document.shapes().items()}
 xs = [draw(n_x, 1) for _ in range(T)]
 # Not one-hot: every entry of ∂J/∂ŷ counts.
-ys = [seed_002.softmax(draw(n_y, 1)) for _ in range(T)]
+ys = [document.softmax(draw(n_y, 1)) for _ in range(T)]
 
-STEPS = seed_002.forward(w, xs, ys)
-FOUND = seed_002.backward(w, STEPS)
-AS_PRINTED = seed_002.backward(w, STEPS, seed_002.dJ_dy_hat_with_bars)
+STEPS = document.forward(w, xs, ys)
+FOUND = document.backward(w, STEPS)
+AS_PRINTED = document.backward(w, STEPS, document.dJ_dy_hat_with_bars)
 TRUE = ByXrnn(w, xs, ys)
-J = seed_002.cross_entropy(np.stack([v["y_hat"] for v in STEPS[1:]]), np.stack(ys))
+J = document.cross_entropy(np.stack([v["y_hat"] for v in STEPS[1:]]), np.stack(ys))
 
 #: the step at which single equations are read: there are others before and after it
 t = 2
@@ -60,41 +60,41 @@ def output() -> list[Equation]:
 
     return [
         Equation(
-            "002-3.1",
+            "lstm-3.1",
             "∂J/∂ŷ = −[y_1/ŷ_1 … ]: no array of two rows",
             lambda: d["y_hat"],
             lambda: TRUE.dJ_dy_hat(t),
             lambda: np.vstack([v["y"].T, v["y_hat"].T]),
         ),
         Equation(
-            "002-3.1-bars",
+            "lstm-3.1-bars",
             "∂J/∂ŷ = −[y_1/ŷ_1 … ]: with bars, but still without its sign",
             lambda: d["y_hat"],
             lambda: TRUE.dJ_dy_hat(t),
-            lambda: seed_002.dJ_dy_hat_with_bars(v),
+            lambda: document.dJ_dy_hat_with_bars(v),
         ),
         Equation(
-            "002-3.2-y_hat",
+            "lstm-3.2-y_hat",
             "∂ŷ/∂z_y = diag(ŷ) − ŷ ŷᵀ",
             lambda: add(diag(v["y_hat"]), -mm(v["y_hat"], v["y_hat"].T)),
             lambda: xrnn.losses.softmax_jacobian(TRUE.y_hats[t - 1, 0]),
         ),
         Equation(
-            "002-3.2-z_y",
+            "lstm-3.2-z_y",
             "∂J/∂z_y = ∂J/∂ŷ (diag(ŷ) − ŷ ŷᵀ), where 3.1 has its sign",
             lambda: d["z_y"],
             lambda: TRUE.dlogits[t - 1],
             lambda: AS_PRINTED[t]["z_y"],
         ),
         Equation(
-            "002-3.2-dJ",
+            "lstm-3.2-dJ",
             "dJ, not tr(J), = tr(∂J/∂z_y dz_y)",
             lambda: differential(t),
             change,
             lambda: J,
         ),
         Equation(
-            "002-3.2-dJ-r",
+            "lstm-3.2-dJ-r",
             "dJ = tr(∂J/∂z_y dz_y) of one step t, not of another, r",
             lambda: differential(t),
             change,
@@ -148,27 +148,27 @@ def readout() -> list[Equation]:
     from_z_y = mm(d["z_y"], w["W_ya"].T)
     return [
         Equation(
-            "002-eq-13-1",
+            "lstm-eq-13-1",
             "dz_y = dW_yaᵀ a + W_yaᵀ da + db_y",
             lambda: add(mm(dW.T, v["a"]), mm(w["W_ya"].T, da), db),
             lambda: TRUE.dz_y(t, a=da, W_ya=dW, b_y=db),
         ),
-        *weight("002-3.2", "W_ya", "z_y", v["a"]),
-        *bias("002-3.2", "b_y", "z_y", transposed=True),
+        *weight("lstm-3.2", "W_ya", "z_y", v["a"]),
+        *bias("lstm-3.2", "b_y", "z_y", transposed=True),
         Equation(
-            "002-3.3-Comp-2-traces",
+            "lstm-3.3-Comp-2-traces",
             "dJ = tr(∂J/∂z_y dz_y) = tr(∂J/∂z_y W_yaᵀ da)",
             lambda: [tr(mm(d["z_y"], mm(w["W_ya"].T, da))), tr(mm(from_z_y, da))],
             lambda: [TRUE.dJ(t, a=da)] * 2,
         ),
         Equation(
-            "002-3.3-Comp-2",
+            "lstm-3.3-Comp-2",
             "∂J/∂a by ŷ = ∂J/∂z_y W_yaᵀ",
             lambda: d["a Comp-2"],
             lambda: TRUE.dhs[t - 1],
         ),
         Equation(
-            "002-3.3-a",
+            "lstm-3.3-a",
             "∂J/∂a = Comp-1 (3.10 of step t+1) + Comp-2",
             lambda: [d["a Comp-1"], d["a"]],
             lambda: [TRUE.comp_1(t).h, TRUE.dstates["h"][t - 1]],
@@ -181,26 +181,26 @@ def cell() -> list[Equation]:
     I, c, Gamma_o = np.eye(n_a), v["c"], v["Gamma_o"]
     return [
         Equation(
-            "002-3.4-Gamma_o",
+            "lstm-3.4-Gamma_o",
             "∂J/∂Γ_o = ∂J/∂a diag(tanh c) = ∂J/∂a ∘ tanh(c)ᵀ",
             lambda: [mm(d["a"], diag(np.tanh(c))), d["Gamma_o"]],
             lambda: [TRUE.dJ_dgate("o", t)] * 2,
         ),
         Equation(
-            "002-3.4-Comp-2-line-3",
+            "lstm-3.4-Comp-2-line-3",
             "∂J/∂c by a = ∂J/∂a diag(Γ_o) (I − diag(tanh² c)): a matrix has no ∘ with a column",
             lambda: mm(d["a"], diag(Gamma_o), add(I, -diag(np.tanh(c) ** 2))),
             lambda: TRUE.c_comp_2(t),
             lambda: mm(d["a"], had(I, Gamma_o), add(I, -had(I, np.tanh(c) ** 2))),
         ),
         Equation(
-            "002-3.4-Comp-2",
+            "lstm-3.4-Comp-2",
             "∂J/∂c by a = ∂J/∂a ∘ [Γ_o ∘ (1 − tanh² c)]ᵀ",
             lambda: d["c Comp-2"],
             lambda: TRUE.c_comp_2(t),
         ),
         Equation(
-            "002-3.4-c",
+            "lstm-3.4-c",
             "∂J/∂c = Comp-1 (3.6 of step t+1) + Comp-2",
             lambda: [d["c Comp-1"], d["c"]],
             lambda: [TRUE.comp_1(t).c, TRUE.dstates["c"][t - 1]],
@@ -210,7 +210,7 @@ def cell() -> list[Equation]:
 
 def gate(section: str, number: str, g: str) -> list[Equation]:
     """Section 3.5, 3.7, 3.8 or 3.9: one gate, from ∂J/∂z to its weights."""
-    id, z, dz = f"002-{section}", f"z_{g}", draw(n_a, 1)
+    id, z, dz = f"lstm-{section}", f"z_{g}", draw(n_a, 1)
     dWa, dWx, da, dx, db = draw(n_a, n_a), draw(n_x, n_a), draw(n_a, 1), draw(n_x, 1), draw(n_a, 1)
     W_a, W_x = w[f"W_{g}a"], w[f"W_{g}x"]
     changes = {f"W_{g}a": dWa, f"W_{g}x": dWx, f"b_{g}": db}
@@ -234,7 +234,7 @@ def gate(section: str, number: str, g: str) -> list[Equation]:
             lambda: J,
         ),
         Equation(
-            f"002-eq-{number}",
+            f"lstm-eq-{number}",
             f"d{z} = dW_{g}aᵀ a + W_{g}aᵀ da + dW_{g}xᵀ x + W_{g}xᵀ dx + db_{g}",
             differential,
             lambda: TRUE.dz(g, t, a_prev=da, x=dx, **changes),
@@ -248,7 +248,7 @@ def gate(section: str, number: str, g: str) -> list[Equation]:
 def product(of: str, factor: np.ndarray, true: Callable[[], np.ndarray]) -> Equation:
     """One factor of eq. 9: its lines with diag and with ∘."""
     return Equation(
-        f"002-3.6-{of}",
+        f"lstm-3.6-{of}",
         f"∂J/∂{of} = ∂J/∂c diag(v) = ∂J/∂c ∘ vᵀ",
         lambda: [mm(d["c"], diag(factor)), d[of]],
         lambda: [true(), true()],
@@ -263,7 +263,7 @@ def products() -> list[Equation]:
         product("Gamma_f", prev["c"], lambda: TRUE.dJ_dgate("f", t)),
         product("c_prev", v["Gamma_f"], lambda: TRUE.comp_1(t - 1).c),
         Equation(
-            "002-3.6-c_prev-total",
+            "lstm-3.6-c_prev-total",
             "∂J/∂c⁽ᵗ⁻¹⁾ = ∂J/∂c ∘ Γ_fᵀ + Comp-2 of step t−1: the symbol is that of the total",
             lambda: add(d["c_prev"], FOUND[t - 1]["c Comp-2"]),
             lambda: TRUE.dstates["c"][t - 2],
@@ -277,7 +277,7 @@ def component(n: int, of: str) -> Equation:
     g = COMPONENTS[n]
     name = {"a": "a_prev", "x": "x"}[of]
     return Equation(
-        f"002-3.10-Comp-{n}-{of}",
+        f"lstm-3.10-Comp-{n}-{of}",
         f"∂J/∂{of} by z_{g} = ∂J/∂z_{g} W_{g}{of}ᵀ",
         lambda: d[f"{name} Comp-{n}"],
         lambda: TRUE.of_copies(t)[f"{of}_{g}"],
@@ -289,19 +289,19 @@ def inputs() -> list[Equation]:
     return [
         *(component(n, of) for n in COMPONENTS for of in "ax"),
         Equation(
-            "002-3.10-a",
+            "lstm-3.10-a",
             "the four add up to Comp-1 of 3.3 at step t−1",
             lambda: d["a_prev"],
             lambda: TRUE.comp_1(t - 1).h,
         ),
         Equation(
-            "002-3.10-a-total",
+            "lstm-3.10-a-total",
             "∂J/∂a⁽ᵗ⁻¹⁾ = the four + Comp-2 of 3.3 at step t−1: the true derivative has ŷ⁽ᵗ⁻¹⁾ too",
             lambda: add(d["a_prev"], FOUND[t - 1]["a Comp-2"]),
             lambda: TRUE.dstates["h"][t - 2],
             lambda: d["a_prev"],
         ),
-        Equation("002-3.10-x", "∂J/∂x = the four", lambda: d["x"], lambda: TRUE.dxs[t - 1]),
+        Equation("lstm-3.10-x", "∂J/∂x = the four", lambda: d["x"], lambda: TRUE.dxs[t - 1]),
     ]
 
 
@@ -309,13 +309,13 @@ def end() -> list[Equation]:
     """Sections 4 and 5."""
     return [
         Equation(
-            "002-4",
+            "lstm-4",
             "gradients, entry by entry of W, are the transposes of the Jacobians",
             lambda: [d["W_oa"].T, d["W_ox"].T],
             lambda: [TRUE.gradient(t, "W_oa"), TRUE.gradient(t, "W_ox")],
         ),
         Equation(
-            "002-5-1",
+            "lstm-5-1",
             "∂(x ∘ y)/∂x = diag(y), as in ∂c/∂c⁽ᵗ⁻¹⁾",
             lambda: diag(v["Gamma_f"]),
             lambda: xrnn.analysis.jacobian(TRUE.tape, t - 2, of="c", by="c")[0],
@@ -326,28 +326,28 @@ def end() -> list[Equation]:
 def whole(of: str) -> Equation:
     """A gradient through all steps; the sign of 3.1 reaches each of them."""
     return Equation(
-        f"002-BPTT-{of}",
+        f"lstm-BPTT-{of}",
         "the sum over all steps, transposed",
-        lambda: seed_002.gradients(FOUND)[of],
+        lambda: document.gradients(FOUND)[of],
         lambda: TRUE.total[of].T,
-        lambda: seed_002.gradients(AS_PRINTED)[of],
+        lambda: document.gradients(AS_PRINTED)[of],
     )
 
 
 def through_time() -> list[Equation]:
-    """The equations together, through all steps."""
+    """All equations, through all steps."""
     names = list(TRUE.of_step(t))
     return [
         *(whole(of) for of in w),
         Equation(
-            "002-BPTT-x",
+            "lstm-BPTT-x",
             "∂J/∂x at every step",
             lambda: [of["x"] for of in FOUND[1:]],
             lambda: list(TRUE.dxs),
             lambda: [of["x"] for of in AS_PRINTED[1:]],
         ),
         Equation(
-            "002-BPTT-sum",
+            "lstm-BPTT-sum",
             "∂J/∂W = Σ_t of what 3.2-3.9 give for step t: the sum is not printed",
             lambda: [add(*(of[name] for of in FOUND[1:])) for name in names],
             lambda: [TRUE.total[name] for name in names],

@@ -1,6 +1,7 @@
-"""Seed 003, ReLU network, LSTM, GRU: its equations, corrected, give what xrnn gives.
+"""Derivation "ReLU RNN, LSTM and GRU": its equations, corrected and as printed, against xrnn.
 
-The loss is outside the unit; gradients by backpropagation and by sensitivities carried forward.
+The loss is outside of the unit.  Gradients are computed by backpropagation, and by sensitivities
+that are carried forward.
 """
 
 from __future__ import annotations
@@ -32,6 +33,6 @@ def test_printed_form_is_wrong(equation: Equation) -> None:
 
 
 def test_no_gradient_is_left_out() -> None:
-    numbers = [re.match(r"003-eq-(\d+)", equation.id) for equation in EQUATIONS]
+    numbers = [re.match(r"relu-lstm-gru-eq-(\d+)", equation.id) for equation in EQUATIONS]
     assert {int(n[1]) for n in numbers if n} == {*range(1, 88)} - DEFINITIONS
     assert len({equation.id for equation in EQUATIONS}) == len(EQUATIONS)

@@ -1,4 +1,4 @@
-"""Seed 001: every equation against xrnn, and every error in it against the same."""
+"""Derivation "Tanh RNN": its equations, corrected and as printed, against xrnn."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ SQUARE = only(
     System(v=5, d=5, n=5, o=5),
     "square",
     (
-        *(f"001-eq-{n}" for n in (11, 13, 15, 17)),
-        *(f"001-{label}b" for label in ("W8", "U8", "B8", "E8")),
-        *("001-W8b-label", "001-E8d-layout", "001-E4-line-4"),
-        *("001-eq-13-reordered", "001-eq-17-U"),
+        *(f"tanh-rnn-eq-{n}" for n in (11, 13, 15, 17)),
+        *(f"tanh-rnn-{label}b" for label in ("W8", "U8", "B8", "E8")),
+        *("tanh-rnn-W8b-label", "tanh-rnn-E8d-layout", "tanh-rnn-E4-line-4"),
+        *("tanh-rnn-eq-13-reordered", "tanh-rnn-eq-17-U"),
     ),
 )
 
 # or here, where h_t/h_k and ∂h_t/∂h_k are both numbers.
-ONE_UNIT = only(System(v=7, d=3, n=1, o=6), "one-unit", ("001-W6t", "001-E6t"))
+ONE_UNIT = only(System(v=7, d=3, n=1, o=6), "one-unit", ("tanh-rnn-W6t", "tanh-rnn-E6t"))
 
 
 @every(EQUATIONS)
@@ -75,9 +75,8 @@ def test_forward_values() -> None:
     s, x = SYSTEM, Library(SYSTEM)
     assert gap(s.each(lambda t: s.x[t]), [row.T for row in x.xs]) <= BOUND
     assert gap(s.each(lambda t: s.h[t]), [row.T for row in x.hs]) <= BOUND
-    assert (
-        gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
-    )
+    by_gates = xrnn.analysis.gates(x.tape)["h"]
+    assert gap(s.each(lambda t: s.h[t]), [row.T for row in by_gates]) <= BOUND
     assert gap(s.each(lambda t: s.Omega[t]), [row.T for row in x.logits]) <= BOUND
     assert gap(s.each(lambda t: s.y_hat[t]), s.each(x.y_hat)) <= BOUND
     assert gap(s.each(lambda t: s.L[t]), s.each(x.loss)) <= BOUND

@@ -88,7 +88,7 @@ def test_vectors_can_catch_a_fault(cell: str) -> None:
 
 
 def test_freeze_writes_what_is_there() -> None:
-    pytest.importorskip("torch", reason="the frozen judge is PyTorch")
+    pytest.importorskip("torch", reason="the frozen oracle is PyTorch")
     from oracles import freeze
 
     assert json.loads(about()["cases"]) == freeze.CASES

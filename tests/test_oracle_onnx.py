@@ -11,12 +11,12 @@ from oracles.flat import Arrays, assert_agree, case_shapes, draw, over, under
 
 import xrnn
 
-pytest.importorskip("onnx", reason="the judge is an ONNX model")
-pytest.importorskip("onnxruntime", reason="the judge is onnxruntime")
+pytest.importorskip("onnx", reason="the oracle is an ONNX model")
+pytest.importorskip("onnxruntime", reason="the oracle is onnxruntime")
 
 from oracles import onnx_node
 
-#: both sides are float32, and onnxruntime's curves are good to about 1e-6
+#: both sides are float32, and activations of onnxruntime are accurate to about 1e-6
 BOUND = 1e-5
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")

@@ -12,7 +12,7 @@ from oracles.subject import judged
 
 import xrnn
 
-torch = pytest.importorskip("torch", reason="the judge is PyTorch")
+torch = pytest.importorskip("torch", reason="the oracle is PyTorch")
 
 from oracles import torch_cells  # noqa: E402
 

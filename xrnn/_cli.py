@@ -1,7 +1,7 @@
 """The command line: ``xrnn train | sample | certify | flow | info``.
 
-What a user got wrong ends with one line on standard error and exit status 2; a law that
-does not hold, with exit status 1.
+An error of the user is reported in one line on standard error, with exit status 2.  If a law does
+not hold, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xrnn.engine.select import choose
 
 DEFAULTS = Config()
 
-#: the sizes (T, B, I, H) for which `xrnn info` tells what runs
+#: the sizes (T, B, I, H) for which `xrnn info` shows what runs
 TYPICAL = (100, 32, 128, 128)
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
+    except BrokenPipeError:  # the reader (head, less) has closed the pipe
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
@@ -84,14 +84,14 @@ def _add_train(commands: Any) -> None:
     p.add_argument("--lr", type=float, help=f"learning rate at the start (default: {DEFAULTS.lr})")
     _add_backend(p)
     p.add_argument("--out", metavar="DIR", default="xrnn-run", help="default: xrnn-run")
-    p.add_argument("--resume", action="store_true", default=False, help="go on where DIR stopped")
+    p.add_argument("--resume", action="store_true", default=False, help="continue the run in DIR")
     p.set_defaults(command=train)
 
 
 def _add_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="write text with a trained model")
     p.add_argument("folder", metavar="DIR", type=Path, help="the folder of a training run")
-    p.add_argument("--prime", metavar="TEXT", default="", help="what has been written so far")
+    p.add_argument("--prime", metavar="TEXT", default="", help="the text to continue")
     p.add_argument("--length", type=int, default=500, metavar="N", help="default: 500")
     p.add_argument("--temperature", type=float, default=0.7, metavar="T", help="default: 0.7")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
@@ -110,7 +110,7 @@ def _add_certify(commands: Any) -> None:
 def _add_flow(commands: Any) -> None:
     p = commands.add_parser(
         "flow",
-        help="draw how gradients travel back through time",
+        help="draw the size of gradients over time",
         description="Draw the gradient of the state at every step, for a loss at the last one.",
     )
     names = "rnn,lstm,gru,input-gated"
@@ -233,7 +233,7 @@ def _need(command: str, *modules: str) -> None:
 
 
 def _fused(backend: Backend) -> list[str]:
-    """Every cell and who runs it."""
+    """For every cell, what runs it."""
     lines = []
     for name, cell in BY_NAME.items():
         dtypes = {dtype for kernel in backend.kernels.get(cell, ()) for dtype in kernel.dtypes}
@@ -244,8 +244,8 @@ def _fused(backend: Backend) -> list[str]:
             except TypeError:  # a dtype that kernels alone compute in, and none is verified
                 words = "not verified"
             paths.setdefault(words, []).append(str(dtype))
-        told = "; ".join(f"{', '.join(names)}: {words}" for words, names in paths.items())
-        lines.append(f"{name:<12} {told or 'as written'}")
+        served = "; ".join(f"{', '.join(names)}: {words}" for words, names in paths.items())
+        lines.append(f"{name:<12} {served or 'as written'}")
     return [f"at T, B, I, H = {', '.join(map(str, TYPICAL))}:", *lines, *backend.notes()]
 
 

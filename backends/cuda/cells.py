@@ -1,4 +1,4 @@
-"""A step of each cell on the device: which products and kernels, in what order."""
+"""One step of each cell on the device: its products and kernels, in their order."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class FusedPeephole(OneProduct):
         )
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
-        """Besides U: p_i and p_f saw the c before, p_o the new one."""
+        """Besides U: p_i and p_f multiplied the c before, p_o the new one."""
         run, H, ld = plan.run, plan.H, 4 * plan.H
         gates, cs = plan.at(run.gates), plan.at(run.cs)
         old = cs + run.before * plan.B * H * plan.acc_bytes
@@ -107,18 +107,18 @@ class FusedPeephole(OneProduct):
 
 
 class FusedElman(OneProduct):
-    """Of forward only h is kept; gradients get a buffer of their own."""
+    """Of the forward pass only h is kept; gradients have a buffer of their own."""
 
     source, width, keeps_gates = "rnn.cu", 1, False
-    #: the curve, as the kernels number it
-    curve = 0
+    #: the number of the activation in the kernels: 0 for tanh, 1 for ReLU
+    activation = 0
 
     def activate(self, plan: Plan, at: Step, save: Any) -> None:
         plan.kernel(
             self.source,
             "rnn_forward",
             *(at.gates, plan.weights["b"], at.product, at.h_prev, at.h, plan.lengths, at.t),
-            variant=f", {self.curve}",
+            variant=f", {self.activation}",
         )
 
     def activate_backward(self, plan: Plan, at: Step) -> None:
@@ -126,12 +126,12 @@ class FusedElman(OneProduct):
             self.source,
             "rnn_backward",
             *(at.gates, at.h, at.dy, at.dh, plan.lengths, at.t),
-            variant=f", {self.curve}",
+            variant=f", {self.activation}",
         )
 
 
 class FusedElmanReLU(FusedElman):
-    curve = 1
+    activation = 1
 
 
 class FusedGRU(OneProduct):
@@ -162,7 +162,7 @@ class FusedGRU(OneProduct):
 
 
 class FusedGRUBefore(Fused):
-    """Two products a step: r and z see h_prev, the candidate q = r ⊙ h_prev, which is kept."""
+    """Two products a step: of h_prev for r and z, of q = r ⊙ h_prev for n; q is kept."""
 
     source, width = "gru_before.cu", 3
 
@@ -206,7 +206,7 @@ class FusedGRUBefore(Fused):
         return {"U": plan.xp.concat([rz, n])}
 
     def _q(self, plan: Plan, at: Step, keep: bool) -> int:
-        """Where q of this step goes: if it is not kept, always to the same place."""
+        """The address of q of this step; if q is not kept, every step uses the same one."""
         if "q" not in plan.run.more:
             plan.run.more["q"] = plan.empty(plan.T if keep else 1, plan.B, plan.H)
             plan.at(plan.run.more["q"])

@@ -1,13 +1,13 @@
-"""Which thread-block clusters run a whole sequence, and with what geometry.
+"""The geometry of the thread-block clusters that run whole sequences.
 
 A cluster of C blocks, each on a multiprocessor of its own, runs a slice of the batch through
 all steps; each block holds the recurrent weights of its hidden units in registers and shared
 memory (``kernels/cluster_blocks.cuh``).  Hidden units are padded to C · units, units a
-multiple of 16, so any H is served as far as its weights fit.
+multiple of 16, so any H can be served whose weights fit.
 
-Nothing here is measured by a clock.  Shared memory is exact, registers are bounds (`Fit`: none
-of all that `geometries` yields spills on a Hopper, by nvcc 13.0); the choice among what fits is
-by predicted cycles, see `Geometry.cycles`.
+Nothing here is measured.  The need of shared memory is exact; that of registers is an upper bound
+(`Fit`: compiled by nvcc 13.0 for Hopper, no geometry that `geometries` yields spills).  Among the
+geometries that fit, the one with the fewest predicted cycles is chosen, see `Geometry.cycles`.
 
 Every H up to these is served, by clusters of at most 8 / of 16 blocks:
 
@@ -208,8 +208,9 @@ class Geometry:
 
     @property
     def cycles(self) -> float:
-        """Predicted, of one step forward and back: a constant for the exchange, the curves
-        of each pair, the products, and what is read from shared memory at 128 bytes a cycle."""
+        """Predicted, of one step forward and backward: a constant for the exchange, the
+        activations of each pair, the products, and the reads from shared memory at 128 bytes
+        a cycle."""
         a, N = KINDS[self.kind], self.batch // 8
         latency = 2 * (500 if self.cluster == 1 else 1000) + 200 * self.pairs
         products = 2 * (self._rows // 16) * (self.width // a.depth) * N * a.cycles

@@ -1,7 +1,7 @@
-"""Whole sequences in one launch: clusters of blocks that hold U on the chip.
+"""Whole sequences in one launch: clusters of thread blocks that hold U on the chip.
 
-Buffers and products are those of the loop (`xrnn.backends.cuda.fused`); in between stands
-one kernel (``kernels/*_cluster.cu``) that runs both directions of a layer at once.
+Buffers and large products are those of `xrnn.backends.cuda.fused`.  In place of its loop over time
+one kernel (``kernels/*_cluster.cu``) runs all steps, of both directions of a layer at once.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def _held(runtime: Any, size: int) -> int:
 
 
 class Clustered(Fused):
-    """What the cells share; each says which buffers its kernels take."""
+    """The base of the cells; each defines the buffers that its kernels take."""
 
     def geometry(self, kind: str, B: int, H: int, directions: int = 1) -> Geometry | None:
-        """How clusters cut these sizes, or None where they cannot."""
+        """The geometry of the clusters for these sizes, or None if there is none."""
         if self.runtime.capability() < cluster.CAPABILITY:
             return None
         runtime: Any = self.runtime
@@ -45,14 +45,14 @@ class Clustered(Fused):
 
     def drive(self, plans: Sequence[Plan], keep: bool) -> None:
         g = self._geometry_of(plans)
-        apart = self.carries_c and not keep
-        if apart:  # c is then handed over in one row
+        handed_over = self.carries_c and not keep
+        if handed_over:  # c is then handed over in one row
             for plan in plans:
                 plan.run.cs[0] = plan.run.first[1]
         sets = [self.buffers(plan) for plan in plans]
         save = (plans[0].int32(keep),) if self.keeps_gates else ()
         self._launch(g, g.forward, plans, save, sets)
-        if apart:
+        if handed_over:
             for plan in plans:
                 plan.run.cs[plan.run.ends[1]] = plan.run.cs[0]
 

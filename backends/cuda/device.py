@@ -1,4 +1,4 @@
-"""The backend: CuPy's namespace, the way to and from the device, and the fused loops."""
+"""The backend: CuPy's namespace, copies to and from the device, and the kernels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _notes() -> list[str]:
 
 
 def _dtypes() -> frozenset[cupy.dtype]:
-    """What the kernels store; bfloat16 where CuPy knows it and ml_dtypes gives it a name."""
+    """The dtypes of the kernels; bfloat16 only where CuPy has it and ml_dtypes is installed."""
     names = ["float16", "float32", "float64"]
     if VERSION >= (14,) and importlib.util.find_spec("ml_dtypes") is not None:
         importlib.import_module("ml_dtypes")

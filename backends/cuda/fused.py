@@ -1,9 +1,8 @@
-"""Whole sequences by fused kernels: one product and one kernel a step, each way.
+"""Whole sequences by fused kernels: one matrix product and one kernel for each step.
 
-What does not depend on the state is done for all steps at once, as in
-`xrnn.recurrence.loop.Loop`: W x before the loop, every weight gradient after it, each in one
-large product.  In between runs a loop over raw addresses.  The mathematics of a step stands in
-``kernels/*.cu``.
+As in `xrnn.recurrence.loop.Loop`, what does not depend on the state is computed for all steps at
+once, each in one large product: W x before the loop, and every weight gradient after it.  The loop
+itself passes raw addresses to the kernels.  The equations of a step are in ``kernels/*.cu``.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from xrnn.typing import Array, Namespace, State, Weights
 class Fused:
     """One cell's whole loop on a device, as a `xrnn.typing.Sequence`.
 
-    Subclasses say, for one cell, what a step is (`step`, `step_backward`), and where its
-    weights' gradients come from (`weight_gradients`).
+    Subclasses define, for one cell, a step (`step`, `step_backward`) and the gradients of its
+    weights (`weight_gradients`).
 
     Parameters
     ----------
     runtime : Runtime
         The device.
     cell : Cell
-        Whose loop.
+        The cell that the loop runs.
     tf32 : bool
         Whether products of float32 may round what they multiply to 10 bits.
     """
@@ -37,9 +36,9 @@ class Fused:
     source = ""
     width = 0
     carries_c = False
-    #: whether backward needs what forward left in the gates
+    #: whether the backward pass needs the gates of the forward pass
     keeps_gates = True
-    #: where each of the cell's gates stands among the columns, if not in their own order
+    #: the position of each of the cell's gates among the columns, if not in the cell's order
     columns: tuple[int, ...] | None = None
 
     def __init__(self, runtime: Runtime, cell: Cell[Any], tf32: bool = False) -> None:
@@ -82,27 +81,27 @@ class Fused:
     def backward(
         self,
         weights: Weights,
-        saved: Residuals,
+        residuals: Residuals,
         dys: Array | None,
         dstate: State,
         *,
         xp: Namespace,
     ) -> tuple[Array, State, dict[str, Array]]:
-        """As `xrnn.typing.Sequence.backward`.  Gradients take the place of the gates that they
-        belong to, so a second backward pass begins by running forward again."""
-        return self.backward_both([(weights, saved, dys, dstate)], xp=xp)[0]
+        """As `xrnn.typing.Sequence.backward`.  Gradients overwrite the gates that they
+        belong to, so a second backward pass first runs forward again."""
+        return self.backward_both([(weights, residuals, dys, dstate)], xp=xp)[0]
 
     def backward_both(
         self, passes: Sequence[tuple[Weights, Residuals, Array | None, State]], *, xp: Namespace
     ) -> list[tuple[Array, State, dict[str, Array]]]:
         """The same for one direction or for both."""
         plans, given = [], []
-        for _, saved, dys, dstate in passes:
-            plan = Plan(self.runtime, self.reopen(saved), self.tf32)
+        for _, residuals, dys, dstate in passes:
+            plan = Plan(self.runtime, self.reopen(residuals), self.tf32)
             if not self.keeps_gates:
                 plan.run.gates = plan.empty(plan.T, plan.B, self.width * plan.H)
             plans.append(plan)
-            carried = tuple(plan.wide(d) for d in dstate)
+            carried = tuple(plan.upcast(d) for d in dstate)
             given.append((None if dys is None else plan.dense(dys), carried))
         self.drive_backward(plans, given)
         results = []
@@ -113,7 +112,7 @@ class Fused:
         return results
 
     def drive(self, plans: Sequence[Plan], keep: bool) -> None:
-        """Fill the buffers of runs, whose gates hold W x."""
+        """Run all steps of passes whose gates hold W x, and fill their buffers."""
         for plan in plans:
             scratch = plan.at(plan.empty(plan.B, self.width * plan.H, acc=True))
             step = Step(plan, self.width, scratch)
@@ -124,7 +123,8 @@ class Fused:
     def drive_backward(
         self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
     ) -> None:
-        """Turn the gates into their gradients, and those of the last states into the first's."""
+        """Replace the gates by their gradients, and the gradients of the last states by those of
+        the first."""
         for plan, (dys, carried) in zip(plans, given, strict=True):
             scratch = plan.at(plan.empty(plan.B, plan.H, acc=True))
             step = Step(plan, self.width, scratch, dys, carried)
@@ -133,7 +133,7 @@ class Fused:
                 self.step_backward(plan, step)
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
-        """What runs for these sizes, in words."""
+        """A description of what runs for these sizes."""
         return "one fused kernel a step"
 
     def step(self, plan: Plan, at: Step, save: Any) -> None:
@@ -145,15 +145,15 @@ class Fused:
         raise NotImplementedError
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
-        """Of every weight but W and b, from the gradients that stand in the gates."""
+        """Of every weight but W and b, from the gradients in the gates."""
         raise NotImplementedError
 
     def open(self, run: Residuals) -> Plan:
-        """The plan of a pass, with W x in its gates and nothing of the padding in its inputs."""
+        """The plan of a pass, with W x in its gates and zeros in the padding of its inputs."""
         xp = self.runtime.xp
         if run.lengths is not None:
             run.mask = valid_mask(run.xs.shape[0], run.lengths, xp=xp)
-            # Whatever stands in the padding, NaN included, must not reach a sum.
+            # Values in the padding, even NaN, must not enter a sum.
             run.xs = apply_mask(run.mask, run.xs, xp=xp)
         plan = Plan(self.runtime, run, self.tf32)
         run.xs = plan.dense(run.xs)
@@ -164,7 +164,7 @@ class Fused:
         return plan
 
     def _place_states(self, plan: Plan) -> None:
-        """The buffers of the states, the ones given in their slot."""
+        """Make the buffers of the states and put the first states into their slot."""
         run = plan.run
         first, _ = run.ends
         run.hs = plan.empty(plan.T + 1, plan.B, plan.H)
@@ -174,14 +174,14 @@ class Fused:
             run.cs[first] = run.first[1]
 
     def _outputs(self, plan: Plan, keep: bool) -> tuple[Array, State, Any]:
-        """What a pass gives, from its buffers."""
+        """The results of a pass, from its buffers."""
         run, xp = plan.run, plan.xp
         first, end = run.ends
         ys = run.hs[1:] if first == 0 else run.hs[:-1]
-        # A copy: the outputs, which backward reads too, are the same memory.
+        # A copy, as outputs share the memory of hs, which the backward pass reads.
         last: tuple[Array, ...] = (run.hs[end].copy(),)
         if run.mask is not None:
-            # The state that is kept past the end is an output nowhere.
+            # Past the end the buffer holds the state that is kept, but outputs are 0.
             ys = apply_mask(run.mask, ys, xp=xp)
         if self.carries_c:
             last = (*last, xp.astype(run.cs[end], plan.dtype))
@@ -189,18 +189,22 @@ class Fused:
             run.gates = None
         return ys, last, run if keep else None
 
-    def reopen(self, saved: Residuals) -> Residuals:
-        """The run, or the same once more if its gates hold gradients already."""
-        if saved.spent:
-            again = (saved.weights, saved.xs, saved.first)
-            saved = self.forward(
-                *again, lengths=saved.lengths, reverse=saved.reverse, keep=True, xp=self.runtime.xp
+    def reopen(self, residuals: Residuals) -> Residuals:
+        """The residuals; if their gates hold gradients already, those of a new forward pass."""
+        if residuals.spent:
+            again = (residuals.weights, residuals.xs, residuals.first)
+            residuals = self.forward(
+                *again,
+                lengths=residuals.lengths,
+                reverse=residuals.reverse,
+                keep=True,
+                xp=self.runtime.xp,
             )[2]
-        saved.spent = self.keeps_gates
-        return saved
+        residuals.spent = self.keeps_gates
+        return residuals
 
     def input_gradients(self, plan: Plan) -> tuple[Array, dict[str, Array]]:
-        """Of xs, W and b, from the gradients that stand in the gates."""
+        """Of xs, W and b, from the gradients in the gates."""
         run, rows, n = plan.run, plan.T * plan.B, len(self.cell.gates) * plan.H
         ld = self.width * plan.H
         gates, xs = plan.at(run.gates), plan.at(run.xs)
@@ -214,7 +218,7 @@ class Fused:
     def recurrent_gradient(
         self, plan: Plan, column: int, blocks: int, operand: int | None = None
     ) -> Array:
-        """Σ da operandᵀ, the gradient of rows of U: of so many blocks of columns from one on.
+        """Σ da operandᵀ, the gradient of rows of U, for `blocks` blocks of columns from `column`.
 
         `operand` (T, B, H) is what those rows were multiplied by; default: the h before.
         """
@@ -228,7 +232,7 @@ class Fused:
         return dU
 
     def _to_columns(self, plan: Plan, W: Array) -> Array:
-        """Rows of gates in the order of their columns."""
+        """W with its gates in the order of the columns."""
         if self.columns is None:
             return plan.dense(W)
         H, order = plan.H, sorted(range(len(self.columns)), key=self.columns.__getitem__)
@@ -264,12 +268,12 @@ class Step:
         self.gates = self.h_prev = self.h = self.c_prev = self.c = self.dy = 0
 
     def move(self, t: int) -> None:
-        """Go to step t."""
+        """Set the addresses to those of step t."""
         gates, hs, cs, dys = self.bases
-        wide, row, acc, out = self.strides
+        gate_row, row, acc, out = self.strides
         before, after = t + self.before, t + 1 - self.before
         self.t = self.plan.int32(t)
-        self.gates = gates + t * wide
+        self.gates = gates + t * gate_row
         self.h_prev, self.h = hs + before * row, hs + after * row
         self.c_prev, self.c = cs + before * acc, cs + after * acc
         self.dy = dys + t * out if dys else 0

@@ -1,7 +1,7 @@
-"""The cells with a linear recurrence: the whole loop inside one kernel.
+"""The cells with a linear recurrence: one kernel runs all steps.
 
-Every unit of every sequence goes through time by itself.  Where these are too few to fill
-the device, the time axis is cut into pieces that run in parallel (``kernels/linear.cu``).
+Each thread computes one unit of one sequence.  Where there are too few of these to fill the
+device, the time axis is cut into pieces that run in parallel (``kernels/linear.cu``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ THREADS, SHORTEST = 33792, 64
 
 
 def pieces(T: int, B: int, H: int) -> int:
-    """Into how many pieces the time axis is cut."""
+    """The number of pieces that the time axis is cut into."""
     return max(1, min(-(-THREADS // (B * H)), T // SHORTEST))
 
 
 class FusedLinear(Fused):
-    """What the two linear cells share; they differ in whether h is a state beside s."""
+    """The base of the two linear cells, which differ in whether h is a state beside s."""
 
     source = "linear.cu"
     #: the kernels' names without _forward, _backward
     name = ""
-    #: whether h is a state of its own, beside the one that recurs
+    #: whether h is a state beside s, the state of the recurrence
     beside = False
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
@@ -36,7 +36,7 @@ class FusedLinear(Fused):
         return "one kernel for all steps" if P == 1 else f"{P} pieces of time in parallel"
 
     def _place_states(self, plan: Plan) -> None:
-        """Its buffers are made with the launch."""
+        """Nothing: the buffers are made at the launch."""
 
     def drive(self, plans: Sequence[Plan], keep: bool) -> None:
         for plan in plans:
@@ -47,7 +47,7 @@ class FusedLinear(Fused):
         run.hs = plan.empty(*shape)
         if self.beside:
             run.more["h"] = run.first[0].copy()
-        run.more["s"], s0 = plan.wide(run.first[-1]), plan.at(plan.wide(run.first[-1]))
+        run.more["s"], s0 = plan.upcast(run.first[-1]), plan.at(plan.upcast(run.first[-1]))
         run.cs = plan.empty(*shape, acc=True) if keep else None
         gates, bias, reverse = plan.at(run.gates), plan.weights["b"], run.reverse
         entering, _ = self._entering(plan, "forward", reverse, s0, (gates, bias))
@@ -76,14 +76,14 @@ class FusedLinear(Fused):
     def _run_backward(self, plan: Plan, dys: Array | None, carried: State) -> None:
         run, dh, ds = plan.run, carried[0], carried[-1]
         gates, cs, dy = plan.at(run.gates), plan.at(run.cs), plan.at(dys)
-        dh_last = plan.at(plan.wide(dh)) if self.beside else 0
+        dh_last = plan.at(plan.upcast(dh)) if self.beside else 0
         more = (gates, cs, dy, dh_last) if self.beside else (gates, dy)
-        # What enters a piece going back is overwritten by what leaves it.
+        # In the backward pass the gradient after a piece is overwritten by that before it.
         through, rows = self._entering(plan, "backward", not run.reverse, plan.at(ds), more)
         self._launch(
             plan,
             "backward",
-            *(gates, plan.at(plan.wide(run.first[-1])), cs, dy, through),
+            *(gates, plan.at(plan.upcast(run.first[-1])), cs, dy, through),
             *((dh_last, plan.at(dh)) if self.beside else ()),
             *(plan.lengths, plan.int32(run.reverse)),
         )
@@ -94,16 +94,16 @@ class FusedLinear(Fused):
         return {}
 
     def _entering(
-        self, plan: Plan, way: str, falling: bool, first: int, given: tuple[int, ...]
+        self, plan: Plan, direction: str, falling: bool, first: int, given: tuple[int, ...]
     ) -> tuple[int, Array | None]:
-        """The state (or gradient) that enters each piece; where there is one piece, `first`."""
+        """The state before (or gradient after) each piece; for a single piece, `first`."""
         P = pieces(plan.T, plan.B, plan.H)
         if P == 1:
             return first, None
         run, type_ = plan.run, TYPES[plan.acc][0]
         through, offset = (plan.empty(P, plan.B, plan.H, acc=True) for _ in range(2))
         maps = plan.at(through), plan.at(offset)
-        self._launch(plan, f"{way}_map", *given, *maps, plan.lengths, plan.int32(run.reverse))
+        self._launch(plan, f"{direction}_map", *given, *maps, plan.lengths, plan.int32(run.reverse))
         self.runtime.launch(
             self.source,
             f"linear_carry<{type_}>",
@@ -117,10 +117,10 @@ class FusedLinear(Fused):
         )
         return maps[1], offset
 
-    def _launch(self, plan: Plan, way: str, *args: Any) -> None:
+    def _launch(self, plan: Plan, direction: str, *args: Any) -> None:
         self.runtime.launch(
             self.source,
-            f"{self.name}_{way}<{plan.type}>",
+            f"{self.name}_{direction}<{plan.type}>",
             (self._blocks(plan), pieces(plan.T, plan.B, plan.H)),
             (BLOCK,),
             (*map(plan.int32, (plan.T, plan.B, plan.H)), *args),

@@ -1,7 +1,7 @@
-"""One pass over the device: its buffers, their addresses, and what is done with them.
+"""One pass on the device: its buffers, their addresses, and the launches that use them.
 
-Nothing here knows CuPy: arrays come from the namespace of a `Runtime`, sizes and addresses
-are plain integers, and the tests run this very code on a host shim.
+Nothing here imports CuPy: arrays come from the namespace of a `Runtime`, and sizes and addresses
+are plain integers.  So the tests can run this code on the host, with a simulated runtime.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import array_api_compat
 
 from xrnn.typing import Array, State, Weights, dtype_name
 
-#: threads in a block of a kernel that works value by value
+#: threads in a block of an elementwise kernel
 BLOCK = 128
 
-#: dtype → its name in the kernels, its bytes, and the dtype that they compute and sum in
+#: dtype → its name in the kernels, its bytes, and the dtype of computations and sums
 TYPES = {
     "float16": ("__half", 2, "float32"),
     "bfloat16": ("__nv_bfloat16", 2, "float32"),
@@ -27,7 +27,7 @@ TYPES = {
 
 
 class Product(NamedTuple):
-    """C (m, n) = op(A) op(B) + beta C: addresses, the lengths of rows, and what is stored."""
+    """C (m, n) = op(A) op(B) + beta C: addresses, row strides and dtypes."""
 
     ta: bool
     tb: bool
@@ -73,12 +73,12 @@ class Runtime(Protocol):
 
 @dataclass
 class Residuals:
-    """What a pass was given, and the buffers that it filled, in the order of time.
+    """The arguments of a forward pass, and the buffers that it filled, in the order of time.
 
-    - gates (T, B, n·H): W x, then (if kept) the gates, then, going back, their gradients:
-      each takes the place of what it replaces, and a run that went back is `spent`
-    - hs, cs (T+1, B, H): the states.  Slot 0 holds the state given and slot t+1 that after
-      step t; in reverse slot T holds the state given and slot t that after step t
+    - gates (T, B, n·H): first W x, then (if kept) the gates, and in the backward pass their
+      gradients, each in the same memory; a run whose gates hold gradients is `spent`
+    - hs, cs (T+1, B, H): the states.  Slot 0 holds the first state and slot t+1 that after
+      step t; in reverse slot T holds the first state and slot t that after step t
     """
 
     weights: Weights
@@ -101,13 +101,13 @@ class Residuals:
 
     @property
     def ends(self) -> tuple[int, int]:
-        """The slots of the state given and of the state reached."""
+        """The slots of the first and of the last state."""
         T = self.xs.shape[0]
         return (T, 0) if self.reverse else (0, T)
 
     @property
     def before(self) -> int:
-        """The slot before step 0: that of the state before step t is t + before."""
+        """The state before step t is in slot t + before."""
         return 1 if self.reverse else 0
 
 
@@ -137,7 +137,7 @@ class Plan:
         return self.runtime.pointer(array)
 
     def dense(self, array: Array) -> Array:
-        """The array, or a copy without gaps at an address that vectors of values can have."""
+        """The array, or a copy without gaps at an address where vectors of values can be loaded."""
         aligned = self.runtime.pointer(array) % (4 * self.bytes) == 0
         return array if array.flags.c_contiguous and aligned else array.copy()
 
@@ -145,20 +145,20 @@ class Plan:
         return None if lengths is None else self.xp.astype(lengths, self.xp.int32)
 
     def int32(self, n: int) -> Any:
-        """A number as kernels take it."""
+        """An integer argument of a kernel."""
         return self.xp.int32(n)
 
     def empty(self, *shape: int, acc: bool = False) -> Array:
-        """A new array of the storage dtype, or of the one that is computed in."""
+        """A new array in the storage dtype, or with `acc` in that of the computation."""
         dtype = getattr(self.xp, self.acc) if acc else self.dtype
         return self.xp.empty(shape, dtype=dtype, device=array_api_compat.device(self.run.xs))
 
-    def wide(self, array: Array) -> Array:
-        """A dense copy in the dtype that is computed in."""
+    def upcast(self, array: Array) -> Array:
+        """A dense copy in the dtype of the computation."""
         return self.dense(self.xp.astype(array, getattr(self.xp, self.acc), copy=True))
 
     def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> None:
-        """Start a kernel that works value by value on one step (B, H)."""
+        """Start an elementwise kernel on one step (B, H)."""
         blocks = -(-self.B * self.H // (self.vector * BLOCK))
         self.runtime.launch(
             source,
@@ -180,12 +180,12 @@ class Plan:
         beta: float = 0.0,
         acc: bool = False,
     ) -> None:
-        """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row's length."""
+        """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row stride."""
         out = self.acc if acc else self.kind
         self.runtime.gemm(Product(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32))
 
     def column_sums(self, x: int, ldx: int, cols: int, y: int = 0, ldy: int = 0) -> Array:
-        """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype; always in one order."""
+        """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype, in a fixed order."""
         rows = self.T * self.B
         parts = min(64, -(-rows // 32))
         some, total = self.empty(parts, cols, acc=True), self.empty(1, cols, acc=True)

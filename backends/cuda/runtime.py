@@ -1,7 +1,7 @@
-"""CuPy as the kernels are launched through it: compile, launch, multiply.
+"""The runtime on CuPy: it compiles and launches kernels, and multiplies matrices.
 
-All sizes and addresses are worked out by `xrnn.backends.cuda.plan`, which knows no CuPy:
-the same plan of launches runs on a host shim in the tests.
+Sizes and addresses are computed by `xrnn.backends.cuda.plan`, which does not import CuPy, so that
+the tests can run the same launches on the host.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _inlined(name: str, seen: set[str]) -> str:
 
 
 class CupyRuntime:
-    """What a sequence needs of the device: an allocator, kernels by name, products."""
+    """The device for the kernels: memory, kernels by name, matrix products."""
 
     def __init__(self) -> None:
         self.xp: Any = array_api_compat.cupy
@@ -56,9 +56,9 @@ class CupyRuntime:
         self._lock = Lock()
         # cuBLAS reads its factors from host memory, whose address must outlive the call.
         self._factors = {
-            (f, wide): (ctypes.c_double if wide else ctypes.c_float)(f)
+            (f, double): (ctypes.c_double if double else ctypes.c_float)(f)
             for f in (0.0, 1.0)
-            for wide in (False, True)
+            for double in (False, True)
         }
 
     def pointer(self, array: Any) -> int:
@@ -85,7 +85,7 @@ class CupyRuntime:
         try:
             kernel = self._kernel(source, instance, shared, size)
             query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
-        except Exception:  # a device with less shared memory, an old driver: other kernels serve
+        except Exception:  # too little shared memory, or an old driver: other kernels run then
             return 0
         config, attribute = _Config(), _Attribute(id=4)
         attribute.value[:3] = (size, 1, 1)
@@ -113,15 +113,15 @@ class CupyRuntime:
         kernel(grid, block, tuple(args), shared_mem=shared)
 
     def gemm(self, product: Product) -> None:
-        """A product; cuBLAS counts in columns, so it makes Cᵀ."""
+        """A matrix product; cuBLAS stores by columns, so it computes Cᵀ."""
         from cupy_backends.cuda.libs import cublas  # loads the library
 
         p = product
         stored, summed = TYPES[p.kind]
         if p.tf32 and p.kind == "float32":
             summed = FAST_TF32
-        wide = p.kind == "float64"
-        one, factor = (ctypes.addressof(self._factors[f, wide]) for f in (1.0, p.beta))
+        double = p.kind == "float64"
+        one, factor = (ctypes.addressof(self._factors[f, double]) for f in (1.0, p.beta))
         handle = device.get_cublas_handle()
         cublas.gemmEx(
             *(handle, int(p.tb), int(p.ta), p.n, p.m, p.k),

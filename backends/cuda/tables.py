@@ -1,4 +1,4 @@
-"""The table of kernels: every cell's kernels, for any runtime, the best first."""
+"""The table of kernels: for every cell its kernels, the fastest first."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ CLUSTERED: Mapping[Cell[Any], type[Clustered]] = {
     cells.GRU: ClusteredGRU,
 }
 
-#: how far products of rounded factors may lie from those of float32, relative
+#: the relative error that products of rounded factors may have
 TF32_TOLERANCE = 5e-3
 
-#: set to 1 to let clusters run: no device has certified them yet
+#: set to 1 to let clusters run: they have not been verified on a device yet
 OPT_IN = "XRNN_CUDA_CLUSTERS"
 
 
@@ -78,7 +78,7 @@ def _fused(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
 
 
 def _trial(loop: Fused, T: int, B: int, I: int, H: int) -> Sizes:
-    """H a multiple of 4 goes by vectors of values, any other one by one."""
+    """If H is a multiple of 4, kernels load vectors of values, else single values."""
     if isinstance(loop, FusedLinear):
         return (130, 3, 2, 4) if pieces(T, B, H) > 1 else (5, 3, 4, 16)
     return (5, 3, 4, 16) if H % 4 == 0 else (3, 2, 3, 7)
@@ -100,7 +100,7 @@ def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Kernel]:
             assert g is not None
             return f"one launch: clusters of {g.cluster} blocks, {g.batch} sequences each"
 
-        # The geometry is that of B and H: they stay as they are.
+        # The geometry depends on B and H, so the trial keeps them.
         return _entry(
             loop,
             frozenset({dtype}),
@@ -135,7 +135,7 @@ def notes() -> list[str]:
 
 @cache
 def source() -> str:
-    """What a verification holds for: all code of this folder."""
+    """The code that a verification is valid for: all of this folder."""
     here = resources.files("xrnn.backends.cuda")
     files = [file for folder in (here, here / "kernels") for file in folder.iterdir()]
     code = [f for f in files if f.name.endswith((".py", ".cu", ".cuh"))]

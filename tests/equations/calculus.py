@@ -1,4 +1,4 @@
-"""Derivatives of a document's own formulas by a complex step: exact to rounding."""
+"""Derivatives of a derivation's own formulas by complex steps, exact to rounding error."""
 
 from __future__ import annotations
 

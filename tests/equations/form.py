@@ -33,11 +33,11 @@ class Equation:
     Parameters
     ----------
     id : str
-        Document and number, ``003-eq-76``; where there is no number, line or section.
+        Derivation and number, ``relu-lstm-gru-eq-76``; without a number, its line or section.
     states : str
-        What it states, corrected.
+        What the corrected equation states.
     here : callable
-        The right side in the document's notation, plain NumPy.
+        The right side in the notation of the derivation, in plain NumPy.
     true : callable
         The same quantity by xrnn's public functions.
     printed : callable, optional

@@ -1,4 +1,4 @@
-"""Seed 003, section 3: the equations (58)-(87), each beside what xrnn gives."""
+"""Derivation "ReLU RNN, LSTM and GRU", section 3: eqs 58-87, each compared with xrnn."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 import xrnn
-from equations import gru_before_system as seed
+from equations import gru_before_system as document
 from equations.form import Equation, add, column
 from equations.gru_before_system import Step, Unit, by_weight, delta_h, delta_r, delta_z
-from equations.seed_003 import nearest
+from equations.relu_lstm_gru import nearest
 
 Values = Callable[[], list[np.ndarray]]
 
@@ -39,7 +39,7 @@ def at_step(name: str) -> Values:
 
 
 def as_a_whole() -> list[Equation]:
-    """The values of (58)-(61), and the pass back by (74)-(87)."""
+    """The values of (58)-(61), and the backward pass by (74)-(87)."""
 
     def values() -> list[np.ndarray]:
         gates = xrnn.analysis.gates(S.xrnn.tape)
@@ -49,7 +49,7 @@ def as_a_whole() -> list[Equation]:
     def swept() -> list[np.ndarray]:
         s = S.swept()
         sums = [add(*(by_weight(DELTAS[w[-1]], w, s, t) for t in s.steps)) for w in s.xrnn.names]
-        return [*sums, seed.back(s, 1), *(seed.below(s, t) for t in s.steps)]
+        return [*sums, document.back(s, 1), *(document.below(s, t) for t in s.steps)]
 
     def true() -> list[np.ndarray]:
         dxs = [S.xrnn.dL_plus_dx(t) for t in S.steps]
@@ -58,32 +58,39 @@ def as_a_whole() -> list[Equation]:
     here = [S.h, S.z, S.r, S.h_tilde]
     return [
         Equation(
-            "003-eqs-58-61",
+            "relu-lstm-gru-eqs-58-61",
             "h_t, z_t, r_t, h̃_t",
             lambda: [value for over_t in here for value in over_t.values()],
             values,
         ),
-        Equation("003-eqs-74-87", "∂L by every weight, by h_0 and by every x_t", swept, true),
+        Equation(
+            "relu-lstm-gru-eqs-74-87", "∂L by every weight, by h_0 and by every x_t", swept, true
+        ),
     ]
 
 
 def errors() -> list[Equation]:
     """(62), (74)-(76): ∂L_t+ by h_t and by the pre-activations."""
     by_z, by_h, by_r = (each(by_pre_activation(gate)) for gate in "znr")
-    printed = each(seed.delta_r_product_first), each(seed.delta_r_product_last)
+    printed = each(document.delta_r_product_first), each(document.delta_r_product_last)
     return [
         Equation(
-            "003-eq-62",
+            "relu-lstm-gru-eq-62",
             "∂L_t+/∂h_t = ∂L_t/∂h_t + ∂L_(t+1)+/∂h_t",
-            each(seed.G),
+            each(document.G),
             each(lambda s, t: s.xrnn.dL_plus_dh(t)),
         ),
         Equation(
-            "003-eq-74", "δ_t^z = G_t ⊙ (h_{t-1} - h̃_t) ⊙ z_t ⊙ (1 - z_t)", each(delta_z), by_z
+            "relu-lstm-gru-eq-74",
+            "δ_t^z = G_t ⊙ (h_{t-1} - h̃_t) ⊙ z_t ⊙ (1 - z_t)",
+            each(delta_z),
+            by_z,
         ),
-        Equation("003-eq-75", "δ_t^h = G_t ⊙ (1 - z_t) ⊙ (1 - h̃_t²)", each(delta_h), by_h),
         Equation(
-            "003-eq-76",
+            "relu-lstm-gru-eq-75", "δ_t^h = G_t ⊙ (1 - z_t) ⊙ (1 - h̃_t²)", each(delta_h), by_h
+        ),
+        Equation(
+            "relu-lstm-gru-eq-76",
             "δ_t^r = (U_h^T δ_t^h) ⊙ h_{t-1} ⊙ r_t ⊙ (1 - r_t)",
             each(delta_r),
             by_r,
@@ -102,11 +109,11 @@ def candidate(number: int, name: str) -> list[Equation]:
     shared = each(lambda s, t: s.xrnn.dL_t(name, t))
     alone = each(lambda s, t: s.xrnn.dL_t_at(name, t))
     last = each(lambda s, t: by_weight(delta_h, name, s, t))
-    chain = each(lambda s, t: by_weight(seed.chain_h, name, s, t))
+    chain = each(lambda s, t: by_weight(document.chain_h, name, s, t))
     return [
-        Equation(f"003-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, true),
+        Equation(f"relu-lstm-gru-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, true),
         Equation(
-            f"003-eq-{number}-last",
+            f"relu-lstm-gru-eq-{number}-last",
             f"{dL} = (G_t ⊙ (1 - z_t) ⊙ (1 - h̃_t²)) …",
             last,
             true,
@@ -118,8 +125,8 @@ def candidate(number: int, name: str) -> list[Equation]:
 def gate(number: int, name: str) -> list[Equation]:
     """(66)-(71): every last line is printed as the δ^r of (76), without its parentheses."""
     true, dL = at_step(name), f"∂L_t+/∂{name}"
-    of, through = (delta_r, seed.chain_r) if name[-1] == "r" else (delta_z, seed.chain_z)
-    readings = [seed.delta_r_product_first, seed.delta_r_product_last]
+    of, through = (delta_r, document.chain_r) if name[-1] == "r" else (delta_z, document.chain_z)
+    readings = [document.delta_r_product_first, document.delta_r_product_last]
     if name[-1] == "z":
         readings.append(delta_r)
 
@@ -130,14 +137,14 @@ def gate(number: int, name: str) -> list[Equation]:
     printed = with_operand(through, "U_z") if number == 71 else None
     return [
         Equation(
-            f"003-eq-{number}-braces",
+            f"relu-lstm-gru-eq-{number}-braces",
             f"{dL} as a chain of Jacobians",
             with_operand(through),
             true,
             printed,
         ),
         Equation(
-            f"003-eq-{number}-last",
+            f"relu-lstm-gru-eq-{number}-last",
             f"{dL} = δ_t^{name[-1]} …, written out",
             with_operand(of),
             true,
@@ -151,7 +158,7 @@ def by_step(number: int, name: str) -> list[Equation]:
     of = DELTAS[name[-1]]
     return [
         Equation(
-            f"003-eq-{number}",
+            f"relu-lstm-gru-eq-{number}",
             f"∂L_t+/∂{name} = δ_t^{name[-1]} …",
             each(lambda s, t: by_weight(of, name, s, t)),
             at_step(name),
@@ -171,34 +178,41 @@ def dL_plus_dx(s: Unit, t: int) -> np.ndarray:
 def back() -> list[Equation]:
     """(72), (86): ∂L_t+/∂h_{t-1}."""
     true = each(dL_plus_dh_before)
-    last = each(seed.back_last_product_first), each(seed.back_last_product_last)
-    short = each(seed.back_product_first), each(seed.back_product_last)
+    last = each(document.back_last_product_first), each(document.back_last_product_last)
+    short = each(document.back_product_first), each(document.back_product_last)
 
     def with_z_T(line: Callable[[Unit, int, int], np.ndarray]) -> Values:
         return each(lambda s, t: line(s, t, s.steps[-1]))
 
     lines = (
-        ("1", "by the product rule", each(seed.back_1), None),
-        ("2", "collected", each(seed.back_2), None),
-        ("3", "∂z_t, ∂h̃_t inserted; z_t, not z_T", each(seed.back_3), with_z_T(seed.back_3)),
-        ("4", "∂r_t inserted; z_t, not z_T", each(seed.back_4), with_z_T(seed.back_4)),
+        ("1", "by the product rule", each(document.back_1), None),
+        ("2", "collected", each(document.back_2), None),
+        (
+            "3",
+            "∂z_t, ∂h̃_t inserted; z_t, not z_T",
+            each(document.back_3),
+            with_z_T(document.back_3),
+        ),
+        ("4", "∂r_t inserted; z_t, not z_T", each(document.back_4), with_z_T(document.back_4)),
     )
     return [
         *(
-            Equation(f"003-eq-72-line-{line}", f"∂L_t+/∂h_{{t-1}} {what}", here, true, printed)
+            Equation(
+                f"relu-lstm-gru-eq-72-line-{line}", f"∂L_t+/∂h_{{t-1}} {what}", here, true, printed
+            )
             for line, what, here, printed in lines
         ),
         Equation(
-            "003-eq-72-last",
+            "relu-lstm-gru-eq-72-last",
             "four terms: every matrix acts on its own parenthesis",
-            each(seed.back_last),
+            each(document.back_last),
             true,
             nearest(true, *last),
         ),
         Equation(
-            "003-eq-86",
+            "relu-lstm-gru-eq-86",
             "∂L_t+/∂h_{t-1} = G_t ⊙ z_t + U_z^T δ_t^z + (U_h^T δ_t^h) ⊙ r_t + U_r^T δ_t^r",
-            each(seed.back),
+            each(document.back),
             true,
             nearest(true, *short),
         ),
@@ -208,47 +222,49 @@ def back() -> list[Equation]:
 def below() -> list[Equation]:
     """(73), (87): ∂L_t+/∂x_t; and the remark under (87)."""
     true = each(dL_plus_dx)
-    last = each(seed.below_last_product_first), each(seed.below_last_product_last)
-    with_h_tilde = each(lambda s, t: seed.below_2(s, t, s.h_tilde[t]))
-    first = (("", seed.below_1), ("-collected", seed.below_1_collected))
+    last = each(document.below_last_product_first), each(document.below_last_product_last)
+    with_h_tilde = each(lambda s, t: document.below_2(s, t, s.h_tilde[t]))
+    first = (("", document.below_1), ("-collected", document.below_1_collected))
     return [
         *(
-            Equation(f"003-eq-73-line-1{id}", "∂L_t+/∂x_t by the product rule", each(f), true)
+            Equation(
+                f"relu-lstm-gru-eq-73-line-1{id}", "∂L_t+/∂x_t by the product rule", each(f), true
+            )
             for id, f in first
         ),
         *(
             Equation(
-                f"003-eq-73-line-{line}",
+                f"relu-lstm-gru-eq-73-line-{line}",
                 "∂L_t+/∂x_t with U_h diag(h_{t-1}), not h̃_t",
-                each(seed.below_2),
+                each(document.below_2),
                 true,
                 with_h_tilde,
             )
             for line in (2, 3)
         ),
         Equation(
-            "003-eq-73-last",
+            "relu-lstm-gru-eq-73-last",
             "three terms: every matrix acts on its own parenthesis",
-            each(seed.below_last),
+            each(document.below_last),
             true,
             nearest(true, *last),
         ),
         Equation(
-            "003-eq-87",
+            "relu-lstm-gru-eq-87",
             "∂L_t+/∂x_t = W_z^T δ_t^z + W_h^T δ_t^h + W_r^T δ_t^r",
-            each(seed.below),
+            each(document.below),
             true,
-            each(seed.below_as_printed),
+            each(document.below_as_printed),
         ),
         *(
             Equation(
                 id,
                 "(86), not (87), goes into (62), not (31), one step before",
-                before_last(lambda s, t: seed.back(s, t + 1), s),
+                before_last(lambda s, t: document.back(s, t + 1), s),
                 before_last(lambda s, t: s.xrnn.dL_later_dh(t), s),
-                before_last(lambda s, t: seed.below(s, t + 1), s),
+                before_last(lambda s, t: document.below(s, t + 1), s),
             )
-            for id, s in (("003-R87", S), ("003-R87-square", SQUARE))
+            for id, s in (("relu-lstm-gru-R87", S), ("relu-lstm-gru-R87-square", SQUARE))
         ),
     ]
 

@@ -1,8 +1,10 @@
-"""Seed 003, section 3, eqs 58-87: the GRU that resets before the product; the loss is outside.
+"""Derivation "ReLU RNN, LSTM and GRU", section 3: the system of eqs 58-87, a GRU.
 
-Columns; t from 1; W_h takes the input here and U_h the state.  G_t is short for ∂L_t+/∂h_t.  Braces
-are chains of Jacobians with diag left out.  Where a last line lacks its parentheses, it is
-read in two ways: products of matrices first, or the leading matrix acts on all to its right.
+Its reset gate acts before the product with U_h, and the loss is outside of the unit. Vectors are
+columns and t counts from 1; W_h multiplies the input here and U_h the state. G_t is short for
+∂L_t+/∂h_t. Braces are chains of Jacobians with diag left out. Where a last line lacks its
+parentheses, it is read in two ways: products of matrices first, or the leading matrix acts on all
+to its right.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 import xrnn
 from equations.calculus import gradient, jacobian
 from equations.form import add, diag, had, mm, sigma
-from equations.seed_003 import Rows, Unrolled
+from equations.relu_lstm_gru import Rows, Unrolled
 
 Step = Callable[["Unit", int], np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Seed 004: its equations from the top of the page to its foot, each beside what xrnn gives."""
+"""Derivation "Handwritten tanh RNN": its equations in their order, each compared with xrnn."""
 
 from __future__ import annotations
 
@@ -42,7 +42,11 @@ def readings(s: System, table: Sequence[Equation]) -> list[Equation]:
             printed=lambda: s.over_time(lambda t: by_unit(s.grad_h[t], s.dh_total(t, name))),
         )
 
-    return [total("004-B4", "b"), total("004-W1", "W"), total("004-U1", "U")]
+    return [
+        total("handwritten-rnn-B4", "b"),
+        total("handwritten-rnn-W1", "W"),
+        total("handwritten-rnn-U1", "U"),
+    ]
 
 
 def contracted(row: np.ndarray, tensor: np.ndarray) -> np.ndarray:
@@ -58,21 +62,21 @@ def by_unit(d: np.ndarray, tensor: np.ndarray) -> np.ndarray:
 def _forward(s: System, x: ByXrnn) -> list[Equation]:
     return [
         Equation(
-            id="004-F2",
+            id="handwritten-rnn-F2",
             states="h^(t) = tanh(a^(t)): the b printed is the bias",
             here=lambda: s.each(lambda t: np.tanh(s.a[t])),
             true=lambda: [row.T for row in x.hs],
             printed=lambda: s.each(lambda t: s.b),
         ),
         Equation(
-            id="004-F3",
+            id="handwritten-rnn-F3",
             states="O^(t) = c + V h^(t): the b printed is the bias",
             here=lambda: s.each(lambda t: add(s.c, mm(s.V, s.h[t]))),
             true=lambda: [row.T for row in x.logits],
             printed=lambda: s.each(lambda t: add(s.c, mm(s.V, s.b))),
         ),
         Equation(
-            id="004-G1",
+            id="handwritten-rnn-G1",
             states="∇_{O^(t)} L = ŷ^(t) − y^(t)",
             here=lambda: s.each(lambda t: s.y_hat[t] - s.y[t]),
             true=lambda: list(x.gradients()["Omega"]),
@@ -96,20 +100,20 @@ def _conventions(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-N1",
+            id="handwritten-rnn-N1",
             states="J_ij = ∂f_i/∂x_j",
             here=lambda: np.array([[J(i, j) for j in range(A.shape[1])] for i in range(len(A))]),
             true=lambda: x.dOmega(1)["h"],
         ),
         Equation(
-            id="004-N2",
+            id="handwritten-rnn-N2",
             states="f = A x, ∂f/∂x = A by the line above",
             here=lambda: A,
             true=lambda: x.dOmega(1)["h"],
             printed=lambda: A.T,
         ),
         Equation(
-            id="004-N2-map",
+            id="handwritten-rnn-N2-map",
             states="A^⊤ takes gradients back: ∇_x = A^⊤ ∇_f",
             here=lambda: mm(A.T, s.grad_O(1)),
             true=back,
@@ -129,19 +133,19 @@ def _bias_c(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-C1",
+            id="handwritten-rnn-C1",
             states="∇_c L = Σ_t (∂O^(t)/∂c)^⊤ ∇_{O^(t)} L",
             here=lambda: s.over_time(lambda t: mm(s.dO(t, "c")[:, :, 0].T, s.grad_O(t))),
             true=true,
         ),
         Equation(
-            id="004-C2",
+            id="handwritten-rnn-C2",
             states="= Σ_t ∇_c O^(t) · ∇_{O^(t)} L^(t)",
             here=lambda: s.over_time(lambda t: mm(np.eye(len(s.c)), grad_O_of_its_step(t))),
             true=true,
         ),
         Equation(
-            id="004-C3",
+            id="handwritten-rnn-C3",
             states="= Σ_t ∇_{O^(t)} L",
             here=lambda: s.over_time(s.grad_O),
             true=true,
@@ -169,19 +173,19 @@ def _state(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-H1",
+            id="handwritten-rnn-H1",
             states="∇_h^(t) L = (∂h^(t+1)/∂h^(t))^⊤ ∇_h^(t+1) L + (∂O^(t)/∂h^(t))^⊤ ∇_O^(t) L",
             here=lambda: right(H1, lambda t: mm(of_O(t).T, s.grad_O(t))),
             true=true,
         ),
         Equation(
-            id="004-H2",
+            id="handwritten-rnn-H2",
             states="= W^⊤ H^(t+1) ∇_h^(t+1) L + V^⊤ ∇_O^(t) L",
             here=lambda: right(H2, lambda t: mm(s.V.T, s.grad_O(t))),
             true=true,
         ),
         Equation(
-            id="004-H3",
+            id="handwritten-rnn-H3",
             states="h^(t+1) and O^(t) depend on h^(t), so L is reached through both",
             here=lambda: [add(H1(t), mm(of_O(t).T, s.grad_O(t))) for t in s.steps[:-1]],
             true=lambda: list(x.gradients()["h"][:-1]),
@@ -201,13 +205,13 @@ def _slope(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-H4",
+            id="handwritten-rnn-H4",
             states="H^(t) = (∂h^(t)/∂a^(t))^⊤ = diag(1 − (h^(t))²)",
             here=lambda: s.each(s.H),
             true=lambda: s.each(lambda t: x.immediate(t)["a"].T),
         ),
         Equation(
-            id="004-H5",
+            id="handwritten-rnn-H5",
             states="d tanh(x)/dx = 1 − tanh²(x)",
             here=lambda: 1 - np.tanh(u) ** 2,
             true=tanh_slope,
@@ -218,7 +222,7 @@ def _slope(s: System, x: ByXrnn) -> list[Equation]:
 def _through_units(s: System, x: ByXrnn, name: str) -> Equation:
     """Σ_t Σ_i (∂L/∂h_i)(∇ h_i) of W, U or b: its first line, or the last of b."""
     return Equation(
-        id="004-B4" if name == "b" else f"004-{name}1",
+        id="handwritten-rnn-B4" if name == "b" else f"handwritten-rnn-{name}1",
         states=f"∇_{name} L = Σ_t Σ_i (∂L/∂h_i)(∇_{name} h_i), with h^(t-1) held",
         here=lambda: s.over_time(lambda t: by_unit(s.grad_h[t], s.dh(t, name))),
         true=lambda: x.gradients()[name],
@@ -231,19 +235,19 @@ def _bias_b(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-B1",
+            id="handwritten-rnn-B1",
             states="∇_b L = Σ_t (∂h^(t)/∂b)^⊤ ∇_h^(t) L, with h^(t-1) held",
             here=lambda: s.over_time(lambda t: mm(s.dh(t, "b")[:, :, 0].T, s.grad_h[t])),
             true=true,
         ),
         Equation(
-            id="004-B2",
+            id="handwritten-rnn-B2",
             states="= Σ_t diag(1 − (h^(t))²) ∇_h^(t) L",
             here=lambda: s.over_time(lambda t: mm(diag(1 - s.h[t] ** 2), s.grad_h[t])),
             true=true,
         ),
         Equation(
-            id="004-B3",
+            id="handwritten-rnn-B3",
             states="= Σ_t H^(t) · ∇_h^(t) L",
             here=lambda: s.over_time(lambda t: mm(s.H(t), s.grad_h[t])),
             true=true,
@@ -263,21 +267,21 @@ def _weight_V(s: System, x: ByXrnn) -> list[Equation]:
 
     return [
         Equation(
-            id="004-V1",
+            id="handwritten-rnn-V1",
             states="∇_V L = Σ_t Σ_i (∂L/∂O_i)(∇_V O_i): no h depends on V",
             here=lambda: s.over_time(lambda t: by_unit(s.grad_O(t), s.dO(t, "V"))),
             true=true,
             printed=lambda: s.over_time(lambda t: by_unit(s.grad_h[t], s.dh(t, "V"))),
         ),
         Equation(
-            id="004-V2",
+            id="handwritten-rnn-V2",
             states="= Σ_t (∂O^(t)/∂V)(∇_O^(t) L): σ and 0 are O",
             here=lambda: s.over_time(lambda t: contracted(s.grad_O(t).T, s.dO(t, "V"))),
             true=true,
             printed=lambda: s.over_time(through_y_hat),
         ),
         Equation(
-            id="004-V3",
+            id="handwritten-rnn-V3",
             states="= Σ_t (∇_O^(t) L)(h^(t))^⊤",
             here=lambda: s.over_time(lambda t: mm(s.grad_O(t), s.h[t].T)),
             true=true,
@@ -290,7 +294,10 @@ def _weight(s: System, x: ByXrnn, name: str, beside: Callable[[int], np.ndarray]
 
     def line(n: int, states: str, term: Callable[[int], np.ndarray]) -> Equation:
         return Equation(
-            f"004-{name}{n}", states, lambda: s.over_time(term), lambda: x.gradients()[name]
+            f"handwritten-rnn-{name}{n}",
+            states,
+            lambda: s.over_time(term),
+            lambda: x.gradients()[name],
         )
 
     return [
@@ -334,4 +341,4 @@ def _whole_pass(s: System, x: ByXrnn) -> Equation:
         d = x.gradients()
         return [*(d[name] for name in names), *d["x"]]
 
-    return Equation("004-backward", "the page as one pass", here, true)
+    return Equation("handwritten-rnn-backward", "the page as one pass", here, true)

@@ -1,4 +1,4 @@
-"""Seed 004: the handwritten RNN; its system.
+"""The system of the derivation "Handwritten tanh RNN", in its own letters.
 
 a^(t) = b + W h^(t-1) + U x^(t)
 h^(t) = tanh(a^(t))

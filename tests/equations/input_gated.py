@@ -1,7 +1,8 @@
-"""Seed 000: the LSTM whose gates see only the input, in its own letters and layout.
+"""Derivation "Input-gated LSTM", in its own letters and layout: no gate sees h.
 
-M hidden units, N inputs, T outputs.  Numerator layout: a gradient is a row, the product goes
-from the left, and a weight matrix stands row after row in 1 x (M·N).  Steps count from 1.
+There are M hidden units, N inputs and T outputs.  In its numerator layout a gradient is a row,
+chains of Jacobians are multiplied from left to right, and the gradient of a weight matrix is one
+row 1 x (M·N), the rows of the matrix one after the other.  Steps count from 1.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class Document:
         return add(*(self.term(k, readout) for k in range(4)))
 
     def backward_terms(self) -> list[Matrix]:
-        """l.312 as going back from one E_t: one row r is carried, one new term a step."""
+        """l.312 as backward in time from one E_t: one row r is passed on, one new term a step."""
         r, terms = self.dE_dC(self.t, self.once), []
         for t in range(self.t, 0, -1):
             i = row(self.at("i", t))

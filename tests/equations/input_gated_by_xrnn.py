@@ -1,4 +1,4 @@
-"""What seed 000 speaks of, by xrnn's public functions alone."""
+"""The quantities of the derivation "Input-gated LSTM" by xrnn's public functions alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xrnn
 from equations.calculus import derivative
 from equations.input_gated import Given
 from xrnn.cells import InputGatedLSTM
-from xrnn.engine.unroll import Tape
+from xrnn.engine.tape import Tape
 from xrnn.typing import Array
 
 #: the gates of the document in the cell's letters, and in the cell's order
@@ -135,7 +135,7 @@ class ByXrnn:
         return self.readout.backward(read, self.loss(self.t)[1])[0]
 
     def sent(self, t: int) -> Array:
-        """What the steps after t send back to C_t."""
+        """The gradient of C_t through the steps after t."""
         if t == self.t:
             return np.zeros((1, self.M))
         _, tape = self.unroll(first=t + 1)

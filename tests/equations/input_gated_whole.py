@@ -1,4 +1,4 @@
-"""Seed 000 as whole algorithms: back through time, and forward with traces (its l.312).
+"""Derivation "Input-gated LSTM" as whole algorithms: backward through time, and forward (l.312).
 
 Both give the gradient of every weight, which the document derives for W_i alone.
 """

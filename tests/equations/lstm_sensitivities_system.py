@@ -1,4 +1,4 @@
-"""Seed 003, section 2: the LSTM by forward sensitivities (eqs 25-57), as the document has it.
+"""Derivation "ReLU RNN, LSTM and GRU", section 2, eqs 25-57: an LSTM by forward sensitivities.
 
 Vectors are columns.  L = Σ_t L_t, and each L_t sends ∂L_t/∂h_t from outside; every δ is of L_t
 alone.  ∂h_{t-1}/∂θ and ∂c_{t-1}/∂θ, (n_h, size of θ), are total derivatives over the past.

@@ -1,4 +1,4 @@
-"""Seed 003, section 1: the equations (1)-(24), each beside what xrnn gives."""
+"""Derivation "ReLU RNN, LSTM and GRU", section 1: eqs 1-24, each compared with xrnn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from equations.form import Equation, add, column
+from equations.relu_lstm_gru import nearest
 from equations.relu_rnn_system import (
     HIDDEN,
     READOUT,
@@ -36,7 +37,6 @@ from equations.relu_rnn_system import (
     unrolled,
     unrolled_as_printed,
 )
-from equations.seed_003 import nearest
 
 Values = Callable[[], list[np.ndarray]]
 
@@ -58,7 +58,7 @@ def before_last(f: Step, s: Network = S) -> Values:
 
 
 def as_a_whole() -> list[Equation]:
-    """The values of (1) and (2), and the pass back by (13)-(21)."""
+    """The values of (1) and (2), and the backward pass by (13)-(21)."""
 
     def here() -> list[np.ndarray]:
         deltas = {"W_y": delta, "b_y": delta, "W_x": delta_h, "W_h": delta_h, "b_h": delta_h}
@@ -74,12 +74,14 @@ def as_a_whole() -> list[Equation]:
 
     return [
         Equation(
-            "003-eqs-1-2",
+            "relu-lstm-gru-eqs-1-2",
             "h_t and y_t",
             lambda: [*S.h.values(), *S.y.values()],
             lambda: [*map(column, S.xrnn.hs), *map(column, S.ys)],
         ),
-        Equation("003-eqs-13-21", "∂L by every weight, by h_0 and by every x_t", here, true),
+        Equation(
+            "relu-lstm-gru-eqs-13-21", "∂L by every weight, by h_0 and by every x_t", here, true
+        ),
     ]
 
 
@@ -90,9 +92,11 @@ def readout(number: int, name: str) -> list[Equation]:
     true = each(lambda s, t: s.dL_t_readout(name, t))
     dL = f"∂L_t/∂{name}"
     return [
-        Equation(f"003-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, true),
-        Equation(f"003-eq-{number}-last", f"{dL} = (∂L_t/∂y_t ⊙ ReLU'(z_t)) …", here, true),
-        Equation(f"003-eq-17-{name}", f"{dL} = δ_t …", here, true),
+        Equation(f"relu-lstm-gru-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, true),
+        Equation(
+            f"relu-lstm-gru-eq-{number}-last", f"{dL} = (∂L_t/∂y_t ⊙ ReLU'(z_t)) …", here, true
+        ),
+        Equation(f"relu-lstm-gru-eq-17-{name}", f"{dL} = δ_t …", here, true),
     ]
 
 
@@ -100,7 +104,10 @@ def last_lines(number: int, what: str, line: Callable[[Step], Step], true: Step)
     """The last line with v_t = ∂L_t/∂z_t^0; as printed, v_t has a mask of h where y is."""
     return [
         Equation(id, what, each(line(local), s), each(true, s), each(line(local_as_printed), s))
-        for id, s in ((f"003-eq-{number}-last", S), (f"003-eq-{number}-last-square", SQUARE))
+        for id, s in (
+            (f"relu-lstm-gru-eq-{number}-last", S),
+            (f"relu-lstm-gru-eq-{number}-last-square", SQUARE),
+        )
     ]
 
 
@@ -117,17 +124,19 @@ def by_recurrence(number: int, name: str) -> list[Equation]:
 
     return [
         Equation(
-            f"003-eq-{number}-sensitivity",
+            f"relu-lstm-gru-eq-{number}-sensitivity",
             f"∂h_t/∂{name} = diag(ReLU'(z_t^0)) (… + W_h {dh})",
             each(lambda s, t: sensitivity(name, s, t)),
             each(lambda s, t: s.xrnn.dh(name, t)),
         ),
-        Equation(f"003-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, each(true)),
+        Equation(
+            f"relu-lstm-gru-eq-{number}-braces", f"{dL} as a chain of Jacobians", chain, each(true)
+        ),
         *last_lines(number, f"{dL} = v_t … + (W_h^T v_t) {dh}", line, true),
     ]
 
 
-def one_step_back() -> list[Equation]:
+def one_step_earlier() -> list[Equation]:
     """(9), (12): ∂L_t by x_t and by h_{t-1}."""
 
     def dx(s: Network, t: int) -> np.ndarray:
@@ -143,9 +152,11 @@ def one_step_back() -> list[Equation]:
         return lambda s, t: last_line_h(v, s, t)
 
     return [
-        Equation("003-eq-9-braces", "∂L_t/∂x_t, a chain of Jacobians", each(braces_x), each(dx)),
+        Equation(
+            "relu-lstm-gru-eq-9-braces", "∂L_t/∂x_t, a chain of Jacobians", each(braces_x), each(dx)
+        ),
         *last_lines(9, "∂L_t/∂x_t = W_x^T v_t", line_x, dx),
-        Equation("003-eq-12-braces", "∂L_t/∂h_{t-1}, a chain", each(braces_h), each(dh)),
+        Equation("relu-lstm-gru-eq-12-braces", "∂L_t/∂h_{t-1}, a chain", each(braces_h), each(dh)),
         *last_lines(12, "∂L_t/∂h_{t-1} = W_h^T v_t", line_h, dh),
     ]
 
@@ -154,35 +165,38 @@ def through_time() -> list[Equation]:
     """(13)-(16), (20), (21)."""
     return [
         Equation(
-            "003-eq-13",
+            "relu-lstm-gru-eq-13",
             "∂L_t+/∂h_t = W_y^T (∂L_t/∂y_t ⊙ ReLU'(z_t)) + ∂L_(t+1)+/∂h_t",
             each(dL_plus_dh),
             each(lambda s, t: s.xrnn.dL_plus_dh(t)),
         ),
         Equation(
-            "003-eq-14",
+            "relu-lstm-gru-eq-14",
             "∂L by a weight: ∂L_t+/∂h_t in (6)-(8), no recursive terms, summed over t",
             lambda: [substituted(name, S) for name in HIDDEN],
             lambda: [S.xrnn.dL(name) for name in HIDDEN],
         ),
         Equation(
-            "003-eq-15", "δ_t = ∂L_t/∂z_t", each(delta), each(lambda s, t: s.dL_t_readout("b_y", t))
+            "relu-lstm-gru-eq-15",
+            "δ_t = ∂L_t/∂z_t",
+            each(delta),
+            each(lambda s, t: s.dL_t_readout("b_y", t)),
         ),
         Equation(
-            "003-eq-16",
+            "relu-lstm-gru-eq-16",
             "δ_t^h = ∂L_t+/∂z_t^0",
             each(delta_h),
             each(lambda s, t: s.xrnn.dL_plus_da(t, "h")),
         ),
         Equation(
-            "003-eq-20",
+            "relu-lstm-gru-eq-20",
             "∂L_t+/∂h_{t-1} = W_h^T δ_t^h",
             each(back),
             each(lambda s, t: s.xrnn.dL_later_dh(t - 1)),
         ),
         # `printed` is the printed left side, ∂L_t/∂x_t.
         Equation(
-            "003-eq-21",
+            "relu-lstm-gru-eq-21",
             "∂L_t+/∂x_t = W_x^T δ_t^h",
             each(below),
             each(lambda s, t: s.xrnn.dL_plus_dx(t)),
@@ -201,7 +215,7 @@ def remark() -> list[Equation]:
             before_last(lambda s, t: s.xrnn.dL_later_dh(t), s),
             before_last(lambda s, t: below(s, t + 1), s),
         )
-        for id, s in (("003-R21", S), ("003-R21-square", SQUARE))
+        for id, s in (("relu-lstm-gru-R21", S), ("relu-lstm-gru-R21-square", SQUARE))
     ]
 
 
@@ -212,7 +226,7 @@ def by_step(number: int, name: str) -> list[Equation]:
     shared = each(lambda s, t: s.xrnn.dL_t(name, t))
     alone = each(lambda s, t: s.xrnn.dL_t_at(name, t))
     what = f"∂L_t+/∂{name} = δ_t^h …"
-    id = f"003-eq-18-{name}" if number == 18 else f"003-eq-{number}"
+    id = f"relu-lstm-gru-eq-18-{name}" if number == 18 else f"relu-lstm-gru-eq-{number}"
     return [Equation(id, what, here, true, nearest(true, shared, alone))]
 
 
@@ -225,7 +239,7 @@ def as_a_sum(number: int, name: str) -> list[Equation]:
 
     return [
         Equation(
-            f"003-eq-{number}",
+            f"relu-lstm-gru-eq-{number}",
             f"∂L_t/∂{name}, unrolled: W_h^T and the masks take turns, i - 1 and i of them",
             each(lambda s, t: unrolled(name, s, t)),
             true,
@@ -241,7 +255,7 @@ EQUATIONS = [
     *by_recurrence(6, "W_x"),
     *by_recurrence(7, "W_h"),
     *by_recurrence(8, "b_h"),
-    *one_step_back(),
+    *one_step_earlier(),
     *through_time(),
     *remark(),
     *by_step(18, "W_x"),

@@ -1,7 +1,8 @@
-"""Seed 003, section 1, eqs 1-24: a ReLU network with a ReLU readout; the loss is outside.
+"""Derivation "ReLU RNN, LSTM and GRU", section 1: the system of eqs 1-24, a ReLU network.
 
-Columns; t from 1.  The braces of (4)-(9) and (12) are chains of Jacobians with diag left out, in
-which x_t, h_{t-1} and 1 stand for the derivative of the pre-activation by the weight.
+Its readout has a ReLU too, and the loss is outside of the unit. Vectors are columns and t counts
+from 1. The braces of (4)-(9) and (12) are chains of Jacobians with diag left out, in which x_t,
+h_{t-1} and 1 stand for the derivative of the pre-activation by the weight.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import xrnn
 from equations.calculus import gradient
 from equations.form import add, column, diag, had, mm
-from equations.seed_003 import Rows, Unrolled
+from equations.relu_lstm_gru import Rows, Unrolled
 
 Step = Callable[["Network", int], np.ndarray]
 Reading = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -196,7 +197,7 @@ def local(s: Network, t: int) -> np.ndarray:
 
 
 def local_as_printed(s: Network, t: int) -> np.ndarray:
-    """The parenthesis closes too late: a mask of h inside, where y is."""
+    """The parenthesis closes too late, so that a mask of the size of h is multiplied with y."""
     return mm(s.W_y.T, had(s.dL_dy[t], slope(s.z[t]), slope(s.z0[t])))
 
 

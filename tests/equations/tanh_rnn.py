@@ -1,4 +1,4 @@
-"""Seed 001: the tanh RNN with embedding and softmax cross-entropy; its system and its chains.
+"""The system of the derivation "Tanh RNN", with embedding and softmax cross-entropy.
 
 x_t = Eᵀ x_t^o                          (1)
 h_t = tanh(W h_{t-1} + U x_t + b)       (2)
@@ -192,5 +192,5 @@ class Library(ByXrnn):
     def dx_dE(self, k: int) -> np.ndarray:
         """∂x_k/∂E (d, v, d)."""
         _, tape = self.embedding.forward(self.tokens[k - 1])
-        units = np.eye(self.embedding.I)[:, None, :]
+        units = np.eye(self.embedding.embedding_dim)[:, None, :]
         return np.stack([self.embedding.backward(tape, unit)["E"] for unit in units])

@@ -1,19 +1,20 @@
-"""What xrnn's public functions say of the system that seeds 001 and 004 share.
+"""The system of "Tanh RNN" and "Handwritten tanh RNN" by xrnn's public functions.
 
 h_t = tanh(W h_{t-1} + U x_t + b),  Ω_t = V h_t + c,  L = Σ_t −y_tᵀ ln softmax(Ω_t)
 
-Results bear the documents' letters and are columns.  Their W is xrnn's U and their U its W.
+Results have the letters of the derivations and are columns.  Their W is xrnn's U, and their U is
+xrnn's W.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 import xrnn
 from equations.form import column
+from equations.gradients import Gradients, all_gradients
 from xrnn.analysis import jacobian
 from xrnn.cells import Elman
 from xrnn.learn.losses import softmax_cross_entropy, softmax_jacobian
@@ -82,7 +83,7 @@ class ByXrnn:
             dOmegas = softmax_cross_entropy(self.logits, self.ys, alone)[1]
         dhs, dreadout = self.readout.backward(self.read, dOmegas)
         return {
-            **self._lettered(xrnn.unroll_backward(self.tape, dhs, gates=True)),
+            **self._lettered(all_gradients(self.tape, dhs)),
             "V": dreadout["W"],
             "c": column(dreadout["b"]),
             "Omega": columns(dOmegas),
@@ -93,7 +94,7 @@ class ByXrnn:
         h_prev = self.h_0 if t == 1 else self.hs[t - 2]
         _, _, tape = xrnn.unroll(Elman, self.weights, self.xs[t - 1 : t], (h_prev,))
         rows = [
-            self._lettered(xrnn.unroll_backward(tape, None, (unit,), gates=True))
+            self._lettered(all_gradients(tape, None, (unit,)))
             for unit in np.eye(self.n)[:, None, :]
         ]
         d = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -104,8 +105,8 @@ class ByXrnn:
         return np.asarray(jacobian(self.tape, k - 1, t - k)[0])
 
     @staticmethod
-    def _lettered(look: Any) -> dict[str, np.ndarray]:
-        dxs, dfirst, dweights, dgates, dstates = look
+    def _lettered(found: Gradients) -> dict[str, np.ndarray]:
+        dxs, dfirst, dweights, dgates, dstates = found
         return {
             "W": dweights["U"],
             "U": dweights["W"],

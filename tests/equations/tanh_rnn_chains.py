@@ -1,4 +1,4 @@
-"""Seed 001, sections 2.5 to 2.8: the gradients of W, U, b and E through time."""
+"""Derivation "Tanh RNN", sections 2.5 to 2.8: the gradients of W, U, b and E through time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from equations.tanh_rnn import Factors, Library, System, chain, over_pairs
 
 #: of each weight: its label, its sum over all steps, its final formula
 SECTIONS = {
-    "W": ("W8", "001-eq-10", "001-eq-11"),
-    "U": ("U8", "001-eq-12", "001-eq-13"),
-    "b": ("B8", "001-eq-14", "001-eq-15"),
-    "E": ("E8", "001-eq-16", "001-eq-17"),
+    "W": ("W8", "tanh-rnn-eq-10", "tanh-rnn-eq-11"),
+    "U": ("U8", "tanh-rnn-eq-12", "tanh-rnn-eq-13"),
+    "b": ("B8", "tanh-rnn-eq-14", "tanh-rnn-eq-15"),
+    "E": ("E8", "tanh-rnn-eq-16", "tanh-rnn-eq-17"),
 }
 
 
@@ -26,7 +26,7 @@ def equations(s: System, x: Library) -> list[Equation]:
     found = _step_by_step(s, x)
     for name, (pieces, total, final) in SECTIONS.items():
         found += [_over_all_steps(s, x, name, total), _final(s, x, name, final)]
-        found += _pieces(s, x, f"001-{pieces}")
+        found += _pieces(s, x, f"tanh-rnn-{pieces}")
     found += [*_relabelled(s, x), *_local(s, x), *_embedded(s, x)]
     return [*found, _whole_pass(s, x)]
 
@@ -44,7 +44,7 @@ def _step_by_step(s: System, x: Library) -> list[Equation]:
             return [chain(s, t, factors, partial(s.dh_d, name)) for t in steps]
 
         return Equation(
-            id=f"001-{label}",
+            id=f"tanh-rnn-{label}",
             states=states,
             here=lambda: right(factors),
             true=lambda: [x.gradients(t)[name] for t in steps],
@@ -53,7 +53,7 @@ def _step_by_step(s: System, x: Library) -> list[Equation]:
 
     def text(label: str) -> Equation:
         return Equation(
-            id=f"001-{label}",
+            id=f"tanh-rnn-{label}",
             states="the text means ∂h_t/∂h_k",
             here=lambda: [mm(*s.descending(t, 1)) for t in s.steps[1:]],
             true=lambda: [x.dh_dh(t, 1) for t in s.steps[1:]],
@@ -175,28 +175,28 @@ def _relabelled(s: System, x: Library) -> list[Equation]:
 
     return [
         Equation(
-            id="001-W8a-label",
+            id="tanh-rnn-W8a-label",
             states="∂L_t/∂ŷ_t = −y_t ⊘ ŷ_t",
             here=lambda: s.each(lambda t: s.dL_dy_hat(t).T),
             true=lambda: s.each(dL_dy_hat),
             printed=lambda: s.each(lambda t: s.y[t] - s.y_hat[t]),
         ),
         Equation(
-            id="001-W8b-label",
+            id="tanh-rnn-W8b-label",
             states="∂Ω_t/∂h_t = V",
             here=lambda: s.each(lambda t: s.V),
             true=lambda: s.each(lambda t: x.dOmega(t)["h"]),
             printed=lambda: s.each(lambda t: s.V.T),
         ),
         Equation(
-            id="001-W8c-layout",
+            id="tanh-rnn-W8c-layout",
             states="∂h_{j+1}/∂h_j = D(1 − h_{j+1}²) W, as E8d is written",
             here=lambda: s.each(lambda t: mm(s.D(t), s.W)),
             true=lambda: s.each(lambda t: x.dh_dh(t, t - 1)),
             printed=lambda: s.each(lambda t: mm(s.W.T, s.D(t))),
         ),
         Equation(
-            id="001-E8d-layout",
+            id="tanh-rnn-E8d-layout",
             states="(∂h_k/∂x_k)^⊤ = U^⊤ D(1 − h_k²), as E8c is written",
             here=lambda: s.each(lambda k: mm(s.U.T, s.D(k))),
             true=lambda: s.each(lambda k: x.immediate(k)["x"].T),
@@ -219,19 +219,19 @@ def _local(s: System, x: Library) -> list[Equation]:
 
     return [
         local(
-            "001-W8d",
+            "tanh-rnn-W8d",
             "W",
             "∂h_{k,a}/∂W_bc = δ_ab (1 − h_{k,a}²) h_{k-1,c}",
             lambda k: had(s.slope(k), s.h[k - 1]),
         ),
         local(
-            "001-U8d",
+            "tanh-rnn-U8d",
             "U",
             "∂h_{k,a}/∂U_bc = δ_ab (1 − h_{k,a}²) x_{k,c}",
             lambda k: had(s.slope(k), s.x[k]),
         ),
         Equation(
-            id="001-B8d",
+            id="tanh-rnn-B8d",
             states="∂h_k/∂b = D(1 − h_k²)",
             here=lambda: s.each(s.D),
             true=lambda: s.each(lambda k: x.immediate(k)["b"][:, :, 0]),
@@ -244,14 +244,14 @@ def _embedded(s: System, x: Library) -> list[Equation]:
     """The last two pieces of the section of E."""
     return [
         Equation(
-            id="001-E8d",
+            id="tanh-rnn-E8d",
             states="∂h_k/∂x_k = D(1 − h_k²) U",
             here=lambda: s.each(s.dh_dx),
             true=lambda: s.each(lambda k: x.immediate(k)["x"]),
             printed=lambda: s.each(lambda k: mm(s.slope(k), s.U)),
         ),
         Equation(
-            id="001-E8e",
+            id="tanh-rnn-E8e",
             states="∂x_{k,a}/∂E_bc = δ_ac x_{k,b}^o",
             here=lambda: s.each(s.dx_dE),
             true=lambda: s.each(x.dx_dE),
@@ -282,7 +282,7 @@ def _whole_pass(s: System, x: Library) -> Equation:
         d = x.gradients()
         return [*(d[name] for name in names), *d["x"]]
 
-    return Equation("001-backward", "the corrected equations as one pass", here, true)
+    return Equation("tanh-rnn-backward", "the corrected equations as one pass", here, true)
 
 
 def readings(s: System, table: Sequence[Equation]) -> list[Equation]:
@@ -314,15 +314,15 @@ def readings(s: System, table: Sequence[Equation]) -> list[Equation]:
     found += [
         instead(SECTIONS[name][2], "reordered", sign(name, PRINTED_END[name])) for name in "WUbE"
     ]
-    found.append(instead("001-eq-17", "U", lambda: over_pairs(s, U_as_printed)))
+    found.append(instead("tanh-rnn-eq-17", "U", lambda: over_pairs(s, U_as_printed)))
     # The left side that is printed: what is stated is true of another gradient.
-    W4, E4 = by_id["001-W4"], by_id["001-E4-line-4"]
+    W4, E4 = by_id["tanh-rnn-W4"], by_id["tanh-rnn-E4-line-4"]
     return [
         *found,
-        replace(by_id["001-eq-11"], id="001-eq-13-of-W", printed=sign("W", "W")),
+        replace(by_id["tanh-rnn-eq-11"], id="tanh-rnn-eq-13-of-W", printed=sign("W", "W")),
         replace(
             W4,
-            id="001-E4-line-4",
+            id="tanh-rnn-E4-line-4",
             here=lambda: W4.here()[-1:],
             true=lambda: W4.true()[-1:],
             printed=E4.here,

@@ -1,4 +1,4 @@
-"""Seed 001, sections 1 to 2.4: softmax, cross-entropy, the gradients of V and c."""
+"""Derivation "Tanh RNN", sections 1 to 2.4: softmax, cross-entropy, gradients of V and c."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def equations(s: System, x: Library) -> list[Equation]:
         *_quotient_and_log(),
         *_loss(s, x),
         *_loss_by_class(s, x),
-        *_readout(s, x, "V", "001-V"),
-        *_readout(s, x, "c", "001-C"),
+        *_readout(s, x, "V", "tanh-rnn-V"),
+        *_readout(s, x, "c", "tanh-rnn-C"),
         *_results(s, x),
     ]
 
@@ -38,10 +38,10 @@ def _forward(s: System, x: Library) -> list[Equation]:
         )
 
     return [
-        embedding("001-eq-1"),
-        embedding("001-E1"),
+        embedding("tanh-rnn-eq-1"),
+        embedding("tanh-rnn-E1"),
         Equation(
-            id="001-eq-5",
+            id="tanh-rnn-eq-5",
             states="L_t = −y_t^⊤ ln ŷ_t, a number",
             here=lambda: s.each(lambda t: -mm(s.y[t].T, np.log(s.y_hat[t]))),
             true=lambda: s.each(x.loss),
@@ -75,13 +75,13 @@ def _softmax(s: System, x: Library) -> list[Equation]:
 
     return [
         Equation(
-            id="001-S2",
+            id="tanh-rnn-S2",
             states="∂S/∂x has ∂S_i/∂x_j in row i and column j",
             here=lambda: s.each(lambda t: jacobian(softmax, s.Omega[t])),
             true=lambda: s.each(x.dy_hat_dOmega),
         ),
         Equation(
-            id="001-S3",
+            id="tanh-rnn-S3",
             states="∂S_i/∂x_j = ∂/∂x_j (e^{x_i} / Σ_k e^{x_k})",
             here=lambda: s.each(S3),
             true=lambda: s.each(x.dy_hat_dOmega),
@@ -94,7 +94,7 @@ def _softmax_by_entry(s: System, x: Library) -> list[Equation]:
 
     def line(label: str, states: str, here: Entry, printed: Entry) -> Equation:
         return Equation(
-            id=f"001-{label}",
+            id=f"tanh-rnn-{label}",
             states=states,
             here=_matrix(s, here),
             true=lambda: s.each(x.dy_hat_dOmega),
@@ -127,7 +127,7 @@ def _softmax_by_entry(s: System, x: Library) -> list[Equation]:
             printed=lambda e, i, j: e[i] / e.sum() * (e.sum() / e.sum() - e[j] / e.sum()),
         ),
         Equation(
-            id="001-eq-6",
+            id="tanh-rnn-eq-6",
             states="∂S_i/∂x_j = S_i (δ_ij − S_j)",
             here=lambda: s.each(s.dy_hat_dOmega),
             true=lambda: s.each(x.dy_hat_dOmega),
@@ -151,19 +151,19 @@ def _quotient_and_log() -> list[Equation]:
 
     return [
         Equation(
-            id="001-S4",
+            id="tanh-rnn-S4",
             states="(g/h)' = (g' h − g h') / h²",
             here=lambda: (derivative(g, u) * h(u) - g(u) * derivative(h, u)) / h(u) ** 2,
             true=lambda: derivative(lambda u: g(u) / h(u), u),
         ),
         Equation(
-            id="001-S5",
+            id="tanh-rnn-S5",
             states="∂/∂x_j Σ_k e^{x_k} = e^{x_j}",
             here=lambda: np.exp(u)[None, :],
             true=lambda: derivative(h, u),
         ),
         Equation(
-            id="001-LG2",
+            id="tanh-rnn-LG2",
             states="(log_y x)' = (x'/x) log_y e",
             here=lambda: np.diag(2 * u / x(u) / np.log(y)),
             true=lambda: derivative(lambda u: np.log(x(u)) / np.log(y), u),
@@ -184,25 +184,25 @@ def _loss(s: System, x: Library) -> list[Equation]:
 
     return [
         Equation(
-            id="001-LD2",
+            id="tanh-rnn-LD2",
             states="∂L/∂Ω_t = −∂/∂Ω_t Σ y_t log softmax(Ω_t)",
             here=lambda: s.each(LD2),
             true=true,
         ),
         Equation(
-            id="001-LD3",
+            id="tanh-rnn-LD3",
             states="= −Σ y_t ∂log softmax(Ω_t)/∂Ω_t",
             here=lambda: s.each(lambda t: -mm(jacobian(log_softmax, s.Omega[t]).T, s.y[t])),
             true=true,
         ),
         Equation(
-            id="001-LD4",
+            id="tanh-rnn-LD4",
             states="= −Σ ∂ŷ_t/∂Ω_t y_t/ŷ_t, with all of the Jacobian",
             here=lambda: s.each(lambda t: -mm(s.dy_hat_dOmega(t).T, s.y[t] / s.y_hat[t])),
             true=true,
         ),
         Equation(
-            id="001-eq-7",
+            id="tanh-rnn-eq-7",
             states="∂L_t/∂Ω_t = ŷ_t − y_t",
             here=lambda: s.each(lambda t: s.y_hat[t] - s.y[t]),
             true=true,
@@ -232,7 +232,7 @@ def _loss_by_class(s: System, x: Library) -> list[Equation]:
 
     def line(n: int, states: str, here: ByClass, printed: ByClass) -> Equation:
         return Equation(
-            id=f"001-LD{n}",
+            id=f"tanh-rnn-LD{n}",
             states=states,
             here=_column(s, here),
             true=lambda: list(x.gradients()["Omega"]),
@@ -319,20 +319,20 @@ def _readout(s: System, x: Library, name: str, label: str) -> list[Equation]:
 def _results(s: System, x: Library) -> list[Equation]:
     return [
         Equation(
-            id="001-V4",
+            id="tanh-rnn-V4",
             states="the text means ∂L_t/∂Ω_t from (7); ∂ŷ_t/∂Ω_t is (6)",
             here=lambda: s.each(s.dy_hat_dOmega),
             true=lambda: s.each(x.dy_hat_dOmega),
             printed=lambda: s.each(s.dL_dOmega),
         ),
         Equation(
-            id="001-eq-8",
+            id="tanh-rnn-eq-8",
             states="∂L/∂V = Σ_t (ŷ_t − y_t) h_t^⊤",
             here=lambda: add(*s.each(lambda t: mm(s.y_hat[t] - s.y[t], s.h[t].T))),
             true=lambda: x.gradients()["V"],
         ),
         Equation(
-            id="001-eq-9",
+            id="tanh-rnn-eq-9",
             states="∂L/∂c = Σ_t (ŷ_t − y_t)",
             here=lambda: add(*s.each(lambda t: s.y_hat[t] - s.y[t])),
             true=lambda: x.gradients()["c"],
@@ -349,8 +349,10 @@ def readings(s: System, table: Sequence[Equation]) -> list[Equation]:
         return replace(by_id[line], id=f"{line}-{reading}", printed=printed)
 
     return [
-        instead("001-LD5", "no-sum", _column(s, lambda S, y, j: -S[j] * (1 - S[j]) * y[j] / S[j])),
-        instead("001-LD6", "no-sum", _column(s, lambda S, y, j: -(1 - S[j]) * y[j])),
-        instead("001-LD7", "no-sum", _column(s, lambda S, y, j: -(y[j] - S[j] * S[j]))),
-        instead("001-LD10", "over-time", lambda: s.each(lambda t: over_time)),
+        instead(
+            "tanh-rnn-LD5", "no-sum", _column(s, lambda S, y, j: -S[j] * (1 - S[j]) * y[j] / S[j])
+        ),
+        instead("tanh-rnn-LD6", "no-sum", _column(s, lambda S, y, j: -(1 - S[j]) * y[j])),
+        instead("tanh-rnn-LD7", "no-sum", _column(s, lambda S, y, j: -(y[j] - S[j] * S[j]))),
+        instead("tanh-rnn-LD10", "over-time", lambda: s.each(lambda t: over_time)),
     ]

@@ -1,4 +1,4 @@
-"""Independent judges: other implementations that say what xrnn must compute.
+"""Independent oracles: other implementations that say what xrnn must compute.
 
 They share one form with the frozen vectors.  A *case* is a flat dict of what goes in: ``xs``,
 ``lengths``, ``state.h``, ``state.c``, ``weights.W_l0`` …, ``dys``, ``dstate.h`` …; what it

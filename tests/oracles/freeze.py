@@ -1,8 +1,8 @@
 """Write the frozen vectors, xrnn/certify/vectors.safetensors: ``python tests/oracles/freeze.py``.
 
-The judges are asked once, here, so that their word can be checked where they are not
+The oracles are run once, here, so that their word can be checked where they are not
 installed.  What torch.nn has as a module comes from there in the case `plain`; the rest
-comes from `torch_cells`.  Nothing is written unless all judges agree.  xrnn has no part in it.
+comes from `torch_cells`.  Nothing is written unless all oracles agree.  xrnn has no part in it.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ class Op:
     order: tuple[int, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     states: tuple[str, ...] = ("h",)
-    curve: str | None = None
+    activation: str | None = None
 
 
 OPS = {
-    "rnn": Op("RNN", (0,), curve="Tanh"),
-    "rnn-relu": Op("RNN", (0,), curve="Relu"),
+    "rnn": Op("RNN", (0,), activation="Tanh"),
+    "rnn-relu": Op("RNN", (0,), activation="Relu"),
     "lstm": Op("LSTM", (0, 3, 1, 2), states=("h", "c")),
     "peephole": Op("LSTM", (0, 3, 1, 2), states=("h", "c")),
     "gru": Op("GRU", (1, 0, 2), {"linear_before_reset": 1}),
@@ -99,8 +99,8 @@ def _session(op: Op, fixed: Arrays, feeds: Arrays, direction: str) -> Any:
     present = {*fixed, *feeds}
     outputs = ["Y", *(f"Y_{s}" for s in op.states)]
     attributes = {**op.attributes, "hidden_size": H, "direction": direction}
-    if op.curve:
-        attributes["activations"] = [op.curve] * D
+    if op.activation:
+        attributes["activations"] = [op.activation] * D
     node = onnx.helper.make_node(
         op.name,
         [name if name in present else "" for name in inputs],

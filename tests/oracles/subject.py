@@ -1,4 +1,4 @@
-"""What stands before the judges: xrnn itself, run on a case."""
+"""The subject of the comparison with the oracles: xrnn itself, run on a case."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _input(w: Tensors, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Oracle:
     """One cell: its step, its number of gates, its states and further weights, in units of H."""
 
     step: Callable[[Tensors, Tensor, State], State]
@@ -96,14 +96,14 @@ class Judge:
 
 
 CELLS = {
-    "rnn": Judge(elman, 1),
-    "rnn-relu": Judge(elman_relu, 1),
-    "lstm": Judge(lstm, 4, ("h", "c")),
-    "gru": Judge(gru, 3, extras={"v": 1}, biases=("b", "v")),
-    "gru-before": Judge(gru_before, 3),
-    "input-gated": Judge(input_gated, 4, ("h", "c"), recurrent=False),
-    "peephole": Judge(peephole, 4, ("h", "c"), extras={"p": 3}),
-    "mingru": Judge(mingru, 2, recurrent=False),
+    "rnn": Oracle(elman, 1),
+    "rnn-relu": Oracle(elman_relu, 1),
+    "lstm": Oracle(lstm, 4, ("h", "c")),
+    "gru": Oracle(gru, 3, extras={"v": 1}, biases=("b", "v")),
+    "gru-before": Oracle(gru_before, 3),
+    "input-gated": Oracle(input_gated, 4, ("h", "c"), recurrent=False),
+    "peephole": Oracle(peephole, 4, ("h", "c"), extras={"p": 3}),
+    "mingru": Oracle(mingru, 2, recurrent=False),
 }
 
 
@@ -111,50 +111,50 @@ def shapes(
     cell: str, I: int, H: int, num_layers: int, bidirectional: bool, bias: bool = True
 ) -> dict[str, tuple[int, ...]]:
     """Name → shape of every weight of a layer."""
-    judge, D = CELLS[cell], 2 if bidirectional else 1
-    rows = judge.gates * H
+    oracle, D = CELLS[cell], 2 if bidirectional else 1
+    rows = oracle.gates * H
     named: dict[str, tuple[int, ...]] = {}
     for k in range(num_layers):
         for suffix in _suffixes(k, D):
             named[f"W{suffix}"] = (rows, I if k == 0 else D * H)
-            if judge.recurrent:
+            if oracle.recurrent:
                 named[f"U{suffix}"] = (rows, H)
-            vectors = {"b": rows} | {name: n * H for name, n in judge.extras.items()}
+            vectors = {"b": rows} | {name: n * H for name, n in oracle.extras.items()}
             for name, n in vectors.items():
-                if bias or name not in judge.biases:
+                if bias or name not in oracle.biases:
                     named[f"{name}{suffix}"] = (n,)
     return named
 
 
 def verdict(cell: str, given: Arrays, num_layers: int = 1, bidirectional: bool = False) -> Arrays:
     """What a stacked or bidirectional layer must make of a case; see `oracles`."""
-    judge = CELLS[cell]
+    oracle = CELLS[cell]
     T, B, _ = given["xs"].shape
     leaves = leaves_of(given)
     weights, state = under(leaves, "weights"), under(leaves, "state")
     if not state:
-        H = weights["W_l0"].shape[0] // judge.gates
+        H = weights["W_l0"].shape[0] // oracle.gates
         shape = (num_layers * (2 if bidirectional else 1), B, H)
         state = {
-            s: torch.zeros(shape, dtype=torch.float64, requires_grad=True) for s in judge.states
+            s: torch.zeros(shape, dtype=torch.float64, requires_grad=True) for s in oracle.states
         }
         leaves |= over("state", state)
     lengths = [int(n) for n in given.get("lengths", [T] * B)]
     ys, last = forward(
-        judge,
+        oracle,
         weights,
         leaves["xs"],
-        tuple(state[s] for s in judge.states),
+        tuple(state[s] for s in oracle.states),
         lengths,
         num_layers,
         bidirectional,
     )
-    outputs = {"ys": ys, **over("last", dict(zip(judge.states, last, strict=True)))}
+    outputs = {"ys": ys, **over("last", dict(zip(oracle.states, last, strict=True)))}
     return {k: a.detach().numpy() for k, a in outputs.items()} | gradients(outputs, leaves, given)
 
 
 def forward(
-    judge: Judge,
+    oracle: Oracle,
     weights: Tensors,
     xs: Tensor,
     state: State,
@@ -170,7 +170,7 @@ def forward(
         for d, suffix in enumerate(_suffixes(k, D)):
             mine = {n.removesuffix(suffix): w for n, w in weights.items() if n.endswith(suffix)}
             first = tuple(s[k * D + d] for s in state)
-            ys, last = _one_direction(judge, mine, xs, first, lengths, reverse=d == 1)
+            ys, last = _one_direction(oracle, mine, xs, first, lengths, reverse=d == 1)
             outputs.append(ys)
             lasts.append(last)
         xs = torch.cat(outputs, dim=2)
@@ -178,14 +178,14 @@ def forward(
 
 
 def _one_direction(
-    judge: Judge, w: Tensors, xs: Tensor, first: State, lengths: Sequence[int], reverse: bool
+    oracle: Oracle, w: Tensors, xs: Tensor, first: State, lengths: Sequence[int], reverse: bool
 ) -> tuple[Tensor, State]:
     columns, lasts = [], []
     for b, length in enumerate(lengths):
         state = tuple(s[b] for s in first)
         rows = [torch.zeros_like(state[0])] * len(xs)
         for t in reversed(range(length)) if reverse else range(length):
-            state = judge.step(w, xs[t, b], state)
+            state = oracle.step(w, xs[t, b], state)
             rows[t] = state[0]
         columns.append(torch.stack(rows))
         lasts.append(state)

@@ -70,7 +70,7 @@ def _verdict(cell: str, given: Arrays, num_layers: int, bidirectional: bool) -> 
 
 
 def _parameters(weights: Tensors) -> dict[str, Tensor]:
-    """PyTorch's parameters, made so that autograd finds the way back to ours.
+    """PyTorch's parameters, made so that autograd leads back to ours.
 
     W, U and b are weight_ih, weight_hh and bias_ih; a weight_hh that we lack is zero, and so
     is bias_hh, but for v of a GRU in its last rows.

@@ -1,4 +1,4 @@
-"""Looking inside: the values and gradients of gates, gradient flow, Jacobians, exponents."""
+"""Analysis of a pass: gates and their gradients, gradient flow, Jacobians, Lyapunov exponents."""
 
 from xrnn.analysis.dynamics import jacobian, lyapunov
 from xrnn.analysis.gates import gate_gradients, gates

@@ -1,10 +1,11 @@
-"""The state as a dynamical system: its Jacobians, its Lyapunov exponents.
+"""The recurrence as a dynamical system: Jacobians and Lyapunov exponents of its state.
 
-∂h_n/∂h_k = Π_{k≤t<n} ∂h_{t+1}/∂h_t      (1)   seed 001 eqs 10, 11 (as W7 of its check: the
-                                               later factor on the left): what vanishes or
-                                               explodes with n − k
-λ = lim 1/n log ‖∂s_n/∂s_0 · v‖           (2)   Lyapunov exponents of the whole state s, by
-                                               repeated QR (Benettin et al., 1980)
+∂h_n/∂h_k = Π_{k≤t<n} ∂h_{t+1}/∂h_t      (1)   later factors on the left; with growing n − k the
+                                               product vanishes or explodes
+λ = lim 1/n log ‖∂s_n/∂s_0 · v‖           (2)   Lyapunov exponents of the whole state s
+
+Sources: (1) derivation "Tanh RNN", eqs 10, 11 (corrected: see the errata in
+``xrnn/guide/derivations.md``); (2) by repeated QR decomposition, Benettin et al. (1980).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def jacobian(
     span : int
         How many steps lie between; 0 gives the identity.
     of, by : str or None
-        Which of ``cell.states`` is differentiated by which; None: all, side by side.  The
-        other states at t are held fixed: for a cell with a c look at all of them.
+        State `of` is differentiated by state `by`, both from ``cell.states``; None: all
+        states, side by side.  The other states at t are held fixed, so for a cell with a c
+        None gives the complete Jacobian.
 
     Returns
     -------
@@ -87,13 +89,13 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
     tape : Tape
         From `xrnn.unroll`, or from a layer of one cell, without lengths.
     k : int
-        How many, 1…S·H for the S states of the cell.
+        The number of exponents, 1…S·H for the S states of the cell.
 
     Returns
     -------
     array (B, k)
-        Growth per step, natural logarithm, largest first: below 0 what happens to the state
-        is forgotten, above 0 it explodes, and −∞ where a step loses a direction altogether.
+        The natural logarithm of the growth per step, largest first.  Below 0 a change of the
+        state decays, above 0 it grows, and −∞ means that a step removes a direction completely.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
             f"k must lie in 1…S·H = 1…{n}, over at least one step of whole sequences"
         )
     unit = units(cell, one.first[0], xp=xp)
-    # Any basis but one that the Jacobians treat apart will turn to the largest directions.
+    # A random basis turns to the directions of largest growth; a basis of unit vectors might not.
     start = backend_of(unit[0]).from_host(host.generator(0).normal(size=(n, k)))
     Q = xp.linalg.qr(xp.broadcast_to(xp.astype(start, unit[0].dtype), (B, n, k)))[0]
     total = xp.zeros((B, k), dtype=Q.dtype, device=array_api_compat.device(Q))
@@ -126,12 +128,12 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
 
 
 def _single(tape: Tape) -> tuple[Pass, Residuals, Any]:
-    """The one pass of a tape, what the cell's own code keeps of it, and its namespace.
+    """The single pass of a tape, its residuals from the cell's own code, and its namespace.
 
     Raises
     ------
     ValueError
-        If the tape is of a layer with several cells: there are as many states.
+        If the tape is of a layer with several cells, and so has several states at each step.
     """
     check_tape(tape)
     if len(tape.passes) != 1:
@@ -144,7 +146,7 @@ def _single(tape: Tape) -> tuple[Pass, Residuals, Any]:
 
 
 def _block(one: Pass, state: str | None) -> slice:
-    """Where a state lies among all of them, side by side."""
+    """The position of a state among all states side by side."""
     cell, names, H = one.bound.cell, one.bound.cell.states, one.bound.H
     if state is None:
         return slice(None)

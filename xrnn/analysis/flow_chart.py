@@ -1,8 +1,9 @@
-"""``xrnn flow``: how gradients travel through time, cell beside cell, as a picture.
+"""``xrnn flow``: a chart of the size of gradients over time, one panel for each cell.
 
-A loss looks at the last step alone; what of it arrives at the state of every earlier step is
-drawn, on a log scale.  Without a gate that keeps the state it shrinks (or grows) by a factor
-at every step; such a gate, held open, brings the factor to 1: that is what gates are for.
+The loss depends on the last step alone.  The chart shows, on a logarithmic scale, the norm of the
+gradient of the state at every earlier step.  In a cell without a gate that keeps the state, the
+norm shrinks or grows by a factor at every step.  Where there is such a gate, a second line shows
+the same with the gate held open, so that the factor is close to 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from xrnn.engine.unroll import unroll
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, Weights
 
-#: cell → the gate that keeps the old state, and whether it does so at 1 or at 0
+#: cell → the gate that keeps the old state, and 1 if it keeps it at 1, −1 if it keeps it at 0
 KEEPERS: dict[Cell[Any], tuple[str, int]] = {
     LSTM: ("f", 1),
     PeepholeLSTM: ("f", 1),
@@ -38,19 +39,19 @@ OPEN = 6.0
 
 @dataclass(frozen=True)
 class Flow:
-    """What was measured of one cell."""
+    """The measurements of one cell."""
 
     cell: Cell[Any]
     norms: dict[str, Array]
-    """State → (T,) norms of its gradient, with weights as training starts from"""
+    """State → (T,) norms of its gradient, with initial weights"""
     held_open: dict[str, Array] | None
-    """The same where the gate that keeps is held open; None for a cell without one"""
+    """The same with the gate that keeps the state held open; None for a cell without one"""
     exponent: float
     """The largest Lyapunov exponent, mean over the sequences"""
 
 
 def measure(cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = 8) -> Flow:
-    """Run one cell on noise, forward and back from a loss at the last step.
+    """Run one cell on noise, and the backward pass from a loss at the last step.
 
     >>> from xrnn.cells import LSTM
     >>> flow = measure(LSTM, steps=50, hidden=16)
@@ -80,21 +81,21 @@ def _held_open(cell: Cell[Any], weights: Weights) -> Weights:
 
 
 def table(flows: Sequence[Flow]) -> list[str]:
-    """The same in numbers, a line for each cell."""
-    lines = [f"{'cell':<12}{'what arrives at step 1':>24}{'gate held open':>18}{'exponent':>12}"]
+    """The measurements as text, one line for each cell."""
+    lines = [f"{'cell':<12}{'gradient at step 1':>24}{'gate held open':>18}{'exponent':>12}"]
     for flow in flows:
-        # The last state is what is carried: c where there is one.
+        # The last state is the one that the gate keeps: c where there is one.
         carried = flow.cell.states[-1]
-        arrives = f"{flow.norms[carried][0] / flow.norms['h'][-1]:.1e}"
+        first = f"{flow.norms[carried][0] / flow.norms['h'][-1]:.1e}"
         open_ = "–"
         if flow.held_open is not None:
             open_ = f"{flow.held_open[carried][0] / flow.held_open['h'][-1]:.1e}"
-        lines.append(f"{flow.cell.name:<12}{arrives:>24}{open_:>18}{flow.exponent:>12.3f}")
+        lines.append(f"{flow.cell.name:<12}{first:>24}{open_:>18}{flow.exponent:>12.3f}")
     return lines
 
 
 def picture(flows: Sequence[Flow], path: Path) -> None:
-    """Draw them side by side."""
+    """Draw the cells side by side and write the chart to a PNG file."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -104,8 +105,8 @@ def picture(flows: Sequence[Flow], path: Path) -> None:
         for ax, flow in zip(axes, flows, strict=True):
             _panel(ax, flow)
         axes[0].set_ylabel("norm of the gradient of the state")
-        figure.suptitle("What a loss at the last step sends back")
-        # Every line of every panel once: a cell without c or gate lacks some.
+        figure.suptitle("Gradients of the state for a loss at the last step")
+        # Every label once: panels of cells without a c or a gate lack some lines.
         lines = {line.get_label(): line for ax in axes for line in ax.lines}
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
         out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The gates as values: what each of them did at every step, and the gradients there."""
+"""The values of every gate and state at every step, and their gradients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from xrnn.typing import Array, GivenState, Namespace
 def gates(tape: Tape) -> dict[str, Array]:
     """The values of every gate, and of every state beyond h, at every step.
 
-    They are computed anew, by the cell's own code, from what the tape refers to: whichever
-    kernel ran forward, and at no cost for who does not ask.
+    The cell's own code computes them again from the inputs that the tape refers to, whichever
+    kernel ran the forward pass.  So the forward pass need not store them.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def gate_gradients(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The gradients of every gate and of every state, at every step.
 
-    The cell's own code carries them, whichever kernel ran forward.
+    The cell's own code computes them, whichever kernel ran the forward pass.
 
     Parameters
     ----------
@@ -72,10 +72,11 @@ def gate_gradients(
     -------
     dgates : dict of str to array (T, B, H)
         For each of ``cell.gates`` the gradient of its pre-activation, with all later losses
-        in it: the δ of the derivation "LSTM and GRU" (eqs 38-40, 42, 74-76).
+        in it: δ in the derivation "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected:
+        see the errata in ``xrnn/guide/derivations.md``).
     dstates : dict of str to array (T, B, H)
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
-        through everything that follows from it.
+        including all its effects on later steps.
 
     Names and axes are as of `gates`.
 

@@ -1,4 +1,4 @@
-"""How much of a gradient arrives at every earlier step."""
+"""The size of the gradient of the state at every step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from xrnn.typing import Array, GivenState
 def gradient_flow(
     tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
 ) -> dict[str, Array]:
-    """The size of ∂L/∂h_t, ∂L/∂c_t at every step.
+    """The norms of ∂L/∂h_t and ∂L/∂c_t at every step.
+
+    They show whether gradients vanish or explode on their way to earlier steps.
 
     Parameters
     ----------
@@ -30,7 +32,7 @@ def gradient_flow(
     >>> import numpy as np, xrnn
     >>> ys, state, tape = xrnn.RNN(3, 5, init="uniform").forward(np.ones((50, 2, 3), "float32"))
     >>> dys = np.zeros_like(ys)
-    >>> dys[-1] = 1  # the loss looks at the end alone
+    >>> dys[-1] = 1  # the loss depends on the last step alone
     >>> norms = xrnn.analysis.gradient_flow(tape, dys)["h_l0"]
     >>> bool(norms[0] < 1e-3 * norms[-1])
     True

@@ -1,7 +1,7 @@
-"""The cells: one file each, its equations on top, then forward, then backward.
+"""The cells: one file for each, with its equations, one step forward and one step backward.
 
-Every file of this folder is looked through for cells, so a new cell is found by its file
-alone.  The imports below name the ones that a type checker sees.
+Every module of this folder is searched for cells, so that a new file is enough to add one.  The
+imports below are for type checkers, which cannot follow that search.
 """
 
 import importlib

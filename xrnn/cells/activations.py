@@ -1,4 +1,4 @@
-"""The activations that cells are made of, and their derivatives as functions of their outputs.
+"""The activation functions of the cells, and their derivatives as functions of their outputs.
 
 A derivative is written in terms of the output because that is what the forward pass keeps:
 backward then needs neither the pre-activation nor a second evaluation.

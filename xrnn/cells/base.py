@@ -1,4 +1,4 @@
-"""What a cell is: the names of its parts and one step, forward and backward."""
+"""The definition of a cell: the names of its gates and states, and one step in both directions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from xrnn.typing import (
 class LinearRecurrence:
     """The parts of a cell whose last state follows s_t = f_t ⊙ s_{t-1} + u_t.
 
-    All are elementwise, f, u and the gates depend on x_t alone, and each works on arrays
-    (…, n) of any number of steps; so `xrnn.recurrence.scan` can run whole sequences at once.
+    All three functions are elementwise and accept arrays (…, n) of any number of steps; f, u and
+    the gates depend on x_t alone.  So `xrnn.recurrence.scan` can run whole sequences at once.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def _independent(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) 
     return dstate
 
 
-#: every cell of this process by the token it was made with, so that a copy is found again
+#: every cell of this process by its token, so that a pickle of it gives the same cell again
 _cells: WeakValueDictionary[str, Cell[Any]] = WeakValueDictionary()
 
 
@@ -59,14 +59,14 @@ _cells: WeakValueDictionary[str, Cell[Any]] = WeakValueDictionary()
 class Cell(Generic[S]):
     """One recurrent cell, as a value.  It holds no arrays and compares by identity.
 
-    Identity matters: the tables of the backends are keyed by the cell itself, so a cell
-    made by ``dataclasses.replace(LSTM, step=mine)`` is another cell and never receives the
-    kernels of `LSTM`.  A pickled or copied cell is the same cell again.
+    The kernel tables of the backends are keyed by the cell itself.  So a cell made by
+    ``dataclasses.replace(LSTM, step=mine)`` is another cell and never runs on the kernels of
+    `LSTM`.  A copied or unpickled cell is the same cell as the original.
 
     Parameters
     ----------
     name : str
-        The word for this cell in messages, files and on the command line.
+        The name of this cell in messages, in files and on the command line.
     gates : tuple of str
         The blocks of the rows of W, U and b, from top to bottom.
     step : callable
@@ -80,9 +80,10 @@ class Cell(Generic[S]):
         one, ``dax`` (B, G·H) that of ``ax``, and ``dweights`` what this step adds to the
         gradient of every weight that `step` itself used (`xrnn.typing.Contribution`).
     total : callable, optional
-        ``total(dstate, saved, weights, *, xp) -> dstate``, where one new state is computed
-        from another (h from c): to each gradient, which holds the other new states fixed,
-        is added what reaches the loss through them.  Default: no state is.
+        ``total(dstate, saved, weights, *, xp) -> dstate``, for cells that compute one new
+        state from another (h from c).  The given gradient of each new state holds the other
+        new states fixed; the result includes the effect on the loss through them.  Default:
+        the gradients unchanged.
     states : tuple of str
         What is carried through time.  The first is the output h.
     recurrent : bool
@@ -92,8 +93,8 @@ class Cell(Generic[S]):
     biases : tuple of str
         The weights that may be left out, and are zero then.
     linear : LinearRecurrence, optional
-        The parts of `step`, if the cell is a linear recurrence without U: a unit's state
-        then depends on its own past alone.
+        The parts of `step`, if the cell is a linear recurrence without U, in which the state
+        of a unit depends on that unit's own past alone.
     analytic : bool
         Whether `step` is an analytic function, so that it also runs in complex numbers
         (and the derivative can be checked to rounding error by a complex step).
@@ -155,8 +156,8 @@ class Cell(Generic[S]):
 
     @property
     def identity(self) -> str:
-        """What files call this cell: its name, and for a cell that is not one of
-        `xrnn.cells` the names of its functions too."""
+        """The name of this cell in files; a cell that is not one of `xrnn.cells` adds the names of
+        its functions."""
         from xrnn.cells import BY_NAME
 
         if BY_NAME.get(self.name) is self:
@@ -181,14 +182,14 @@ class Cell(Generic[S]):
 
 
 def _named(module: str, name: str) -> Cell[Any]:
-    """The cell that a module calls so."""
+    """The cell of that name in a module."""
     __import__(module)
     cell: Cell[Any] = getattr(sys.modules[module], name)
     return cell
 
 
 def _restored(token: str, values: dict[str, Any]) -> Cell[Any]:
-    """The cell of that token, or a new one where this process has none."""
+    """The cell of that token; a new one if this process has none."""
     if token in _cells:
         return _cells[token]
     cell: Cell[Any] = Cell(**values)
@@ -199,7 +200,7 @@ def _restored(token: str, values: dict[str, Any]) -> Cell[Any]:
 
 @lru_cache
 def _shapes(cell: Cell[Any], I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
-    """`Cell.shapes`, remembered."""
+    """`Cell.shapes`, cached."""
     size = {"I": I, "H": H}
     return {
         name: tuple(factor * size[letter] for factor, letter in dims)

@@ -3,8 +3,9 @@
 h_t = tanh(W x_t + U h_{t-1} + b)      (1)      `Elman`
 h_t = ReLU(W x_t + U h_{t-1} + b)      (2)      `ElmanReLU`
 
-Sources: (1) seed 001 eq. 2 and seed 004 (both write W for our U and U for our W);
-(2) seed 003 eq. 1.  Backward: seed 003 eqs 16-21, as corrected in the equation check.
+Sources: (1) derivations "Tanh RNN", eq. 2, and "Handwritten tanh RNN", F1-F2 (both exchange the
+letters W and U); (2) derivation "ReLU RNN, LSTM and GRU", eq. 1.  Backward: the same, eqs 16-21
+(corrected: see the errata in ``xrnn/guide/derivations.md``).
 """
 
 from typing import Any

@@ -7,9 +7,10 @@ h_t = z_t ⊙ h_{t-1} + (1 − z_t) ⊙ n_t              (4)
 
 The rows of the weights stand in the order r, z, n, as in `GRU`.
 
-Sources: seed 003 eqs 58-61, whose W_h, U_h, h̃ are W_n, U_n, n here; Cho et al. (2014),
-arXiv:1406.1078v3; ONNX calls it linear_before_reset=0, Keras reset_after=False.
-Backward: seed 003 eqs 74-87 with the corrections of the equation check to (76) and (86).
+Sources: Cho et al. (2014), arXiv:1406.1078v3; derivation "ReLU RNN, LSTM and GRU", eqs 58-61, whose
+W_h, U_h, h̃ are W_n, U_n, n here.  ONNX calls this cell linear_before_reset=0, Keras
+reset_after=False.  Backward: the same derivation, eqs 74-87 (corrected: see the errata in
+``xrnn/guide/derivations.md``).
 """
 
 from typing import Any

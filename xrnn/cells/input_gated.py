@@ -7,12 +7,12 @@ g_t = tanh(W_g x_t + b_g)          (4)   candidate
 c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t    (5)
 h_t = o_t ⊙ tanh(c_t)              (6)
 
-There is no U: h_{t-1} enters nowhere, so the only thing carried back is dc, and the state h
-given at the start is not read (its gradient is 0).  c follows a linear recurrence whose
+There is no U: no gate depends on h_{t-1}.  So the backward pass passes only dc from step to step,
+and the h of the first state is not read (its gradient is 0).  c follows a linear recurrence whose
 coefficients do not depend on c.  The rows of W and b stand in the order i, f, g, o.
 
-Source: seed 000, lines 8-18 (F, i, O, C' are f, i, o, g here); its backward lines as
-corrected in the equation check, section 1 (the BPTT twin).
+Source: derivation "Input-gated LSTM", lines 8-18, whose F, i, O, C' are f, i, o, g here.  Backward:
+lines 198-366 (corrected: see the errata in ``xrnn/guide/derivations.md``).
 """
 
 from typing import Any

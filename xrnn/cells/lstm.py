@@ -7,10 +7,11 @@ o_t = σ(W_o x_t + U_o h_{t-1} + b_o)       (4)   output gate
 c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t            (5)
 h_t = o_t ⊙ tanh(c_t)                      (6)
 
-Sources: seed 002 eqs 1-10 (Γ_u, Γ_f, c̃, Γ_o, a are i, f, g, o, h here) and seed 003
-eqs 25-30; Hochreiter & Schmidhuber (1997), Gers, Schmidhuber & Cummins (2000).
-Backward: seed 002 section 3, with the corrections of the equation check (the sign of
-∂J/∂ŷ does not enter here; dc is carried beside dh, reading B of its table).
+Sources: Hochreiter & Schmidhuber (1997), Gers, Schmidhuber & Cummins (2000); derivations "LSTM",
+eqs 1-10, whose Γ_u, Γ_f, c̃, Γ_o, a are i, f, g, o, h here, and "ReLU RNN, LSTM and GRU",
+eqs 25-30.  Backward: derivation "LSTM", section 3 (corrected: see the errata in
+``xrnn/guide/derivations.md``).  Step t passes two gradients to step t−1: dh, and dc with h held
+fixed.
 """
 
 from typing import Any

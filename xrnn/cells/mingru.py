@@ -4,7 +4,7 @@ z_t = σ(W_z x_t + b_z)                    (1)   update gate: 1 takes the candid
 n_t = W_n x_t + b_n                       (2)   candidate, without an activation
 h_t = (1 − z_t) ⊙ h_{t-1} + z_t ⊙ n_t     (3)
 
-The polarity of z is the paper's, the opposite of `GRU`'s.
+As in the paper, z = 1 takes the new candidate; in `GRU`, z = 1 keeps the old state.
 
 Source: Feng et al., "Were RNNs All We Needed?" (2024), arXiv:2410.01201, section 3.1.
 """

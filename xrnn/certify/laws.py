@@ -1,19 +1,20 @@
 """The laws that every cell obeys, in every option, on every backend and dtype.
 
-1. derivative   backward is the numeric derivative of forward, argument by argument, for the
-                gradient of the outputs alone, of each last state alone, and of all together
+1. derivative   backward equals the numeric derivative of forward for every argument, with a
+                gradient of the outputs only, of each last state only, and of all of them
 2. batch        permuting the sequences permutes the results
-3. cut          T steps are T₁ steps, then the rest from the state reached; so are gradients
-4. oracle       results equal those of independent implementations (frozen vectors; their
-                file tells where they come from)
-5. contract     nothing given is written to; dtype and library out are those that went in;
-                outputs and gradients in the padding are exactly 0
-6. twin         the backend, with whatever its tables hold, equals the cell's own code in
-                float64 on the host
-7. look         the gradients of the gates add up to those of the weights that feed them, and
-                are exactly 0 in the padding, as the values of the gates are
+3. cut          running T steps equals running the first T₁ steps, and then the others from
+                the state reached; so do the gradients
+4. oracle       results equal those of independent implementations (frozen vectors, whose file
+                says where they come from)
+5. contract     no argument is written to; results have the dtype and library of the
+                arguments; outputs and gradients in the padding are exactly 0
+6. twin         the backend, with its kernels, equals the cell's own code in float64 on the
+                host
+7. look         the gradients of the gates, as `xrnn.analysis` gives them, add up to those of
+                their weights, and like the values of the gates are exactly 0 in the padding
 
-Each law gives the largest relative error it met, or None where it says nothing.
+Each law returns the largest relative error found, or None where the law does not apply.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def derivative(trial: Trial) -> float:
 def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
     """d/de of ⟨ys, dys⟩ + ⟨last, dlast⟩ as the argument `name` moves by e · direction.
 
-    By a complex step, exact to rounding, where the cell is analytic; else by differences.
+    For an analytic cell by a complex step, which is exact to rounding; else by differences.
     """
     if trial.cell.analytic:
         e = 1e-30
@@ -78,27 +79,27 @@ def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
 
 
 def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) -> Any:
-    def wide(a: Array, path: str) -> Array:
+    def shifted(a: Array, path: str) -> Array:
         return a.astype(dtype) + (move if path == name else 0)
 
     to_host = trial.backend.to_host
-    weights = {k: wide(to_host(w), k) for k, w in trial.layer.weights.items()}
+    weights = {k: shifted(to_host(w), k) for k, w in trial.layer.weights.items()}
     state = given.state
     if state is not None:
         paths = [f"state.{k}" for k in trial.cell.states]
-        state = tuple(map(wide, state, paths))
-    there = trial.on_device(given._replace(xs=wide(given.xs, "xs"), state=state))
+        state = tuple(map(shifted, state, paths))
+    there = trial.on_device(given._replace(xs=shifted(given.xs, "xs"), state=state))
     layer = trial.make_layer(weights)
     ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **trial.seed)
-    inside = ~trial.padding()
+    valid = ~trial.padding()
     pairs = [(to_host(s), d) for s, d in zip(last, given.dlast, strict=True) if d is not None]
     if given.dys is not None:
-        pairs.append((to_host(ys)[inside], given.dys[inside]))
+        pairs.append((to_host(ys)[valid], given.dys[valid]))
     return sum((a * b.astype("float64")).sum() for a, b in pairs)
 
 
 def batch(trial: Trial) -> float | None:
-    """Law 2.  A dropout mask belongs to a position, so there the law says nothing."""
+    """Law 2.  It does not apply to dropout, whose masks belong to positions in the batch."""
     if trial.option.dropout or trial.option.B < 2:
         return None
     axis = trial.option.axes[1]
@@ -130,7 +131,7 @@ def batch(trial: Trial) -> float | None:
 
 
 def cut(trial: Trial) -> float | None:
-    """Law 3.  The reverse direction starts at the end, so there the law says nothing."""
+    """Law 3.  It does not apply to the reverse direction, which starts at the end."""
     o, whole = trial.option, trial.inputs
     if o.bidirectional or o.reverse or o.dropout or o.T < 2:
         return None
@@ -148,7 +149,7 @@ def cut(trial: Trial) -> float | None:
         lengths2 = [max(n - T1, 0) for n in whole.lengths]
     first, second = slice(None, T1), slice(T1, None)
     none = (None,) * len(trial.cell.states)
-    # Forward, to know the state reached; then backward from the end.
+    # First forward, to compute the state reached; then backward from the end.
     start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none)
     reached = trial.run(start).last
     b = trial.run(
@@ -166,7 +167,7 @@ def cut(trial: Trial) -> float | None:
 
 
 def contract(trial: Trial) -> float:
-    """Law 5: 0, or infinite if it is broken in any way."""
+    """Law 5: 0, or infinity if any part of it does not hold."""
     to_host, given = trial.backend.to_host, trial.on_device(trial.inputs)
     arrays = [given.xs, *(given.state or ()), given.dys, *given.dlast]
     arrays += trial.layer.weights.values()
@@ -177,7 +178,7 @@ def contract(trial: Trial) -> float:
     kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
     past = trial.padding()
     zero = [not to_host(a)[past].any() for a in (out.ys, out.dxs)]
-    # Inference is the same pass with nothing kept (and nothing dropped).
+    # Inference is the same pass without residuals (and without dropout).
     same = [
         trial.option.dropout > 0 or _same(to_host(a), to_host(b))
         for a, b in zip((inference, *state), (out.ys, *out.last), strict=True)
@@ -187,17 +188,17 @@ def contract(trial: Trial) -> float:
 
 def twin(trial: Trial) -> float:
     """Law 6."""
-    # A copy of the cell is another cell: no table serves it.
-    wide = Trial(replace(trial.cell), trial.option)
+    # A copy made by `replace` is another cell, for which no backend has a kernel.
+    in_float64 = Trial(replace(trial.cell), trial.option)
     weights = {k: trial.backend.to_host(w) for k, w in trial.layer.weights.items()}
-    layer = wide.make_layer({k: w.astype("float64") for k, w in weights.items()})
+    layer = in_float64.make_layer({k: w.astype("float64") for k, w in weights.items()})
     inputs = trial.inputs
 
     def up(arrays: Any) -> Any:
         return None if arrays is None else tuple(a.astype("float64") for a in arrays)
 
     (xs, dys), state, dlast = up((inputs.xs, inputs.dys)), up(inputs.state), up(inputs.dlast)
-    reference = wide.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)
+    reference = in_float64.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)
     return difference(reference.arrays(), trial.run(inputs).arrays())
 
 
@@ -234,12 +235,12 @@ LAWS: dict[str, Callable[[Trial], float | None]] = {
     "twin": twin,
     "look": look,
 }
-"""The laws that hold of a trial; `oracle` holds of a cell and its frozen vectors."""
+"""The laws that take a trial; `oracle` takes a cell and one case of its frozen vectors."""
 
 
 @cache
 def vectors() -> tuple[dict[str, Array], dict[str, str]]:
-    """The frozen vectors, and the file's word on where they come from."""
+    """The frozen vectors, and the metadata of their file, which says where they come from."""
     content = resources.files(__package__).joinpath(VECTORS).read_bytes()
     size = int.from_bytes(content[:8], "little")
     return load(content), json.loads(content[8 : 8 + size])["__metadata__"]
@@ -296,7 +297,7 @@ def difference(expected: list[Array], found: list[Array]) -> float:
 
 
 def _worse(a: float, b: float) -> float:
-    """The larger, a NaN being the worst of all."""
+    """The larger error; infinity if the new one is NaN."""
     return float("inf") if b != b else max(a, b)
 
 

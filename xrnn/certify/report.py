@@ -13,16 +13,16 @@ from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.engine.checks import check_choice
 
-#: dtype → the largest relative error that rounding alone may cause
+#: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2}
 
-#: the same for a numeric derivative by differences, where a cell is not analytic
+#: the same for a numeric derivative by differences, for a cell that is not analytic
 DIFFERENCE_BOUND = 1e-7
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one law found for one cell in one option."""
+    """The result of one law for one cell in one option."""
 
     cell: str
     option: str
@@ -39,13 +39,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What all laws found."""
+    """The results of all laws."""
 
     verdicts: tuple[Verdict, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every law held, and there was one."""
+        """Whether there is a verdict, and all passed."""
         return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
 
     def __iter__(self) -> Iterator[Verdict]:
@@ -65,7 +65,7 @@ def certify(
     dtype: Literal["float32", "float64", "float16"] = "float32",
     cells: Iterable[Cell[Any]] = tuple(BY_NAME.values()),
 ) -> Certificate:
-    """Run the laws (see `xrnn.certify.laws`) on this machine; return what they found.
+    """Run the laws (see `xrnn.certify.laws`) on this machine and return the results.
 
     Parameters
     ----------
@@ -74,7 +74,8 @@ def certify(
     dtype : {"float32", "float64", "float16"}
         The dtype under test; numeric derivatives are always taken in float64.
     cells : iterable of Cell
-        Which; your own as well.  A cell without frozen vectors has no verdict on `oracle`.
+        The cells to test, which may be your own.  A cell without frozen vectors has no verdict
+        on `oracle`.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def certify(
 
 
 def verdicts(device: str, dtype: str, cells: Iterable[Cell[Any]]) -> Iterator[Verdict]:
-    """The same, each verdict as it comes."""
+    """The verdicts of `certify`, one by one as they are computed."""
     for cell in cells:
         for option in OPTIONS:
             trial = Trial(cell, option, device, dtype)
@@ -109,15 +110,15 @@ def verdicts(device: str, dtype: str, cells: Iterable[Cell[Any]]) -> Iterator[Ve
 
 
 def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, str]:
-    """The law's error and nothing, or an infinite error and what went wrong."""
+    """The error of the law and an empty note; if it raises, infinity and the message."""
     try:
         return law(*given), ""
-    except Exception as problem:  # a law that cannot be run is a law that does not hold
+    except Exception as problem:  # a law that cannot be evaluated counts as failed
         return float("inf"), f"{type(problem).__name__}: {problem}"
 
 
 def bound(cell: Cell[Any], law: str, dtype: str) -> float:
-    """How large an error of this law rounding alone may cause."""
+    """The largest error of this law that is accepted as rounding."""
     if law == "derivative" and not cell.analytic:
         return max(BOUNDS[dtype], DIFFERENCE_BOUND)
     return BOUNDS[dtype]
@@ -126,8 +127,8 @@ def bound(cell: Cell[Any], law: str, dtype: str) -> float:
 def as_table(verdicts: Iterable[Verdict], show: Callable[[str], object] = print) -> bool:
     """Show a row for each cell and option, a column for each law; whether all passed.
 
-    An entry is the largest relative error: "–" where the law says nothing, "FAIL" behind
-    it where it lies beyond its bound; what went wrong is told below the row.
+    An entry is the largest relative error: "–" if the law does not apply, with "FAIL" behind it
+    if it exceeds its bound; messages of exceptions are shown below the row.
     """
     columns = [*laws.LAWS, "oracle"]
     show(_row("cell", "option", columns))

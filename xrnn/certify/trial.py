@@ -1,4 +1,4 @@
-"""What the laws are tried on: one cell, in one option, on one backend, in one dtype."""
+"""A trial: one cell, in one option, on one backend and in one dtype, to test the laws on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ I, H = 3, 4
 
 @dataclass(frozen=True)
 class Option:
-    """One way to use a layer, and the shape of what it is given."""
+    """One way to use a layer, and the shapes of its inputs."""
 
     name: str
     T: int = 4
@@ -32,7 +32,7 @@ class Option:
 
     @property
     def axes(self) -> tuple[int, int]:
-        """Where time and batch stand in xs."""
+        """The axes of time and batch in xs."""
         return (1, 0) if self.batch_first else (0, 1)
 
 
@@ -55,7 +55,7 @@ OPTIONS = (
 
 
 class Inputs(NamedTuple):
-    """What a pass forward and backward is given, as NumPy arrays."""
+    """The arguments of a forward and a backward pass, as NumPy arrays."""
 
     xs: Array
     state: tuple[Array, ...] | None
@@ -65,7 +65,7 @@ class Inputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What it gives, as NumPy arrays."""
+    """The results of the two passes, as NumPy arrays."""
 
     ys: Array
     last: tuple[Array, ...]
@@ -74,7 +74,7 @@ class Results(NamedTuple):
     dweights: dict[str, Array]
 
     def arrays(self) -> list[Array]:
-        """All of them in a row."""
+        """All results as one list."""
         return [self.ys, *self.last, self.dxs, *self.dfirst, *self.dweights.values()]
 
 
@@ -97,17 +97,17 @@ class Trial:
 
     @cached_property
     def weights(self) -> dict[str, Array]:
-        """On the host, twice as large as training starts from: the activations must be felt."""
+        """Twice the initial weights, on the host, so that activations are not nearly linear."""
         layer = self.make_layer(None, device="cpu")
         return {k: 2 * w.astype("float64") for k, w in layer.weights.items()}
 
     @property
     def seed(self) -> dict[str, int]:
-        """What `Layer.forward` takes besides: a seed, where there is dropout."""
+        """The further argument of `Layer.forward`: a seed, if there is dropout."""
         return {"seed": 0} if self.option.dropout else {}
 
     def make_layer(self, weights: dict[str, Array] | None, device: str | None = None) -> Layer[Any]:
-        """A layer of this trial's option, holding these NumPy weights in their dtype."""
+        """A layer with this trial's option and these NumPy weights in their dtype."""
         o, device = self.option, self.device if device is None else device
         dtype: Any = self.dtype
         if weights is not None:
@@ -153,7 +153,7 @@ class Trial:
         return Results(host(ys), tuple(map(host, last)), host(dxs), tuple(map(host, dfirst)), named)
 
     def run_there(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
-        """The same with arrays of the backend."""
+        """Forward and backward with arrays of the backend."""
         layer = layer or self.layer
         ys, last, tape = layer.forward(inputs.xs, inputs.state, inputs.lengths, **self.seed)
         return Results(ys, last, *layer.backward(tape, inputs.dys, inputs.dlast))
@@ -169,7 +169,7 @@ class Trial:
         return Inputs(put(inputs.xs), state, inputs.lengths, put(inputs.dys), dlast)
 
     def padding(self) -> Array:
-        """Where a sequence has ended: booleans in the layout of xs, without its last axis."""
+        """Whether a sequence has ended: booleans in the layout of xs, without its last axis."""
         o, xp = self.option, host.xp
         lengths = xp.asarray(o.lengths or [o.T] * o.B, dtype=xp.int64)
         past = xp.arange(o.T)[:, None] >= lengths[None, :]
@@ -179,6 +179,6 @@ class Trial:
         return host.generator(seed).normal(size=shape).astype(self.dtype)
 
     def _padded(self, a: Array) -> Array:
-        """NaN past the ends: whoever reads it is found out."""
+        """a with NaN past the ends of sequences, which shows in the results if it is read."""
         a[self.padding()] = float("nan")
         return a

@@ -1,8 +1,10 @@
 """A character language model, built from the public parts of this library only.
 
-x_t = E[token_t],  h_t = layer(x_t, h_{t-1}),  y_t = W h_t + b,  loss: softmax cross-entropy
-of the next character, by truncated backpropagation through time: windows of T steps whose
-state is carried on, gradients cut where windows meet.
+x_t = E[token_t],  h_t = layer(x_t, h_{t-1}),  y_t = W h_t + b
+
+The loss is the softmax cross-entropy of the next character.  Training uses truncated
+backpropagation through time: the text is read in windows of T steps, each of which starts from the
+last state of the window before, and gradients do not cross from one window to another.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ CLIP = 1.0
 
 
 class RefusedError(ValueError):
-    """What was asked for cannot be done; the message says what to do instead."""
+    """A request that cannot be fulfilled; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides how a model comes out."""
+    """All options of a training run."""
 
     cell: str = "lstm"
     hidden: int = 256
@@ -45,7 +47,7 @@ class Config:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse what cannot be trained."""
+        """Raise RefusedError for values that cannot be trained with."""
         if self.cell not in BY_NAME:
             raise RefusedError(
                 f"unknown cell {self.cell!r}; it must be one of {', '.join(BY_NAME)}"
@@ -79,12 +81,12 @@ def read_text(path: str | None) -> str:
 
 
 class Corpus:
-    """A text as tokens: most of it in `batch` parallel streams, the end of it held out.
+    """A text as tokens: most of it in `batch` parallel streams, its end held out.
 
     Attributes
     ----------
     vocabulary : str
-        Every character of the text, in order of code points; a token is a place in it.
+        Every character of the text, in order of code points; a token is an index into it.
     streams : NumPy array (n, batch) of int64
         The training text, cut into parallel streams.
     held_out : NumPy array (m,) of int64
@@ -94,8 +96,8 @@ class Corpus:
     def __init__(self, text: str, batch: int, length: int) -> None:
         xp = host.xp
         self.vocabulary = "".join(sorted(set(text)))
-        place = {character: n for n, character in enumerate(self.vocabulary)}
-        tokens = xp.asarray([place[character] for character in text], dtype=xp.int64)
+        index = {character: n for n, character in enumerate(self.vocabulary)}
+        tokens = xp.asarray([index[character] for character in text], dtype=xp.int64)
         held_out = max(2, math.ceil(HELD_OUT * len(text)))
         needed = batch * (length + 1)
         if len(text) - held_out < needed:
@@ -113,11 +115,11 @@ class Corpus:
 
     @property
     def windows(self) -> int:
-        """Windows until the streams start again."""
+        """The number of windows in one pass over the streams."""
         return int(self.streams.shape[0] - 1) // self.length
 
     def window(self, step: int) -> tuple[Array, Array, bool]:
-        """Inputs and targets (T, B) of a step, and whether the streams start with it."""
+        """Inputs and targets (T, B) of a step, and whether it starts a pass over the streams."""
         k = step % self.windows
         cut = slice(k * self.length, (k + 1) * self.length + 1)
         tokens = self.streams[cut]
@@ -130,7 +132,7 @@ class CharModel:
     Parameters
     ----------
     vocabulary : str
-        The characters it knows.
+        The characters of the training text.
     config : Config
         Sizes and seed.
     device : str
@@ -154,7 +156,7 @@ class CharModel:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The parts by the names they have in files and in the optimizer."""
+        """The parts by their names in files and in the optimizer."""
         return {"embedding": self.embedding, "layer": self.layer, "readout": self.readout}
 
     @property
@@ -196,19 +198,20 @@ class CharModel:
     def sample(
         self, prime: str, length: int, temperature: float = 1.0, seed: int = 0
     ) -> Iterator[str]:
-        """The characters that the model writes after `prime`, one by one.
+        """Generate the characters that follow `prime`, one by one.
 
         Parameters
         ----------
         prime : str
-            What has been written so far; characters of the vocabulary.  Without any, the
-            model starts on a new line.
+            The text to continue; characters of the vocabulary.  If empty, the model starts on
+            a new line.
         length : int
-            How many to write.
+            The number of characters.
         temperature : float
-            0 takes the likeliest character; 1 draws as the model believes; above, wilder.
+            0 takes the most probable character; 1 draws from the probabilities of the model; larger
+            values make improbable characters more frequent.
         seed : int
-            Of the draws.
+            The seed of the draws.
         """
         if unknown := sorted(set(prime) - set(self.vocabulary)):
             raise RefusedError(f"the model never saw {''.join(unknown)!r}; prime it with others")
@@ -237,20 +240,20 @@ class CharModel:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Half a cosine from lr down to a twentieth of it at the last step."""
+    """Half a cosine period, from lr at the first step to lr / 20 at the last one."""
     fall = 0.5 * (1 + math.cos(math.pi * step / config.steps))
     return config.lr * (0.05 + 0.95 * fall)
 
 
 class Trainer:
-    """A model, its optimizer and its place in the text: one call, one step.
+    """A model, its optimizer and its position in the text.
 
     Attributes
     ----------
     step : int
-        Steps made.
+        The number of steps done.
     state : State or None
-        Carried from window to window.
+        The last state of the window before.
     """
 
     def __init__(self, model: CharModel, corpus: Corpus) -> None:
@@ -260,7 +263,7 @@ class Trainer:
         self.state: State | None = None
 
     def advance(self) -> float:
-        """Learn from the next window; return its bits per character.
+        """Train on the next window; return its bits per character.
 
         Raises
         ------

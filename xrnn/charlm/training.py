@@ -1,11 +1,11 @@
-"""A training run in a folder: progress, history, a picture, and going on where it stopped.
+"""A training run in a folder: progress, history, a chart of the loss, and resuming.
 
 The folder holds
 
-- ``model.safetensors``: weights, vocabulary and configuration; what `xrnn sample` reads;
-- ``checkpoint.safetensors``: what going on exactly needs besides (the optimizer's memory,
-  the carried state, the weights of that very moment);
-- ``history.csv`` and ``loss.png``: what happened, as a table and as curves.
+- ``model.safetensors``: weights, vocabulary and configuration, which `xrnn sample` reads;
+- ``checkpoint.safetensors``: what is needed to resume exactly (the state of the optimizer, the
+  recurrent state, the weights and the history);
+- ``history.csv`` and ``loss.png``: the losses as a table and as a chart.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FILES = ("model.safetensors", "checkpoint.safetensors", "history.csv", "loss.png
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the history: the mean since the line before, and the held-out text."""
+    """One line of the history: the mean training loss since the line before, the held-out loss."""
 
     step: int
     characters: int
@@ -61,7 +61,7 @@ class Run:
         return self.trainer.model.config
 
     def save(self) -> None:
-        """Write everything; each file is replaced at once, the checkpoint last."""
+        """Write all files, the checkpoint last; each file is replaced completely or not at all."""
         model, trainer = self.trainer.model, self.trainer
         about = {"vocabulary": model.vocabulary, "charlm": asdict(self.config)}
         files.save(self.folder / "model.safetensors", model.parts, about)
@@ -91,7 +91,7 @@ class Run:
 
 
 def restore(trainer: Trainer, tensors: dict[str, Any], info: dict[str, Any]) -> None:
-    """Put a trainer where a checkpoint was taken."""
+    """Restore a trainer from a checkpoint."""
     model = trainer.model
     put = model.backend.from_host
     for key, value in tensors.items():
@@ -109,9 +109,9 @@ def restore(trainer: Trainer, tensors: dict[str, Any], info: dict[str, Any]) -> 
 
 
 def train(run: Run) -> bool:
-    """Train to the last step, or until Ctrl-C; whether it got to the end.
+    """Train to the last step, or until Ctrl-C; return whether the last step was reached.
 
-    The folder is written at every report, so little is ever lost; the picture at the end.
+    The folder is written at every report, so that little is lost in a crash; the chart at the end.
     """
     trainer, config = run.trainer, run.config
     every = max(1, config.steps // REPORTS)
@@ -125,7 +125,7 @@ def train(run: Run) -> bool:
             since.append(trainer.advance())
             now = time.monotonic()
             run.seconds, last = run.seconds + now - last, now
-            stopping = bool(stop)  # asked once a step, so that a stop never misses the save
+            stopping = bool(stop)  # read once a step, so that stopping always saves
             if trainer.step % every == 0 or trainer.step == config.steps or stopping:
                 held_out = trainer.model.bits(trainer.corpus.held_out)
                 run.history.append(_row(run, sum(since) / len(since), held_out, window))
@@ -145,7 +145,10 @@ def _row(run: Run, train_bits: float, held_out_bits: float, window: int) -> Row:
 
 @contextmanager
 def interruption() -> Iterator[list[int]]:
-    """A list that Ctrl-C fills, so that a step is never cut in two; a second one cuts."""
+    """A list that Ctrl-C appends to, so that the running step is completed.
+
+    A second Ctrl-C interrupts at once.
+    """
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -162,7 +165,7 @@ def interruption() -> Iterator[list[int]]:
 
 @contextmanager
 def progress(done: int, steps: int, window: int) -> Iterator[Any]:
-    """A bar on standard error: bits per character, characters per second, the time left."""
+    """A progress bar on standard error: bits per character, characters per second, time left."""
     from tqdm import tqdm
 
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
@@ -181,7 +184,7 @@ def progress(done: int, steps: int, window: int) -> Iterator[Any]:
 
 
 def plot(history: list[Row], config: Config, path: Path) -> None:
-    """Both curves, in bits per character over characters read."""
+    """Draw both losses, in bits per character over characters read."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -205,7 +208,7 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
 
 
 def begin(folder: Path, config: Config, text: str | None, device: str) -> Run:
-    """A new run; a folder that holds a file it would write is refused."""
+    """Start a new run; RefusedError if the folder already holds one of its files."""
     if folder.exists() and not folder.is_dir():
         raise RefusedError(f"{folder} is a file; --out must be a folder")
     for name in FILES:
@@ -221,9 +224,9 @@ def begin(folder: Path, config: Config, text: str | None, device: str) -> Run:
 
 
 def resume(folder: Path, given: dict[str, Any], text: str | None, device: str) -> Run:
-    """The run in a folder, where it stopped.
+    """Resume the run in a folder.
 
-    `given` are the options said again; all but the number of steps must be what they were.
+    `given` are the options that were given again; all but the number of steps must be unchanged.
     """
     tensors, info = read_saved(folder, "checkpoint.safetensors")
     config = Config(**info["charlm"])
@@ -261,7 +264,7 @@ def load_model(folder: Path, device: str) -> CharModel:
 
 
 def read_saved(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A file of a run, or in words why it is none."""
+    """Read a file of a run; RefusedError if it is none."""
     try:
         tensors, info = files.read(folder / name)
     except FileNotFoundError:

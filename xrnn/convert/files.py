@@ -1,7 +1,7 @@
 """Save and load: safetensors, with the configuration in its metadata.
 
-A file holds one part (a layer, an embedding, a linear map) or several under names.  It is
-written beside its place and moved there when it is whole, so a crash leaves the old file.
+A file holds one part (a layer, an embedding, a linear map) or several under names.  It is written
+under a temporary name and renamed when it is complete, so that a crash leaves the old file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = "xrnn 2"
 
 
 class Part(Protocol):
-    """What can be saved: weights, and what a file must agree on with them."""
+    """What can be saved: weights, and the configuration that a file must have to be loaded."""
 
     @property
     def weights(self) -> Parameters: ...
@@ -35,7 +35,9 @@ Parts = Part | Mapping[str, Part]
 
 
 def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> None:
-    """Write weights and configuration to a safetensors file, replacing it at once or not at all.
+    """Write weights and configuration to a safetensors file.
+
+    A file that is already there is replaced completely or, after an error, left as it was.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     part : Layer, Embedding, Linear, or mapping of str to those
         What to save; with a mapping, several under their names.
     metadata : JSON value, optional
-        Anything of your own (a vocabulary, a note); `read` gives it back.
+        Further data (a vocabulary, a note), which `read` returns.
 
     Examples
     --------
@@ -81,8 +83,8 @@ def load(path: str | os.PathLike[str], part: Any) -> Any:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is cut short, foreign, or of another configuration; the part is left as
-        it was.
+        If the file is cut short, not of xrnn, or of another configuration; the part is left
+        as it was.
     TypeError
         If its weights are frozen; the part is left as it was.
     """
@@ -110,7 +112,7 @@ def load(path: str | os.PathLike[str], part: Any) -> Any:
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
-    """Write arrays of any library, and JSON beside them, to a safetensors file at once."""
+    """Write arrays of any library, and JSON values, to a safetensors file, replacing it."""
     path = Path(path)
     arrays = {
         key: host.xp.ascontiguousarray(backend_of(a, key).to_host(a)) for key, a in tensors.items()
@@ -120,7 +122,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file beside its place, and move it there when it is whole."""
+    """Write a file under a temporary name, and rename it when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

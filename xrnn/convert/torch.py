@@ -1,4 +1,4 @@
-"""PyTorch's conventions.
+"""Weights and gradients in PyTorch's conventions.
 
 =============  =======================  ==========================================
 xrnn           PyTorch                  how
@@ -6,14 +6,15 @@ xrnn           PyTorch                  how
 W_l0           weight_ih_l0             the same: (G·H, I), gates i f g o or r z n
 U_l0           weight_hh_l0             the same: (G·H, H)
 b_l0           bias_ih_l0, bias_hh_l0   their sum; one bias is enough
-v_l0 (GRU)     bias_hh_l0, rows of n    stays apart: the reset gate multiplies it
+v_l0 (GRU)     bias_hh_l0, rows of n    kept separately: the reset gate multiplies it
 =============  =======================  ==========================================
 
 So a GRU's b sums the two biases in the rows of r and z, and is bias_ih in those of n.
-Written back, b becomes bias_ih and bias_hh is zero (but for v): the same function.  A
-*gradient* is not shared out like that: PyTorch's two biases each have the gradient of b.
+Converted to PyTorch, b becomes bias_ih, and bias_hh is zero (except for v), which computes the
+same function.  *Gradients* are converted differently: each of PyTorch's two biases has the
+gradient of b.
 PyTorch has no GRU with reset before the product, and no LSTM whose gates see only the
-input; their weights are refused, because there they would be another function.
+input; their weights cannot be converted, because they would compute another function.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ KNOWN = (Elman, ElmanReLU, LSTM, GRU)
 
 
 def from_torch(
-    layer: Layer | Embedding | Linear, state_dict: Mapping[str, Any], *, gradients: bool = False
+    layer: Layer[Any] | Embedding | Linear,
+    state_dict: Mapping[str, Any],
+    *,
+    gradients: bool = False,
 ) -> dict[str, Array]:
-    """Take over weights trained with PyTorch.
+    """Load weights trained with PyTorch into a layer.
 
     Parameters
     ----------
@@ -44,7 +48,7 @@ def from_torch(
         PyTorch name → tensor or array, as ``module.state_dict()`` gives it.
     gradients : bool
         Whether these are gradients (name → ``parameter.grad``): they are converted to the
-        form of ``dweights`` and the layer is left alone.
+        form of ``dweights``, and the layer is not changed.
 
     Returns
     -------
@@ -55,11 +59,11 @@ def from_torch(
     Raises
     ------
     TypeError
-        If a value is no array that NumPy can take (bfloat16, None).
+        If NumPy cannot convert a value (bfloat16, None).
     ValueError
         If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell.
 
-    Either leaves the layer as it was.
+    In both cases the layer is left as it was.
 
     Examples
     --------
@@ -95,7 +99,7 @@ def from_torch(
 
 
 def to_torch(
-    layer: Layer | Embedding | Linear,
+    layer: Layer[Any] | Embedding | Linear,
     tree: Mapping[str, Array] | None = None,
     *,
     gradients: bool | None = None,
@@ -147,7 +151,7 @@ def _names(layer: Embedding | Linear) -> dict[str, str]:
     return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in layer.weights}
 
 
-def _torch_shapes(layer: Layer | Embedding | Linear) -> dict[str, tuple[int, ...]]:
+def _torch_shapes(layer: Layer[Any] | Embedding | Linear) -> dict[str, tuple[int, ...]]:
     zero = {name: to_host(w) for name, w in layer.weights.items()}
     return {name: value.shape for name, value in _to(layer, zero, gradients=True).items()}
 

@@ -1,8 +1,8 @@
 """A vector for every token.
 
-x_t = E[token_t]              (1)   a row of E for a token (seed 001 eq. 1)
-dE = Σ_t token_t ⊗ dx_t       (2)   seed 001 eqs 16-17 as corrected: one-hot rows, so dx_t is
-                                    added to the row of its token
+x_t = E[token_t]              (1)   a row of E for a token (derivation "Tanh RNN", eq. 1)
+dE = Σ_t token_t ⊗ dx_t       (2)   the same, eqs 16-17 (corrected: see the errata in the guide):
+                                    dx_t is added to the row of its token
 """
 
 from __future__ import annotations

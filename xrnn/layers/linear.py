@@ -1,7 +1,7 @@
 """A linear map over the outputs of a recurrent layer.
 
-y_t = W h_t + b               (1)   seed 001 eq. 3
-y_t = ReLU(W h_t + b)         (2)   with ``activation="relu"``: seed 003 eq. 2
+y_t = W h_t + b               (1)   derivation "Tanh RNN", eq. 3
+y_t = ReLU(W h_t + b)         (2)   with ``activation="relu"``: "ReLU RNN, LSTM and GRU", eq. 2
 
 Softmax has no layer of its own: `xrnn.losses.softmax_cross_entropy` takes the logits,
 because its gradient with respect to them is simple and stable.

@@ -1,1 +1,1 @@
-"""Losses, optimizers, and learning online."""
+"""Losses, optimizers and online learning."""

@@ -1,14 +1,15 @@
-"""Losses: each gives its value and its gradient.
+"""Losses: each function returns the value and its gradient.
 
-P = softmax(y),  L = −Σ_v target_v log P_v           (1)   seed 001 eqs 4-5
-∂L/∂y = P Σ_v target_v − target                      (2)   seed 001 eq. 7, for any target:
-                                                           P − target where Σ target = 1
+P = softmax(y),  L = −Σ_v target_v log P_v           (1)
+∂L/∂y = P Σ_v target_v − target                      (2)   P − target where Σ target = 1
 L = (y − target)²,  ∂L/∂y = 2 (y − target)           (3)
-∂P_i/∂y_j = P_i (δ_ij − P_j)                         (4)   seed 001 eq. 6 as corrected (its
-                                                           δ_ij is lost), seed 000 l.106-116,
-                                                           seed 002 section 3.2
+∂P_i/∂y_j = P_i (δ_ij − P_j)                         (4)
 
-Each is the mean over the positions that count.
+Each loss is the mean over the positions that count.
+
+Sources: derivations "Tanh RNN", (1) eqs 4-5, (2) eq. 7, (4) eq. 6; "Input-gated LSTM", lines
+106-116, and "LSTM", section 3.2, for (4) too (corrected: see the errata in
+``xrnn/guide/derivations.md``).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def softmax_cross_entropy(
 def softmax_jacobian(p: Array) -> Array:
     """∂P_i/∂y_j of P = softmax(y), from P: diag(P) − P Pᵀ.
 
-    `softmax_cross_entropy` does not need it; the derivations do.
+    `softmax_cross_entropy` does not need it; it serves to check derivations.
 
     Parameters
     ----------

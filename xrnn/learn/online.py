@@ -1,20 +1,20 @@
-"""Learning online: exact gradients carried forward in time, nothing of the past stored.
+"""Learning online: exact gradients computed forward in time, without storing past steps.
 
-With s the state, θ a weight and P_t = ∂s_t/∂θ in total,
+Let s be the state, θ a weight, and P_t = ∂s_t/∂θ the total derivative.  Then
 
 P_t = J_t P_{t-1} + D_t,   J_t = ∂s_t/∂s_{t-1},   D_t = ∂s_t/∂θ at step t alone    (1)
 ∂L_t/∂θ = (∂L_t/∂h_t)ᵀ P_t^h                                                       (2)
 
-is real-time recurrent learning: what seed 003 eqs 6-8 and 31-54 state with total ∂h_{t-1}/∂θ,
-∂c_{t-1}/∂θ (their recursion is implied, not printed), and what seed 000 l.312 hints at: one
-new term at each step, where the old ones are multiplied by F_t too.
+is real-time recurrent learning.  P is called the sensitivity of the state to the weights.
 
-Row m of a weight acts on unit m first; where the cell is a linear recurrence it acts on no
-other ever, J_t is diagonal, and P_t has the size of θ.  Elsewhere that diagonal alone is the
-approximation SnAp-1.
+In a cell that is a linear recurrence, row m of a weight acts on unit m alone.  J_t is then
+diagonal, and P_t has only as many numbers as θ for each state.  In other cells, keeping the
+diagonal alone is the approximation SnAp-1.
 
 Sources: Williams & Zipser (1989); Menick et al., "Practical real time recurrent learning with
-a sparse approximation" (2021), arXiv:2006.07232.
+a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM and GRU", eqs 6-8 and
+31-54, and "Input-gated LSTM", line 312 (corrected: see the errata in
+``xrnn/guide/derivations.md``).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Online(Generic[S]):
         Such as `xrnn.cells.InputGatedLSTM`.
     weights : mapping of str to array
         Names and shapes of ``cell.shapes(I, H)``; biases may be left out.  The mapping is
-        kept, not copied: what you change in it counts from the next step on, and what you
-        assign to it is checked then.  The sensitivities belong in part to the old weights,
-        which small steps of learning forgive.
+        kept, not copied: changes in it take effect from the next step on, and newly assigned
+        arrays are checked then.  After a change the sensitivities still depend on the old
+        weights of past steps, an error that is small for small learning rates.
     batch : int
         B, how many streams run side by side.
     state : tuple of array (B, H) or None, optional
@@ -63,7 +63,7 @@ class Online(Generic[S]):
     state : named tuple of array (B, H)
         The state reached.
     nbytes : int
-        What the sensitivities take, whatever the length of the stream.
+        The size of the sensitivities in bytes, which does not depend on the length of the stream.
 
     Raises
     ------
@@ -107,8 +107,8 @@ class Online(Generic[S]):
         shape = (self.B, self.H)
         given = take_state(cell, "state", state, self._home, shape, "(B, H)")
         self.state: S = cell.state([self._copy(part) for part in given])
-        apart = method == "snap1" or cell.linear is not None
-        rows = len(cell.states) * (1 if apart else self.H)
+        diagonal = method == "snap1" or cell.linear is not None
+        rows = len(cell.states) * (1 if diagonal else self.H)
         numbers = rows * self.B * count(weights)
         self.nbytes = numbers * self.xp.finfo(self._home.dtype).bits // 8
         if self.nbytes > limit:
@@ -118,7 +118,7 @@ class Online(Generic[S]):
                 f'than limit = {limit:,}; take a smaller H or batch, or method="snap1"'
             )
         zero = self._home.zeros(shape)
-        self._sensitivity = (_Apart if apart else _Full)(cell, weights, zero, xp=self.xp)
+        self._sensitivity = (_Diagonal if diagonal else _Full)(cell, weights, zero, xp=self.xp)
 
     def _bind(self) -> None:
         """Check the weights as they are now, and complete them."""
@@ -149,7 +149,7 @@ class Online(Generic[S]):
         state, saved = self.cell.step(ax, self.state, weights, xp=self.xp)
         self._sensitivity.advance(saved, x, weights)
         self.state = self.cell.state(state)
-        # A copy: what is done to h must not reach the state.
+        # A copy, so that a change of h does not change the state.
         return self._copy(self.state[0])
 
     def gradient(self, dh: Array) -> dict[str, Array]:
@@ -171,7 +171,7 @@ class Online(Generic[S]):
 
 
 class _Full:
-    """P (B, S·H, …): every unit of the state by every parameter."""
+    """P (B, S·H, …): the derivative of every unit of the state by every parameter."""
 
     def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
         self.cell, self.xp, self.shapes = cell, xp, {k: w.shape for k, w in weights.items()}
@@ -198,11 +198,11 @@ class _Full:
         return found
 
 
-class _Apart:
-    """P (S, B, n, H, m): unit k of each state by row k of every block of rows, no other.
+class _Diagonal:
+    """P (S, B, n, H, m): the derivative of unit k by row k of every block of rows alone.
 
-    It is `rows_backward` of a cell whose units do not touch: U without what lies off the
-    diagonals of its blocks, all units asked at once.
+    It is computed by `rows_backward` for all units at once, with only the diagonals of the
+    blocks of U, as if no unit acted on another.
     """
 
     def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
@@ -238,7 +238,7 @@ class _Apart:
 
 
 def _direct(name: str, rows: Rows, x: Array, *, xp: Namespace) -> Array:
-    """D (K, B, …) of (1), flat: what one weight did at this very step."""
+    """D (K, B, …) of (1), flat: the derivative by one weight at this step alone."""
     K, B, _ = rows.da.shape
     if name == "b":
         return rows.da

@@ -1,8 +1,9 @@
-"""Optimizers: few, small, on any backend.
+"""Optimizers for arrays of any backend.
 
-Each takes a tree of weights and the tree of their gradients.  A tree is what a layer has
-(name → array), or a mapping of such mappings: ``{"rnn": layer.weights, "out": …}``.
-Weights are updated in place where the library has arrays one can write to.
+Each takes a tree of weights and the tree of their gradients.  A tree is a mapping of names to
+arrays, like the weights of a layer, or a mapping of such mappings:
+``{"rnn": layer.weights, "out": …}``.  Weights are updated in place if the library has arrays that
+can be written to.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], Array]:
-    """Scale gradients so that the norm of all of them together is at most `limit`.
+    """Scale gradients so that the norm over all of them is at most `limit`.
 
     Parameters
     ----------
     dweights : tree of array
         The gradients.
     limit : float
-        The largest norm let through.
+        The largest norm of the result.
 
     Returns
     -------
     clipped : tree of array
         New arrays; the gradients given are not written to.
     norm : array ()
-        The norm before; not finite if a gradient is not, and then the caller should skip
-        the update.
+        The norm before scaling.  It is not finite if a gradient is not finite; the caller
+        should then skip the update.
 
     Examples
     --------
@@ -55,7 +56,7 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
         raise ValueError(f"limit is {limit}; it must be > 0")
     arrays = [holder[name] for _, holder, name in leaves(dweights)]
     xp = backend_of(arrays[0], "the gradient").xp
-    # Divided by the largest first, so that no square overflows (float16 ends at 65504).
+    # Divided by the largest first, so that no square overflows (the limit of float16 is 65504).
     largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in arrays]))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
     norm = unit * xp.sqrt(xp.sum(xp.stack([xp.sum((g / unit) ** 2) for g in arrays])))
@@ -71,7 +72,7 @@ def _scaled(tree: Tree, scale: Array) -> dict[str, Any]:
 
 
 class Optimizer:
-    """What `SGD` and `Adam` share: a state by path, and the walk over the tree.
+    """The base of `SGD` and `Adam`: the state for each weight, and the update of a tree.
 
     Attributes
     ----------
@@ -80,8 +81,8 @@ class Optimizer:
     steps : int
         Updates made so far.
     state : dict of str to array
-        What is remembered of each weight, by slot and path (``"m.rnn.W_l0"``): save it
-        with `steps` to go on exactly where it was.
+        The stored values for each weight, by slot and path (``"m.rnn.W_l0"``).  Save it with
+        `steps` to continue training exactly.
     """
 
     slots: tuple[str, ...] = ()
@@ -138,7 +139,7 @@ class SGD(Optimizer):
     lr : float
         The learning rate.
     momentum : float
-        How much of the last direction is kept (Polyak, 1964).
+        The fraction of the last direction that is kept (Polyak, 1964).
 
     Examples
     --------

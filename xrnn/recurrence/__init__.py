@@ -1,1 +1,1 @@
-"""Whole sequences as plain array code: what every kernel of a backend must equal."""
+"""Whole sequences as plain array code, the reference that every kernel of a backend must equal."""

@@ -1,8 +1,8 @@
-"""The loop over time, forward and backward, that every cell shares: the reference.
+"""The loop over time, forward and backward, for any cell: the reference for every kernel.
 
-It knows a cell and an array namespace, nothing of backends.  What does not depend on the
-state is done for all steps at once: W x_t + b before the loop, and after it every weight
-gradient as one product over all sequences and steps.
+It uses a cell and an array namespace, and does not depend on backends.  What does not depend on the
+state is computed for all steps at once: W x_t + b before the loop, and after the loop every weight
+gradient as one matrix product over all sequences and steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weight
 
 
 class Residuals(NamedTuple):
-    """What backward needs of forward: per step what the cell saved, and the order of steps."""
+    """What the backward pass needs of the forward pass: what the cell saved at each step, and the
+    order of the steps."""
 
     xs: Array
     steps: list[Any]
@@ -63,7 +64,7 @@ class Loop:
         mask = None
         if lengths is not None:
             mask = valid_mask(T, lengths, xp=xp)
-            # Whatever stands in the padding, NaN included, must not reach a sum.
+            # Values in the padding, even NaN, must not enter a sum.
             xs = apply_mask(mask, xs, xp=xp)
         axs = input_projection(xs, weights, xp=xp)
         ys, steps = [state[0]] * T, [None] * T
@@ -72,8 +73,8 @@ class Loop:
             if mask is None:
                 ys[t], state = new[0], new
             else:
-                # Past its end a sequence keeps its state.  In reverse this is also what
-                # makes it start at its own end: until then it keeps the state given.
+                # Past its end a sequence keeps its state.  In reverse it therefore starts at its
+                # own end: until then it keeps the state that was given.
                 ys[t] = apply_mask(mask[t, ...], new[0], xp=xp)
                 state = select_state(mask[t, ...], new, state, xp=xp)
             if keep:
@@ -118,7 +119,7 @@ class Loop:
         if trace is not None:
             trace.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
-        # In this order: the other way round the large dxs takes the memory that these have warm.
+        # In this order: allocated first, the large dxs would take the memory that is in the cache.
         gradients = {name: _summed(part, daxs, das, xp=xp) for name, part in parts.items()}
         dxs, dweights = input_projection_backward(das, xs, weights, xp=xp)
         return dxs, dstate, dweights | gradients
@@ -131,7 +132,7 @@ def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Nam
     blocks = []
     for block in zip(*parts, strict=True):
         rows, operands = zip(*block, strict=True)
-        # Most cells give the very gradient of W x as the rows of U: they are together already.
+        # For most cells the rows of U are the gradients of W x, which are concatenated already.
         left = das if rows[0] is daxs[0] else xp.concat(rows)
         blocks.append(left.T @ xp.concat(operands))
     return xp.concat(blocks) if len(blocks) > 1 else blocks[0]

@@ -1,4 +1,4 @@
-"""Which steps of a padded batch count, and what follows for values and states."""
+"""Masks for padded batches: which steps belong to a sequence, and how values are selected."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def valid_mask(T: int, lengths: Array, *, xp: Namespace) -> Array:
 
 
 def apply_mask(mask: Array, a: Array, *, xp: Namespace) -> Array:
-    """a where the mask holds, elsewhere 0 (whatever stood there, NaN included)."""
-    # CuPy's `where` makes float32 of bfloat16.
+    """a where the mask is True, elsewhere 0 (even where a is NaN)."""
+    # CuPy's `where` returns float32 for bfloat16, so the dtype is restored.
     return xp.astype(xp.where(mask, a, xp.zeros_like(a)), a.dtype, copy=False)
 
 
 def select_state(mask: Array, new: State, old: State, *, xp: Namespace) -> State:
-    """The new state where mask (B, 1) holds, else the old one."""
+    """The new state where mask (B, 1) is True, else the old one."""
     return tuple(xp.where(mask, n, o) for n, o in zip(new, old, strict=True))

@@ -1,4 +1,4 @@
-"""What does not depend on the state, for all steps at once: the input projection W x_t + b."""
+"""The input projection W x_t + b, which does not depend on the state, for all steps at once."""
 
 from __future__ import annotations
 

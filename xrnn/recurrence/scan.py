@@ -1,15 +1,15 @@
-"""Whole sequences of a linear cell: every gate at once, then one linear recurrence.
+"""Whole sequences of a linear cell: the gates of all steps at once, then one linear recurrence.
 
 s_t = f_t ⊙ s_{t-1} + u_t                                         (1)   forward
-C_{t-1} = f_t ⊙ (C_t + e_t)                                       (2)   backward: C_t is what
-          later steps send to s_t, e_t what step t itself sends
-(f, u)_2 ∘ (f, u)_1 = (f_2 ⊙ f_1, f_2 ⊙ u_1 + u_2)                (3)   two steps are one
+C_{t-1} = f_t ⊙ (C_t + e_t)                                       (2)   backward: the gradient of
+          s_t is C_t through the later steps, plus e_t through step t itself
+(f, u)_2 ∘ (f, u)_1 = (f_2 ⊙ f_1, f_2 ⊙ u_1 + u_2)                (3)   two steps combined
 
-(2) is (1) again, in the other direction.  (3) is associative, so T steps take log₂ T rounds
-(Blelloch, 1990).  It only multiplies: no f is divided by, so f = 0 is harmless, and as gates
-lie in 0…1 a product of them can only vanish, where the loop's own product vanishes too.
+(2) is (1) again, in the other direction of time.  (3) is associative, so T steps take log₂ T
+rounds (Blelloch, 1990).  Nothing is divided by f, so f = 0 is allowed.  Gates lie in 0…1, so their
+products cannot overflow; they can become 0, exactly where the step-by-step loop gives 0 too.
 
-Source: seed 000, C_t = F_t ⊗ C_{t-1} ⊕ i_t ⊗ C'_t; Martin & Cundy (2018), arXiv:1709.04057.
+Sources: Martin & Cundy (2018), arXiv:1709.04057; derivation "Input-gated LSTM", line 16.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Residuals(NamedTuple):
 class Scan:
     """A linear cell over whole sequences, as a `xrnn.typing.Sequence`.
 
-    It goes through time in blocks of many steps, within which everything but the recurrence
-    is done at once; from block to block a state is handed on, as from step to step in `Loop`.
+    It computes blocks of many steps, one after the other.  Within a block everything but the
+    recurrence is done for all steps at once; each block starts from the last state of the block
+    before, as each step of `Loop` starts from the state before.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ class Scan:
     solve : callable
         ``solve(f, u, first, *, xp)``: `scan`, or whatever solves (1) faster.
     block : int, optional
-        How many values (steps · B · H) make a block: what fits a cache.  Default: all.
+        How many values (steps · B · H) make a block; choose what fits a cache.  Default: all.
     """
 
     def __init__(self, cell: Cell[Any], solve: Solve, block: int | None = None) -> None:
@@ -143,8 +144,8 @@ class Scan:
             for name, d in parts.items():
                 summed = xp.sum(d, axis=(0, 1))
                 sums[name] = sums[name] + summed if name in sums else summed
-        together = _joined(das, not reverse, xp=xp)
-        rows = xp.reshape(together, (-1, together.shape[-1]))
+        all_das = _joined(das, not reverse, xp=xp)
+        rows = xp.reshape(all_das, (-1, all_das.shape[-1]))
         dxs, dweights = input_projection_backward(rows, xs, weights, xp=xp)
         return dxs, dstate, dweights | sums
 
@@ -168,7 +169,7 @@ class Scan:
         s = self._solve(f, u, state[-1], reverse, xp=xp)
         s_prev = _shifted(s, state[-1], reverse, xp=xp)
         new, values = self.linear.finish(gates, s_prev, s, xp=xp)
-        # The other states are no recurrence: each is what the sequence's last step made it.
+        # The other states have no recurrence of their own: they come from the sequence's last step.
         ends, idle = _ends(s, mask, reverse, xp=xp)
         zero = xp.zeros_like(s)
         last = tuple(
@@ -225,7 +226,7 @@ def _shifted(s: Array, first: Array, reverse: bool, *, xp: Namespace) -> Array:
 
 
 def _ends(like: Array, mask: Array | None, reverse: bool, *, xp: Namespace) -> tuple[Array, Array]:
-    """Which step (T, B, 1) is the last that a sequence runs, and who (B, 1) runs none."""
+    """Masks: the last step (T, B, 1) of each sequence; the sequences (B, 1) without any step."""
     if mask is None:
         mask = xp.ones_like(like[..., :1], dtype=xp.bool)
     out = xp.zeros_like(mask[:1, ...])

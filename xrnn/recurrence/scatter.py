@@ -1,4 +1,4 @@
-"""Adding rows to the places they belong to, of which some occur again and again."""
+"""Adding rows into an array at given places, some of which occur several times."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from xrnn.typing import Array, Namespace
 def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Array:
     """out[places[n]] += rows[n], for every n.
 
-    The standard has no such function, and where libraries have one, repeated places are lost
-    or summed in another order every time.  Here rows of one place are brought together by a
-    stable sort, then summed by pairs, fours, eights …: the same bits every time.
+    The Array API standard has no such function.  Where libraries have one, repeated places are
+    lost, or summed in a different order at every call.  Here a stable sort brings the rows of one
+    place next to each other, and they are summed by pairs, fours, eights …, so that every call
+    gives the same bits.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """One step, differentiated for every unit of the new state at once.
 
-`Cell.step_backward` answers for one gradient of the new state; here it is asked for many in
-one call, as if each were a sequence of its own.
+`Cell.step_backward` takes one gradient of the new state.  Here one call computes many of them, each
+as if it were a sequence of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xrnn.typing import Array, Contribution, Namespace, State, Weights
 
 
 class Rows(NamedTuple):
-    """What `step_backward` gives for K gradients at once; K stands in front."""
+    """What `step_backward` returns for K gradients at once; K is the first axis."""
 
     da: Array
     """(K, B, G·H)"""
@@ -50,7 +50,7 @@ def rows_backward(
 def units(cell: Cell[Any], like: Array, *, xp: Namespace) -> State:
     """The unit gradients of the whole state: for each state (S·H, B, H), S states.
 
-    Row s·H + k is 1 for unit k of state s and 0 elsewhere; `like` (B, H) gives the kind.
+    Row s·H + k is 1 for unit k of state s and 0 elsewhere; `like` (B, H) gives dtype and device.
     """
     B, H = like.shape
     S, device = len(cell.states), array_api_compat.device(like)

@@ -1,4 +1,4 @@
-// What every kernel shares: storage and arithmetic types, vectors, curves.
+// Used by every kernel: storage and arithmetic types, vectors, activations.
 //
 // A kernel is a template on T, the type its arrays are stored in (float, double, __half,
 // __nv_bfloat16), and computes in Acc<T>: double for double, float for all others.  Products
@@ -33,7 +33,7 @@ struct AccOf<double> {
 template <class T>
 using Acc = typename AccOf<T>::type;
 
-// V neighbours, read and written as one: V * sizeof(T) must divide the address.
+// V neighbouring values, read and written as one; V * sizeof(T) must divide the address.
 template <class T, int V>
 struct __align__(sizeof(T) * V) Vector {
   T at[V];
@@ -58,7 +58,7 @@ __device__ __forceinline__ double sigmoid(double a) { return 1.0 / (1.0 + exp(-a
 __device__ __forceinline__ float tanh_of(float a) { return tanhf(a); }
 __device__ __forceinline__ double tanh_of(double a) { return tanh(a); }
 
-// Slopes as functions of the outputs.
+// Derivatives of the activations as functions of their outputs.
 template <class A>
 __device__ __forceinline__ A sigmoid_slope(A y) {
   return y * (A(1) - y);

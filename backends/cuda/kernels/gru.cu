@@ -23,7 +23,7 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 4 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
   const i64 recurrent = 3 * static_cast<i64>(b) * H + unit;
   A a_n[V], a_r[V], a_z[V], m[V], shift[V], u[V], old_h[V], new_h[V];
   load<T, V>(old_h, h_prev + row);
@@ -31,15 +31,15 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
     store<T, V>(h + row, old_h);
     return;
   }
-  load<T, V>(a_r, gates + wide + H);
+  load<T, V>(a_r, gates + gate_row + H);
   load<T, V>(shift, bias + unit);
   load<A, V>(u, product + recurrent);
   UNROLL for (int j = 0; j < V; j++) a_r[j] += shift[j] + u[j];
-  load<T, V>(a_z, gates + wide + 2 * H);
+  load<T, V>(a_z, gates + gate_row + 2 * H);
   load<T, V>(shift, bias + H + unit);
   load<A, V>(u, product + recurrent + H);
   UNROLL for (int j = 0; j < V; j++) a_z[j] += shift[j] + u[j];
-  load<T, V>(a_n, gates + wide);
+  load<T, V>(a_n, gates + gate_row);
   load<T, V>(shift, bias + 2 * H + unit);
   UNROLL for (int j = 0; j < V; j++) a_n[j] += shift[j];
   load<A, V>(m, product + recurrent + 2 * H);
@@ -54,18 +54,18 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
   }
   store<T, V>(h + row, new_h);
   if (save) {
-    store<T, V>(gates + wide, a_n);
-    store<T, V>(gates + wide + H, a_r);
-    store<T, V>(gates + wide + 2 * H, a_z);
-    store<T, V>(gates + wide + 3 * H, m);
+    store<T, V>(gates + gate_row, a_n);
+    store<T, V>(gates + gate_row + H, a_r);
+    store<T, V>(gates + gate_row + 2 * H, a_z);
+    store<T, V>(gates + gate_row + 3 * H, m);
   }
 }
 
 // gates    [B, 4H]  in: n, r, z, m; out: da_n, da_r, da_z, dm; 0 past a sequence's end
 // h_prev   [B, H]
 // dy       [B, H] or null: gradient of the output of this step; not read past the end
-// dh       [B, H]   in: what step t+1 sends to h; out: the part of the gradient of h_prev that
-//                   passes no product (all of it past the end).  The caller adds
+// dh       [B, H]   in: the gradient of h from step t+1; out: the part of the gradient of
+//                   h_prev without products (all of it past the end).  The caller adds
 //                   (da_r, da_z, dm) U to it.
 template <class T, int V>
 __global__ void gru_backward(int B, int H, T* gates, const T* h_prev, const T* dy, Acc<T>* dh,
@@ -74,15 +74,15 @@ __global__ void gru_backward(int B, int H, T* gates, const T* h_prev, const T* d
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 4 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
   A a[4][V];
   if (lengths && t >= lengths[b]) {
     UNROLL for (int j = 0; j < V; j++) a[0][j] = A(0);
-    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + wide + k * H, a[0]);
-    return;  // dh goes on as it is
+    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[0]);
+    return;  // dh stays as it is
   }
   A old_h[V], d[V], above[V];
-  UNROLL for (int k = 0; k < 4; k++) load<T, V>(a[k], gates + wide + k * H);
+  UNROLL for (int k = 0; k < 4; k++) load<T, V>(a[k], gates + gate_row + k * H);
   load<T, V>(old_h, h_prev + row);
   load<A, V>(d, dh + row);
   UNROLL for (int j = 0; j < V; j++) above[j] = A(0);
@@ -97,6 +97,6 @@ __global__ void gru_backward(int B, int H, T* gates, const T* h_prev, const T* d
     a[0][j] = da_n;
     d[j] = d_h * z;  // (4)
   }
-  UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + wide + k * H, a[k]);
+  UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
   store<A, V>(dh + row, d);
 }

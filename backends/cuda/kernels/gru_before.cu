@@ -24,7 +24,7 @@ __global__ void gru_before_forward_gates(int B, int H, T* gates, const T* bias,
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 3 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 3 * static_cast<i64>(b) * H + unit;
   const i64 recurrent = 2 * static_cast<i64>(b) * H + unit;
   A a[2][V], reset[V];
   if (lengths && t >= lengths[b]) {
@@ -34,7 +34,7 @@ __global__ void gru_before_forward_gates(int B, int H, T* gates, const T* bias,
   }
   UNROLL for (int k = 0; k < 2; k++) {
     A u[V], shift[V];
-    load<T, V>(a[k], gates + wide + k * H);
+    load<T, V>(a[k], gates + gate_row + k * H);
     load<T, V>(shift, bias + k * H + unit);
     load<A, V>(u, product + recurrent + k * H);
     UNROLL for (int j = 0; j < V; j++) a[k][j] += shift[j] + u[j];
@@ -46,8 +46,8 @@ __global__ void gru_before_forward_gates(int B, int H, T* gates, const T* bias,
     reset[j] *= a[0][j];
   }
   store<T, V>(q + row, reset);
-  store<T, V>(gates + wide + H, a[1]);
-  if (save) store<T, V>(gates + wide, a[0]);
+  store<T, V>(gates + gate_row + H, a[1]);
+  if (save) store<T, V>(gates + gate_row, a[0]);
 }
 
 // gates    [B, 3H]  in: z from ..._forward_gates, and W x, without bias, in n; out, if `save`:
@@ -63,15 +63,15 @@ __global__ void gru_before_forward(int B, int H, T* gates, const T* bias, const 
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 3 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 3 * static_cast<i64>(b) * H + unit;
   A n[V], z[V], u[V], shift[V], old_h[V], new_h[V];
   load<T, V>(old_h, h_prev + row);
   if (lengths && t >= lengths[b]) {
     store<T, V>(h + row, old_h);
     return;
   }
-  load<T, V>(z, gates + wide + H);
-  load<T, V>(n, gates + wide + 2 * H);
+  load<T, V>(z, gates + gate_row + H);
+  load<T, V>(n, gates + gate_row + 2 * H);
   load<T, V>(shift, bias + 2 * H + unit);
   load<A, V>(u, product + row);
   UNROLL for (int j = 0; j < V; j++) {
@@ -79,14 +79,14 @@ __global__ void gru_before_forward(int B, int H, T* gates, const T* bias, const 
     new_h[j] = z[j] * old_h[j] + (A(1) - z[j]) * n[j];  // (4)
   }
   store<T, V>(h + row, new_h);
-  if (save) store<T, V>(gates + wide + 2 * H, n);
+  if (save) store<T, V>(gates + gate_row + 2 * H, n);
 }
 
 // gates    [B, 3H]  in: r, z, n; out: r, da_z, da_n; past a sequence's end r, 0, 0
 // h_prev   [B, H]
 // dy       [B, H] or null: gradient of the output of this step; not read past the end
-// dh       [B, H]   in: what step t+1 sends to h; out: the part of the gradient of h_prev that
-//                   passes z (all of it past the end)
+// dh       [B, H]   in: the gradient of h from step t+1; out: the part of the gradient of h_prev
+//                   through z (all of it past the end)
 template <class T, int V>
 __global__ void gru_before_backward(int B, int H, T* gates, const T* h_prev, const T* dy,
                                     Acc<T>* dh, const int* lengths, int t) {
@@ -94,16 +94,16 @@ __global__ void gru_before_backward(int B, int H, T* gates, const T* h_prev, con
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 3 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 3 * static_cast<i64>(b) * H + unit;
   A n[V], z[V], old_h[V], d[V], above[V];
   UNROLL for (int j = 0; j < V; j++) above[j] = A(0);
   if (lengths && t >= lengths[b]) {
-    store<T, V>(gates + wide + H, above);
-    store<T, V>(gates + wide + 2 * H, above);
-    return;  // dh goes on as it is
+    store<T, V>(gates + gate_row + H, above);
+    store<T, V>(gates + gate_row + 2 * H, above);
+    return;  // dh stays as it is
   }
-  load<T, V>(z, gates + wide + H);
-  load<T, V>(n, gates + wide + 2 * H);
+  load<T, V>(z, gates + gate_row + H);
+  load<T, V>(n, gates + gate_row + 2 * H);
   load<T, V>(old_h, h_prev + row);
   load<A, V>(d, dh + row);
   if (dy) load<T, V>(above, dy + row);
@@ -113,16 +113,16 @@ __global__ void gru_before_backward(int B, int H, T* gates, const T* h_prev, con
     n[j] = d_h * (A(1) - old_z) * tanh_slope(n[j]);         // (4), (3)
     d[j] = d_h * old_z;                                     // (4)
   }
-  store<T, V>(gates + wide + H, z);
-  store<T, V>(gates + wide + 2 * H, n);
+  store<T, V>(gates + gate_row + H, z);
+  store<T, V>(gates + gate_row + 2 * H, n);
   store<A, V>(dh + row, d);
 }
 
 // gates    [B, 3H]  in: r in the first block; out: da_r there; 0 past a sequence's end
 // h_prev   [B, H]
 // dq       [B, H]   da_n U_n; not read past the end
-// dh       [B, H]   in: as ..._backward left it; out: with what passes r too.  The caller adds
-//                   (da_r, da_z) (U_r, U_z) to it.
+// dh       [B, H]   in: as ..._backward left it; out: with the part through r too.  The caller
+//                   adds (da_r, da_z) (U_r, U_z) to it.
 template <class T, int V>
 __global__ void gru_before_backward_reset(int B, int H, T* gates, const T* h_prev, const Acc<T>* dq,
                                           Acc<T>* dh, const int* lengths, int t) {
@@ -130,14 +130,14 @@ __global__ void gru_before_backward_reset(int B, int H, T* gates, const T* h_pre
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 3 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 3 * static_cast<i64>(b) * H + unit;
   A a_r[V], old_h[V], from_q[V], d[V];
   if (lengths && t >= lengths[b]) {
     UNROLL for (int j = 0; j < V; j++) a_r[j] = A(0);
-    store<T, V>(gates + wide, a_r);
-    return;  // dh goes on as it is
+    store<T, V>(gates + gate_row, a_r);
+    return;  // dh stays as it is
   }
-  load<T, V>(a_r, gates + wide);
+  load<T, V>(a_r, gates + gate_row);
   load<T, V>(old_h, h_prev + row);
   load<A, V>(from_q, dq + row);
   load<A, V>(d, dh + row);
@@ -146,6 +146,6 @@ __global__ void gru_before_backward_reset(int B, int H, T* gates, const T* h_pre
     d[j] += from_q[j] * r;                             // (3)
     a_r[j] = from_q[j] * old_h[j] * sigmoid_slope(r);  // (3), (2)
   }
-  store<T, V>(gates + wide, a_r);
+  store<T, V>(gates + gate_row, a_r);
   store<A, V>(dh + row, d);
 }

@@ -1,12 +1,13 @@
 // Whole sequences of the cells whose state follows s_t = f_t ⊙ s_{t-1} + u_t with f and u of
 // x_t alone.  Equations: xrnn/cells/input_gated.py, xrnn/cells/mingru.py.
 //
-// Each thread has one unit of one sequence and goes through time by itself.  Where these are
-// too few to fill the device, the time axis is cut into pieces, which run in parallel:
+// Each thread computes all steps of one unit of one sequence.  Where there are too few of these to
+// fill the device, the time axis is cut into pieces, which run in parallel:
 //
-//   1. …_map      what a piece does to any state that enters it: s → through ⊙ s + offset
-//   2. linear_carry   the state that enters each piece
-//   3. …_forward (…_backward)   each piece from there
+//   1. …_map      the map from the state before a piece to that after it:
+//                 s → through ⊙ s + offset
+//   2. linear_carry   the state before each piece
+//   3. …_forward (…_backward)   each piece, from the state before it
 //
 // Grid: (ceil(B·H / block), P) blocks; P = 1: step 3 alone is the whole run.  A piece has
 // ceil(T / P) steps.  [P, B, H] in a contract has one row for each piece, and is [B, H] if P = 1.
@@ -17,12 +18,13 @@
 // reverse  run each sequence from its end to its start
 #include "linear.cuh"
 
-// The state that enters each piece.
+// The state before each piece.
 //
-// first    [B, H]     what enters the piece that runs first
+// first    [B, H]     the state before the piece that runs first
 // through  [P, B, H]
-// offset   [P, B, H]  in: from …_map; out: what enters each piece
-// falling  whether the last piece runs first: `reverse` on the way forward, else on the way back
+// offset   [P, B, H]  in: from …_map; out: the state before each piece
+// falling  whether the last piece runs first: `reverse` in the forward pass, else in
+//          the backward pass
 template <class A>
 __global__ void linear_carry(int P, int B, int H, const A* first, const A* through, A* offset,
                              int falling) {
@@ -53,15 +55,15 @@ __global__ void input_gated_forward_map(int T_, int B, int H, const T* gates, co
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   A shift[3], product = A(1), c = A(0);
   UNROLL for (int q = 0; q < 3; q++) shift[q] = static_cast<A>(bias[q * H + me.unit]);
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A a[kAhead][3];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const T* at = gates + me.gates(piece.step(k + j), 4, H);
       UNROLL for (int q = 0; q < 3; q++) a[j][q] = static_cast<A>(at[q * H]) + shift[q];
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const A i = sigmoid(a[j][0]), f = sigmoid(a[j][1]), g = tanh_of(a[j][2]);  // (1), (2), (4)
       product *= f;
       c = f * c + i * g;  // (5)
@@ -89,15 +91,15 @@ __global__ void input_gated_forward(int T_, int B, int H, T* gates, const T* bia
   A shift[4], c = c0[me.at(blockIdx.y)], h = A(0);
   const A entering = c;
   UNROLL for (int q = 0; q < 4; q++) shift[q] = static_cast<A>(bias[q * H + me.unit]);
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A a[kAhead][4];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const T* at = gates + me.gates(piece.step(k + j), 4, H);
       UNROLL for (int q = 0; q < 4; q++) a[j][q] = static_cast<A>(at[q * H]) + shift[q];
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const i64 t = piece.step(k + j);
       const A f = sigmoid(a[j][1]);  // (1)
       const A i = sigmoid(a[j][0]);  // (2)
@@ -113,7 +115,7 @@ __global__ void input_gated_forward(int T_, int B, int H, T* gates, const T* bia
       cs[me.at(t)] = c;
     }
   }
-  for (int t = piece.from + piece.inside; t < piece.to; t++) {
+  for (int t = piece.from + piece.valid; t < piece.to; t++) {
     ys[me.at(t)] = static_cast<T>(A(0));
     if (save) cs[me.at(t)] = reverse ? entering : c;
   }
@@ -137,11 +139,11 @@ __global__ void input_gated_backward_map(int T_, int B, int H, const T* gates, c
   if (me.outside()) return;
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   A product = A(1), dc = A(0);
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A fs[kAhead], os[kAhead], c[kAhead], dh[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
-      const i64 t = piece.step_back(k + j);
+      if (k + j >= piece.valid) continue;
+      const i64 t = piece.step_backward(k + j);
       const T* at = gates + me.gates(t, 4, H);
       fs[j] = static_cast<A>(at[H]), os[j] = static_cast<A>(at[3 * H]);
       c[j] = cs[me.at(t)];
@@ -149,7 +151,7 @@ __global__ void input_gated_backward_map(int T_, int B, int H, const T* gates, c
     }
     if (k == 0 && piece.last) dh[0] += dh_last[me.id];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       dc = (dc + dh[j] * os[j] * tanh_slope(tanh_of(c[j]))) * fs[j];  // (6), (5)
       product *= fs[j];
     }
@@ -179,12 +181,12 @@ __global__ void input_gated_backward(int T_, int B, int H, T* gates, const Acc<T
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   const int back = reverse ? 1 : -1;  // from a step to the one that ran before it
   A d_c = dc[me.at(blockIdx.y)];
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A a[kAhead][4], c[kAhead + 1], dh[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
-      const i64 t = piece.step_back(k + j);
-      const bool from_c0 = piece.first && k + j == piece.inside - 1;
+      if (k + j >= piece.valid) continue;
+      const i64 t = piece.step_backward(k + j);
+      const bool from_c0 = piece.first && k + j == piece.valid - 1;
       const T* at = gates + me.gates(t, 4, H);
       UNROLL for (int q = 0; q < 4; q++) a[j][q] = static_cast<A>(at[q * H]);
       if (j == 0) c[0] = cs[me.at(t)];
@@ -193,10 +195,10 @@ __global__ void input_gated_backward(int T_, int B, int H, T* gates, const Acc<T
     }
     if (k == 0 && piece.last) dh[0] += dh_last[me.id];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const A i = a[j][0], f = a[j][1], g = a[j][2], o = a[j][3];
       const A tanh_c = tanh_of(c[j]), c_prev = c[j + 1];
-      T* at = gates + me.gates(piece.step_back(k + j), 4, H);
+      T* at = gates + me.gates(piece.step_backward(k + j), 4, H);
       d_c += dh[j] * o * tanh_slope(tanh_c);                          // (6)
       at[2 * H] = static_cast<T>(d_c * i * tanh_slope(g));            // (4)
       at[3 * H] = static_cast<T>(dh[j] * tanh_c * sigmoid_slope(o));  // (3)
@@ -205,7 +207,7 @@ __global__ void input_gated_backward(int T_, int B, int H, T* gates, const Acc<T
       d_c *= f;                                                       // (5)
     }
   }
-  for (int t = piece.from + piece.inside; t < piece.to; t++) {
+  for (int t = piece.from + piece.valid; t < piece.to; t++) {
     T* at = gates + me.gates(t, 4, H);
     UNROLL for (int q = 0; q < 4; q++) at[q * H] = static_cast<T>(A(0));
   }
@@ -229,15 +231,15 @@ __global__ void mingru_forward_map(int T_, int B, int H, const T* gates, const T
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   const A shift_z = static_cast<A>(bias[me.unit]), shift_n = static_cast<A>(bias[H + me.unit]);
   A product = A(1), h = A(0);
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A a_z[kAhead], n[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const T* at = gates + me.gates(piece.step(k + j), 2, H);
       a_z[j] = static_cast<A>(at[0]) + shift_z, n[j] = static_cast<A>(at[H]) + shift_n;
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const A z = sigmoid(a_z[j]);  // (1)
       product *= A(1) - z;
       h = (A(1) - z) * h + z * n[j];  // (3)
@@ -264,15 +266,15 @@ __global__ void mingru_forward(int T_, int B, int H, T* gates, const T* bias, co
   const A shift_z = static_cast<A>(bias[me.unit]), shift_n = static_cast<A>(bias[H + me.unit]);
   A h = h0[me.at(blockIdx.y)];
   const A entering = h;
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A a_z[kAhead], a_n[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const T* at = gates + me.gates(piece.step(k + j), 2, H);
       a_z[j] = static_cast<A>(at[0]) + shift_z, a_n[j] = static_cast<A>(at[H]) + shift_n;
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const i64 t = piece.step(k + j);
       const A z = sigmoid(a_z[j]);  // (1)
       const A n = a_n[j];           // (2)
@@ -284,7 +286,7 @@ __global__ void mingru_forward(int T_, int B, int H, T* gates, const T* bias, co
       hs[me.at(t)] = h;
     }
   }
-  for (int t = piece.from + piece.inside; t < piece.to; t++) {
+  for (int t = piece.from + piece.valid; t < piece.to; t++) {
     ys[me.at(t)] = static_cast<T>(A(0));
     if (save) hs[me.at(t)] = reverse ? entering : h;
   }
@@ -304,16 +306,16 @@ __global__ void mingru_backward_map(int T_, int B, int H, const T* gates, const 
   if (me.outside()) return;
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   A product = A(1), dh = A(0);
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A keep[kAhead], dy[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
-      const i64 t = piece.step_back(k + j);
+      if (k + j >= piece.valid) continue;
+      const i64 t = piece.step_backward(k + j);
       keep[j] = A(1) - static_cast<A>(gates[me.gates(t, 2, H)]);
       dy[j] = dys ? static_cast<A>(dys[me.at(t)]) : A(0);
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       dh = (dh + dy[j]) * keep[j];  // (3)
       product *= keep[j];
     }
@@ -338,28 +340,28 @@ __global__ void mingru_backward(int T_, int B, int H, T* gates, const Acc<T>* h0
   const Piece piece(T_, lengths ? lengths[me.b] : T_, reverse);
   const int back = reverse ? 1 : -1;  // from a step to the one that ran before it
   A d_h = dh[me.at(blockIdx.y)];
-  for (int k = 0; k < piece.inside; k += kAhead) {
+  for (int k = 0; k < piece.valid; k += kAhead) {
     A zs[kAhead], ns[kAhead], h_prev[kAhead], dy[kAhead];
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
-      const i64 t = piece.step_back(k + j);
-      const bool from_h0 = piece.first && k + j == piece.inside - 1;
+      if (k + j >= piece.valid) continue;
+      const i64 t = piece.step_backward(k + j);
+      const bool from_h0 = piece.first && k + j == piece.valid - 1;
       const T* at = gates + me.gates(t, 2, H);
       zs[j] = static_cast<A>(at[0]), ns[j] = static_cast<A>(at[H]);
       h_prev[j] = from_h0 ? h0[me.id] : hs[me.at(t + back)];
       dy[j] = dys ? static_cast<A>(dys[me.at(t)]) : A(0);
     }
     UNROLL for (int j = 0; j < kAhead; j++) {
-      if (k + j >= piece.inside) continue;
+      if (k + j >= piece.valid) continue;
       const A z = zs[j];
-      T* at = gates + me.gates(piece.step_back(k + j), 2, H);
+      T* at = gates + me.gates(piece.step_backward(k + j), 2, H);
       d_h += dy[j];
       at[0] = static_cast<T>(d_h * (ns[j] - h_prev[j]) * sigmoid_slope(z));  // (3), (1)
       at[H] = static_cast<T>(d_h * z);                                       // (3), (2)
       d_h *= A(1) - z;                                                       // (3)
     }
   }
-  for (int t = piece.from + piece.inside; t < piece.to; t++) {
+  for (int t = piece.from + piece.valid; t < piece.to; t++) {
     T* at = gates + me.gates(t, 2, H);
     at[0] = at[H] = static_cast<T>(A(0));
   }

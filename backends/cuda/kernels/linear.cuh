@@ -1,14 +1,14 @@
-// What whole sequences of linear cells share (linear.cu): pieces of the time axis, units.
+// Used by the kernels of linear cells (linear.cu): pieces of the time axis, and units.
 #pragma once
 
 #include "common.cuh"
 
-constexpr int kAhead = 4;  // steps whose loads are in flight together
+constexpr int kAhead = 4;  // steps whose loads are in flight at the same time
 
 // The steps that one piece has of one sequence.
 struct Piece {
   int from, to;      // of the padded time axis
-  int inside;        // how many of them are before the sequence's end: from … from + inside - 1
+  int valid;         // how many of them are before the sequence's end: from … from + valid - 1
   bool first, last;  // whether this piece runs before, after all others that have steps
   bool empty;        // whether the sequence has no step at all
   bool down;         // whether t falls from one step to the next
@@ -18,18 +18,18 @@ struct Piece {
     const int at_end = length > 0 ? (length - 1) / size : 0;
     from = mine * size < T ? mine * size : T;
     to = from + size < T ? from + size : T;
-    inside = (to < length ? to : length) - from;
-    if (inside < 0) inside = 0;
+    valid = (to < length ? to : length) - from;
+    if (valid < 0) valid = 0;
     first = mine == (reverse ? at_end : 0);
     last = mine == (reverse ? 0 : at_end);
     empty = length == 0;
     down = reverse;
   }
-  // The time of the k-th step, forward and on the way back.
+  // The time of the k-th step, in the forward and in the backward pass.
   __device__ __forceinline__ i64 step(int k) const {
-    return down ? from + inside - 1 - k : from + k;
+    return down ? from + valid - 1 - k : from + k;
   }
-  __device__ __forceinline__ i64 step_back(int k) const { return step(inside - 1 - k); }
+  __device__ __forceinline__ i64 step_backward(int k) const { return step(valid - 1 - k); }
 };
 
 // Which unit a thread has.

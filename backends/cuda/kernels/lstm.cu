@@ -19,13 +19,13 @@ __global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 4 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
   A a[4][V], old_c[V], new_c[V], new_h[V];
   UNROLL for (int k = 0; k < 4; k++) {
     A u[V], shift[V];
-    load<T, V>(a[k], gates + wide + k * H);
+    load<T, V>(a[k], gates + gate_row + k * H);
     load<T, V>(shift, bias + k * H + unit);
-    load<A, V>(u, product + wide + k * H);
+    load<A, V>(u, product + gate_row + k * H);
     UNROLL for (int j = 0; j < V; j++) a[k][j] += shift[j] + u[j];
   }
   load<A, V>(old_c, c_prev + row);
@@ -45,16 +45,16 @@ __global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>
   store<A, V>(c + row, new_c);
   store<T, V>(h + row, new_h);
   if (save) {
-    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + wide + k * H, a[k]);
+    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
   }
 }
 
 // gates    [B, 4H]  in: i, f, g, o; out: their da; 0 past a sequence's end
 // c_prev, c [B, H]
 // dy       [B, H] or null: gradient of the output of this step; not read past the end
-// dh       [B, H]   in: what step t+1 sends to h; out: what passes h_prev untouched (0, or all
-//                   past the end).  The caller adds da U to it.
-// dc       [B, H]   in: what step t+1 sends to c; out: the gradient of c_prev
+// dh       [B, H]   in: the gradient of h from step t+1; out: the gradient of h_prev
+//                   without da U (0; past the end all of it).  The caller adds da U to it.
+// dc       [B, H]   in: the gradient of c from step t+1; out: the gradient of c_prev
 template <class T, int V>
 __global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, const Acc<T>* c,
                               const T* dy, Acc<T>* dh, Acc<T>* dc, const int* lengths, int t) {
@@ -62,15 +62,15 @@ __global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, cons
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
-  const i64 row = static_cast<i64>(b) * H + unit, wide = 4 * static_cast<i64>(b) * H + unit;
+  const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
   A a[4][V];
   if (lengths && t >= lengths[b]) {
     UNROLL for (int j = 0; j < V; j++) a[0][j] = A(0);
-    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + wide + k * H, a[0]);
-    return;  // dh and dc go on as they are
+    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[0]);
+    return;  // dh and dc stay as they are
   }
   A old_c[V], new_c[V], from_h[V], from_c[V], above[V];
-  UNROLL for (int k = 0; k < 4; k++) load<T, V>(a[k], gates + wide + k * H);
+  UNROLL for (int k = 0; k < 4; k++) load<T, V>(a[k], gates + gate_row + k * H);
   load<A, V>(old_c, c_prev + row);
   load<A, V>(new_c, c + row);
   load<A, V>(from_h, dh + row);
@@ -88,7 +88,7 @@ __global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, cons
     from_c[j] = d_c * f;                                     // (5)
     from_h[j] = A(0);
   }
-  UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + wide + k * H, a[k]);
+  UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
   store<A, V>(dh + row, from_h);
   store<A, V>(dc + row, from_c);
 }

@@ -41,8 +41,8 @@ __global__ void rnn_forward(int B, int H, const T* x, const T* bias, const Acc<T
 // da       [B, H]   out: the gradient of a; 0 past a sequence's end
 // h        [B, H]   of this step
 // dy       [B, H] or null: gradient of the output of this step; not read past the end
-// dh       [B, H]   in: what step t+1 sends to h; out: what passes h_prev untouched (0, or all
-//                   past the end).  The caller adds da U to it.
+// dh       [B, H]   in: the gradient of h from step t+1; out: the gradient of h_prev
+//                   without da U (0; past the end all of it).  The caller adds da U to it.
 template <class T, int V, int Act>
 __global__ void rnn_backward(int B, int H, T* da, const T* h, const T* dy, Acc<T>* dh,
                              const int* lengths, int t) {
@@ -55,7 +55,7 @@ __global__ void rnn_backward(int B, int H, T* da, const T* h, const T* dy, Acc<T
   UNROLL for (int j = 0; j < V; j++) above[j] = zero[j] = A(0);
   if (lengths && t >= lengths[b]) {
     store<T, V>(da + row, zero);
-    return;  // dh goes on as it is
+    return;  // dh stays as it is
   }
   load<T, V>(y, h + row);
   load<A, V>(d, dh + row);

@@ -5,12 +5,12 @@
 #include "cluster_blocks.cuh"
 
 template <int Relu>
-__device__ __forceinline__ float curve(float a) {
+__device__ __forceinline__ float activation(float a) {
   return Relu ? (a < 0.0f ? 0.0f : a) : tanh_of(a);  // the ReLU of NaN is NaN
 }
-// The slope, from the output h.
+// Its derivative, from the output h.
 template <int Relu>
-__device__ __forceinline__ float curve_slope(float h) {
+__device__ __forceinline__ float activation_slope(float h) {
   return Relu ? (h > 0.0f ? 1.0f : 0.0f) : tanh_slope(h);
 }
 
@@ -73,7 +73,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
       if (!p.held) continue;
-      const float new_h = curve<Relu>(a[j] + block.sum(0, p));  // (1), (2)
+      const float new_h = activation<Relu>(a[j] + block.sum(0, p));  // (1), (2)
       if (t < end[j]) h[j] = static_cast<float>(static_cast<T>(new_h));
       block.stage(p, static_cast<T>(h[j]));
       if (p.real) hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
@@ -141,7 +141,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       if (!p.held) continue;
       float da = 0.0f;
       if (t < end[j]) {
-        da = (from_h[j] + above[j]) * curve_slope<Relu>(h[j]);  // (1), (2)
+        da = (from_h[j] + above[j]) * activation_slope<Relu>(h[j]);  // (1), (2)
         from_h[j] = 0.0f;
       }
       if (p.real) das[t * state + p.at] = static_cast<T>(da);

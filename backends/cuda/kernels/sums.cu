@@ -1,4 +1,4 @@
-// Sums over rows, for the gradients of biases and peepholes: two stages, each in a fixed order.
+// Sums over rows, for the gradients of biases and peepholes, in two stages of fixed order.
 #include "common.cuh"
 
 // part[p, column] = Σ over the p-th part of the rows of x ⊙ y.

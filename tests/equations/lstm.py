@@ -1,8 +1,8 @@
-"""Seed 002: the LSTM with softmax cross-entropy at every step, as that document writes it.
+"""Derivation "LSTM": an LSTM with softmax cross-entropy at every step, in its own notation.
 
-Vectors are columns and weights inputs × outputs, used transposed.  The layout is the numerator's:
+Vectors are columns; weights are inputs × outputs and are used transposed.  In numerator layout
 ∂J/∂v is a row, ∂J/∂W has the shape of Wᵀ, and the gradient is the transpose (section 4).
-Names are the document's, ``a_prev`` for a⁽ᵗ⁻¹⁾; J = Σ_t J⁽ᵗ⁾, which it never writes.
+Names are the document's, ``a_prev`` for a⁽ᵗ⁻¹⁾; J = Σ_t J⁽ᵗ⁾, a sum that it never writes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The system of seed 002 by xrnn's public functions: what its equations must agree with.
+"""The system of the derivation "LSTM" by xrnn's public functions, to compare its equations with.
 
 Γ_u, Γ_f, c̃, Γ_o and a are i, f, g, o and h here.  xrnn's rows are outputs, so its gradients
 have the layout of the document's Jacobians.
@@ -12,8 +12,10 @@ import numpy as np
 
 import xrnn
 from equations.form import column, row
-from equations.seed_002 import GATES, T, cross_entropy, n_a, n_x, n_y
+from equations.gradients import all_gradients
+from equations.lstm import GATES, T, cross_entropy, n_a, n_x, n_y
 from xrnn.cells import LSTM
+from xrnn.typing import DType
 
 Named = dict[str, np.ndarray]
 
@@ -35,7 +37,8 @@ def stacked(w: Named) -> Named:
 
 def readout(w: Named) -> xrnn.Linear:
     """Equation 11."""
-    linear = xrnn.Linear(n_a, n_y, dtype="float64")
+    dtype: DType = "complex128" if np.iscomplexobj(w["W_ya"]) else "float64"
+    linear = xrnn.Linear(n_a, n_y, dtype=dtype)
     linear.weights = {"W": w["W_ya"].T, "b": w["b_y"].ravel()}
     return linear
 
@@ -70,10 +73,14 @@ class ByXrnn:
         self.J, self.dlogits = np.array([T * mean]), T * dlogits
         self.y_hats = self.dlogits + self.ys
         self.dhs, dreadout = self.readout.backward(readout_tape, self.dlogits)
-        self.dxs, (da_0, dc_0), dweights, self.dgates, self.dstates = xrnn.unroll_backward(
-            self.tape, self.dhs, gates=True
+        found = all_gradients(self.tape, self.dhs)
+        self.dxs, (da_0, dc_0), self.dgates, self.dstates = (
+            found.dxs,
+            found.dstate,
+            found.dgates,
+            found.dstates,
         )
-        self.total = named(dweights, dreadout) | {"a_0": da_0, "c_0": dc_0}
+        self.total = named(found.dweights, dreadout) | {"a_0": da_0, "c_0": dc_0}
 
     def after(self, t: int) -> Any:
         """The state after step t."""
@@ -85,10 +92,10 @@ class ByXrnn:
         return xrnn.unroll_backward(tape, self.dhs[t:])[1]
 
     def c_comp_2(self, t: int) -> np.ndarray:
-        """∂J/∂c⁽ᵗ⁾ by a⁽ᵗ⁾ alone: nothing else comes back to one step that is cut out."""
+        """∂J/∂c⁽ᵗ⁾ by a⁽ᵗ⁾ alone: a single step, cut out, has no later steps."""
         _, _, tape = xrnn.unroll(LSTM, self.weights, self.xs[t - 1 : t], self.after(t - 1))
         dh = self.dstates["h"][t - 1 : t]
-        return row(xrnn.unroll_backward(tape, dh, gates=True)[4]["c"])
+        return row(xrnn.analysis.gate_gradients(tape, dh)[1]["c"])
 
     def of_step(self, t: int) -> Named:
         """∂J by the copies of the weights that step t alone uses."""

@@ -1,6 +1,6 @@
-"""What sections 1 and 3 of seed 003 share: a step's truth, by xrnn's public functions.
+"""Derivation "ReLU RNN, LSTM and GRU", sections 1 and 3: every quantity by xrnn's functions.
 
-Columns, and t from 1, as in the document; h_0 is the state given.
+Vectors are columns and t counts from 1, as in the derivation; h_0 is the state given.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import xrnn
 from equations.form import CannotEvaluate, Value, column, gap
+from equations.gradients import Gradients, all_gradients
 from xrnn.cells import Cell
-from xrnn.engine.unroll import Look, Tape
+from xrnn.engine.tape import Tape
 
 
 class Rows(NamedTuple):
@@ -32,7 +33,7 @@ class Unrolled:
     L_t is the loss of step t, L_t+ the sum of L_t and all later ones.
     """
 
-    cell: Cell
+    cell: Cell[Any]
     weights: Mapping[str, np.ndarray]
     names: Mapping[str, Rows]
     xs: np.ndarray
@@ -50,19 +51,19 @@ class Unrolled:
         return np.concatenate((self.h_0[None], hs))
 
     @cached_property
-    def all_losses(self) -> Look:
+    def all_losses(self) -> Gradients:
         """The gradients of L."""
-        return xrnn.unroll_backward(self.tape, self.dL_dh, gates=True)
+        return all_gradients(self.tape, self.dL_dh)
 
-    def one_loss(self, t: int) -> Look:
+    def one_loss(self, t: int) -> Gradients:
         """The gradients of L_t."""
         dys = np.zeros_like(self.dL_dh)
         dys[t - 1] = self.dL_dh[t - 1]
-        return xrnn.unroll_backward(self.tape, dys, gates=True)
+        return all_gradients(self.tape, dys)
 
     def dL_plus_dh(self, t: int) -> np.ndarray:
         """∂L_t+/∂h_t."""
-        return column(self.all_losses[4]["h"][t - 1])
+        return column(self.all_losses.dstates["h"][t - 1])
 
     def dL_later_dh(self, t: int) -> np.ndarray:
         """∂L_(t+1)+/∂h_t: h_t starts what comes after it."""
@@ -71,28 +72,28 @@ class Unrolled:
 
     def dL_plus_da(self, t: int, gate: str) -> np.ndarray:
         """∂L_t+ by the pre-activation of a gate at step t."""
-        return column(self.all_losses[3][gate][t - 1])
+        return column(self.all_losses.dgates[gate][t - 1])
 
     def dL_plus_dx(self, t: int) -> np.ndarray:
         """∂L_t+/∂x_t."""
-        return column(self.all_losses[0][t - 1])
+        return column(self.all_losses.dxs[t - 1])
 
     def dL_t_dx(self, t: int) -> np.ndarray:
         """∂L_t/∂x_t."""
-        return column(self.one_loss(t)[0][t - 1])
+        return column(self.one_loss(t).dxs[t - 1])
 
     def dL_t_dh_before(self, t: int) -> np.ndarray:
         """∂L_t/∂h_{t-1}."""
-        _, dfirst, _, _, dstates = self.one_loss(t)
-        return column(dfirst[0] if t == 1 else dstates["h"][t - 2])
+        found = self.one_loss(t)
+        return column(found.dstate.h if t == 1 else found.dstates["h"][t - 2])
 
     def dL(self, name: str) -> np.ndarray:
         """∂L by a weight."""
-        return self._part(self.all_losses[2], name)
+        return self._part(self.all_losses.dweights, name)
 
     def dL_t(self, name: str, t: int) -> np.ndarray:
         """∂L_t by a weight, which every step up to t uses."""
-        return self._part(self.one_loss(t)[2], name)
+        return self._part(self.one_loss(t).dweights, name)
 
     def dL_plus_at(self, name: str, t: int) -> np.ndarray:
         """∂L_t+ by the weight that step t alone uses."""
