@@ -1,21 +1,26 @@
-"""The table of the laws' subjects: a cell without its row here fails `test_house.py`."""
+"""The table of the laws' subjects: a cell without its row here fails `test_house.py`.
+
+A new cell needs its file and its row, no more: ``Row(cells.BY_NAME["yours"])``.  Its equations
+in `oracles/torch_cells.py`, and the frozen vectors made from them, come with "equations".
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 from xrnn import cells
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell, and who besides the laws judges it.
+    """One cell, and the oracles that it is compared with besides the laws.
 
     "torch" and "onnxruntime" are implementations by others (to torch, `InputGatedLSTM` is an
     LSTM whose recurrent weights are 0); "equations" is the cell written down a second time,
     with automatic gradients (`oracles/torch_cells.py`).
     """
 
-    cell: cells.Cell
-    judges: tuple[str, ...]
+    cell: cells.Cell[Any]
+    oracles: tuple[str, ...] = ()
 
 
 ROWS = (

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from xrnn import certify, charlm, cli, files, training
+from xrnn.cells import BY_NAME
 
 SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--length", "8"]
 FILES = set(training.FILES)
@@ -179,7 +180,7 @@ class TestRefusals:
             (
                 "--cell",
                 "transformer",
-                "unknown cell 'transformer'; it must be one of rnn, rnn-relu",
+                f"unknown cell 'transformer'; it must be one of {', '.join(BY_NAME)}",
             ),
             ("--hidden", 0, "--hidden is 0; it must be at least 1"),
             ("--steps", -1, "--steps is -1; it must be at least 1"),
@@ -317,7 +318,7 @@ def test_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cells", "rnn,lstn"], "--cells has 'lstn'; it must be of rnn, rnn-relu, lstm"),
+        (["--cells", "rnn,lstn"], f"--cells has 'lstn'; it must be of {', '.join(BY_NAME)}"),
         (["--steps", 0], "--steps is 0; it must be at least 1"),
         (["--hidden", -1], "--hidden is -1; it must be at least 1"),
     ],
