@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rows import ROWS, Row
 
-from xrnn.certify.report import bound
 from xrnn.certify.laws import LAWS, cases, oracle
+from xrnn.certify.report import bound
 from xrnn.certify.trial import OPTIONS, Trial
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)

@@ -54,7 +54,8 @@ def test_cell_is_as_frozen(cell: str, case: str, dtype: str) -> None:
     cast = {k: a if k == "lengths" else a.astype(dtype) for k, a in given.items()}
     I, H = given["xs"].shape[2], given["state.h"].shape[2]
     options = json.loads(about()["cases"])[case]
-    layer = xrnn.Layer(xrnn.cells.BY_NAME[cell], I, H, dtype=dtype, **options)
+    kind: Any = dtype
+    layer = xrnn.Layer(xrnn.cells.BY_NAME[cell], I, H, dtype=kind, **options)
     got = judged(layer, spoiled(cast))
     assert {str(a.dtype) for a in got.values()} == {dtype}
     assert_agree(got, want, BOUNDS[dtype])
