@@ -55,4 +55,5 @@ def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
 
     NumPy promises the bits of Philox, unlike its distributions, to stay the same.
     """
-    return np.random.Philox(key=[int(seed) % 2**64, stream % 2**64]).random_raw(n)
+    key = np.asarray([int(seed) % 2**64, stream % 2**64], np.uint64)
+    return np.random.Philox(key=key).random_raw(n)

@@ -55,7 +55,7 @@ def run(device: str) -> Iterator[tuple[str, bool]]:
                     yield f"{head} {'done' if fine else 'NOT FINITE'}", fine
 
 
-def finite(device: str, cell: Any, dtype: str, H: int, precision: str) -> bool:
+def finite(device: str, cell: Any, dtype: Any, H: int, precision: Any) -> bool:
     """Whether all results are, with lengths (0 among them) and without, both ways."""
     import numpy as np
 

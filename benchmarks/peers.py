@@ -12,7 +12,8 @@ from cases import MODES, Case
 
 import xrnn
 from xrnn.backends import get
-from xrnn.backends.cpu import extension, named_dtype
+from xrnn.backends.cpu import extension
+from xrnn.backends.host import named_dtype
 
 LAYERS = {"rnn": xrnn.RNN, "lstm": xrnn.LSTM, "gru": xrnn.GRU}
 

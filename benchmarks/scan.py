@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def recurrence(backend: str, T: int, B: int, H: int) -> Pair:
     """s_t = f_t ⊙ s_{t-1} + u_t alone."""
     from xrnn.backends import get
-    from xrnn.backends.host import generator, step_by_step
+    from xrnn.backends.cpu.scan import step_by_step
+    from xrnn.backends.host import generator
     from xrnn.recurrence.scan import scan
 
     there, random = get(backend), generator(0)

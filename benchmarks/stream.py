@@ -69,7 +69,9 @@ def with_torch(problem: Problem) -> Side:
     import torch
 
     torch.set_num_threads(1)
-    module = getattr(torch.nn, problem.case.cell.upper())(problem.layer.I, problem.layer.H)
+    module = getattr(torch.nn, problem.case.cell.upper())(
+        problem.layer.input_size, problem.layer.hidden_size
+    )
     weights = xrnn.convert.to_torch(problem.layer)
     module.load_state_dict({k: torch.from_numpy(w) for k, w in weights.items()})
 
@@ -90,7 +92,7 @@ def with_onnxruntime(problem: Problem) -> Side:
         onnx_model(problem, stateful=True), options, providers=["CPUExecutionProvider"]
     )
     names = [f"initial_{state}" for state in problem.layer.cell.states]
-    zeros = [np.zeros((1, 1, problem.layer.H), "float32")] * len(names)
+    zeros = [np.zeros((1, 1, problem.layer.hidden_size), "float32")] * len(names)
 
     def step(x: Any, state: Any) -> tuple[Any, Any]:
         given = dict(zip(names, state or zeros, strict=True))

@@ -34,14 +34,14 @@ def test_without_ml_dtypes_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("xrnn.backends.cpu.importlib.import_module", absent)
+    monkeypatch.setattr("xrnn.backends.host.importlib.import_module", absent)
     with pytest.raises(ImportError, match="bfloat16 needs ml_dtypes: pip install ml_dtypes"):
         xrnn.LSTM(3, 4, dtype="bfloat16")
 
 
 def test_torch_computes_in_its_own() -> None:
     torch = pytest.importorskip("torch", reason="the library under test is PyTorch")
-    here, there = (xrnn.GRU(3, 4, dtype="bfloat16", device=d) for d in ("cpu", "torch"))
+    here, there = (xrnn.GRU(3, 4, dtype="bfloat16", device=d, rng=0) for d in ("cpu", "torch"))
     assert there.weights["W_l0"].dtype == torch.bfloat16
     for name, w in there.weights.items():
         np.testing.assert_array_equal(get("torch").to_host(w), here.weights[name])

@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xrnn import certify, charlm, cli, files, training
+from xrnn import _cli as cli
 from xrnn.cells import BY_NAME
+from xrnn.certify import report
+from xrnn.charlm import model as charlm
+from xrnn.charlm import training
+from xrnn.convert import files
 
 SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--length", "8"]
 FILES = set(training.FILES)
@@ -280,7 +284,7 @@ def test_certify(capsys: pytest.CaptureFixture[str]) -> None:
 def test_certify_fails_with_status_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(certify.BOUNDS, "float32", 1e-12)
+    monkeypatch.setitem(report.BOUNDS, "float32", 1e-12)
     assert xrnn("certify", "--backend", "cpu") == 1
     assert "FAIL" in capsys.readouterr().out
     assert xrnn("certify", "--backend", "cpu", "--json") == 1

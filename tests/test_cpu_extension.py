@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xrnn.laws import LAWS
+from xrnn.trial import OPTIONS, Trial
 
 import xrnn
 from xrnn import trust
@@ -20,8 +22,6 @@ from xrnn.backends import Sequences, get
 from xrnn.backends.cpu import extension
 from xrnn.cells import LSTM, Cell
 from xrnn.certify import bound
-from xrnn.laws import LAWS
-from xrnn.trial import OPTIONS, Trial
 
 pytestmark = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
 

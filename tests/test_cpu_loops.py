@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xrnn.laws import LAWS
+from xrnn.loop import Loop
+from xrnn.trial import OPTIONS, Trial
 
 from xrnn import trust
 from xrnn.backends import Backend, get, register, unregister
 from xrnn.backends.cpu import BACKEND, loops, passes
 from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU
 from xrnn.certify import bound
-from xrnn.laws import LAWS
-from xrnn.loop import Loop
-from xrnn.trial import OPTIONS, Trial
 
 every_cell = pytest.mark.parametrize("cell", loops.LOOPS, ids=lambda cell: cell.name)
 every_batch = pytest.mark.parametrize("B", [1, 3])

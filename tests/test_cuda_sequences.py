@@ -13,6 +13,8 @@ pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 
 from shim import build
 from shim.runtime import ShimRuntime
+from xrnn.laws import LAWS
+from xrnn.trial import OPTIONS, Trial
 
 import xrnn
 from xrnn import trust
@@ -22,8 +24,6 @@ from xrnn.backends.cuda.linear import pieces
 from xrnn.backends.cuda.tables import FUSED, sequences
 from xrnn.cells import GRU, LSTM, Cell, Elman, InputGatedLSTM, MinGRU
 from xrnn.certify import bound
-from xrnn.laws import LAWS
-from xrnn.trial import OPTIONS, Trial
 
 pytestmark = pytest.mark.skipif(bool(build.ABSENT), reason=build.ABSENT)
 

@@ -47,6 +47,8 @@ def test_printed_form_where_shapes_fit() -> None:
 def test_forward_values() -> None:
     s, x = SYSTEM, XRNN
     assert gap(s.each(lambda t: s.h[t]), [row.T for row in x.hs]) <= BOUND
-    assert gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
+    assert (
+        gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
+    )
     assert gap(s.each(lambda t: s.O[t]), [row.T for row in x.logits]) <= BOUND
     assert gap(s.each(lambda t: s.y_hat[t]), s.each(x.y_hat)) <= BOUND

@@ -75,7 +75,9 @@ def test_forward_values() -> None:
     s, x = SYSTEM, Library(SYSTEM)
     assert gap(s.each(lambda t: s.x[t]), [row.T for row in x.xs]) <= BOUND
     assert gap(s.each(lambda t: s.h[t]), [row.T for row in x.hs]) <= BOUND
-    assert gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
+    assert (
+        gap(s.each(lambda t: s.h[t]), [row.T for row in xrnn.analysis.gates(x.tape)["h"]]) <= BOUND
+    )
     assert gap(s.each(lambda t: s.Omega[t]), [row.T for row in x.logits]) <= BOUND
     assert gap(s.each(lambda t: s.y_hat[t]), s.each(x.y_hat)) <= BOUND
     assert gap(s.each(lambda t: s.L[t]), s.each(x.loss)) <= BOUND

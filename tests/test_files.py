@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import xrnn
-from xrnn.convert import files
 from xrnn.backends import get
+from xrnn.convert import files
 
 
 def same(a: Any, b: Any) -> bool:
@@ -20,7 +20,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_round_trip(tmp_path: Path, dtype: str) -> None:
+def test_round_trip(tmp_path: Path, dtype: Any) -> None:
     path = tmp_path / "model.safetensors"
     layer = xrnn.GRU(3, 4, num_layers=2, bidirectional=True, dtype=dtype)
     xrnn.save(path, layer, {"note": "ünïcode"})
@@ -47,7 +47,7 @@ def test_several_parts_in_one_file(tmp_path: Path) -> None:
         return {
             "embedding": xrnn.Embedding(7, 3, rng=rng),
             "layer": xrnn.LSTM(3, 4, rng=rng),
-            "readout": xrnn.Linear(4, 7, "relu", rng=rng),
+            "readout": xrnn.Linear(4, 7, activation="relu", rng=rng),
         }
 
     path, mine, other = tmp_path / "m.safetensors", parts(0), parts(1)
@@ -114,7 +114,7 @@ def test_a_wrong_file_is_named_and_the_layer_kept(tmp_path: Path, how: str, mess
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (xrnn.LSTM(3, 5), "H is 4 in the file, 5 here"),
+        (xrnn.LSTM(3, 5), "hidden_size is 4 in the file, 5 here"),
         (xrnn.GRU(3, 4), "cell is 'lstm' in the file, 'gru' here"),
         (xrnn.LSTM(3, 4, dtype="float64"), "dtype is 'float32' in the file, 'float64' here"),
         (xrnn.Linear(3, 4), "kind is 'layer' in the file, 'linear' here"),

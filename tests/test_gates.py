@@ -11,14 +11,17 @@ import pytest
 from rows import ROWS
 
 import xrnn
+from xrnn.analysis import gate_gradients
 from xrnn.backends import get
 from xrnn.cells import GRU, LSTM, Cell, InputGatedLSTM, MinGRU, PeepholeLSTM
-from xrnn.engine.unroll import Tape
+from xrnn.engine.cell_pass import Pass
 
 T, B, I, H = 6, 3, 2, 4
 
 
-def given(cell: Cell, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[Any, ...]]:
+def given(
+    cell: Cell[Any], seed: int = 0
+) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[Any, ...]]:
     rng = np.random.default_rng(seed)
     weights = {k: rng.normal(size=s) for k, s in cell.shapes(I, H).items()}
     state = tuple(rng.normal(size=(B, H)) for _ in cell.states)
@@ -55,7 +58,7 @@ def by_hand_mingru(w: Any, x: Any, h: Any) -> dict[str, Any]:
     [(GRU, by_hand_gru), (PeepholeLSTM, by_hand_peephole), (MinGRU, by_hand_mingru)],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_values(cell: Cell, by_hand: Callable[..., dict[str, Any]]) -> None:
+def test_values(cell: Cell[Any], by_hand: Callable[..., dict[str, Any]]) -> None:
     weights, xs, state = given(cell)
     *_, tape = xrnn.unroll(cell, weights, xs, state)
     values = xrnn.analysis.gates(tape)
@@ -67,7 +70,7 @@ def test_values(cell: Cell, by_hand: Callable[..., dict[str, Any]]) -> None:
         _, state, _ = xrnn.unroll(cell, weights, xs[t : t + 1], state)
 
 
-def with_c_moved(cell: Cell, w: Any, values: Any, t: int, e: Any) -> tuple[Any, Any]:
+def with_c_moved(cell: Cell[Any], w: Any, values: Any, t: int, e: Any) -> tuple[Any, Any]:
     """h_t and c_t where c_t is e more and all that follows from it in step t moves along."""
     o, c = values["o"][t], values["c"][t]
     if cell is PeepholeLSTM:
@@ -77,12 +80,12 @@ def with_c_moved(cell: Cell, w: Any, values: Any, t: int, e: Any) -> tuple[Any, 
 
 
 @pytest.mark.parametrize("cell", [LSTM, InputGatedLSTM, PeepholeLSTM], ids=lambda c: c.name)
-def test_gradient_of_c_is_the_derivative_with_h_moving_along(cell: Cell) -> None:
+def test_gradient_of_c_is_the_derivative_with_h_moving_along(cell: Cell[Any]) -> None:
     weights, xs, state = given(cell)
     rng = np.random.default_rng(1)
     ys, last, tape = xrnn.unroll(cell, weights, xs, state)
     dys, dlast = rng.normal(size=ys.shape), tuple(rng.normal(size=s.shape) for s in last)
-    *_, dstates = xrnn.unroll_backward(tape, dys, dlast, gates=True)
+    _, dstates = gate_gradients(tape, dys, dlast)
     values = xrnn.analysis.gates(tape)
     wide = {k: w.astype(complex) for k, w in weights.items()}
     for t in range(T):
@@ -103,7 +106,7 @@ def test_gradient_of_h_is_what_the_rest_of_the_sequence_sends(row: Any) -> None:
     weights, xs, state = given(row.cell)
     ys, _, tape = xrnn.unroll(row.cell, weights, xs, state)
     dys = np.random.default_rng(1).normal(size=ys.shape)
-    *_, dstates = xrnn.unroll_backward(tape, dys, gates=True)
+    _, dstates = gate_gradients(tape, dys)
     for t in range(T - 1):
         _, reached, _ = xrnn.unroll(row.cell, weights, xs[: t + 1], state)
         *_, rest = xrnn.unroll(row.cell, weights, xs[t + 1 :], reached)
@@ -112,10 +115,10 @@ def test_gradient_of_h_is_what_the_rest_of_the_sequence_sends(row: Any) -> None:
 
 
 def test_who_does_not_ask_pays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(self: Tape) -> Any:
+    def forbidden(self: Pass) -> Any:
         raise AssertionError("a pass that nobody asked for")
 
-    monkeypatch.setattr(Tape, "replay", forbidden)
+    monkeypatch.setattr(Pass, "replay", forbidden)
     for cell in (LSTM, InputGatedLSTM):
         weights, xs, state = given(cell)
         ys, _, tape = xrnn.unroll(cell, weights, xs, state)
@@ -129,7 +132,7 @@ def test_the_fast_path_that_ran_makes_no_difference(reverse: bool, lengths: Any)
     looks = []
     for cell in (InputGatedLSTM, replace(InputGatedLSTM)):  # the copy has no fast path
         ys, _, tape = xrnn.unroll(cell, weights, xs, state, lengths, reverse)
-        *_, dgates, dstates = xrnn.unroll_backward(tape, np.cos(xs[..., :1]) + 0 * ys, gates=True)
+        dgates, dstates = gate_gradients(tape, np.cos(xs[..., :1]) + 0 * ys)
         looks.append((xrnn.analysis.gates(tape), dgates, dstates))
     for fast, own in zip(*looks, strict=True):
         assert fast.keys() == own.keys()
@@ -143,7 +146,7 @@ def test_a_layer_names_them_as_its_weights(device: str) -> None:
     xs = backend.from_host(np.ones((B, T, I), "float32"))
     ys, _, tape = layer.forward(xs, lengths=[2, 6, 0])
     suffixes = ["_l0", "_l0_reverse", "_l1", "_l1_reverse"]
-    *_, dgates, dstates = layer.backward(tape, ys, gates=True)
+    dgates, dstates = gate_gradients(tape, ys)
     for found in (xrnn.analysis.gates(tape), dgates):
         assert set(found) == {f"{g}{s}" for g in "rzn" for s in suffixes}
         for a in found.values():
@@ -158,6 +161,6 @@ def test_a_layer_names_them_as_its_weights(device: str) -> None:
 def test_no_steps() -> None:
     weights, xs, state = given(LSTM)
     *_, tape = xrnn.unroll(LSTM, weights, xs[:0], state)
-    *_, dgates, dstates = xrnn.unroll_backward(tape, gates=True)
+    dgates, dstates = gate_gradients(tape)
     for found in (xrnn.analysis.gates(tape), dgates, dstates):
         assert {a.shape for a in found.values()} == {(0, B, H)}

@@ -1,4 +1,4 @@
-"""The ground under the native loops: curves, products, threads, instruction sets.
+"""What the native loops are built on: activations, products, threads, instruction sets.
 
 Every instruction set that this processor has is held to the same bounds.
 """
@@ -46,24 +46,24 @@ def in_a_process(
     )
 
 
-# --- curves
+# --- activations
 
 
-def exact(curve: str, x: Any) -> Any:
-    """The curve in a type with at least 11 bits more."""
+def exact(name: str, x: Any) -> Any:
+    """The activation in a type with at least 11 bits more."""
     wide = np.float64 if x.dtype == np.float32 else np.longdouble
     if np.finfo(wide).nmant < np.finfo(x.dtype).nmant + 11:
         pytest.skip("no wider type here to compare with")
     w = x.astype(wide)
-    if curve == "tanh":
+    if name == "tanh":
         return np.tanh(w)
     e = np.exp(-abs(w))
     return np.where(w > 0, 1, e) / (1 + e)
 
 
-def run(curve: str, x: Any) -> Any:
+def run(name: str, x: Any) -> Any:
     y = np.empty_like(x)
-    native.curve(curve == "tanh", x, y)
+    native.activation(name == "tanh", x, y)
     return y
 
 
@@ -76,8 +76,10 @@ def last_place(y: Any, dtype: str) -> Any:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2.0), ("float64", 2.2)])
-@pytest.mark.parametrize("curve", ["tanh", "sigmoid"])
-def test_curves_in_units_of_the_last_place(isa: str, dtype: str, curve: str, bound: float) -> None:
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_activations_in_units_of_the_last_place(
+    isa: str, dtype: str, name: str, bound: float
+) -> None:
     rng = np.random.default_rng(5)
     info = np.finfo(dtype)
     far = -float(np.log(info.smallest_subnormal)) * 1.05
@@ -86,14 +88,14 @@ def test_curves_in_units_of_the_last_place(isa: str, dtype: str, curve: str, bou
     near = [rng.uniform(-r, r, n) for r in (0.4, 1, 4, 25, far)]
     small = 10 ** rng.uniform(deep, 0, n) * rng.choice([-1, 1], n)
     x = np.concatenate([*near, small]).astype(dtype)
-    y, wanted = run(curve, x), exact(curve, x)
+    y, wanted = run(name, x), exact(name, x)
     error = abs(y - wanted) / last_place(wanted, dtype)
     worst = int(np.argmax(error))
-    assert error[worst] <= bound, f"{curve}({x[worst]!r}) is {error[worst]:.2f} units off"
+    assert error[worst] <= bound, f"{name}({x[worst]!r}) is {error[worst]:.2f} units off"
 
 
 @pytest.mark.parametrize("dtype", REALS)
-def test_curves_at_the_ends(isa: str, dtype: str) -> None:
+def test_activations_at_the_ends(isa: str, dtype: str) -> None:
     info = np.finfo(dtype)
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, info.max, -info.max], dtype)
     tanh = run("tanh", x)
@@ -107,18 +109,18 @@ def test_curves_at_the_ends(isa: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", REALS)
-@pytest.mark.parametrize("curve", ["tanh", "sigmoid"])
-def test_curves_do_not_depend_on_the_lane_and_write_no_further(
-    isa: str, dtype: str, curve: str
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_activations_do_not_depend_on_the_lane_and_write_no_further(
+    isa: str, dtype: str, name: str
 ) -> None:
     x = np.linspace(-3, 3, 41, dtype=dtype)
-    whole = run(curve, x)
+    whole = run(name, x)
     for n in range(len(x) + 1):
         y = np.full(len(x), 7, dtype)
-        native.curve(curve == "tanh", x[:n], y[:n])
+        native.activation(name == "tanh", x[:n], y[:n])
         assert np.array_equal(y[:n], whole[:n])
         assert np.all(y[n:] == 7)
-    native.curve(curve == "tanh", x, x)
+    native.activation(name == "tanh", x, x)
     assert np.array_equal(x, whole)
 
 
@@ -255,8 +257,8 @@ native.isa(sys.argv[1])
 for dtype in ("float32", "float64"):
     for n in (1, 3, 17, 31):
         x, y = guarded(n, dtype), guarded(n, dtype)
-        native.curve(1, x, y)
-        native.curve(0, x, y)
+        native.activation(1, x, y)
+        native.activation(0, x, y)
     for m, n, k in ((1, 1, 1), (5, 3, 7), (13, 35, 19), (35, 47, 271)):
         for how in range(4):
             A, B, C = guarded((m, k), dtype), guarded((k, n), dtype), guarded((m, n), dtype)

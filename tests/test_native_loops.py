@@ -20,21 +20,17 @@ native: Any = pytest.importorskip(
     "xrnn.backends.cpu._native", reason="the native loops are not built", exc_type=ImportError
 )
 
-#: as the extension numbers them, and the blocks of H that they keep of a step
-CELLS = (
-    (cells.Elman, 0),
-    (cells.ElmanReLU, 0),
-    (cells.LSTM, 4),
-    (cells.GRU, 4),
-    (cells.GRUBefore, 4),
-    (cells.InputGatedLSTM, 4),
-)
+#: by their numbers in the extension: the cells, and the blocks of H that they keep of a step
+CELLS = tuple((cells.BY_NAME[name], saved) for name, _, saved in native.cells())
+CODES = {cell: code for code, (cell, _) in enumerate(CELLS)}
 ROOT = Path(__file__).parent.parent
 BOUND = {"float32": 1e-4, "float64": 1e-12}
 PARTS = ("W", "U", "b", "v")
 Arrays = dict[str, Any]
 
-every_cell = pytest.mark.parametrize("code", range(6), ids=[cell.name for cell, _ in CELLS])
+every_cell = pytest.mark.parametrize(
+    "code", range(len(CELLS)), ids=[cell.name for cell, _ in CELLS]
+)
 every_dtype = pytest.mark.parametrize("dtype", BOUND)
 every_direction = pytest.mark.parametrize("reverse", [False, True])
 
@@ -50,8 +46,8 @@ class Case:
     reverse: bool = False
     w: Arrays = field(default_factory=dict)
     given: Arrays = field(default_factory=dict)
-    #: forward and back: how many threads shared the sequences, or, negative, the units
-    shared: Any = None
+    #: forward and backward: how many threads divided the sequences, or, negative, the units
+    divided: Any = None
 
     def __post_init__(self) -> None:
         T, B, I, H = self.sizes
@@ -82,7 +78,7 @@ class Case:
         out["c"] = self.empty(B, H) if two else None
         out["gates"] = self.empty(T, B, kept * H) if kept and keep else None
         out["cs"] = self.empty(T, B, H) if two and keep else None
-        self.shared = native.forward(
+        self.divided = native.forward(
             *(self.code, *self.sizes, self.given["xs"], *map(self.w.get, PARTS)),
             *(self.lengths, self.reverse, self.given["h0"], self.given.get("c0")),
             *(out["ys"], out["h"], out["c"], out["gates"], out["cs"], threads),
@@ -98,21 +94,21 @@ class Case:
         if "dc" in self.given:
             d["dc"] = self.given["dc"].copy()
         d |= {f"d{k}": self.empty(*self.w[k].shape) if k in self.w else None for k in PARTS}
-        back = native.backward(
+        divided = native.backward(
             *(self.code, *self.sizes, self.w["W"], self.w.get("U")),
             *(out["gates"], out["cs"], out["ys"], self.given["h0"], self.given.get("c0")),
             *(self.given["dys"], self.lengths, self.reverse, d["dh"], d["dc"], das, d["dxs"]),
             *(d[f"d{k}"] for k in PARTS),
             *(self.given["xs"], threads),
         )
-        self.shared = (self.shared, back)
+        self.divided = (self.divided, divided)
         return d
 
     def results(self, threads: int = 1) -> Arrays:
         """Everything that comes out, by name."""
         out = self.forward(threads)
-        back = self.backward(out, threads)
-        named = {k: out[k] for k in ("ys", "h", "c")} | back
+        gradients = self.backward(out, threads)
+        named = {k: out[k] for k in ("ys", "h", "c")} | gradients
         return {k: a for k, a in named.items() if a is not None}
 
     def right(self) -> Arrays:
@@ -187,22 +183,22 @@ def test_equal_to_the_cell(code: int, dtype: str, reverse: bool, start: int | No
                 assert not got["dxs"][steps, b].any()
 
 
-def by_threads(case: Case, shared: dict[int, int]) -> None:
-    """For each number of threads: so they share the work, and the bits are those of one."""
+def by_threads(case: Case, divided: dict[int, int]) -> None:
+    """Each number of threads divides the work like this, and gives the bits of one thread."""
     for w in case.w.values():
         w *= 0.2  # or gradients grow out of all bounds
     one = case.results(threads=1)
-    assert case.shared == (1, 1)
-    for threads, how in shared.items():
+    assert case.divided == (1, 1)
+    for threads, how in divided.items():
         same(one, case.results(threads))
-        assert case.shared == (how, how), threads
+        assert case.divided == (how, how), threads
 
 
 @every_cell
 @every_dtype
 @every_direction
 @pytest.mark.parametrize("cut", [False, True])
-def test_threads_that_share_sequences_change_no_bit(
+def test_threads_that_divide_sequences_change_no_bit(
     code: int, dtype: str, reverse: bool, cut: bool
 ) -> None:
     lengths = some_lengths(70, 30) if cut else None
@@ -219,7 +215,7 @@ def test_threads_that_pack_and_sum_change_no_bit(code: int) -> None:
 @every_dtype
 @every_direction
 @pytest.mark.parametrize("B", [1, 2, 5])
-def test_threads_that_share_units_change_no_bit(
+def test_threads_that_divide_units_change_no_bit(
     code: int, dtype: str, reverse: bool, B: int
 ) -> None:
     lengths = some_lengths(70, B) if B > 1 else None
@@ -232,12 +228,12 @@ def test_without_threads_the_caller_does_it_all(B: int) -> None:
     """The system refuses threads: there is no room for their stacks."""
     code = (
         "import resource, sys; sys.path.insert(0, 'tests')\n"
-        "from test_native_loops import Case, same\n"
-        f"case = Case(2, (70, {B}, 30, 250)); one = case.results(1)\n"
+        "from test_native_loops import CODES, Case, cells, same\n"
+        f"case = Case(CODES[cells.LSTM], (70, {B}, 30, 250)); one = case.results(1)\n"
         "pages = int(open('/proc/self/statm').read().split()[0])\n"
         "limit = pages * resource.getpagesize() + (40 << 20)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
-        "same(one, case.results(2)); assert case.shared == (1, 1), case.shared\n"
+        "same(one, case.results(2)); assert case.divided == (1, 1), case.divided\n"
     )
     command = f'ulimit -s 65536 && exec {sys.executable} -c "$0"'
     subprocess.run(["bash", "-c", command, code], cwd=ROOT, check=True, timeout=120)
@@ -248,13 +244,13 @@ def test_without_threads_the_caller_does_it_all(B: int) -> None:
 def test_a_sequence_alone_is_the_same_as_in_a_batch(code: int, reverse: bool) -> None:
     for B in (2, 7, 13):
         case = Case(code, (6, B, 9, 33), lengths=some_lengths(6, B), reverse=reverse)
-        together = case.results()
+        whole = case.results()
         for b in range(B):
             alone = case.only(b).results()
             for name in alone:
                 if name[1:] in case.w:
                     continue  # the gradients of weights are sums over the batch
-                part = together[name][..., b : b + 1, :]
+                part = whole[name][..., b : b + 1, :]
                 assert np.array_equal(part, alone[name]), (B, b, name)
 
 
@@ -310,10 +306,10 @@ def test_a_nan_stays_in_its_sequence(code: int, reverse: bool) -> None:
         clean = case.results()
         case.given[where][..., bad, 1] = np.nan
         dirty = case.results()
-        others = [b for b in range(7) if b != bad]
+        rest = [b for b in range(7) if b != bad]
         for name in clean:
             if name[1:] not in case.w:
-                a, b = (r[name][..., others, :] for r in (clean, dirty))
+                a, b = (r[name][..., rest, :] for r in (clean, dirty))
                 assert np.array_equal(a, b), name
         if not (where == "h0" and case.cell is cells.InputGatedLSTM):  # it does not read h
             seen = dirty["dxs" if where in ("dys", "dh", "dc") else "ys"][:, bad]
@@ -348,7 +344,7 @@ def test_nothing_given_is_written_to(code: int, reverse: bool) -> None:
 @every_cell
 @every_direction
 def test_gradients_beside_the_gates_are_the_same(code: int, reverse: bool) -> None:
-    """The gates are kept for another pass back, if das is an array of its own."""
+    """The gates are kept for another backward pass if das is an array of its own."""
     case = Case(code, (6, 7, 9, 33), lengths=some_lengths(6, 7), reverse=reverse)
     expected, out = case.results(), case.forward()
     for _ in range(2):

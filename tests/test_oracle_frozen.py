@@ -50,13 +50,12 @@ def split(cell: str, case: str) -> tuple[Arrays, Arrays]:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_cell_is_as_frozen(cell: str, case: str, dtype: str) -> None:
+def test_cell_is_as_frozen(cell: str, case: str, dtype: Any) -> None:
     given, want = split(cell, case)
     cast = {k: a if k == "lengths" else a.astype(dtype) for k, a in given.items()}
     I, H = given["xs"].shape[2], given["state.h"].shape[2]
     options = json.loads(about()["cases"])[case]
-    kind: Any = dtype
-    layer = xrnn.Layer(xrnn.cells.BY_NAME[cell], I, H, dtype=kind, **options)
+    layer = xrnn.Layer(xrnn.cells.BY_NAME[cell], I, H, dtype=dtype, **options)
     got = judged(layer, spoiled(cast))
     assert {str(a.dtype) for a in got.values()} == {dtype}
     assert_agree(got, want, BOUNDS[dtype])

@@ -255,7 +255,7 @@ def test_tree_of_another_layer_is_refused() -> None:
         xrnn.convert.to_torch(layer, {k: w for k, w in layer.weights.items() if k != "v_l0"})
 
 
-FOREIGN = {
+FOREIGN: dict[str, Any] = {
     "gru-before": (xrnn.GRU(I, H, reset="before"), torch.nn.GRU(I, H)),
     "input-gated": (xrnn.InputGatedLSTM(I, H), torch.nn.LSTM(I, H)),
     "peephole": (xrnn.Layer(xrnn.cells.PeepholeLSTM, I, H), torch.nn.LSTM(I, H)),
@@ -278,9 +278,9 @@ def test_cell_that_torch_lacks_is_refused(cell: str) -> None:
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "biasless"])
 @pytest.mark.parametrize("activation", [None, "relu"])
-def test_linear_is_the_module(activation: str | None, bias: bool) -> None:
+def test_linear_is_the_module(activation: Any, bias: bool) -> None:
     module = torch.nn.Linear(H, 2, bias=bias).double()
-    layer = xrnn.Linear(H, 2, activation, bias, dtype="float64")
+    layer = xrnn.Linear(H, 2, activation=activation, bias=bias, dtype="float64")
     xrnn.convert.from_torch(layer, module.state_dict())
     drawn = draw("linear", {"hs": (T, B, H), "dys": (T, B, 2)})
     hs = torch.tensor(drawn["hs"], requires_grad=True)

@@ -29,7 +29,17 @@ def test_shapes_padding_and_the_adjoint(
 ) -> None:
     T, lengths = batch
     B = len(lengths)
-    layer = xrnn.Layer(cell, I, H, num_layers, both, bias=bias, dtype="float64", init="uniform")
+    layer = xrnn.Layer(
+        cell,
+        I,
+        H,
+        num_layers,
+        bidirectional=both,
+        bias=bias,
+        rng=0,
+        dtype="float64",
+        init="uniform",
+    )
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(T, B, I))
     state = tuple(rng.normal(size=(num_layers * (1 + both), B, H)) for _ in cell.states)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xrnn.scan import Scan, scan
+from xrnn.trust import difference, sequence_of
 
 import xrnn
 from xrnn.backends import Sequences, get
 from xrnn.backends.cpu import SCAN_FROM, solve, step_by_step
 from xrnn.cells import Cell, InputGatedLSTM, MinGRU
-from xrnn.scan import Scan, scan
-from xrnn.trust import difference, sequence_of
 
 LINEAR = pytest.mark.parametrize("cell", [InputGatedLSTM, MinGRU], ids=lambda c: c.name)
 

@@ -1,4 +1,4 @@
-"""`unroll` and `unroll_backward`: what the laws do not say of them, and what the door refuses."""
+"""`unroll` and `unroll_backward`: what the laws do not say of them, and what is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_reverse_is_forward_on_the_flipped_sequence() -> None:
     ys, last, _ = xrnn.unroll(LSTM, weights, xs, state, reverse=True)
     flipped, end, _ = xrnn.unroll(LSTM, weights, xs[::-1], state)
     np.testing.assert_allclose(ys, flipped[::-1], rtol=1e-13)
-    np.testing.assert_allclose(last.c, end.c, rtol=1e-13)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(last.c, end.c, rtol=1e-13)
 
 
 def test_gradients_are_zero_where_nothing_is_asked() -> None:
@@ -151,11 +151,23 @@ Z = np.zeros
         (
             {"b": Z((4,)), "state": None},
             ValueError,
-            r"lstm: b has shape (4,); it must be (4·H,) = (16,), as W has 16 rows",
+            r"lstm: b has shape (4,); it must be (4·H,) = (16,), as there are 4 hidden units",
         ),
         ({"U": None}, ValueError, r"lstm: weight U is missing; it must have shape (4·H, H)"),
         ({"V": Z(1)}, ValueError, r"lstm: unknown weight 'V'; it has W, U, b"),
-        ({"xs": Z((T, I))}, ValueError, r"lstm: xs has shape (5, 2); it must be (T, B, I)"),
+        ({"xs": Z(I)}, ValueError, r"lstm: xs has shape (2,); it must be (T, B, I), or (T, I)"),
+        (
+            {"U": Z((5, 20)), "W": Z((20, 2)), "b": Z(20), "state": (Z((B, 5)), Z((B, 5)))},
+            ValueError,
+            r"lstm: U has shape (5, 20); it must be (4·H, H) = (20, 5), as h has 5 units; "
+            r"it looks transposed: give U.T",
+        ),
+        (
+            {"W": Z((3, 3)), "state": None},
+            ValueError,
+            r"lstm: W has shape (3, 3); it must be (4·H, I) = (16, 2), as x has 2 inputs and "
+            r"there are 4 hidden units",
+        ),
         (
             {"xs": Z((T, B, I), "int64")},
             TypeError,
@@ -183,9 +195,9 @@ Z = np.zeros
         ),
         ({"state": (Z((B, H)),)}, TypeError, r"lstm: state is 1 parts; it must be a tuple (h, c)"),
         (
-            {"state": (Z((B, H)), None)},
+            {"state": (Z((B, H)), 0.0)},
             TypeError,
-            r"state c is a builtins.NoneType; it must be an array",
+            r"state c is a builtins.float; it must be an array",
         ),
         (
             {"state": (Z((2, H)), Z((B, H)))},
@@ -207,18 +219,19 @@ Z = np.zeros
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )
-def test_the_door_refuses(changes: Any, error: type[Exception], message: str) -> None:
+def test_what_does_not_fit_is_refused(changes: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         changed(**changes)
     assert str(caught.value).startswith(message)
 
 
-def test_the_door_refuses_another_library() -> None:
+def test_another_library_is_refused() -> None:
     strict = pytest.importorskip("array_api_strict")
     with pytest.raises(TypeError) as caught:
         changed(W=strict.zeros((16, 2), dtype=strict.float64))
     assert str(caught.value) == (
-        'xs is a numpy array and W a array_api_strict array; move one: layer.to("cpu")'
+        "lstm: U is an array of cpu and W is one of array_api_strict; move one of them: "
+        'layer.to("cpu")'
     )
 
 
@@ -226,7 +239,12 @@ def test_the_door_refuses_another_library() -> None:
     ("dys", "dstate", "error", "message"),
     [
         (Z((T, B, 5)), None, ValueError, r"lstm: dys has shape (5, 3, 5); it must be (T, B, H)"),
-        (Z((T, B, H), "float32"), None, TypeError, r"lstm: the output is float64 and dys is"),
+        (
+            Z((T, B, H), "float32"),
+            None,
+            TypeError,
+            r"lstm: dys is float32 and the output is float64; cast one of them",
+        ),
         (None, Z((2, B, H)), TypeError, r"lstm: dstate is ndarray; it must be a tuple (h, c)"),
         (None, (None, Z((B, 1))), ValueError, r"lstm: dc has shape (3, 1); it must be (B, H) ="),
     ],

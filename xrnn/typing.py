@@ -14,8 +14,9 @@ H     hidden units
 
 from __future__ import annotations
 
+from collections import abc
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any library that follows the Python Array API standard."""
@@ -23,9 +24,7 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 """The functions of such a library: ``numpy``, ``cupy``, ``array_api_compat.torch`` …"""
 
-DType: TypeAlias = Literal[
-    "float16", "bfloat16", "float32", "float64", "complex64", "complex128"
-]
+DType: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 """What a layer may store its weights in; complex numbers are for the forward pass alone."""
 
 Precision: TypeAlias = Literal["ieee", "tf32"]
@@ -40,7 +39,7 @@ Weights: TypeAlias = Mapping[str, Array]
 State: TypeAlias = tuple[Array, ...]
 """What a cell carries from step to step, in the order of ``cell.states``; h is first."""
 
-GivenState: TypeAlias = tuple[Array | None, ...] | list[Array] | list[Array | None]
+GivenState: TypeAlias = abc.Sequence[Array | None]
 """A state as a user may give it: a part that is None means zeros."""
 
 
@@ -57,8 +56,17 @@ class HCState(NamedTuple):
     c: Array
 
 
-S = TypeVar("S", bound=State)
-"""The named tuple that a cell's state is."""
+if TYPE_CHECKING:
+    # Type checkers know defaults of type variables, which Python has from 3.13 on: so `Cell`
+    # alone is a cell of any state.
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", bound=State, default=Any)
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=State)
+    """The named tuple that a cell's state is."""
 
 Contribution: TypeAlias = Array | tuple[tuple[Array, Array], ...]
 """What one step adds to the gradient of one weight, not yet summed over the sequences.
@@ -167,7 +175,8 @@ class Stepping(Protocol):
     def step(self, weights: Weights, x: Array, state: State) -> State:
         """The state after one step of x (B, I) from state, with weights from `prepare`.
 
-        The parts of both states are (B, H), or (1, B, H) as a layer of one cell has them.
+        There may be an axis of length 1 in front: x (1, B, I) as a sequence of one step has it,
+        the parts of both states (1, B, H) as a layer of one cell has them.
         """
         ...
 

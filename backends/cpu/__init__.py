@@ -19,7 +19,8 @@ LIBRARY, INSTALL = "numpy", "pip install numpy"
 
 def dense(array: np.ndarray) -> np.ndarray:
     """An equal array: C-contiguous, aligned, in native byte order, of no subclass."""
-    native = array.dtype.newbyteorder("=")
+    array = np.asarray(array)
+    native = array.dtype if array.dtype.byteorder in "=|" else array.dtype.newbyteorder("=")
     plain = np.require(array, native, ["C", "A"])
     # An equal dtype that spells the byte order out is another description of the same bytes.
     return plain if plain.dtype is native else plain.view(native)
@@ -53,11 +54,17 @@ NUMPY: dict[Cell[Any], Kernel] = {
     cells.MinGRU: scan.kernel(cells.MinGRU),
 }
 
+
+def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The native loop of a cell, then the one in NumPy."""
+    return (*extension.kernels(cell), *filter(None, [NUMPY.get(cell)]))
+
+
 BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=host.to_host,
-    kernels={cell: (*extension.kernels(cell), kernel) for cell, kernel in NUMPY.items()},
+    kernels={cell: _kernels(cell) for cell in {**extension.CODES, **NUMPY}},
     notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,

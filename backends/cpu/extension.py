@@ -35,13 +35,12 @@ else:
 
 register_with_threadpoolctl()
 
-_CELLS = getattr(_native, "cells", lambda: (("rnn", 1, 0), ("rnn-relu", 1, 0), ("lstm", 4, 4), ("gru", 3, 4), ("gru-before", 3, 4), ("input-gated", 4, 4)))
 #: cell → its number in the extension, and the blocks of H that it keeps of a step
 CODES: dict[Cell[Any], tuple[int, int]] = {}
 if _native is not None:
     CODES = {
         BY_NAME[name]: (number, kept)
-        for number, (name, _, kept) in enumerate(_CELLS())
+        for number, (name, _, kept) in enumerate(_native.cells())
         if name in BY_NAME
     }
 
@@ -155,8 +154,11 @@ class Native:
 
     def step(self, weights: Weights, x: Array, state: State) -> State:
         """As `xrnn.typing.Stepping.step`."""
-        x, h, c = _walkable(x, *state)
-        (B, I), shape, dtype = x.shape, h.shape, x.dtype
+        h, c = state if self.two else (*state, None)
+        seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
+        if seen & WALKABLE != WALKABLE:
+            x, h, c = _walkable(x, h, c)
+        (B, I), shape, dtype = x.shape[-2:], h.shape, x.dtype
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
         arguments = weights.arguments  # type: ignore[attr-defined]
@@ -180,14 +182,13 @@ WALKABLE = 0x101
 
 def _walkable(x: Array, h: Array, c: Array | None = None) -> tuple[Array, Array, Array | None]:
     """The input and both states (or None), contiguous and aligned as C walks them."""
-    seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
-    if seen & WALKABLE != WALKABLE:
-        return _plain(x), _plain(h), None if c is None else _plain(c)
-    return x, h, c
+    return _plain(x), _plain(h), None if c is None else _plain(c)
 
 
 def _plain(array: Array) -> Array:
     """The same values as a contiguous and aligned array."""
+    if array.flags.num & WALKABLE == WALKABLE:
+        return array
     array = np.ascontiguousarray(array)
     return array if array.flags.aligned else array.copy()
 

@@ -69,7 +69,12 @@ class GRULoop(NumpyLoop):
         (rows, ns), U, (dh,) = kept, weights["U"], carried
         gates = by_gate(rows, 3)
         k, k_n = _factors(gates, ns, run.before(run.hs)[part])
-        views = (run.from_last(k), run.from_last(k_n), run.from_last(gates[:, 1]), run.from_last(rows))
+        views = (
+            run.from_last(k),
+            run.from_last(k_n),
+            run.from_last(gates[:, 1]),
+            run.from_last(rows),
+        )
         p, dh_prev = run.empty(*run.shape), run.empty(*run.shape)
         add, dot, multiply = np.add, np.dot, np.multiply
         for dy, k_t, k_n_t, z, du, du_gates, da_n, out in zip(
@@ -178,7 +183,14 @@ class GRUBeforeLoop(NumpyLoop):
         U_rz, U_n = weights["U"][: 2 * run.H], weights["U"][2 * run.H :]
         k, r = _factors_before(gates, run.before(run.hs)[part], qs)
         k, das, flat = run.from_last(k), run.from_last(by_row(rows, 3)), run.from_last(rows)
-        views = (run.from_last(r), run.from_last(gates[:, 1]), k[:, 0], k[:, 1:], das[:, 0], das[:, 1:])
+        views = (
+            run.from_last(r),
+            run.from_last(gates[:, 1]),
+            k[:, 0],
+            k[:, 1:],
+            das[:, 0],
+            das[:, 1:],
+        )
         products = (flat, flat[..., : 2 * run.H], flat[..., 2 * run.H :])
         p, dq, dh_prev = (run.empty(*run.shape) for _ in range(3))
         add, dot, multiply = np.add, np.dot, np.multiply

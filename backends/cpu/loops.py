@@ -25,15 +25,18 @@ DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 @cache
 def module_sources(*names: str) -> str | None:
     """The text of modules; None where one has none (an installation without sources)."""
-    found = []
+    found: list[str] = []
     for name in names:
         spec = importlib.import_module(name).__spec__
         get_source = getattr(spec.loader if spec else None, "get_source", lambda name: None)
         try:
-            found.append(get_source(name))
+            text = get_source(name)
         except ImportError:  # what a loader says of a module that came without its source
+            text = None
+        if text is None:
             return None
-    return None if None in found else "".join(found)
+        found.append(text)
+    return "".join(found)
 
 
 def source() -> str | None:

@@ -1,9 +1,10 @@
 """Whole sequences in NumPy: the buffers of a pass, and what the loops of all cells share.
 
-A small step costs what its calls cost, a quarter of a microsecond each; a large one its
-products.  So what does not depend on the state is done for a block of steps at once, while a
-core's cache holds it: W x_t + b forward; backward all that a gradient is multiplied by.  What is left in the loops are products and a few calls, which look up no names
-and find no memory.
+A small step costs what its calls cost, a quarter of a microsecond each; a large one costs what
+its products cost.  So what does not depend on the state is done for a block of steps at once,
+while the cache of a core holds it: W x_t + b forward; backward all that a gradient is
+multiplied by.  What is left in the loops are products and a few calls, which look up no names
+and allocate no memory.
 
 Gates lie one after the other, each (B, H), so that every call runs through memory in one go;
 only beside a product are they rows (B, n·H).

@@ -1,8 +1,9 @@
 """Whole sequences by fused kernels: one product and one kernel a step, each way.
 
-What does not depend on the state is done for all steps at once, as in `xrnn.recurrence.loop.Loop`: W x
-before the loop, every weight gradient after it, each in one large product.  In between runs a
-loop over raw addresses.  The mathematics of a step stands in ``kernels/*.cu``.
+What does not depend on the state is done for all steps at once, as in
+`xrnn.recurrence.loop.Loop`: W x before the loop, every weight gradient after it, each in one
+large product.  In between runs a loop over raw addresses.  The mathematics of a step stands in
+``kernels/*.cu``.
 """
 
 from __future__ import annotations

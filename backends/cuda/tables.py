@@ -19,9 +19,6 @@ from xrnn.backends.cuda.cells import (
     FusedLSTM,
     FusedPeephole,
 )
-from xrnn.backends.cuda.fused import Fused
-from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU, pieces
-from xrnn.backends.cuda.plan import Runtime
 from xrnn.backends.cuda.clustered import (
     Clustered,
     ClusteredElman,
@@ -29,6 +26,9 @@ from xrnn.backends.cuda.clustered import (
     ClusteredGRU,
     ClusteredLSTM,
 )
+from xrnn.backends.cuda.fused import Fused
+from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU, pieces
+from xrnn.backends.cuda.plan import Runtime
 from xrnn.cells.base import Cell
 from xrnn.typing import dtype_name
 

@@ -11,8 +11,8 @@ import xrnn
 from equations.calculus import derivative
 from equations.input_gated import Given
 from xrnn.cells import InputGatedLSTM
-from xrnn.typing import Array
 from xrnn.engine.unroll import Tape
+from xrnn.typing import Array
 
 #: the gates of the document in the cell's letters, and in the cell's order
 NAMES = {"f": "f", "i": "i", "o": "o", "c": "g"}

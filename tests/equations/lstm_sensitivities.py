@@ -16,8 +16,8 @@ from equations import lstm_sensitivities_system as seed
 from equations.form import Equation, Value, column, mm, row
 from equations.lstm_sensitivities_system import STEPS, THETAS, P, T, n_h
 from xrnn.cells import LSTM
-from xrnn.typing import Array, State
 from xrnn.engine.unroll import Look, Tape
+from xrnn.typing import Array, State
 
 # The same system by xrnn, a batch of one; g is the document's c̃
 

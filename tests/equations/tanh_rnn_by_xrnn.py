@@ -14,8 +14,8 @@ import numpy as np
 
 import xrnn
 from equations.form import column
-from xrnn.cells import Elman
 from xrnn.analysis import jacobian
+from xrnn.cells import Elman
 from xrnn.learn.losses import softmax_cross_entropy, softmax_jacobian
 
 

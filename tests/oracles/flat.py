@@ -60,7 +60,7 @@ def spoiled(given: Arrays) -> Arrays:
     return given | nan
 
 
-def differences(got: Arrays, want: Arrays) -> dict[str, float]:
+def differences(got: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, float]:
     """For each name the largest |got − want|, relative to the largest |want| if that is over 1.
 
     Infinite where a name, a shape or a number is missing on one side.
@@ -74,7 +74,7 @@ def differences(got: Arrays, want: Arrays) -> dict[str, float]:
     return gaps
 
 
-def assert_agree(got: Arrays, want: Arrays, bound: float) -> None:
+def assert_agree(got: Mapping[str, Any], want: Mapping[str, Any], bound: float) -> None:
     """Same names, same shapes, finite, and no further apart than bound (see `differences`)."""
     gaps = differences(got, want)
     far = {k: f"{gap:.1e}" for k, gap in sorted(gaps.items()) if not gap <= bound}

@@ -1,4 +1,4 @@
-"""Write the frozen vectors, xrnn/vectors.safetensors: ``python tests/oracles/freeze.py``.
+"""Write the frozen vectors, xrnn/certify/vectors.safetensors: ``python tests/oracles/freeze.py``.
 
 The judges are asked once, here, so that their word can be checked where they are not
 installed.  What torch.nn has as a module comes from there in the case `plain`; the rest
@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from oracles import torch_cells, torch_nn
 from oracles.flat import Arrays, assert_agree, case_shapes, draw, under
 
-PATH = Path(__file__).parents[2] / "xrnn" / "vectors.safetensors"
+PATH = Path(__file__).parents[2] / "xrnn" / "certify" / "vectors.safetensors"
 
 I, H = 2, 3
 

@@ -49,8 +49,7 @@ class Flow:
     """The largest Lyapunov exponent, mean over the sequences"""
 
 
-def measure(
-    cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = 8) -> Flow:
+def measure(cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = 8) -> Flow:
     """Run one cell on noise, forward and back from a loss at the last step.
 
     >>> from xrnn.cells import LSTM

@@ -27,11 +27,11 @@ from typing import Any
 
 from safetensors.numpy import load
 
+from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.backends import backend_of, get, host
 from xrnn.cells import Cell
-from xrnn.analysis.gates import gate_gradients, gates
-from xrnn.layers.layer import Layer
 from xrnn.certify.trial import Inputs, Results, Trial
+from xrnn.layers.layer import Layer
 from xrnn.typing import Array
 
 #: the frozen vectors, a file of this package
@@ -258,9 +258,9 @@ def oracle(cell: Cell[Any], case: str, device: str = "cpu", dtype: str = "float6
     def states(name: str) -> tuple[Array, ...]:
         return tuple(put(f"{name}.{k}") for k in cell.states)
 
-    options = json.loads(about["cases"])[case]
+    options: dict[str, Any] = {**json.loads(about["cases"])[case], "dtype": dtype}
     I, H = value["xs"].shape[2], value["last.h"].shape[2]
-    layer: Any = Layer(cell, I, H, dtype=dtype, device=device, **options)
+    layer: Any = Layer(cell, I, H, device=device, **options)
     layer.weights = {name: put(f"weights.{name}") for name in layer.weights}
     lengths = value["lengths"].tolist() if "lengths" in value else None
     ys, last, tape = layer.forward(put("xs"), states("state"), lengths)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from xrnn.certify import laws
 from xrnn.cells import BY_NAME, Cell
+from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.engine.checks import check_choice
 

@@ -106,9 +106,7 @@ class Trial:
         """What `Layer.forward` takes besides: a seed, where there is dropout."""
         return {"seed": 0} if self.option.dropout else {}
 
-    def make_layer(
-        self, weights: dict[str, Array] | None, device: str | None = None
-    ) -> Layer[Any]:
+    def make_layer(self, weights: dict[str, Array] | None, device: str | None = None) -> Layer[Any]:
         """A layer of this trial's option, holding these NumPy weights in their dtype."""
         o, device = self.option, self.device if device is None else device
         dtype: Any = self.dtype

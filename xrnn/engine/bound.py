@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine import stack as stacks
+from xrnn.engine.cell_pass import Stepper
 from xrnn.engine.checks import Home, check_real, take_lengths, take_state
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.cell_pass import Stepper
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
 from xrnn.typing import Array, GivenState, S, State
-
 
 #: a state (B, H) as that of one cell (1, B, H)
 _with_axis = itemgetter((None, ...))
@@ -35,7 +36,7 @@ class Bound(Generic[S]):
         Whether sequences come as (B, T, …).
     stacked : bool
         Whether parts of states are (L·D, B, H); else there is one cell, and they are (B, H).
-    owner : object, optional
+    owner : Layer, optional
         The layer whose cells they are.
     parameters : Parameters, optional
         Whose values the cells hold.
@@ -50,20 +51,21 @@ class Bound(Generic[S]):
         *,
         batch_first: bool = False,
         stacked: bool = True,
-        owner: object = None,
+        owner: Any = None,
         parameters: Parameters | None = None,
     ) -> None:
         self.cell, self.stack, self.home, self.suffixes = cell, stack, home, suffixes
         self.batch_first, self.stacked = batch_first, stacked
         self.owner, self.parameters = owner, parameters
         self.version = parameters.version if parameters else 0
-        self.xp = home.backend.xp
+        self.xp, self.state_type = home.backend.xp, cell.state_type
+        #: a tuple as the named tuple, without a call of Python code
+        self._named: Callable[[State], S] = partial(tuple.__new__, cell.state_type)
         self.outputs = home.called("the output")
         self.I, self.H = stack[0][0].I, stack[0][0].H
         self.D, self.cells = len(stack[0]), len(suffixes)
-        self._steppers: dict[int, list[Stepper]] = {}
+        self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
         self._shapes: dict[int, tuple[tuple[int, ...], str]] = {}
-        self.direct = False
         #: what takes the part of each cell out of an array (L·D, …)
         self._parts = [itemgetter((n, ...)) for n in range(self.cells)]
 
@@ -87,9 +89,8 @@ class Bound(Generic[S]):
                 )
             lengths = take_lengths(lengths, T, B, self.home)
         tape = None
-        if T == 1 and self.D == 1 and lengths is None and not keep:
-            y, last = self._step(xs[0, ...], parts)
-            ys = y[None, ...]
+        if T == 1 and self.D == 1 and self.stacked and lengths is None and not keep:
+            ys, last = self._step(xs, parts)
         else:
             ys, lasts, passes, masks = stacks.forward(
                 self.stack, xs, self._split(parts), lengths, mask=mask, keep=keep
@@ -120,6 +121,7 @@ class Bound(Generic[S]):
         if dys is not None:
             n = self.D * self.H
             units = "D·H" if self.stacked else "H"
+            shape: tuple[int, ...]
             if tape.unbatched:
                 shape, letters = (T, n), f"(T, {units})"
             elif self.batch_first:
@@ -134,32 +136,35 @@ class Bound(Generic[S]):
         x, unbatched = self._inputs("x", x, 2)
         parts = self._taken("state", state, x.shape[0], unbatched, self.home)
         y, last = self._step(x, parts)
-        return y[0, :] if unbatched else y, self._to_user_state(last, unbatched)
+        if unbatched:
+            return y[0, :], self._to_user_state(last, unbatched)
+        return y, self._named(last)
 
     def _step(self, x: Array, parts: State) -> tuple[Array, State]:
-        """One step of x (B, I): the output, and the parts of the state after it."""
-        B = x.shape[0]
-        steppers = self._steppers.get(B) or self._new_steppers(B)
-        if self.cells == 1 and self.direct:
-            last = steppers[0](x, parts)
-            y = last[0][0, ...] if self.stacked else last[0]
+        """One step of x (B, I) or (1, B, I): the output with as many axes, and the parts of the
+        state after it."""
+        B, alone = x.shape[-2], x.ndim == 2
+        single, steppers = self._steppers.get(B) or self._new_steppers(B)
+        if single is not None:
+            last = single(x, parts)
+            y = last[0][0, ...] if alone else last[0]
         else:
-            lasts = []
+            lasts, y = [], x if alone else x[0, ...]
             for stepper, first in zip(steppers, self._split(parts), strict=True):
-                lasts.append(stepper(x, first))
-                x = lasts[-1][0]
-            y, last = x, self._joined(lasts)
+                lasts.append(stepper(y, first))
+                y = lasts[-1][0]
+            y, last = y if alone else y[None, ...], self._joined(lasts)
         # A copy: what is done to y must not reach the state.
         return self.xp.asarray(y, copy=True), last
 
-    def _new_steppers(self, B: int) -> list[Stepper]:
-        """What runs one step of B sequences, for each cell."""
+    def _new_steppers(self, B: int) -> tuple[Stepper | None, list[Stepper]]:
+        """What runs one step of B sequences, for each cell; and first, where there is one cell
+        and a kernel with single steps, what takes the parts of the state as the user has them."""
         cells = [cell for (cell,) in self.stack]
         found = [cell.stepper(B) for cell in cells]
-        self.direct = None not in found
         steppers = [s or cell.step for s, cell in zip(found, cells, strict=True)]
-        self._steppers[B] = steppers
-        return steppers
+        self._steppers[B] = (found[0] if self.cells == 1 else None), steppers
+        return self._steppers[B]
 
     def path(self, T: int, B: int) -> dict[str, str]:
         """What runs T steps of B sequences, for each cell."""
@@ -206,16 +211,18 @@ class Bound(Generic[S]):
         """The parts of a state as the user has them, checked, but with an axis B."""
         if not unbatched:
             shape, letters = self._shapes.get(B) or self._new_shape(B)
+            if type(state) is self.state_type and home.all_fit(state, shape):
+                return state
             return take_state(self.cell, what, state, home, shape, letters)
-        shape, letters = ((self.H,), "(H,)")
-        if self.stacked:
-            shape, letters = ((self.cells, self.H), "(L·D, H)")
-        parts = take_state(self.cell, what, state, home, shape, letters)
+        alone = ((self.cells, self.H), "(L·D, H)") if self.stacked else ((self.H,), "(H,)")
+        parts = take_state(self.cell, what, state, home, *alone)
         return tuple([s[..., None, :] for s in parts])
 
     def _new_shape(self, B: int) -> tuple[tuple[int, ...], str]:
         """The shape of the parts of a state of B sequences, in numbers and letters."""
-        found = ((self.cells, B, self.H), "(L·D, B, H)") if self.stacked else ((B, self.H), "(B, H)")
+        found = (
+            ((self.cells, B, self.H), "(L·D, B, H)") if self.stacked else ((B, self.H), "(B, H)")
+        )
         self._shapes[B] = found
         return found
 
@@ -236,4 +243,4 @@ class Bound(Generic[S]):
     def _to_user_state(self, parts: State, unbatched: bool) -> S:
         if unbatched:
             parts = tuple([s[..., 0, :] for s in parts])
-        return self.cell.state_type(*parts)
+        return self._named(parts)

@@ -102,8 +102,8 @@ class BoundCell:
         return ys, last, Pass(self, kernel, weights, xs, first, lengths, residuals)
 
     def stepper(self, B: int) -> Stepper | None:
-        """What gives the state after one step from x (B, I) and a state, with parts (B, H) or
-        (1, B, H); None where no kernel has single steps."""
+        """What gives the state after one step, see `xrnn.typing.Stepping.step`; None where the
+        kernel has no single steps."""
         kernel = self.kernel(1, B)
         if kernel.stepping is None:
             return None

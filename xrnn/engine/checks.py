@@ -42,7 +42,7 @@ class Home:
     backend: Backend
     device: Any
     dtype: Any
-    type: type
+    type: Any
     place: Any
 
     @classmethod
@@ -154,8 +154,10 @@ def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> No
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """A message for a name that there is not, with the one that was probably meant."""
     known = list(known)
-    close = get_close_matches(str(name), known, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    close = get_close_matches(str(name), known, n=5)
+    # Of equally close names the one with the most letters in their places.
+    close.sort(key=lambda c: sum(a == b for a, b in zip(c, str(name), strict=False)))
+    guess = f"; did you mean {close[-1]!r}?" if close else ";"
     return f"{kind}: unknown weight {name!r}{guess} it has {', '.join(known)}"
 
 
@@ -209,9 +211,7 @@ def cell_weights(
     return complete, home
 
 
-def _sizes(
-    cell: Cell[Any], weights: Weights, I: int | None, H: int | None
-) -> tuple[int, int]:
+def _sizes(cell: Cell[Any], weights: Weights, I: int | None, H: int | None) -> tuple[int, int]:
     """I and H, from x and the state where they are known, else from the weights."""
     W = weights["W"]
     if W.ndim != 2:
@@ -278,8 +278,6 @@ def take_state(
 
     `what` is "state" or "dstate".
     """
-    if type(state) is cell.state_type and home.all_fit(state, shape):
-        return state  # type: ignore[no-any-return]
     taken = []
     prefix = "d" if what == "dstate" else "state "
     for name, part in zip(cell.states, state_parts(cell, what, state), strict=True):

@@ -90,6 +90,9 @@ it looks transposed: give U_l0.T
     def __len__(self) -> int:
         return len(self._arrays)
 
+    def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
+        return {**self, **other}
+
     def __repr__(self) -> str:
         words = (f"{name} {tuple(a.shape)}" for name, a in self._arrays.items())
         how = f"{dtype_name(self.home.dtype)} on {self.home.backend.name}"

@@ -22,7 +22,7 @@ class Tape:
     backward raises an error.
     """
 
-    bound: Bound
+    bound: Bound[Any]
     passes: list[Pass]
     masks: list[Array]
     #: whether the inputs were one sequence, without an axis B

@@ -93,8 +93,8 @@ def unroll(
             f"{cell.name}: xs has shape {tuple(xs.shape)}; it must be (T, B, I), or (T, I)"
         )
     check_numbers(cell, xs, backend)
-    parts = state_parts(cell, "state", state)
-    units = [part.shape[-1] for part in parts if getattr(part, "ndim", 0)]
+    parts: tuple[Any, ...] = state_parts(cell, "state", state)
+    units = [part.shape[-1] for part in parts if getattr(part, "shape", ())]
     complete, home = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
     one = BoundCell(
         cell, complete, home, given=tuple(weights), precision=precision, reverse=bool(reverse)

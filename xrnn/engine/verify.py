@@ -159,9 +159,7 @@ def relative(a: Array, b: Array) -> float:
     return gap / max(scale, 1e-30) if gap == gap else float("inf")
 
 
-def _key(
-    backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
-) -> str | None:
+def _key(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> str | None:
     """What a verification holds for; None if that cannot be said, and it is not remembered."""
     source, own = kernel.source(), code_of(cell.step, cell.step_backward, cell.total)
     if not source or own is None:
@@ -196,7 +194,9 @@ def code_of(*functions: Any) -> str | None:
         used += [cell.cell_contents for cell in function.__closure__ or ()]
         used += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         waiting += [value for value in used if isinstance(value, FunctionType)]
-        others = [value for value in used if not isinstance(value, FunctionType | ModuleType | type)]
+        others = [
+            value for value in used if not isinstance(value, FunctionType | ModuleType | type)
+        ]
         if not all(isinstance(value, CONSTANT) for value in others):
             return None
         seen[function] = f"{_text(function.__code__)} {others}"

@@ -7,10 +7,10 @@ from typing import Any, Generic
 from xrnn.backends import get, host
 from xrnn.cells.base import Cell
 from xrnn.engine.bound import Bound
-from xrnn.engine.cell_pass import BoundCell
 from xrnn.engine.checks import check_choice, check_flags, check_precision, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.engine.tape import Tape
+from xrnn.layers.binding import bind
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, DType, GivenState, Init, Precision, S, dtype_name
@@ -366,45 +366,5 @@ class Layer(Module, Generic[S]):
             or bound.parameters is not parameters
             or bound.version != parameters.version
         ):
-            old = bound.stack if bound and bound.parameters is parameters else None
-            bound = self._last_bound = Bound(
-                self.cell,
-                [self._directions(k, old and old[k]) for k in range(self.num_layers)],
-                parameters.home,
-                [suffix for _, suffix in self.parts()],
-                batch_first=self.batch_first,
-                owner=self,
-                parameters=parameters,
-            )
+            bound = self._last_bound = bind(self, bound)
         return bound
-
-    def _directions(self, k: int, old: tuple[BoundCell, ...] | None) -> tuple[BoundCell, ...]:
-        """The bound cells of layer k; where there are old ones, with other values only."""
-        if old is None:
-            ways = (self.reverse, True)
-            return tuple(self._bind(*each) for each in zip(self.suffixes(k), ways, strict=False))
-        pairs = zip(old, self.suffixes(k), strict=True)
-        return tuple(cell.rebound(self._values(suffix, cell)) for cell, suffix in pairs)
-
-    def _bind(self, suffix: str, reverse: bool) -> BoundCell:
-        parameters, cell = self._parameters, self.cell
-        given = tuple(cell.shapes(1, 1, self.bias))
-        weights = {name: parameters[f"{name}{suffix}"] for name in given}
-        I, H = weights["W"].shape[1], self.hidden_size
-        for name, shape in cell.shapes(I, H).items():
-            if name not in weights:
-                weights[name] = parameters.home.zeros(shape)
-        return BoundCell(
-            cell,
-            weights,
-            parameters.home,
-            given=given,
-            precision=self.precision,
-            reverse=reverse,
-            frozen=parameters.frozen,
-        )
-
-    def _values(self, suffix: str, cell: BoundCell) -> dict[str, Array]:
-        """The present weights of a cell, and its zeros for absent biases."""
-        named = {name: self._parameters[f"{name}{suffix}"] for name in cell.given}
-        return {**cell.weights, **named}

@@ -26,7 +26,9 @@ class Rows(NamedTuple):
     """Contributions of arrays (K, B, n)"""
 
 
-def rows_backward(cell: Cell[Any], dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> Rows:
+def rows_backward(
+    cell: Cell[Any], dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+) -> Rows:
     """`cell.step_backward` for K gradients (K, B, H) of the same step."""
     K, B, H = dstate[0].shape
 

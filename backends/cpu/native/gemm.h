@@ -1,23 +1,23 @@
-// Products of matrices: C (m, n) = A (m, k) B (k, n).
+// Matrix products: C (m, n) = A (m, k) B (k, n).
 //
-// One order of summation: an element of C is one chain of fma over k = 0, 1, …, from its start
-// on.  The lanes of a vector are columns of C, never parts of a sum, and a block of k takes the
-// chain up from memory; so no result depends on blocks, on threads, on the place of a row among
-// others or on how A and B are stored.
+// Each element of C is one chain of fma operations over k = 0, 1, …, beginning with its initial
+// value.  The lanes of a vector are different columns of C, never parts of one sum, and a block of
+// rows of B continues the chain from the value in memory.  So no result depends on the sizes of
+// blocks, on the number of threads, on the other rows of A, or on how A and B are stored.
 //
-// Blocks: GEMM_N columns of B and GEMM_K of its rows lie packed in the second cache; a tile of
-// GEMM_ROWS rows of A stays in the first one while all of them pass it.
+// A block of B of GEMM_K rows and GEMM_N columns is packed, and stays in the level-2 cache.  A tile
+// of GEMM_ROWS rows of A stays in the level-1 cache while it is multiplied by this block.
 
-#define GEMM_NV 2  // vectors of columns in a tile: with 12 rows the fewest loads for a product
+#define GEMM_NV 2  // the width of a tile in vectors; with 12 rows, this needs the fewest loads
 #define GEMM_ROWS (REGISTERS >= 32 ? 12 : 6)
 #define GEMM_WIDE (GEMM_NV * L)
 #define GEMM_K 256
 #define GEMM_N (512 * 32 / BITS)
-#define GEMM_M 96                  // rows of a transposed A put upright at once
-#define GEMM_STRIDE (GEMM_K + 16)  // between them: no power of two, which would share cache sets
+#define GEMM_M 96                  // how many rows of A are copied from its transpose at once
+#define GEMM_STRIDE (GEMM_K + 16)  // their distance; a power of two would cause cache conflicts
 
-// W (n, k) with rows of ldw turns into panel[i·stride + lane] = W[lane][i]: of L outputs or
-// fewer, all with one i together.  Lanes from n on are 0.
+// Transposes W (n, k), where n is at most L and the rows are ldw apart: panel[i·stride + lane] =
+// W[lane][i].  The lanes from n on are set to 0.
 static INLINE void N(pack_lanes)(const real* W, idx ldw, int n, idx k, real* panel, idx stride) {
   vec v[L];
   idx i = 0;
@@ -35,8 +35,9 @@ static INLINE void N(pack_lanes)(const real* W, idx ldw, int n, idx k, real* pan
   }
 }
 
-// B, or its transpose, as (k, n) in panels [n / GEMM_WIDE][k][GEMM_WIDE], which a tile reads from
-// front to back.  The last panel has as many vectors as its columns need; what is left is 0.
+// Packs B (k, n), or the transpose of B (n, k), into panels [n / GEMM_WIDE][k][GEMM_WIDE], in the
+// order in which a tile reads them.  The last panel has only as many vectors as its columns need;
+// lanes without a column are 0.
 static void N(gemm_pack)(const real* B, idx ldb, int transposed, idx k, idx n, real* panels) {
   for (idx j = 0; j < n; j += GEMM_WIDE) {
     const idx wide = n - j < GEMM_WIDE ? (n - j + L - 1) / L * L : GEMM_WIDE;
@@ -54,8 +55,8 @@ static void N(gemm_pack)(const real* B, idx ldb, int transposed, idx k, idx n, r
   }
 }
 
-// acc[r·nv + v] goes on by Σ_i x[r][i] · panel[i][v].  It is in registers, if rows and nv are
-// constants: rows · nv sums, nv weights and one x.
+// Adds Σ_i x[r][i] · panel[i][v] to acc[r·nv + v].  If `rows` and nv are constants, the compiler
+// keeps everything in registers: rows · nv sums, nv vectors of the panel and one value of x.
 static INLINE void N(tile)(const int rows, const int nv, idx k, const real* panel, const real* x,
                            idx ldx, vec* acc) {
   for (idx i = 0; i < k; i++) {
@@ -68,11 +69,11 @@ static INLINE void N(tile)(const int rows, const int nv, idx k, const real* pane
   }
 }
 
-// A tile of C: `columns` of them, the last vector perhaps not full.
+// A tile of C with this number of columns; its last vector may be incomplete.
 typedef struct {
   idx k, ldx, ldfrom, ldc;
   const real *panel, *x;
-  const real* from;  // where the chains start: C itself, or the bias (ldfrom 0), or null: at 0
+  const real* from;  // the initial values: C, or the bias (with ldfrom 0), or null for 0
   real* C;
   int columns;
 } N(Tile);
@@ -104,7 +105,7 @@ static INLINE void N(gemm_high)(const int rows, const N(Tile) * t) {
     N(gemm_rows)(rows, 1, t);
 }
 
-// The same with its constants: code for each number of rows that a tile can have.
+// The same with a constant number of rows, for each number that a tile can have.
 static void N(gemm_tile)(int rows, const N(Tile) * t) {
   switch (rows) {
     case 1:
@@ -136,8 +137,9 @@ static void N(gemm_tile)(int rows, const N(Tile) * t) {
   }
 }
 
-// Rows i0 … i1-1 of `n` columns from j on, k of the sum's terms from l on.  B is packed; a
-// transposed A is put upright into `rows`.
+// Adds k terms of the sums, from term l on, to the rows i0 to i1 (exclusive) and n columns of C
+// from column j on.  `panels` are the packed block of B; `rows` is memory for the rows of a
+// transposed A.
 static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, idx k,
                           const real* panels, real* rows) {
   const real *A = p->A, *bias = p->bias;
@@ -151,7 +153,7 @@ static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, id
                       GEMM_STRIDE);
       x = rows, ldx = GEMM_STRIDE;
     }
-    // The tiles are equally high: 20 rows are 10 + 10, not 12 + 8.
+    // All tiles have about the same number of rows: 20 rows are 10 + 10, not 12 + 8.
     const idx tiles = (m + GEMM_ROWS - 1) / GEMM_ROWS;
     for (idx t = 0; t < tiles; t++) {
       const idx top = m * t / tiles, high = m * (t + 1) / tiles - top;
@@ -177,12 +179,12 @@ static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, id
 
 typedef struct {
   const Gemm* p;
-  real* room;
+  real* memory;
 } N(GemmJob);
 
-#define GEMM_ROOM ((size_t)GEMM_K * GEMM_N + (size_t)GEMM_M * GEMM_STRIDE)
+#define GEMM_MEMORY ((size_t)GEMM_K * GEMM_N + (size_t)GEMM_M * GEMM_STRIDE)
 
-// One of `threads` shares of C: of its rows, or of its columns where there are more of them.
+// Computes one of `threads` shares of C.  Its rows are divided, or its columns if there are more.
 static void N(gemm_share)(void* data, int share, int threads) {
   const N(GemmJob)* job = data;
   const Gemm* p = job->p;
@@ -192,10 +194,11 @@ static void N(gemm_share)(void* data, int share, int threads) {
   const idx end = share_start(size, unit, share + 1, threads);
   const idx i0 = tall ? start : 0, i1 = tall ? end : p->m;
   const idx j0 = tall ? 0 : start, j1 = tall ? p->n : end;
-  real *panels = job->room + share * GEMM_ROOM, *rows = panels + (size_t)GEMM_K * GEMM_N;
+  real *panels = job->memory + share * GEMM_MEMORY, *rows = panels + (size_t)GEMM_K * GEMM_N;
   for (idx j = j0; j < j1 && i0 < i1; j += GEMM_N) {
     const idx n = j1 - j < GEMM_N ? j1 - j : GEMM_N;
-    for (idx l = 0; l == 0 || l < p->k; l += GEMM_K) {  // once for k = 0 too: the start is C
+    // The loop runs once for k = 0 too, to write the initial values.
+    for (idx l = 0; l == 0 || l < p->k; l += GEMM_K) {
       const idx k = p->k - l < GEMM_K ? p->k - l : GEMM_K;
       const real* B = (const real*)p->B + (p->b_transposed ? j * p->ldb + l : l * p->ldb + j);
       N(gemm_pack)(B, p->ldb, p->b_transposed, k, n, panels);
@@ -209,10 +212,10 @@ static int N(gemm)(const void* gemm) {
   const Gemm* p = gemm;
   if (p->m <= 0 || p->n <= 0) return 0;
   const int threads = worth(p->team, 2.0 * (double)p->m * (double)p->n * (double)p->k);
-  N(GemmJob) job = {p, room((size_t)threads * GEMM_ROOM * sizeof(real))};
-  if (!job.room) return -1;
+  N(GemmJob) job = {p, aligned_memory((size_t)threads * GEMM_MEMORY * sizeof(real))};
+  if (!job.memory) return -1;
   parallel(p->team, threads, N(gemm_share), &job);
-  free(job.room);
+  free(job.memory);
   return 0;
 }
 
@@ -223,4 +226,4 @@ static int N(gemm)(const void* gemm) {
 #undef GEMM_N
 #undef GEMM_M
 #undef GEMM_STRIDE
-#undef GEMM_ROOM
+#undef GEMM_MEMORY

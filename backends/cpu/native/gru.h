@@ -1,10 +1,12 @@
-// The gated recurrent unit, reset after the product, once the products are made.
-// Equations: xrnn/cells/gru.py.
+// The gated recurrent unit with the reset gate after the product.  Equations: xrnn/cells/gru.py.
+//
+// The product m = U_n h_prev + v is multiplied by r, so it is kept in a block of its own, apart
+// from W_n x + b_n: a row of pre-activations has 4 blocks for the 3 gates.
 
-// One row, forward.
-// a       [4H]  pre-activations of r and z, W_n x + b_n, m = U_n h_prev + v; if `keep`, out:
-//               r, z, n, m
-// h_prev  [H]   h  [H] out
+// One row of the forward pass.
+// a       [4H]  in: the pre-activations of r and z, W_n x + b_n, m; out, if `keep`: r, z, n, m
+// h_prev  [H]
+// h       [H]   out
 static void N(gru_row)(Units own, real* a, int keep, const real* h_prev, real* h) {
   const idx H = own.H;
   EACH_UNIT(own) {
@@ -21,13 +23,15 @@ static void N(gru_row)(Units own, real* a, int keep, const real* h_prev, real* h
   }
 }
 
-// One row, back.
-// gates   [4H]  r, z, n, m      da  [4H] out, may be gates: da_r, da_z, da_n, dm
-// h_prev  [H]                   dy  [H] or null: gradient of the output of this step
-// dh      [H]   in: what later steps send to h; out: what passes by z, to which the caller adds
-//               Uᵀ (da_r, da_z, dm)
-static void N(gru_row_back)(Units own, const real* gates, const real* h_prev, const real* dy,
-                            real* dh, real* da) {
+// One row of the backward pass.
+// gates   [4H]  r, z, n, m
+// h_prev  [H]
+// dy      [H]   the gradient of the output of this step alone, or null
+// dh      [H]   in: the gradient of h from later steps; out: the part of the gradient of h_prev
+//               that comes from (4), to which the caller adds Uᵀ (da_r, da_z, dm)
+// da      [4H]  out: da_r, da_z, da_n, dm; may be the same memory as gates
+static void N(gru_row_backward)(Units own, const real* gates, const real* h_prev, const real* dy,
+                                real* dh, real* da) {
   const idx H = own.H;
   EACH_UNIT(own) {
     const vec r = N(get)(gates + u, n), z = N(get)(gates + H + u, n);
@@ -43,10 +47,10 @@ static void N(gru_row_back)(Units own, const real* gates, const real* h_prev, co
   }
 }
 
-// All sequences that have step t.
 static void N(gru_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  N(recur)(s, &s->u[1], t, 3 * p->H);
+  N(recur_first_gates)(s, t);
+  N(recur)(s, 1, t, 3);  // m
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_row)(s->own, N(pre_at)(s, t, b), p->gates != NULL, N(h_before)(p, t, b),
@@ -54,11 +58,28 @@ static void N(gru_step)(N(Slice) * s, idx t) {
   }
 }
 
-static void N(gru_step_back)(N(Slice) * s, idx t) {
+static void N(gru_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(h_before)(p, t, b),
-                    N(dy_at)(p, t, b), (real*)p->dh + b * p->H, N(das_at)(p, t, b));
+    N(gru_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b), N(dy_at)(p, t, b),
+                        N(dh_at)(p, b), N(das_at)(p, t, b));
   }
+  N(recur_first_gates_backward)(s, t);
+  N(recur_backward)(s, 1, t, 3);  // dm
 }
+
+// dU_n = Σ_t dm_tᵀ h_prev, dv = Σ_t dm_t.
+static int N(gru_sum_other_gates)(const Pass* p, const real* first) {
+  const idx H = p->H;
+  const int status = N(sum_U)(p, H, 3 * H, (real*)p->dU + 2 * H * H, first);
+  N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, 4 * H, p->dv, p->team);
+  return status;
+}
+
+static const N(Loops) N(gru) = {
+    .cell = {.name = "gru", .gates = 3, .saved = 4, .first_gates = 2, .has_U = 1, .has_v = 1},
+    .step = N(gru_step),
+    .step_backward = N(gru_step_backward),
+    .sum_other_gates = N(gru_sum_other_gates),
+};

@@ -1,8 +1,11 @@
-// The gated recurrent unit, reset before the product, once the products are made.
+// The gated recurrent unit with the reset gate before the product.
 // Equations: xrnn/cells/gru_before.py.
+//
+// U_n multiplies q = r ⊙ h_prev, which has a block of its own in a row of pre-activations: 4 blocks
+// for the 3 gates.  As q must be complete before the product, each step has two parts.
 
-// One row, forward, up to what U_n multiplies.
-// a       [4H]  in: pre-activations of r and z; out: r, z, as it was, q = r ⊙ h_prev
+// One row of the forward pass, before the product U_n q.
+// a       [4H]  in: the pre-activations of r and z, W_n x + b_n, unused; out: r, z, unchanged, q
 // h_prev  [H]
 static void N(gru_before_row_q)(Units own, real* a, const real* h_prev) {
   const idx H = own.H;
@@ -14,9 +17,10 @@ static void N(gru_before_row_q)(Units own, real* a, const real* h_prev) {
   }
 }
 
-// And the rest.
+// One row of the forward pass, after the product.
 // a       [4H]  in: r, z, the pre-activation of n, q; out: r, z, n, q
-// h_prev  [H]   h  [H] out
+// h_prev  [H]
+// h       [H]   out
 static void N(gru_before_row)(Units own, real* a, const real* h_prev, real* h) {
   const idx H = own.H;
   EACH_UNIT(own) {
@@ -26,13 +30,16 @@ static void N(gru_before_row)(Units own, real* a, const real* h_prev, real* h) {
   }
 }
 
-// One row, back, up to what U_nᵀ multiplies.
-// gates   [4H]  r, z, n, q      da  [4H] may be gates; out: as it was, da_z, da_n, as it was
-// h_prev  [H]                   dy  [H] or null: gradient of the output of this step
-// dh      [H]   in: what later steps send to h; out: what passes by z
+// One row of the backward pass, before the product dq = U_nᵀ da_n.
+// gates   [4H]  r, z, n, q
+// h_prev  [H]
+// dy      [H]   the gradient of the output of this step alone, or null
+// dh      [H]   in: the gradient of h from later steps; out: the part of the gradient of h_prev
+//               that comes from (4)
 // dq      [H]   out: 0, to which the caller adds U_nᵀ da_n
-static void N(gru_before_row_back_n)(Units own, const real* gates, const real* h_prev,
-                                     const real* dy, real* dh, real* dq, real* da) {
+// da      [4H]  out: unchanged, da_z, da_n, unchanged; may be the same memory as gates
+static void N(gru_before_row_backward_n)(Units own, const real* gates, const real* h_prev,
+                                         const real* dy, real* dh, real* dq, real* da) {
   const idx H = own.H;
   EACH_UNIT(own) {
     const vec z = N(get)(gates + H + u, n), new = N(get)(gates + 2 * H + u, n);
@@ -45,9 +52,10 @@ static void N(gru_before_row_back_n)(Units own, const real* gates, const real* h
   }
 }
 
-// And the rest: da_r from dq; to dh what passes by q.  The caller adds U_rzᵀ (da_r, da_z).
-static void N(gru_before_row_back)(Units own, const real* gates, const real* h_prev, const real* dq,
-                                   real* dh, real* da) {
+// One row of the backward pass, after the product: computes da_r from dq, and adds to dh the part
+// of the gradient of h_prev that comes from q.  The caller adds U_rzᵀ (da_r, da_z).
+static void N(gru_before_row_backward)(Units own, const real* gates, const real* h_prev,
+                                       const real* dq, real* dh, real* da) {
   EACH_UNIT(own) {
     const vec r = N(get)(gates + u, n), d_q = N(get)(dq + u, n);
     N(put)(dh + u, N(fma)(d_q, r, N(get)(dh + u, n)), n);
@@ -55,17 +63,17 @@ static void N(gru_before_row_back)(Units own, const real* gates, const real* h_p
   }
 }
 
-// All sequences that have step t.
 static void N(gru_before_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const idx H = p->H;
+  N(recur_first_gates)(s, t);
   for (idx i = 0; i < s->n; i++) {
     real* a = N(pre_at)(s, t, s->b[i]);
     N(gru_before_row_q)(s->own, a, N(h_before)(p, t, s->b[i]));
     s->x[i] = a + 3 * H;
     s->y[i] = a + 2 * H + s->own.from;
   }
-  N(together)(s);
+  N(barrier)(s);  // q comes from all threads
   N(multiply)(&s->u[1], s->n, s->x, s->y);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
@@ -73,23 +81,44 @@ static void N(gru_before_step)(N(Slice) * s, idx t) {
   }
 }
 
-static void N(gru_before_step_back)(N(Slice) * s, idx t) {
+static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const idx H = p->H;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    real *da = N(das_at)(p, t, b), *dq = s->room + (b - s->b0) * H;
-    N(gru_before_row_back_n)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * H),
-                             N(h_before)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * H, dq, da);
+    real *da = N(das_at)(p, t, b), *dq = s->scratch + (b - s->b0) * H;
+    N(gru_before_row_backward_n)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
+                                 N(dy_at)(p, t, b), N(dh_at)(p, b), dq, da);
     s->x[i] = da + 2 * H;
     s->y[i] = dq + s->own.from;
   }
-  N(together)(s);
+  N(barrier)(s);  // da_n comes from all threads
   N(multiply)(&s->u[1], s->n, s->x, s->y);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_before_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * H),
-                           N(h_before)(p, t, b), s->room + (b - s->b0) * H, (real*)p->dh + b * H,
-                           N(das_at)(p, t, b));
+    N(gru_before_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
+                               s->scratch + (b - s->b0) * H, N(dh_at)(p, b), N(das_at)(p, t, b));
   }
+  N(recur_first_gates_backward)(s, t);
 }
+
+// dU_n = Σ_t da_n,tᵀ q_t.
+static int N(gru_before_sum_other_gates)(const Pass* p, const real* first) {
+  const idx H = p->H;
+  (void)first;
+  return N(outer)(p, H, H, p->T * p->B, (const real*)p->das + 2 * H, 4 * H,
+                  (const real*)p->gates + 3 * H, 4 * H, (real*)p->dU + 2 * H * H, 0);
+}
+
+static const N(Loops) N(gru_before) = {
+    .cell = {.name = "gru-before",
+             .gates = 3,
+             .saved = 4,
+             .first_gates = 2,
+             .has_U = 1,
+             .scratch = 1,       // dq
+             .gates_in_dU = 1},  // q
+    .step = N(gru_before_step),
+    .step_backward = N(gru_before_step_backward),
+    .sum_other_gates = N(gru_before_sum_other_gates),
+};

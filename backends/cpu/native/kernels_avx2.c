@@ -19,5 +19,5 @@
 #pragma clang attribute pop
 #endif
 #else
-const Kernels kernels_avx2[2] = {{0}};  // another family of processors
+const Kernels kernels_avx2[2] = {{0}};  // not available on this family of processors
 #endif

@@ -20,5 +20,5 @@
 #pragma clang attribute pop
 #endif
 #else
-const Kernels kernels_avx512[2] = {{0}};  // another family of processors
+const Kernels kernels_avx512[2] = {{0}};  // not available on this family of processors
 #endif

@@ -1,5 +1,5 @@
-// The kernels for any processor: vectors of 16 bytes, which compilers know how to make of
-// whatever there is; see set.h.
+// The kernels for any processor.  They use vectors of 16 bytes, which compilers translate to the
+// instructions of the processor; see set.h.
 #include "native.h"
 
 #define SET portable

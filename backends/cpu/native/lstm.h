@@ -1,9 +1,12 @@
-// The LSTM and the input-gated LSTM, once the products are made.
-// Equations: xrnn/cells/lstm.py, xrnn/cells/input_gated.py; U is all that tells them apart.
+// The LSTM, and the input-gated LSTM, which differs only in having no U.
+// Equations: xrnn/cells/lstm.py, xrnn/cells/input_gated.py.  The numbers below are those of
+// lstm.py.
 
-// One row, forward.
-// a       [4H]  pre-activations i, f, g, o; if `keep`, out: the gates
-// c_prev  [H]   c  [H] out, may be c_prev   h  [H] out
+// One row of the forward pass.
+// a       [4H]  in: the pre-activations of i, f, g, o; out, if `keep`: the gates
+// c_prev  [H]
+// c       [H]   out, may be c_prev
+// h       [H]   out
 static void N(lstm_row)(Units own, real* a, int keep, const real* c_prev, real* c, real* h) {
   const idx H = own.H;
   EACH_UNIT(own) {
@@ -23,13 +26,15 @@ static void N(lstm_row)(Units own, real* a, int keep, const real* c_prev, real* 
   }
 }
 
-// One row, back.
-// gates   [4H]  i, f, g, o      da  [4H] out, may be gates
-// c_prev, c [H]                 dy  [H] or null: gradient of the output of this step
-// dh      [H]   in: what later steps send to h; out: 0, to which the caller adds Uᵀ da
-// dc      [H]   in: what later steps send to c; out: the gradient of c_prev
-static void N(lstm_row_back)(Units own, const real* gates, const real* c_prev, const real* c,
-                             const real* dy, real* dh, real* dc, real* da) {
+// One row of the backward pass.
+// gates      [4H]  i, f, g, o
+// c_prev, c  [H]
+// dy         [H]   the gradient of the output of this step alone, or null
+// dh         [H]   in: the gradient of h from later steps; out: 0, to which the caller adds Uᵀ da
+// dc         [H]   in: the gradient of c from later steps; out: the gradient of c_prev
+// da         [4H]  out, may be the same memory as gates
+static void N(lstm_row_backward)(Units own, const real* gates, const real* c_prev, const real* c,
+                                 const real* dy, real* dh, real* dc, real* da) {
   const idx H = own.H;
   EACH_UNIT(own) {
     const vec i = N(get)(gates + u, n), f = N(get)(gates + H + u, n);
@@ -46,9 +51,9 @@ static void N(lstm_row_back)(Units own, const real* gates, const real* c_prev, c
   }
 }
 
-// All sequences that have step t.
 static void N(lstm_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
+  N(recur_first_gates)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(lstm_row)(s->own, N(pre_at)(s, t, b), p->gates != NULL, N(c_before)(p, t, b),
@@ -56,12 +61,24 @@ static void N(lstm_step)(N(Slice) * s, idx t) {
   }
 }
 
-static void N(lstm_step_back)(N(Slice) * s, idx t) {
+static void N(lstm_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(lstm_row_back)(s->own, (const real*)p->gates + N(at)(p, t, b, 4 * p->H), N(c_before)(p, t, b),
-                     N(c_at)(p, t, b), N(dy_at)(p, t, b), (real*)p->dh + b * p->H,
-                     (real*)p->dc + b * p->H, N(das_at)(p, t, b));
+    N(lstm_row_backward)(s->own, N(gates_at)(p, t, b), N(c_before)(p, t, b), N(c_at)(p, t, b),
+                         N(dy_at)(p, t, b), N(dh_at)(p, b), N(dc_at)(p, b), N(das_at)(p, t, b));
   }
+  N(recur_first_gates_backward)(s, t);
 }
+
+static const N(Loops) N(lstm) = {
+    .cell = {.name = "lstm", .gates = 4, .saved = 4, .first_gates = 4, .has_U = 1, .has_c = 1},
+    .step = N(lstm_step),
+    .step_backward = N(lstm_step_backward),
+};
+
+static const N(Loops) N(input_gated) = {
+    .cell = {.name = "input-gated", .gates = 4, .saved = 4, .has_U = 0, .has_c = 1},
+    .step = N(lstm_step),
+    .step_backward = N(lstm_step_backward),
+};

@@ -1,7 +1,7 @@
-// The Python module xrnn.backends.cpu._native: arrays in and out, and which kernels run.
+// The Python module xrnn.backends.cpu._native.  It checks the arguments and selects the kernels.
 //
-// Arrays are what gives a C-contiguous buffer of float32 or float64; every size is checked before
-// anything is computed, and other threads of Python run while it is.
+// An array is any object with a C-contiguous buffer of float32 or float64.  All sizes are checked
+// before anything is computed.  The global interpreter lock is released during the computation.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -12,12 +12,13 @@
 #include "native.h"
 #include "packs.h"
 
+// The kernels of the instruction set in use.
 static const Kernels* chosen = kernels_portable;
 
 static const Kernels* const SETS[] = {kernels_avx512, kernels_avx2, kernels_portable};
 #define N_SETS ((int)(sizeof SETS / sizeof *SETS))
 
-// Whether this processor, and this build, can run a set.
+// Whether the kernels of this instruction set were built, and this processor can run them.
 static int runs(const Kernels* set) {
   if (!set->isa) return 0;
 #if defined __x86_64__
@@ -30,57 +31,69 @@ static int runs(const Kernels* set) {
   return 1;
 }
 
-static const Kernels* kernels(const Taken* a) { return &chosen[a->real == sizeof(double)]; }
+static const Kernels* kernels(const Arguments* a) { return &chosen[a->real == sizeof(double)]; }
 
-// Runs `call` with a team of n and without the interpreter's lock, gives the buffers back; 0 if all
-// went well, -1 and an error if not.
-static int perform(Taken* a, Team* team, int n, int (*call)(const void*), const void* what) {
+// Runs `call` with a team of n threads and without the interpreter lock, then releases the buffers
+// of the arguments.  Returns 0, or -1 with an exception set.
+static int perform(Arguments* a, Team* team, int n, int (*call)(const void*), const void* what) {
   int status = 0;
   if (!a->failed) {
     PyThreadState* state = PyEval_SaveThread();
     make_team(team, n);
     status = call(what);
-    send_home(team);
+    join(team);
     PyEval_RestoreThread(state);
   }
-  finish(a);
+  release(a);
   if (status) PyErr_NoMemory();
   return a->failed || status ? -1 : 0;
 }
 
-// How many of `threads` threads a pass is worth.  However few the rows, reading a weight for them
-// takes as long as 5 operations.
-static int team_size(const Pass* p, int threads, int back) {
-  const double weights = (double)GATES[p->cell] * p->H * (p->I + p->H);
+// The number of threads to start for a pass, at most `threads`.  Each weight that is read counts as
+// at least 5 operations, because reading it takes as long even if there are few rows to multiply.
+static int team_size(const Pass* p, int threads, int is_backward) {
+  const double weights = (double)p->cell->gates * p->H * (p->I + p->H);
   const double shares = p->B > most_by_units(p) ? p->B : most_by_units(p);
   return worth_making(at_most(threads, shares),
-                      weights * p->T * (p->B < 3 ? 5 : 2 * p->B) * (back ? 2 : 1));
+                      weights * p->T * (p->B < 3 ? 5 : 2 * p->B) * (is_backward ? 2 : 1));
 }
 
-// The sizes of one call, in items.
+// The number of items in the arrays of one call.
 typedef struct {
-  Py_ssize_t bh, tbi, tbh, saved, gh, ghi, ghh;
+  Py_ssize_t bh, tbi, tbh, pre, gh, ghi, ghh;
 } Sizes;
 
-static Sizes sizes(Taken* a, const Pass* p) {
-  const Py_ssize_t tb = times(a, p->T, p->B), gh = times(a, GATES[p->cell], p->H);
-  const Py_ssize_t tbh = times(a, tb, p->H);
-  return (Sizes){times(a, p->B, p->H), times(a, tb, p->I), tbh, times(a, SAVED[p->cell], tbh), gh,
-                 times(a, gh, p->I),   times(a, gh, p->H)};
+static Sizes sizes(Arguments* a, const Pass* p) {
+  const Py_ssize_t tb = times(a, p->T, p->B), tbh = times(a, tb, p->H);
+  const Py_ssize_t gh = times(a, p->cell->gates, p->H);
+  return (Sizes){.bh = times(a, p->B, p->H),
+                 .tbi = times(a, tb, p->I),
+                 .tbh = tbh,
+                 .pre = times(a, row_blocks(p->cell), tbh),
+                 .gh = gh,
+                 .ghi = times(a, gh, p->I),
+                 .ghh = times(a, gh, p->H)};
 }
 
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
-static void shape(Taken* a, Pass* p, int steps) {
-  p->cell = (int)number(a, "cell", 0, CELLS - 1);
-  p->T = steps ? number(a, "T", 0, LARGEST) : 1;
+// Reads the number of a cell.
+static void read_cell(Arguments* a, Pass* p) {
+  p->code = (int)number(a, "cell", 0, chosen->n_cells - 1);
+  p->cell = chosen->cell(p->code);
+}
+
+// Reads the cell and the sizes.
+static void read_shape(Arguments* a, Pass* p, int has_T) {
+  read_cell(a, p);
+  p->T = has_T ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
   p->I = number(a, "I", 0, LARGEST);
   p->H = number(a, "H", 1, LARGEST);
 }
 
-static const int64_t* lengths(Taken* a, const Pass* p) {
-  // int64 is l, or q where long is shorter.
+static const int64_t* lengths(Arguments* a, const Pass* p) {
+  // The format of int64 is l, or q if long has fewer bits.
   const int64_t* given = items(a, "lengths", IN | OPTIONAL, p->B, p->B, sizeof(int64_t), "lq");
   for (idx i = 0; given && i < p->B; i++) {
     if (given[i] >= 0 && given[i] <= p->T) continue;
@@ -95,21 +108,21 @@ static const int64_t* lengths(Taken* a, const Pass* p) {
 PyDoc_STRVAR(forward_doc,
              "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
-             "The whole loop; see Pass in native.h.  With gates (and cs) what backward needs is\n"
-             "kept there.  None stands for an array that the cell does not have.  W may be a pack\n"
-             "of W, U, b and v.  Returns how many threads shared the sequences, or, negative,\n"
-             "the units.");
+             "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
+             "given, what backward needs is stored there.  An array that the cell does not have\n"
+             "is None.  W may be a pack of W, U, b and v.  Returns the number of threads that\n"
+             "divided the sequences among them, or its negative if they divided the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
+  Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
   Pass p = {.team = &team, .sharing = &sharing};
-  shape(&a, &p, 1);
+  read_shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
-  take_weights(&a, &p, chosen);
+  read_weights(&a, &p, chosen);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.h0 = reals(&a, "h0", IN, s.bh, p.H);
@@ -117,12 +130,12 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   p.ys = reals(&a, "ys", OUT, s.tbh, p.H);
   p.h_last = reals(&a, "h_last", OUT, s.bh, p.H);
   p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh, p.H);
-  p.gates = reals(&a, "gates", OUT | OPTIONAL, s.saved, SAVED[p.cell] * p.H);
+  p.gates = reals(&a, "gates", OUT | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh, p.H);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
-  required(&a, "c0", p.c0, has_c(p.cell));
-  required(&a, "c_last", p.c_last, has_c(p.cell));
-  required(&a, "cs", p.cs, has_c(p.cell) && p.gates);
+  required(&a, "c0", p.c0, p.cell->has_c);
+  required(&a, "c_last", p.c_last, p.cell->has_c);
+  required(&a, "cs", p.cs, p.cell->has_c && p.gates);
   complete(&a);
   const int size = team_size(&p, threads, 0);
   if (perform(&a, &team, size, kernels(&a)->forward, &p)) return NULL;
@@ -132,21 +145,21 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
 PyDoc_STRVAR(backward_doc,
              "backward(cell, T, B, I, H, W, U, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
              "         dh, dc, das, dxs, dW, dU, db, dv, xs, threads)\n\n"
-             "The way back, weight gradients included; see Pass in native.h.  dh and dc hold the\n"
-             "gradient of the last state, and that of the first one afterwards.  Returns what\n"
-             "forward does.");
+             "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
+             "dh and dc hold the gradient of the last state before the call, and that of the\n"
+             "first state after it.  Returns the same as forward.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
+  Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
   Pass p = {.team = &team, .sharing = &sharing};
-  shape(&a, &p, 1);
+  read_shape(&a, &p, 1);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
   p.U = reals(&a, "U", IN | OPTIONAL, s.ghh, p.H);
-  p.gates = reals(&a, "gates", IN | OPTIONAL, s.saved, SAVED[p.cell] * p.H);
+  p.gates = reals(&a, "gates", IN | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh, p.H);
   p.ys = reals(&a, "ys", IN, s.tbh, p.H);
   p.h0 = reals(&a, "h0", IN, s.bh, p.H);
@@ -156,7 +169,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.dh = reals(&a, "dh", OUT, s.bh, p.H);
   p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh, p.H);
-  p.das = reals(&a, "das", OUT, s.saved, SAVED[p.cell] * p.H);
+  p.das = reals(&a, "das", OUT, s.pre, row_blocks(p.cell) * p.H);
   p.dxs = reals(&a, "dxs", OUT, s.tbi, p.I);
   p.dW = reals(&a, "dW", OUT, s.ghi, p.I);
   p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh, p.H);
@@ -164,13 +177,13 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H, p.H);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
-  required(&a, "U", p.U, has_U(p.cell));
-  required(&a, "dU", p.dU, has_U(p.cell));
-  required(&a, "dv", p.dv, has_v(p.cell));
-  required(&a, "gates", p.gates, SAVED[p.cell] > 1);
-  required(&a, "cs", p.cs, has_c(p.cell));
-  required(&a, "c0", p.c0, has_c(p.cell));
-  required(&a, "dc", p.dc, has_c(p.cell));
+  required(&a, "U", p.U, p.cell->has_U);
+  required(&a, "dU", p.dU, p.cell->has_U);
+  required(&a, "dv", p.dv, p.cell->has_v);
+  required(&a, "gates", p.gates, p.cell->saved > 0);
+  required(&a, "cs", p.cs, p.cell->has_c);
+  required(&a, "c0", p.c0, p.cell->has_c);
+  required(&a, "dc", p.dc, p.cell->has_c);
   complete(&a);
   const int size = team_size(&p, threads, 1);
   if (perform(&a, &team, size, kernels(&a)->backward, &p)) return NULL;
@@ -179,25 +192,26 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 
 PyDoc_STRVAR(step_doc,
              "step(cell, B, I, H, x, W, U, b, v, h, c, h_out, c_out)\n\n"
-             "One step of B sequences, on this thread.  W may be a pack of W, U, b and v.");
+             "One time step of B sequences, on the calling thread.  W may be a pack of W, U, b\n"
+             "and v.");
 
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
-  Pass p = {0};  // and no team
-  shape(&a, &p, 0);
+  Arguments a = {.args = args, .n = n};
+  Pass p = {0};  // without a team of threads
+  read_shape(&a, &p, 0);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi, p.I);
-  take_weights(&a, &p, chosen);
+  read_weights(&a, &p, chosen);
   p.h0 = reals(&a, "h", IN, s.bh, p.H);
   p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh, p.H);
   p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh, p.H);
   p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh, p.H);
-  required(&a, "c", p.c0, has_c(p.cell));
-  required(&a, "c_out", p.c_last, has_c(p.cell));
-  // A step is over sooner than the lock could be given and taken.
+  required(&a, "c", p.c0, p.cell->has_c);
+  required(&a, "c_out", p.c_last, p.cell->has_c);
+  // A step takes less time than to release the interpreter lock and to acquire it again.
   const int status = complete(&a) ? kernels(&a)->forward(&p) : 0;
-  finish(&a);
+  release(&a);
   if (a.failed) return NULL;
   if (status) return PyErr_NoMemory();
   Py_RETURN_NONE;
@@ -205,24 +219,27 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 
 PyDoc_STRVAR(pack_doc,
              "pack(cell, I, H, W, U, b, v)\n\n"
-             "The weights as products take them, for `forward` and `step` as often as wanted.\n"
-             "They must not change any more.");
+             "Packs the weights in the order in which products read them, for any number of calls\n"
+             "of forward and step.  The weights must not be changed afterwards.");
 
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
-  const int cell = (int)number(&a, "cell", 0, CELLS - 1);
-  const idx I = number(&a, "I", 0, LARGEST), H = number(&a, "H", 1, LARGEST);
-  return a.failed ? NULL : make_pack(&a, cell, I, H, chosen);
+  Arguments a = {.args = args, .n = n};
+  Pass shape = {0};
+  read_cell(&a, &shape);
+  shape.I = number(&a, "I", 0, LARGEST);
+  shape.H = number(&a, "H", 1, LARGEST);
+  return a.failed ? NULL : make_pack(&a, &shape, chosen);
 }
 
-PyDoc_STRVAR(gemm_doc,
-             "gemm(m, n, k, A, a_transposed, B, b_transposed, C, bias, accumulate, threads)\n\n"
-             "C (m, n) = op(A) op(B), for tests and for large products; see Gemm in native.h.");
+PyDoc_STRVAR(
+    gemm_doc,
+    "gemm(m, n, k, A, a_transposed, B, b_transposed, C, bias, accumulate, threads)\n\n"
+    "C (m, n) = op(A) op(B); see Gemm in native.h.  Used by tests and for large products.");
 
 static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
+  Arguments a = {.args = args, .n = n};
   Team team;
   Gemm g = {.team = &team};
   g.m = number(&a, "m", 0, LARGEST);
@@ -245,11 +262,12 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(curve_doc, "curve(tanh, x, y)\n\ny = tanh(x), or σ(x) where the first argument is 0.");
+PyDoc_STRVAR(activation_doc,
+             "activation(tanh, x, y)\n\ny = tanh(x), or σ(x) if the first argument is 0.");
 
-static PyObject* curve(PyObject* module, PyObject* const* args, Py_ssize_t n) {
+static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
-  Taken a = {.args = args, .n = n};
+  Arguments a = {.args = args, .n = n};
   const int is_tanh = (int)number(&a, "tanh", 0, 1);
   Py_ssize_t size = 0;
   if (n > 1 && !a.failed) {
@@ -261,12 +279,31 @@ static PyObject* curve(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   const void* x = reals(&a, "x", IN, size, -1);
   void* y = reals(&a, "y", OUT, size, -1);
   if (complete(&a)) (is_tanh ? kernels(&a)->tanh : kernels(&a)->sigmoid)(x, y, size);
-  finish(&a);
+  release(&a);
   if (a.failed) return NULL;
   Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(isas_doc, "isas()\n\nThe instruction sets that run here, the fastest first.");
+PyDoc_STRVAR(cells_doc,
+             "cells()\n\n"
+             "The cells, in the order of their numbers, as tuples (name, gates, saved): the name\n"
+             "in xrnn.cells, the number of gates, and the number of blocks of H values that a\n"
+             "time step stores in the array `gates` for backward (0 if the outputs are enough).");
+
+static PyObject* cells(PyObject* module, PyObject* none) {
+  (void)module, (void)none;
+  const int n = chosen->n_cells;
+  PyObject* all = PyTuple_New(n);
+  for (int i = 0; all && i < n; i++) {
+    const Cell* cell = chosen->cell(i);
+    PyObject* one = Py_BuildValue("(sii)", cell->name, cell->gates, cell->saved);
+    if (!one || PyTuple_SetItem(all, i, one)) Py_CLEAR(all);
+  }
+  return all;
+}
+
+PyDoc_STRVAR(isas_doc,
+             "isas()\n\nThe instruction sets that this processor can run, the fastest first.");
 
 static PyObject* isas(PyObject* module, PyObject* none) {
   (void)module, (void)none;
@@ -281,9 +318,10 @@ static PyObject* isas(PyObject* module, PyObject* none) {
 }
 
 PyDoc_STRVAR(isa_doc,
-             "isa(use=None)\n\nThe instruction set in use; with a name, that one from now on.");
+             "isa(use=None)\n\nThe instruction set in use.  With a name, selects that one.");
 
-// Takes the set of that name, or the first one that runs; 0, or -1 and an error.
+// Selects the instruction set of that name, or without a name the fastest one.  Returns 0, or -1
+// with an exception set.
 static int choose(const char* name, PyObject* error) {
   for (int i = 0; i < N_SETS; i++) {
     if (!runs(SETS[i]) || (name && strcmp(name, SETS[i]->isa))) continue;
@@ -315,8 +353,9 @@ static PyMethodDef methods[] = {
     FAST(step),
     FAST(pack),
     FAST(gemm),
-    FAST(curve),
+    FAST(activation),
     FAST(isa),
+    {"cells", cells, METH_NOARGS, cells_doc},
     {"isas", isas, METH_NOARGS, isas_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -324,16 +363,16 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "Whole loops of recurrent cells; see native.h.",
+    .m_doc = "Recurrent cells over whole sequences, forward and backward; see native.h.",
     .m_size = -1,
     .m_methods = methods,
 };
 
-// What tells this library from others of the same file name.
+// A symbol that distinguishes this library from others with the same file name.
 Py_EXPORTED_SYMBOL extern const char xrnn_native_loops[];
 const char xrnn_native_loops[] = "xrnn";
 
-// XRNN_ISA takes a slower set than the fastest, by name.
+// The environment variable XRNN_ISA selects an instruction set by its name.
 PyMODINIT_FUNC PyInit__native(void) {
 #if defined __x86_64__
   __builtin_cpu_init();

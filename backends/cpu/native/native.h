@@ -1,8 +1,8 @@
-// What the Python module and the kernels say to each other.
+// The types that the Python module (module.c) and the kernels have in common.
 //
 // The kernels are compiled once for each instruction set and each real type (variant.h), and
-// module.c takes one set of them at import.  Arrays are contiguous and time comes first:
-// T steps, B sequences, I inputs, H units, G gates of the cell (xrnn/cells/*.py).
+// module.c selects an instruction set at import.  All arrays are contiguous, with time as the first
+// axis.  Sizes: T time steps, B sequences, I inputs, H hidden units.
 #ifndef XRNN_NATIVE_H
 #define XRNN_NATIVE_H
 
@@ -11,40 +11,60 @@
 
 #include "threads.h"
 
-enum Cell { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_BEFORE, INPUT_GATED, CELLS };
-
-// One call of forward or backward, or a step.  A pointer is null where the cell has no such array
-// or the caller wants none.  In step T is 1, and xs, ys, h_last hold one step.
+// The properties of a cell that decide which arrays it has and how large they are.  Each cell
+// defines its own at the end of its header; cells.h lists them.
 typedef struct {
-  int cell;
+  const char* name;  // the name of the cell in xrnn.cells
+  int gates;         // G: W, U and b consist of G blocks of H rows, one for each gate
+  int saved;         // S: the blocks of H values that a time step stores in `gates` for the
+                     // backward pass; 0 if the outputs are enough, which requires G = 1
+  int first_gates;   // the number of gates, from the first on, whose product U h is computed in
+                     // one multiplication; the rows of U for the other gates form a second one
+  int has_U;         // whether there are recurrent weights
+  int has_c;         // whether there is a second state c
+  int has_v;         // whether there is a bias v that the second multiplication by U adds
+  int scratch;       // the blocks of H values that step_backward needs for each sequence
+  int gates_in_dU;   // whether the gradient of U is computed from `gates`; these are then set to 0
+                     // after the end of each sequence
+} Cell;
+
+// One call of forward, backward or step.  A pointer is null if the cell has no such array or the
+// caller does not want it.  In a step T is 1, and xs, ys and h_last hold one time step.
+typedef struct {
+  int code;  // the number of the cell in the table of cells.h
+  const Cell* cell;
   idx T, B, I, H;
-  int reverse;             // the steps run T-1 … 0
-  Team* team;              // or null: the caller alone
-  int* sharing;            // out, or null: how many shared the sequences, or, negative, the units
-  const int64_t* lengths;  // [B] in 0…T, or null: all T
+  int reverse;             // whether time runs from T-1 to 0
+  Team* team;              // the threads to use, or null: only the calling thread
+  int* sharing;            // out, or null: the number of threads that divided the sequences among
+                           // them; negative if they divided the hidden units instead
+  const int64_t* lengths;  // [B] the lengths of the sequences, 0 to T, or null: all are T
 
-  const void* xs;             // [T, B, I]   past a sequence's end not read
+  const void* xs;             // [T, B, I]  not read after the end of a sequence
   const void *W, *U, *b, *v;  // [G·H, I] [G·H, H] [G·H] [H]
-  const void* panels;         // what `prepack` made of them, or null: each call packs its own
+  const void* panels;         // the weights packed by `prepack`, or null: this call packs them
   const void *h0, *c0;        // [B, H]
-  void* ys;                   // [T, B, H]   0 past the end
-  void *h_last, *c_last;      // [B, H]      out
-  void *gates, *cs;           // [T, B, S·H] [T, B, H]: kept for backward, or null
+  void* ys;                   // [T, B, H] out; 0 after the end of a sequence
+  void *h_last, *c_last;      // [B, H] out
+  void *gates, *cs;           // [T, B, S·H] [T, B, H] stored for backward, or null
 
-  const void* dys;          // [T, B, H] or null; past the end not read
-  void *dh, *dc;            // [B, H]  in: gradient of the last state; out: of the first
-  void* das;                // [T, B, S·H] out, as wide as `gates` and perhaps the same array
+  const void* dys;          // [T, B, H] or null; not read after the end of a sequence
+  void *dh, *dc;            // [B, H] in: gradient of the last state; out: of the first state
+  void* das;                // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
+                            // the same array as `gates`
   void* dxs;                // [T, B, I] out
   void *dW, *dU, *db, *dv;  // out, in the shapes of the weights
 } Pass;
 
-// The units from … to of a row of H, whole vectors of them as long as there are more.
+// The hidden units from `from` to `to` (exclusive) out of H.  All are whole vectors, except that
+// the last vector of a row may be incomplete.
 typedef struct {
   idx from, to, H;
 } Units;
 
-// C (m, n) = A B, where op(A) is (m, k) and op(B) is (k, n): the transposed forms are stored as
-// (k, m) and (n, k).  With `accumulate` C is added to; with `bias` [n] every row starts from it.
+// The matrix product C (m, n) = op(A) op(B), where op(A) is (m, k), op(B) is (k, n), and op either
+// transposes or does nothing.  A transposed matrix is stored as (k, m) or (n, k).  If `accumulate`
+// is set, the product is added to C; if `bias` [n] is given, it is added to every row.
 typedef struct {
   idx m, n, k;
   const void *A, *B, *bias;
@@ -54,36 +74,34 @@ typedef struct {
   Team* team;
 } Gemm;
 
-// The functions of one instruction set and one real type.  The int is 0, or -1: no memory.
+// The functions of one instruction set and one real type.  Those that return int return 0, or -1 if
+// there is not enough memory.
 typedef struct {
   const char* isa;
+  int n_cells;
+  const Cell* (*cell)(int code);  // the cell with that number, 0 to n_cells - 1
   int (*forward)(const void* pass);
   int (*backward)(const void* pass);
   int (*gemm)(const void* gemm);
-  // Packs the weights of a forward pass into memory at a multiple of 64 bytes; returns how many it
-  // takes, and with null does no more.
+  // Packs the weights of a forward pass into memory that is aligned to 64 bytes, and returns the
+  // number of bytes used.  If `memory` is null, it only returns the number of bytes needed.
   size_t (*prepack)(const Pass*, void* memory);
   void (*tanh)(const void* x, void* y, idx n);
   void (*sigmoid)(const void* x, void* y, idx n);
 } Kernels;
 
-// [0] float, [1] double.  Where a set does not exist for this processor family its `isa` is null.
+// [0] is for float, [1] for double.  `isa` is null if the instruction set does not exist for this
+// family of processors.
 extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
-// S, the blocks of H that a step leaves in `gates` and `das` (an RNN leaves none in `gates`: its ys
-// say all), and G, the blocks of rows of W and U.  The GRUs have 4 and 3: see their files.
-static const int SAVED[CELLS] = {1, 1, 4, 4, 4, 4};
-static const int GATES[CELLS] = {1, 1, 4, 3, 3, 4};
+// The blocks of H values in a row of pre-activations, and so in a row of `das`.
+static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }
 
-// What a cell has beside W, b and h.
-static inline int has_U(int cell) { return cell != INPUT_GATED; }
-static inline int has_c(int cell) { return cell == LSTM || cell == INPUT_GATED; }
-static inline int has_v(int cell) { return cell == GRU; }
-
-// How many threads can share the units of a row: each has enough weights that waiting for the
-// others, at every step, is little beside them.
+// The maximum number of threads that divide the hidden units among them.  These threads wait for
+// each other at every time step, so each must have enough weights to make the waiting negligible.
 static inline double most_by_units(const Pass* p) {
-  return (double)GATES[p->cell] * p->H * (p->I + (has_U(p->cell) ? p->H : 0)) / 5e4;
+  const Cell* cell = p->cell;
+  return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 5e4;
 }
 
 #endif

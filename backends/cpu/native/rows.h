@@ -1,13 +1,15 @@
-// The products of the loops: rows of states times packed weights.
+// The products in the loops over time: rows of inputs or states times packed weights.
 //
-// Every output is one chain: what it starts with, then fma(w_k, x_k, sum) for k = 0, 1, …  The
-// lanes of a vector are outputs, never parts of a sum.  So no result depends on how the rows
-// of a batch are put into tiles, on threads, or on where a sequence is cut.
+// Each output is one chain: its initial value, then sum = fma(w_k, x_k, sum) for k = 0, 1, …  The
+// lanes of a vector are different outputs, never parts of one sum.  So no result depends on how the
+// rows of a batch are grouped into tiles, on the number of threads, or on how a long sequence is
+// divided into several calls.
 
 #undef NOINLINE
 #define NOINLINE __attribute__((noinline))
 
-// A tile keeps TALL × 4 sums in registers; 4 vectors of weights and one x take most of the rest.
+// The largest number of rows of a tile.  It keeps TALL × 4 sums in registers; 4 vectors of weights
+// and one value of x occupy most of the other registers.
 #undef TALL
 #if REGISTERS >= 32
 #define TALL 6
@@ -15,16 +17,16 @@
 #define TALL 3
 #endif
 
-// What moving a real from a far cache takes, in the flops that `worth` counts.
+// The time to move a real from a distant cache, expressed as a number of operations for `worth`.
 #undef MOVE_COST
 #define MOVE_COST 16.0
 
-// The first n lanes of p; what stands from n ≥ 1 on is not read and 0.
+// Loads min(n, L) lanes from p, for n ≥ 1.  Memory behind them is not read; the other lanes are 0.
 static INLINE vec N(get)(const real* p, idx n) {
   return n >= L ? N(load)(p) : N(load_part)(p, (int)n);
 }
 
-// The first n lanes of v to p; what stands from n ≥ 1 on is left alone.
+// Stores min(n, L) lanes of v to p, for n ≥ 1.  Memory behind them is not changed.
 static INLINE void N(put)(real* p, vec v, idx n) {
   if (n >= L)
     N(store)(p, v);
@@ -32,29 +34,31 @@ static INLINE void N(put)(real* p, vec v, idx n) {
     N(store_part)(p, v, (int)n);
 }
 
-// Weights w for products w x: `groups` groups of n outputs, `stride` apart in w and in the result.
+// The weights w of products w x.  The outputs are `groups` groups of n, which begin `stride`
+// outputs apart, both in w and in the result.
 //
-// A panel holds 4·L outputs of a group, the last one as few vectors as it needs: [k][outputs], so
-// that a tile reads it from front to back.  Lanes without an output are 0.
+// A panel holds the weights of 4·L outputs of a group as [k][outputs], the order in which a tile
+// reads them.  The last panel of a group has only as many vectors as it needs; lanes without an
+// output are 0.
 typedef struct {
-  const real* w;  // an output is a row of k, `ld` apart; or if `columns` a column
-  idx ld;
+  const real* w;  // an output has the k weights of one row of w, or of one column if `columns`
+  idx ld;         // the distance between rows of w
   int columns;
   idx groups, stride, n, k;
-  real* panels;      // [panels_size], or null: w as it lies is multiplied
-  const real* bias;  // what every sum starts with, or null: what stands where it goes
+  real* panels;      // [panels_size], or null: the products read w itself
+  const real* bias;  // the initial values of the sums; if null, these are in the result array
 } N(Packed);
 
 static INLINE idx N(panels_size)(const N(Packed) * m) {
   return m->groups * ((m->n + L - 1) / L * L) * m->k;
 }
 
-// The vectors of the panel that begins with output o.
+// The number of vectors of the panel that begins with output o.
 static INLINE int N(vectors)(idx o, idx n) {
   return n - o >= 4 * L ? 4 : (int)((n - o + L - 1) / L);
 }
 
-// Where the panel of group g that begins with output o is.
+// The address of the panel of group g that begins with output o.
 static INLINE real* N(panel)(const N(Packed) * m, idx g, idx o) {
   return m->panels + (g * ((m->n + L - 1) / L * L) + o) * m->k;
 }
@@ -83,20 +87,20 @@ static void N(pack_share)(void* data, int i, int n) {
     for (idx o = o0; o < o1; o += 4 * L) (m->columns ? N(pack_columns) : N(pack_rows))(m, g, o);
 }
 
-// All of it, by several threads where that is worth it.
+// Packs all panels, with several threads if there is enough to do.
 static void N(pack)(N(Packed) * m, Team* team) {
   if (!m->panels) return;
   const double cost = MOVE_COST * m->groups * m->n * m->k;
   parallel(team, worth(team, cost), N(pack_share), m);
 }
 
-// A panel at work: where its weights are, and the first of its outputs and their number.
+// A panel: its weights and initial values, and the first of its outputs and their number.
 typedef struct {
   const real *w, *bias;
   idx k, first, n;
 } N(Panel);
 
-// One tile: `tall` rows, the nv vectors of a panel.
+// Computes one tile: `tall` rows times the nv vectors of a panel.
 static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
                               const real* const* x, real* const* y) {
   vec sum[TALL * 4];
@@ -137,7 +141,7 @@ TILE(6)
 #endif
 #undef TILE
 
-// The chains of at most L outputs on, by `deep` ≤ L of their weights: w [rows, deep], rows of k.
+// Continues the chains of at most L outputs by `deep` ≤ L terms.  w [rows, deep] has rows k apart.
 static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const real* x, vec sum) {
   vec square[L];
   for (int l = 0; l < L; l++) square[l] = N(get)(w + (l < rows ? l : rows - 1) * k, deep);
@@ -146,7 +150,7 @@ static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const re
   return sum;
 }
 
-// The same by a square of L × L.
+// The same for L outputs and L terms.
 static INLINE vec N(square)(idx k, const real* w, const real* x, vec sum) {
   vec square[L];
   N(load_columns)(w, k, square);
@@ -154,9 +158,9 @@ static INLINE vec N(square)(idx k, const real* w, const real* x, vec sum) {
   return sum;
 }
 
-// y [n] = start + w x for one row x and weights as they lie, w [n, k]: squares of them are
-// transposed in registers and used at once, for two chains side by side.  For four, more rows of
-// w are read at a time than the processor can fetch ahead.
+// y [n] = start + w x for one row x, with weights w [n, k] that are not packed.  Blocks of L × L
+// weights are transposed in registers and used at once, two of them side by side.  With four, the
+// processor would have to prefetch from more rows of w than it can.
 static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const real* start,
                                           const real* x, real* y) {
   const idx whole = k / L * L;
@@ -166,7 +170,7 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
     vec sum[2];
     UNROLL for (int v = 0; v < 2; v++) sum[v] = N(load)(start + o + v * L);
     for (idx i = 0; i < whole; i += L)
-      // Unrolled, it would keep 32 addresses of rows instead of 16.
+      // If this were unrolled, the compiler would keep the addresses of 32 rows instead of 16.
       _Pragma("GCC unroll 1") for (int v = 0; v < 2; v++) sum[v] =
           N(square)(k, from + v * L * k + i, x + i, sum[v]);
     UNROLL for (int v = 0; v < 2; v++) {
@@ -184,10 +188,10 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
   }
 }
 
-// y[i] = start + w x[i] for i < rows.  No x overlaps a y.
+// y[i] = start + w x[i] for i < rows, for one group of the outputs.  No x may overlap a y.
 //
-// A panel stays in a near cache while all rows pass it.  The tiles are equally tall: 20 rows are
-// 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
+// A panel stays in a cache while all rows are multiplied by it.  All tiles have about the same
+// number of rows: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
 static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* const* x,
                               real* const* y) {
   static void (*const of_height[])(int, const N(Panel)*, const real* const*, real* const*) = {
@@ -207,6 +211,7 @@ static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* 
   }
 }
 
+// The same for all groups, with packed weights or without.
 static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y) {
   for (idx g = 0; g < m->groups; g++) {
     if (m->panels) {

@@ -1,6 +1,9 @@
-// Both real types of one instruction set, and their table.  Included once by each of
-// kernels_avx512.c, kernels_avx2.c and kernels_portable.c, which define SET (the word for the
-// set), VECTOR_BYTES, AVX512 or AVX2, and for MM the prefix of the intrinsics.
+// The kernels of one instruction set for both real types.  This file is included once by each of
+// kernels_avx512.c, kernels_avx2.c and kernels_portable.c, which define
+//   SET              the name of the instruction set
+//   VECTOR_BYTES     the size of a vector
+//   AVX512 or AVX2   for one of these instruction sets only, and with it
+//   MM_PREFIX        the prefix of its intrinsics
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define N(name) JOIN(name, SUFFIX)
@@ -8,7 +11,7 @@
 #define INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 64")
 
-// Registers for vectors, and so the sums that a tile can keep beside what it multiplies.
+// The number of vector registers.  It decides how many sums a tile of a product can keep in them.
 #if defined AVX512 || defined __aarch64__
 #define REGISTERS 32
 #else
@@ -51,6 +54,8 @@
 #define ROW(type)                         \
   {                                       \
       WORD(SET),                          \
+      JOIN(n_cells, JOIN(SET, type)),     \
+      JOIN(cell, JOIN(SET, type)),        \
       JOIN(forward, JOIN(SET, type)),     \
       JOIN(backward, JOIN(SET, type)),    \
       JOIN(gemm, JOIN(SET, type)),        \

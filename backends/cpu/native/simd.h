@@ -1,19 +1,20 @@
-// Vectors of one instruction set and one real type.  Included once for each pair (set.h), with
+// Vector operations for one instruction set and one real type.  This file is included once for each
+// such pair (see set.h), with these macros:
 //   real, real_bits, BITS   float, uint32_t, 32 or double, uint64_t, 64
-//   VECTOR_BYTES, L         64, 32 or 16, and how many reals that are
-//   N(name)                 `name` of this pair
-//   MM(op)                  the intrinsic for it, where AVX512 or AVX2 is defined
-// so that everything below these lines is written once.
+//   VECTOR_BYTES, L         the size of a vector: 64, 32 or 16 bytes, and the same in reals
+//   N(name)                 the identifier `name` with a suffix for this pair
+//   MM(op)                  the intrinsic for an operation, if AVX512 or AVX2 is defined
 
-// vec                 L reals: + - * / work on it
-// load, store         from and to any address
-// load_part           the first n lanes; 0 in the others.  What stands there is not read
-// store_part          the first n lanes.  What stands behind them is not touched
-// set1, zero          the same real in all lanes
-// fma(a, b, c)        a·b + c, rounded once where the processor can
-// vmax(a, b), vmin    the larger, the smaller; b where either is NaN
-// positive(x, a, b)   a where x > 0, else b
-// load_columns(p, ld, v), transpose(v)   below
+// It defines:
+// vec                 a vector of L reals, with the operators + - * /
+// load, store         a whole vector; the address need not be aligned
+// load_part           the first n lanes; the other lanes are 0, and memory for them is not read
+// store_part          the first n lanes; memory for the others is not changed
+// set1, zero          a vector of L equal values, of zeros
+// fma(a, b, c)        a·b + c, rounded once if the processor has such an instruction
+// vmax(a, b), vmin    the larger and the smaller value; b if one of them is NaN
+// positive(x, a, b)   a in the lanes where x > 0, else b
+// load_columns(p, ld, v), transpose(v)   see below
 #define vec N(vec)
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real_bits N(bits) __attribute__((vector_size(VECTOR_BYTES)));
@@ -24,7 +25,7 @@ static INLINE vec N(load)(const real* p) { return *(const N(vec_any)*)p; }
 
 static INLINE void N(store)(real* p, vec a) { *(N(vec_any)*)p = a; }
 
-// (a - 0 is a, -0 and NaN included: no subtraction is left of it.)
+// a - 0 equals a for every a, also for -0 and NaN, so the compiler removes the subtraction.
 static INLINE vec N(set1)(real a) { return a - (vec){0}; }
 
 static INLINE vec N(zero)(void) { return (vec){0}; }
@@ -86,11 +87,11 @@ static INLINE vec N(positive)(vec x, vec a, vec b) {
 #endif
 #endif
 
-// Squares of weights: rows in memory, columns in registers.
+// Transposition of L × L values.
 //
-// A vector is made of parts of 16 bytes, PART reals each.  What is moved between parts is moved by
-// loading; within them two or four vectors are interleaved, which costs half of the shuffles that a
-// transpose in registers does.
+// A vector consists of parts of 16 bytes, PART reals each.  Values get into the right part when
+// they are loaded; after that, two or four vectors are interleaved within the parts.  This needs
+// half as many shuffle instructions as a transposition of whole vectors in registers.
 #define PART (128 / BITS)
 #if BITS == 32
 #define LOW(i) i, L + i, i + 1, L + i + 1
@@ -109,7 +110,7 @@ static INLINE vec N(positive)(vec x, vec a, vec b) {
 #define PARTS(f) f(0)
 #endif
 
-// One part from each of p, p + step, p + 2·step, …
+// A vector whose parts are loaded from p, p + step, p + 2·step, …
 static INLINE vec N(load_parts)(const real* p, idx step) {
 #if defined AVX512
   __m512 v = _mm512_castps128_ps512(_mm_loadu_ps((const float*)p));
@@ -125,7 +126,7 @@ static INLINE vec N(load_parts)(const real* p, idx step) {
 #endif
 }
 
-// v[j][i] = p[i·ld + j]: L rows of L reals, each column to a vector.
+// Loads L rows of L reals, and returns the columns as vectors: v[j][i] = p[i·ld + j].
 static INLINE void N(load_columns)(const real* p, idx ld, vec v[L]) {
   UNROLL for (int j = 0; j < L; j += PART) {
     vec a[PART];
@@ -146,7 +147,7 @@ static INLINE void N(load_columns)(const real* p, idx ld, vec v[L]) {
   }
 }
 
-// v[i][j] becomes v[j][i].
+// Exchanges v[i][j] and v[j][i].
 static INLINE void N(transpose)(vec v[L]) {
   real square[L * L];
   for (int i = 0; i < L; i++) N(store)(square + i * L, v[i]);

@@ -1,30 +1,55 @@
-// What a thread needs to run some sequences of a pass through time.
+// The part of a pass that one thread computes, and the functions that the cells use for one time
+// step of it.
 
-// The sequences from b0 to b1 of a pass, of them the units `own`.
+struct N(Loops);
+
+// The sequences b0 to b1 (exclusive) of a pass, and of each of them the hidden units `own`.
 typedef struct {
   const Pass* p;
+  const struct N(Loops) * loops;  // the functions of the cell
   idx b0, b1;
   Units own;
-  Barrier* others;  // who have the other units
-  N(Packed) w;      // W, for W x + b
-  N(Packed) u[2];   // U, forward or transposed: all gates; of the GRUs r and z, then n
-  idx n;            // how many of the sequences have the present step, and
-  idx* b;           // [b1 - b0] which
-  const real** x;   // [rows] operands of a product, and
-  real** y;         // [rows] where it goes
-  real* room;       // pre-activations of some steps from t0 on, where they are not kept
+  Barrier* peers;  // shared with the threads that compute the other units of these sequences
+  // The product with W, and those with U (in the backward pass with its transpose): u[0] for the
+  // first gates (Cell.first_gates), u[1] for the others.
+  N(Packed) w;
+  N(Packed) u[2];
+  idx n;           // the number of sequences that have the current time step, and
+  idx* b;          // [b1 - b0] their indices
+  const real** x;  // [rows] the operands of a product, and
+  real** y;        // [rows] where its results go
+  // In the forward pass, the pre-activations of some steps from t0 on, if they are not kept; in the
+  // backward pass, the memory that the cell needs (Cell.scratch).
+  real* scratch;
   idx t0;
 } N(Slice);
 
-// To be called before reading what others wrote, and before writing what they may still read.
-static INLINE void N(together)(N(Slice) * s) { wait_for_all(s->others); }
+// What the engine needs to know of a cell: its properties, and its functions for one instruction
+// set and one real type.  Each cell defines one of these at the end of its header.
+typedef struct N(Loops) {
+  Cell cell;
+  // One time step of all sequences that have it.  Before the call, the pre-activations (pre_at)
+  // are W x + b.
+  void (*step)(N(Slice) * s, idx t);
+  // The same step in the backward pass: turns dh and dc from the gradients of the state after the
+  // step into those of the state before it, and writes the gradients of the pre-activations (das).
+  void (*step_backward)(N(Slice) * s, idx t);
+  // Null unless there are gates after the first ones (Cell.first_gates): computes the gradients of
+  // their rows of U, and of v, after the last step of the backward pass.  `first` are the das of
+  // the first step of each sequence (first_das).  Returns 0, or -1 if there is not enough memory.
+  int (*sum_other_gates)(const Pass* p, const real* first);
+} N(Loops);
+
+// Waits for the threads that compute the other units.  This is necessary before reading what they
+// wrote, and before overwriting what they may still read.
+static INLINE void N(barrier)(N(Slice) * s) { barrier_wait(s->peers); }
 
 static INLINE idx N(steps)(const Pass* p, idx b) { return p->lengths ? (idx)p->lengths[b] : p->T; }
 
-// Where the row of step t, sequence b is in an array [T, B, n].
+// The offset of the row for time step t and sequence b in an array [T, B, n].
 static INLINE idx N(at)(const Pass* p, idx t, idx b, idx n) { return (t * p->B + b) * n; }
 
-// The state of sequence b before step t: that of the step before, or the first one.
+// The state of sequence b before time step t: that of the step before, or the initial one.
 static INLINE const real* N(before)(const Pass* p, const void* first, const void* all, idx t,
                                     idx b) {
   const idx start = p->reverse ? N(steps)(p, b) - 1 : 0;
@@ -40,7 +65,7 @@ static INLINE real* N(h_at)(const Pass* p, idx t, idx b) {
   return (real*)p->ys + N(at)(p, t, b, p->H);
 }
 
-// Of a pass that keeps nothing, c runs in c_last.
+// If the pass does not keep c for the backward pass, c_last holds its current value.
 static INLINE const real* N(c_before)(const Pass* p, idx t, idx b) {
   return p->cs ? N(before)(p, p->c0, p->cs, t, b) : (const real*)p->c_last + b * p->H;
 }
@@ -49,50 +74,78 @@ static INLINE real* N(c_at)(const Pass* p, idx t, idx b) {
   return p->cs ? (real*)p->cs + N(at)(p, t, b, p->H) : (real*)p->c_last + b * p->H;
 }
 
-static INLINE real* N(das_at)(const Pass* p, idx t, idx b) {
-  return (real*)p->das + N(at)(p, t, b, SAVED[p->cell] * p->H);
-}
+static INLINE real* N(dh_at)(const Pass* p, idx b) { return (real*)p->dh + b * p->H; }
+
+static INLINE real* N(dc_at)(const Pass* p, idx b) { return (real*)p->dc + b * p->H; }
 
 static INLINE const real* N(dy_at)(const Pass* p, idx t, idx b) {
   return p->dys ? (const real*)p->dys + N(at)(p, t, b, p->H) : NULL;
 }
 
-// Where the pre-activations of step t, sequence b are made: where the gates are kept, or the
-// output, or in room for some steps.
-static INLINE real* N(pre_at)(const N(Slice) * s, idx t, idx b) {
-  const Pass* p = s->p;
-  if (SAVED[p->cell] == 1) return N(h_at)(p, t, b);
-  if (p->gates) return (real*)p->gates + N(at)(p, t, b, 4 * p->H);
-  return s->room + ((t - s->t0) * (s->b1 - s->b0) + b - s->b0) * 4 * p->H;
+static INLINE const real* N(gates_at)(const Pass* p, idx t, idx b) {
+  return (const real*)p->gates + N(at)(p, t, b, p->cell->saved * p->H);
 }
 
-// Set down which sequences have step t.
-static INLINE void N(meet)(N(Slice) * s, idx t) {
+static INLINE real* N(das_at)(const Pass* p, idx t, idx b) {
+  return (real*)p->das + N(at)(p, t, b, row_blocks(p->cell) * p->H);
+}
+
+// Where the pre-activations of time step t and sequence b are computed: in the output if the cell
+// saves no gates, else in `gates` if they are kept, else in the scratch memory.
+static INLINE real* N(pre_at)(const N(Slice) * s, idx t, idx b) {
+  const Pass* p = s->p;
+  const idx saved = p->cell->saved;
+  if (!saved) return N(h_at)(p, t, b);
+  if (p->gates) return (real*)p->gates + N(at)(p, t, b, saved * p->H);
+  return s->scratch + ((t - s->t0) * (s->b1 - s->b0) + b - s->b0) * saved * p->H;
+}
+
+// Finds the sequences that have time step t.
+static INLINE void N(active_sequences)(N(Slice) * s, idx t) {
   s->n = 0;
   for (idx b = s->b0; b < s->b1; b++)
     if (t < N(steps)(s->p, b)) s->b[s->n++] = b;
 }
 
-// For all sequences that have step t, own units of pre[from …] = (bias, or what stands there)
-// + u h_before.
-static INLINE void N(recur)(N(Slice) * s, const N(Packed) * u, idx t, idx from) {
+// The product of h before time step t and U, for all sequences that have the step and the units of
+// this thread.  `part` 0 are the first gates (Cell.first_gates), 1 the others.  The result is
+// written to block `to` of the pre-activations and the blocks after it; the sums start from what
+// is there, or from the bias.
+static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
   for (idx i = 0; i < s->n; i++) {
     s->x[i] = N(h_before)(s->p, t, s->b[i]);
-    s->y[i] = N(pre_at)(s, t, s->b[i]) + from + s->own.from;
+    s->y[i] = N(pre_at)(s, t, s->b[i]) + to * s->own.H + s->own.from;
   }
-  N(multiply)(u, s->n, s->x, s->y);
+  N(multiply)(&s->u[part], s->n, s->x, s->y);
 }
 
-// And back: dh += uᵀ das[from …].
-static INLINE void N(recur_back)(N(Slice) * s, const N(Packed) * u, idx t, idx from) {
+// The same in the backward pass: adds to dh the product of U transposed and the blocks of das from
+// block `from` on.
+static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {
   for (idx i = 0; i < s->n; i++) {
-    s->x[i] = N(das_at)(s->p, t, s->b[i]) + from;
-    s->y[i] = (real*)s->p->dh + s->b[i] * s->p->H + s->own.from;
+    s->x[i] = N(das_at)(s->p, t, s->b[i]) + from * s->own.H;
+    s->y[i] = N(dh_at)(s->p, s->b[i]) + s->own.from;
   }
-  N(multiply)(u, s->n, s->x, s->y);
+  N(multiply)(&s->u[part], s->n, s->x, s->y);
 }
 
-// Walk units of a row, a vector at a time: u is the first, n how many.
+// The product of h and U for the first gates, which most cells need before anything else.  Cells
+// without U can call it too: it does nothing then.
+static INLINE void N(recur_first_gates)(N(Slice) * s, idx t) {
+  if (!s->p->cell->has_U) return;
+  N(barrier)(s);  // h comes from all threads
+  N(recur)(s, 0, t, 0);
+}
+
+// The same in the backward pass, which most cells need after everything else.
+static INLINE void N(recur_first_gates_backward)(N(Slice) * s, idx t) {
+  if (!s->p->cell->has_U) return;
+  N(barrier)(s);  // das come from all threads
+  N(recur_backward)(s, 0, t, 0);
+}
+
+// A loop over hidden units, one vector at a time: u is the first unit of the vector, n the number
+// of units from it to the end.
 #define EACH_UNIT(own) for (idx u = (own).from, n; n = (own).to - u, u < (own).to; u += L)
 
 static INLINE vec N(tanh_slope)(vec y) { return N(set1)(1) - y * y; }

@@ -1,7 +1,8 @@
-// The gradients that are sums over all steps: one product each, after the loop.  Every one has
-// its order of summation, which no thread changes.
+// The gradients that are sums over all time steps: of the weights and the inputs.  Each is computed
+// by one or two products after the loop over time.  The order of summation does not depend on the
+// number of threads.
 
-// C (m, n) = or += Aᵀ B over k rows.
+// C (m, n) = Aᵀ B, where A is (k, m) and B is (k, n).  If `accumulate` is set, it is added to C.
 static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, const real* B,
                     idx ldb, void* C, int accumulate) {
   const Gemm g = {.m = m,
@@ -19,6 +20,7 @@ static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, 
   return N(gemm)(&g);
 }
 
+// The arguments of column_sums.
 typedef struct {
   idx rows, n, lda;
   const real* a;
@@ -43,59 +45,61 @@ static void N(column_share)(void* data, int i, int threads) {
   }
 }
 
-// out [n] = the sum of the rows of a, from the first to the last.
+// out [n] = the sum of the rows of a, in their order.
 static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, Team* team) {
   N(ColumnSums) job = {rows, n, lda, a, out};
   parallel(team, worth(team, MOVE_COST * rows * n), N(column_share), &job);
 }
 
-// The das of the first step that each sequence runs, [B, width]: where they stand, if that is one
-// row of das, else gathered in `room`; 0 for a sequence without steps.
-static const real* N(first_das)(const Pass* p, real* room) {
-  const idx width = SAVED[p->cell] * p->H;
+// The rows of das for the first step of each sequence, [B, row_blocks·H].  If these are the rows of
+// one time step, they are returned where they are.  Otherwise they are copied to `memory`, with 0
+// for a sequence without steps.
+static const real* N(first_das)(const Pass* p, real* memory) {
+  const idx width = row_blocks(p->cell) * p->H;
   if (!p->reverse) return N(das_at)(p, 0, 0);
   if (!p->lengths) return N(das_at)(p, p->T - 1, 0);
   for (idx b = 0; b < p->B; b++) {
     const idx steps = N(steps)(p, b);
     if (steps)
-      memcpy(room + b * width, N(das_at)(p, steps - 1, b), width * sizeof(real));
+      memcpy(memory + b * width, N(das_at)(p, steps - 1, b), width * sizeof(real));
     else
-      memset(room + b * width, 0, width * sizeof(real));
+      memset(memory + b * width, 0, width * sizeof(real));
   }
-  return room;
+  return memory;
 }
 
-// `rows` rows of dU = Σ das[t]ᵀ h[t-1], from those blocks of das on that begin at `from`.  The h
-// before a sequence's first step is the given one; behind its end, where reversed time looks for
-// one, ys is 0.
-static int N(sum_u)(const Pass* p, idx rows, idx from, real* dU, const real* first) {
-  const idx H = p->H, width = SAVED[p->cell] * H, rest = (p->T - 1) * p->B;
-  const real *das = (const real*)p->das + from, *ys = p->ys;
-  int bad = 0;
+// dU [rows, H] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  The
+// sum has two parts: the first step of each sequence, where h is h0, and the other steps, where it
+// is in ys.  If time is reversed, the second part also includes the first step of the sequences
+// that are shorter than T; this adds 0, because ys is 0 after the end.
+static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU, const real* first) {
+  const idx H = p->H, width = row_blocks(p->cell) * H, rest = (p->T - 1) * p->B;
+  const real *das = (const real*)p->das + column, *ys = p->ys;
+  int status = 0;
   if (rest)
-    bad = N(outer)(p, rows, H, rest, p->reverse ? das : das + p->B * width, width,
-                   p->reverse ? ys + p->B * H : ys, H, dU, 0);
-  return bad | N(outer)(p, rows, H, p->B, first + from, width, p->h0, H, dU, rest != 0);
+    status = N(outer)(p, rows, H, rest, p->reverse ? das : das + p->B * width, width,
+                      p->reverse ? ys + p->B * H : ys, H, dU, 0);
+  return status | N(outer)(p, rows, H, p->B, first + column, width, p->h0, H, dU, rest != 0);
 }
 
-// dW, db and dxs, from xs without what stands in the padding.
-static int N(sum_w)(const Pass* p, const real* xs) {
-  const idx rows = p->T * p->B, out = GATES[p->cell] * p->H, width = SAVED[p->cell] * p->H;
-  const Gemm back = {.m = rows,
-                     .n = p->I,
-                     .k = out,
-                     .A = p->das,
-                     .B = p->W,
-                     .C = p->dxs,
-                     .lda = width,
-                     .ldb = p->I,
-                     .ldc = p->I,
-                     .team = p->team};
+// dW, db and dxs.  xs must be 0 after the end of each sequence.
+static int N(sum_W)(const Pass* p, const real* xs) {
+  const idx rows = p->T * p->B, out = p->cell->gates * p->H, width = row_blocks(p->cell) * p->H;
+  const Gemm product = {.m = rows,
+                        .n = p->I,
+                        .k = out,
+                        .A = p->das,
+                        .B = p->W,
+                        .C = p->dxs,
+                        .lda = width,
+                        .ldb = p->I,
+                        .ldc = p->I,
+                        .team = p->team};
   N(column_sums)(rows, out, p->das, width, p->db, p->team);
-  return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&back);
+  return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&product);
 }
 
-// all [T, B, n] ← 0 where a sequence has no step.
+// Sets all [T, B, n] to 0 after the end of each sequence, for the sequences b0 to b1 (exclusive).
 static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1) {
   if (!p->lengths) return;
   for (idx b = b0; b < b1; b++)
@@ -103,40 +107,33 @@ static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1) {
       memset(all + N(at)(p, t, b, n), 0, n * sizeof(real));
 }
 
-// All sums, once das is known.
-static int N(sums)(const Pass* p) {
-  const idx H = p->H, I = p->I, G = GATES[p->cell], width = SAVED[p->cell] * H;
+// All of these gradients, when das is complete.  Returns 0, or -1 if there is not enough memory.
+static int N(sums)(const Pass* p, const N(Loops) * loops) {
+  const idx I = p->I, width = row_blocks(p->cell) * p->H;
   const size_t xs_size = p->lengths ? (size_t)(p->T * p->B * I) : 0;
-  real *copy = NULL, *gathered = NULL;
+  real *xs = NULL, *gathered = NULL;
   if (p->lengths) {
-    copy = room((xs_size + (size_t)(p->B * width)) * sizeof(real));
-    if (!copy) return -1;
-    gathered = copy + xs_size;
-    memcpy(copy, p->xs, xs_size * sizeof(real));
-    N(clear_padding)(p, copy, I, 0, p->B);
+    xs = aligned_memory((xs_size + (size_t)(p->B * width)) * sizeof(real));
+    if (!xs) return -1;
+    gathered = xs + xs_size;
+    memcpy(xs, p->xs, xs_size * sizeof(real));
+    N(clear_padding)(p, xs, I, 0, p->B);
   }
-  int bad = N(sum_w)(p, copy ? copy : p->xs);
-  N(clear_padding)(p, p->dxs, I, 0, p->B);  // a weight may be infinite
-  if (has_U(p->cell)) {
-    const idx some = p->cell == GRU || p->cell == GRU_BEFORE ? 2 * H : G * H;
+  int status = N(sum_W)(p, xs ? xs : p->xs);
+  // The product has set dxs to 0 there, unless a weight is infinite or NaN.
+  N(clear_padding)(p, p->dxs, I, 0, p->B);
+  if (p->cell->has_U) {
     const real* first = N(first_das)(p, gathered);
-    real* dU_n = (real*)p->dU + some * H;
-    bad |= N(sum_u)(p, some, 0, p->dU, first);
-    if (p->cell == GRU) {
-      bad |= N(sum_u)(p, H, 3 * H, dU_n, first);
-      N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, width, p->dv, p->team);
-    }
-    if (p->cell == GRU_BEFORE)  // U_n took q
-      bad |= N(outer)(p, H, H, p->T * p->B, (const real*)p->das + 2 * H, width,
-                      (const real*)p->gates + 3 * H, width, dU_n, 0);
+    status |= N(sum_U)(p, p->cell->first_gates * p->H, 0, p->dU, first);
+    if (loops->sum_other_gates) status |= loops->sum_other_gates(p, first);
   }
-  free(copy);
-  return bad;
+  free(xs);
+  return status;
 }
 
-// The sums over no step at all.
-static int N(nothing)(const Pass* p) {
-  const size_t out = GATES[p->cell] * p->H * sizeof(real);
+// The gradients of the weights if there is no time step at all.
+static int N(sums_of_nothing)(const Pass* p) {
+  const size_t out = p->cell->gates * p->H * sizeof(real);
   memset(p->dW, 0, out * p->I);
   memset(p->db, 0, out);
   if (p->dU) memset(p->dU, 0, out * p->H);

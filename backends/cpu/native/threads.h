@@ -1,9 +1,9 @@
-// A team of threads that lasts for one call.
+// A team of threads that exists for one call.
 //
-// A call makes its threads, gives them one job after the other and joins them before it returns.
-// So there is nothing that a fork could lose, that two callers could fight for or that outlives
-// the call.  Making and joining a thread costs some 50 µs, a further job less than 1:
-// `worth_making` and `worth` say for how much arithmetic.
+// A call starts its threads, gives them one job after the other, and joins them before it returns.
+// No threads exist between calls, so a fork cannot lose any, and simultaneous callers do not share
+// any.  To start and join a thread takes about 50 µs, to give it another job less than 1 µs.
+// `worth_making` and `worth` decide how much arithmetic justifies this.
 #ifndef XRNN_THREADS_H
 #define XRNN_THREADS_H
 
@@ -26,18 +26,19 @@ typedef struct {
   pthread_t thread;
 } Member;
 
-// Member 0 is the caller.
+// Member 0 is the calling thread.
 struct Team {
   int n;
-  void (*job)(void* data, int i, int n);  // or null: go home
+  void (*job)(void* data, int i, int n);  // null: the threads end
   void* data;
   int shares;
-  atomic_uint jobs;  // given so far
-  atomic_int busy;   // members still at the last one
+  atomic_uint jobs;  // the number of jobs given so far
+  atomic_int busy;   // the number of members that have not finished the last job
   Member members[MAX_THREADS];
 };
 
-// Waits briefly for the i-th time in a row; then lets others have the core.
+// Waits briefly.  i is how often the caller has waited in a row; after many times, other threads
+// may use the core.
 static inline void wait_a_little(int i) {
   if (i > 2000) {
     sched_yield();
@@ -50,6 +51,7 @@ static inline void wait_a_little(int i) {
 #endif
 }
 
+// The function that the thread of a member runs.
 static inline void* work(void* member) {
   const Member* me = member;
   Team* team = me->team;
@@ -62,9 +64,10 @@ static inline void* work(void* member) {
   }
 }
 
-// Lets n threads made with `attributes` run on any core of the caller's but the one it is on, which
-// its own share keeps busy: a scheduler that packs new threads would leave them there to wait.
-// Where there are fewer other cores than n, it is left to the scheduler.
+// Lets n threads started with `attributes` run on any core that the calling thread may use, except
+// the one it is on, which it keeps busy itself.  Otherwise a scheduler that puts new threads on the
+// core of their creator would make them wait.  If there are fewer than n other cores, nothing is
+// changed.
 static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
 #ifdef __GLIBC__
   cpu_set_t cores;
@@ -77,7 +80,7 @@ static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
 #endif
 }
 
-// A team of n; fewer where the system gives no more threads.  To be sent home.
+// Starts a team of n threads, or of fewer if the system allows no more.  `join` ends it.
 static inline void make_team(Team* team, int n) {
   team->n = 1;
   if (n <= 1) return;
@@ -94,8 +97,8 @@ static inline void make_team(Team* team, int n) {
   if (with_attributes) pthread_attr_destroy(&attributes);
 }
 
-// job(data, i, n) for i = 0 … n-1, each on a thread of its own, 0 on the caller's; n is at most
-// team->n.
+// Calls job(data, i, n) for i = 0 … n-1, each on a thread of its own, and waits until all have
+// returned.  The calling thread runs i = 0.  n is at most team->n.
 static inline void parallel(Team* team, int n, void (*job)(void* data, int i, int n), void* data) {
   if (n > 1) {
     team->job = job;
@@ -109,25 +112,26 @@ static inline void parallel(Team* team, int n, void (*job)(void* data, int i, in
     wait_a_little(i);
 }
 
-static inline void send_home(Team* team) {
+// Ends the threads of a team.
+static inline void join(Team* team) {
   if (team->n == 1) return;
   team->job = NULL;
   atomic_fetch_add_explicit(&team->jobs, 1, memory_order_release);
   for (int i = 1; i < team->n; i++) pthread_join(team->members[i].thread, NULL);
 }
 
-// Where n members of a team wait in the middle of a job until all have come; of one, no one waits.
+// A barrier, where n members of a team wait in the middle of a job until all have arrived.
 typedef struct {
   int n;
-  atomic_int come;
+  atomic_int arrived;
   atomic_uint round;
 } Barrier;
 
-static inline void wait_for_all(Barrier* b) {
+static inline void barrier_wait(Barrier* b) {
   if (b->n < 2) return;
   const unsigned round = atomic_load_explicit(&b->round, memory_order_relaxed);
-  if (atomic_fetch_add_explicit(&b->come, 1, memory_order_acq_rel) == b->n - 1) {
-    atomic_store_explicit(&b->come, 0, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == b->n - 1) {
+    atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&b->round, round + 1, memory_order_release);
     return;
   }
@@ -135,28 +139,29 @@ static inline void wait_for_all(Barrier* b) {
     wait_a_little(i);
 }
 
-// Where the i-th of n shares of `total` begins, in whole multiples of `unit`.
+// Where the i-th of n shares of `total` begins.  It is a multiple of `unit`, or `total`.
 static inline idx share_start(idx total, idx unit, int i, int n) {
   const idx units = (total + unit - 1) / unit, start = (units * i / n) * unit;
   return start < total ? start : total;
 }
 
+// The smaller of threads and n, and of MAX_THREADS, but at least 1.
 static inline int at_most(int threads, double n) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   return threads < n ? threads : n > 1 ? (int)n : 1;
 }
 
-// How many of `threads` threads a call of so many operations is worth: 20 million take a little
-// longer than to make a thread and to join it.
+// The number of threads, at most `threads`, to start for a call of so many operations.  20 million
+// of them take a little longer than to start and join a thread.
 static inline int worth_making(int threads, double flops) { return at_most(threads, flops / 20e6); }
 
-// And how many of a team, or of no team, one job.
+// The number of threads of a team to use for one job of so many operations; 1 if there is no team.
 static inline int worth(const Team* team, double flops) {
   return team ? at_most(team->n, 1 + flops / 1e6) : 1;
 }
 
-// n bytes at a multiple of 64, or null; given back by free.
-static inline void* room(size_t n) {
+// Returns n bytes aligned to 64 bytes, or null; to be released by free.
+static inline void* aligned_memory(size_t n) {
   void* p = NULL;
   return posix_memalign(&p, 64, n ? n : 64) ? NULL : p;
 }

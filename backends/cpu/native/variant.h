@@ -1,7 +1,7 @@
-// Everything, for one real type of one instruction set.  Included by set.h.
+// All kernels for one real type and one instruction set.  Included by set.h.
 #define L (VECTOR_BYTES * 8 / BITS)
 #include "simd.h"
-#include "curves.h"
+#include "activations.h"
 #include "gemm.h"
 #include "recurrent.h"
 #undef L

@@ -1,9 +1,13 @@
-"""The door of the native loops: every array is checked before anything is computed."""
+"""The arguments of the native loops: each is checked before anything is computed."""
 
+import ctypes
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+
+from xrnn import cells
 
 native: Any = pytest.importorskip(
     "xrnn.backends.cpu._native", reason="the native part was not built"
@@ -53,8 +57,48 @@ def test_the_number_of_arguments() -> None:
         native.gemm(*arguments, None)
 
 
-CELLS = {"rnn": (0, 1, 1), "relu": (1, 1, 1), "lstm": (2, 4, 4), "gru": (3, 3, 4)}
-CELLS |= {"gru-before": (4, 3, 4), "input-gated": (5, 4, 4)}
+NATIVE, FOREIGN = "<>" if sys.byteorder == "little" else "><"
+
+
+def buffer(array: Any, order: str) -> Any:
+    """The memory of the array as a buffer whose format begins with this byte order."""
+    types = {"f": ctypes.c_float, "d": ctypes.c_double, "l": ctypes.c_int64, "q": ctypes.c_int64}
+    item: Any = types[array.dtype.char]
+    item = item.__ctype_le__ if order == "<" else item.__ctype_be__
+    view = memoryview((item * array.size).from_buffer(array))
+    assert view.format[0] == order
+    return view
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_byte_order_may_be_part_of_the_format(dtype: str) -> None:
+    A, B, C = (np.arange(n, dtype=dtype) for n in (8, 6, 12))
+    native.gemm(4, 3, 2, A, 0, B, 0, C, None, 0, 1)
+    got = np.zeros_like(C)
+    a, b, c = (buffer(array, NATIVE) for array in (A, B, got))
+    native.gemm(4, 3, 2, a, 0, b, 0, c, None, 0, 1)
+    assert np.array_equal(got, C)
+    with pytest.raises(ValueError, match=f"B holds items of format {FOREIGN}"):
+        native.gemm(4, 3, 2, a, 0, buffer(B, FOREIGN), 0, c, None, 0, 1)
+
+
+def test_lengths_may_state_their_byte_order() -> None:
+    forward, _ = loop_arguments("lstm")
+    lengths = forward["lengths"]
+    native.forward(*(forward | {"lengths": buffer(lengths, NATIVE)}).values())
+    with pytest.raises(ValueError, match=f"lengths holds items of format {FOREIGN}"):
+        native.forward(*(forward | {"lengths": buffer(lengths, FOREIGN)}).values())
+
+
+#: name → number in the extension, gates, blocks of H that are kept of a step
+CELLS = {name: (code, G, saved) for code, (name, G, saved) in enumerate(native.cells())}
+
+
+def test_the_table_of_cells() -> None:
+    assert {"rnn", "rnn-relu", "lstm", "gru", "gru-before", "input-gated"} <= CELLS.keys()
+    for name, (_, gates, saved) in CELLS.items():
+        assert gates == len(cells.BY_NAME[name].gates)
+        assert saved == (0 if gates == 1 else 4)
 
 
 def loop_arguments(cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,26 +106,32 @@ def loop_arguments(cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
     What the cell does not have is None.
     """
-    number, G, S = CELLS[cell]
+    number, G, saved = CELLS[cell]
     T, B, I, H = 3, 2, 4, 5
 
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, "float32")
 
-    has_c, has_U, has_v = number in (2, 5), number != 5, number == 3
+    about = cells.BY_NAME[cell]
+    has_c, has_U, has_v = "c" in about.states, about.recurrent, "v" in about.extras
     sizes = {"cell": number, "T": T, "B": B, "I": I, "H": H}
     c = {name: zeros(B, H) if has_c else None for name in ("c0", "c_last", "dc")}
     cs = zeros(T, B, H) if has_c else None
     U, v = zeros(G * H, H) if has_U else None, zeros(H) if has_v else None
     lengths = np.array([3, 1])
-    gates = zeros(T, B, S * H) if S > 1 else None
+    gates = zeros(T, B, saved * H) if saved else None
     W, b, xs, ys = zeros(G * H, I), zeros(G * H), zeros(T, B, I), zeros(T, B, H)
     forward = sizes | {"xs": xs, "W": W, "U": U, "b": b, "v": v, "lengths": lengths}
     forward |= {"reverse": 0, "h0": zeros(B, H), "c0": c["c0"], "ys": ys, "h_last": zeros(B, H)}
     forward |= {"c_last": c["c_last"], "gates": gates, "cs": cs, "threads": 1}
     backward = sizes | {"W": W, "U": U, "gates": gates, "cs": cs, "ys": ys, "h0": zeros(B, H)}
     backward |= {"c0": c["c0"], "dys": zeros(T, B, H), "lengths": lengths, "reverse": 0}
-    backward |= {"dh": zeros(B, H), "dc": c["dc"], "das": zeros(T, B, S * H), "dxs": zeros(T, B, I)}
+    backward |= {
+        "dh": zeros(B, H),
+        "dc": c["dc"],
+        "das": zeros(T, B, (saved or G) * H),
+        "dxs": zeros(T, B, I),
+    }
     backward |= {"dW": zeros(G * H, I), "dU": None if U is None else zeros(G * H, H)}
     backward |= {"db": zeros(G * H), "dv": None if v is None else zeros(H), "xs": xs, "threads": 1}
     return forward, backward
@@ -110,8 +160,8 @@ def test_the_loops_check_every_array(cell: str, direction: str) -> None:
     for bad in (-1, 4):
         with pytest.raises(ValueError, match=rf"lengths\[1\] is {bad}; it must lie in 0 to T = 3"):
             loop(*(arguments | {"lengths": np.array([3, bad])}).values())
-    with pytest.raises(ValueError, match="cell is 6"):
-        loop(*(arguments | {"cell": 6}).values())
+    with pytest.raises(ValueError, match=f"cell is {len(CELLS)}; it must lie in 0 to"):
+        loop(*(arguments | {"cell": len(CELLS)}).values())
     with pytest.raises(ValueError, match="too large"):
         loop(*(arguments | {"T": 2**40, "B": 2**40}).values())
 
@@ -125,7 +175,7 @@ def test_a_keeping_lstm_needs_cs() -> None:
 def test_a_step_checks_every_array() -> None:
     shapes = {"x": (1, 4), "W": (20, 4), "U": (20, 5), "b": (20,), "v": None, "h": (1, 5)}
     shapes |= {"c": (1, 5), "h_out": (1, 5), "c_out": (1, 5)}
-    arguments: dict[str, Any] = {"cell": 2, "B": 1, "I": 4, "H": 5}
+    arguments: dict[str, Any] = {"cell": CELLS["lstm"][0], "B": 1, "I": 4, "H": 5}
     arguments |= {name: shape and np.zeros(shape, "float32") for name, shape in shapes.items()}
     native.step(*arguments.values())
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Each law is broken on purpose, and must notice."""
+"""Mutation tests: each law is broken on purpose, and must notice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xrnn import laws, unroll
-from xrnn.backends import Backend, Steps, register, unregister
+from xrnn import unroll
+from xrnn.backends import Backend, Kernel, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.cells import GRU, LSTM, Cell, GRUBefore, PeepholeLSTM, lstm
+from xrnn.certify import laws
 from xrnn.certify.report import bound, certify
 from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.recurrence.loop import Loop
 
 PLAIN = OPTIONS[0]
 
@@ -104,30 +106,30 @@ def test_cut_notices_a_state_that_is_not_carried() -> None:
 
 
 @pytest.fixture
-def slightly_wrong_lstm() -> Iterator[None]:
-    """NumPy with a fast LSTM step that is wrong by 0.1 %, not asked to prove itself."""
+def slightly_wrong_kernel() -> Iterator[None]:
+    """NumPy with a kernel of the LSTM that is wrong by 0.1 %."""
 
     def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
         return lstm.step(1.001 * ax, state, weights, xp=xp)
 
-    fast = Steps(step, lstm.step_backward, frozenset({np.dtype("float64")}))
-    register("numpy", Backend("cpu", np, BACKEND.to_host, {LSTM: fast}))
+    wrong = Kernel(Loop(replace(LSTM, step=step)), frozenset({np.dtype("float64")}))
+    register("numpy", Backend("cpu", np, BACKEND.to_host, {LSTM: (wrong,)}))
     yield
     unregister("numpy")
 
 
-@pytest.mark.usefixtures("slightly_wrong_lstm")
-def test_twin_notices_a_wrong_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("slightly_wrong_kernel")
+def test_twin_notices_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert laws.twin(Trial(GRU, PLAIN)) == 0
-    with pytest.warns(RuntimeWarning, match="the fast lstm for float64 is not used here"):
-        assert laws.twin(Trial(LSTM, PLAIN)) == 0, "the proof keeps it out"
-    monkeypatch.setattr("xrnn.trust.proved", lambda *given: True)
+    with pytest.warns(RuntimeWarning, match="the kernel of lstm for float64 is not used here"):
+        assert laws.twin(Trial(LSTM, PLAIN)) == 0, "verification keeps it out"
+    monkeypatch.setattr("xrnn.engine.select.verified", lambda *given: True)
     assert laws.twin(Trial(LSTM, PLAIN)) > 1e-5
 
 
-@pytest.mark.usefixtures("slightly_wrong_lstm")
+@pytest.mark.usefixtures("slightly_wrong_kernel")
 def test_look_notices_that_what_is_seen_is_not_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xrnn.trust.proved", lambda *given: True)
+    monkeypatch.setattr("xrnn.engine.select.verified", lambda *given: True)
     assert laws.look(Trial(GRU, PLAIN)) < 1e-13
     assert laws.look(Trial(LSTM, PLAIN)) > 1e-5
 

@@ -1,17 +1,21 @@
-// tanh and σ on vectors, for every argument within 2 units in the last place (float; double: 2.2),
-// denormal results included; a NaN stays a NaN.  Both come from e^x - 1 for x <= 0, where nothing
-// overflows.
+// The activation functions tanh and σ on vectors.
+//
+// The error is at most 2 units in the last place for float and 2.2 for double, for every argument,
+// also if the result is a denormal number.  NaN gives NaN.  Both functions are computed from
+// e^x - 1 for x <= 0, which cannot overflow.
 
 #if BITS == 32
 #define LOG2_E 1.44269504088896f
-#define LN2_HIGH 0.693359375f  // 10 bits: times n exact
+#define LN2_HIGH 0.693359375f  // has 10 bits, so that its product with n is exact
 #define LN2_LOW -2.12194440e-4f
-#define SHIFTER 12582912.0f  // 1.5 · 2^23: x + SHIFTER has the nearest integer as its last bits
+#define SHIFTER \
+  12582912.0f  // 1.5 · 2^23: the last bits of x + SHIFTER are the integer nearest to x
 #define MANTISSA 23
 #define BIAS 127
-#define TANH_IS_1 20.0f      // e^-2·20 is nothing beside 1
-#define SIGMOID_IS_0 104.5f  // e^-104.5 is under half the least denormal
-// (e^r - 1 - r - r²/2) / r³ for |r| <= ln 2 / 2, the error of e^r - 1 at most 1.4e-8 of it
+#define TANH_IS_1 20.0f      // from this x on, tanh x is rounded to 1
+#define SIGMOID_IS_0 104.5f  // from this x on, σ(-x) is rounded to 0
+// The coefficients of a polynomial for (e^r - 1 - r - r²/2) / r³, where |r| <= ln 2 / 2.  The
+// relative error of e^r - 1 that results is at most 1.4e-8.
 static const real N(tail)[] = {0.166665485222044061f, 0.0416668545049591914f,
                                0.0083660667472439948f, 0.00138982318865565116f};
 #else
@@ -23,7 +27,7 @@ static const real N(tail)[] = {0.166665485222044061f, 0.0416668545049591914f,
 #define BIAS 1023
 #define TANH_IS_1 20.0
 #define SIGMOID_IS_0 745.5
-// the same, error at most 2.5e-17
+// The same, with a relative error of at most 2.5e-17.
 static const real N(tail)[] = {
     0.166666666666666016,   0.0416666666666198493,   0.00833333333338857333,
     0.00138888889205758966, 0.000198412697089989693, 0.0000248015162474432909,
@@ -31,10 +35,10 @@ static const real N(tail)[] = {
 #endif
 #define TERMS (int)(sizeof N(tail) / sizeof *N(tail))
 
-// e^x = scale · (1 + p) with scale = 2^n, |p| < 0.42; returns p and 2^(n + offset).  x is at most
-// 0 and not so small that n + offset leaves the exponents of normal numbers.
+// Splits e^x = 2^n (1 + p), where |p| < 0.42.  Returns p, and in `scale` 2^(n + offset).  x must be
+// at most 0, and so large that 2^(n + offset) is a normal number.
 static INLINE vec N(vexp_parts)(vec x, int offset, vec* scale) {
-  const vec shifted = N(fma)(x, N(set1)(LOG2_E), N(set1)(SHIFTER));  // n in the last bits
+  const vec shifted = N(fma)(x, N(set1)(LOG2_E), N(set1)(SHIFTER));  // n is in the last bits
   const vec n = shifted - N(set1)(SHIFTER);
   const vec r = N(fma)(n, N(set1)(-LN2_LOW), N(fma)(n, N(set1)(-LN2_HIGH), x));
   vec q = N(set1)(N(tail)[TERMS - 1]);
@@ -45,7 +49,8 @@ static INLINE vec N(vexp_parts)(vec x, int offset, vec* scale) {
   return N(fma)(r * r, q, r);
 }
 
-// tanh x = ± (1 - e^-2|x|) / (1 + e^-2|x|), with e^-2|x| - 1 as it comes: nothing cancels near 0.
+// tanh x = ± (1 - e^-2|x|) / (1 + e^-2|x|).  The numerator is computed from e^-2|x| - 1 directly,
+// so that no digits cancel near 0.
 static INLINE vec N(vtanh)(vec x) {
   const N(bits) sign = (N(bits))N(set1)((real)-0.0);
   const vec minus = (vec)((N(bits))x | sign);  // -|x|
@@ -58,9 +63,11 @@ static INLINE vec N(vtanh)(vec x) {
   return (vec)(((N(bits))size & ~sign) | ((N(bits))x & sign));
 }
 
-// σ(x) = 1 / (1 + e^-|x|) for x > 0, else e^-|x| / (1 + e^-|x|).  e^-|x| is scaled by 2^64 until
-// its last operation, so that it becomes a denormal with one rounding.  What 1 + e^-|x| loses in
-// rounding is put right at the end: y / (sum + lost) = y / sum · (1 - lost), nearly.
+// σ(x) = 1 / (1 + e^-|x|) for x > 0, else e^-|x| / (1 + e^-|x|).
+//
+// e^-|x| is multiplied by 2^64 until the last operation, so that a denormal result is rounded only
+// once.  The rounding error `lost` of sum = 1 + e^-|x| is corrected at the end:
+// y / (sum + lost) ≈ y / sum · (1 - lost).
 static INLINE vec N(vsigmoid)(vec x) {
   const N(bits) sign = (N(bits))N(set1)((real)-0.0);
   const vec minus = N(vmax)(N(set1)(-SIGMOID_IS_0), (vec)((N(bits))x | sign));

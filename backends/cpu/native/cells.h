@@ -1,0 +1,14 @@
+// The table of the cells.  To add a cell, write its header, and include and list it here.
+#include "rnn.h"
+#include "lstm.h"
+#include "gru.h"
+#include "gru_before.h"
+
+// The place of a cell in this table is its number, by which the Python module refers to it.
+static const N(Loops) * const N(cells)[] = {
+    &N(rnn_tanh), &N(rnn_relu), &N(lstm), &N(gru), &N(gru_before), &N(input_gated),
+};
+
+enum { N(n_cells) = sizeof N(cells) / sizeof *N(cells) };
+
+static const Cell* N(cell)(int code) { return &N(cells)[code]->cell; }

@@ -1,0 +1,140 @@
+"""What goes in and out of a layer: one sequence alone, states, tapes, and who owns their memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn.backends import get
+
+LAYERS: list[Any] = [xrnn.RNN, xrnn.LSTM, xrnn.GRU, xrnn.InputGatedLSTM]
+every_layer = pytest.mark.parametrize("make", LAYERS, ids=lambda c: c.__name__)
+
+
+def noise(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+class TestUnbatched:
+    """One sequence (T, I), one input (I,): as in a batch of one, without the axis B."""
+
+    @every_layer
+    @pytest.mark.parametrize(
+        "options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}], ids=str
+    )
+    def test_sequences(self, make: Any, options: dict[str, Any], device: str) -> None:
+        layer, backend = make(3, 4, device=device, **options), get(device)
+        host, xs = backend.to_host, backend.from_host(noise(5, 3))
+        batch_axis = 0 if options.get("batch_first") else 1
+        state = layer(backend.xp.expand_dims(xs, axis=batch_axis))[1]
+        ys, last, tape = layer.forward(backend.xp.expand_dims(xs, axis=batch_axis), state)
+        alone = tuple(s[:, 0, :] for s in state)
+        y1, last1, tape1 = layer.forward(xs, alone)
+        np.testing.assert_array_equal(host(y1), host(ys).squeeze(batch_axis))
+        grads, grads1 = layer.backward(tape, ys, last), layer.backward(tape1, y1, last1)
+        np.testing.assert_array_equal(host(grads1[0]), host(grads[0]).squeeze(batch_axis))
+        for a, b in ((last1, last), (grads1[1], grads[1])):
+            for one, many in zip(a, b, strict=True):
+                np.testing.assert_array_equal(host(one), host(many)[:, 0])
+        for name, d in grads[2].items():
+            np.testing.assert_array_equal(host(grads1[2][name]), host(d))
+        np.testing.assert_array_equal(host(layer(xs, alone)[0]), host(y1))
+        values, expected = xrnn.analysis.gates(tape1), xrnn.analysis.gates(tape)
+        for name, a in values.items():
+            np.testing.assert_array_equal(host(a), host(expected[name]).squeeze(batch_axis))
+
+    @every_layer
+    def test_steps(self, make: Any, device: str) -> None:
+        layer, backend = make(3, 4, num_layers=2, device=device), get(device)
+        host, x = backend.to_host, backend.from_host(noise(3))
+        y, state = layer.step(x[None, :])
+        y1, state1 = layer.step(x)
+        np.testing.assert_array_equal(host(y1), host(y)[0])
+        y, state = layer.step(x[None, :], state)
+        y1, state1 = layer.step(x, state1)
+        np.testing.assert_array_equal(host(y1), host(y)[0])
+        for a, b in zip(state1, state, strict=True):
+            np.testing.assert_array_equal(host(a), host(b)[:, 0])
+
+
+class TestGivenStates:
+    def test_a_part_that_is_none_is_zeros(self, device: str) -> None:
+        layer, backend = xrnn.LSTM(3, 4, device=device), get(device)
+        xs, h = backend.from_host(noise(5, 2, 3)), backend.from_host(noise(1, 2, 4))
+        zero = backend.from_host(noise(1, 2, 4) * 0)
+        for given, full in [((h, None), (h, zero)), ([None, h], (zero, h)), (None, (zero, zero))]:
+            for a, b in (
+                (layer(xs, given), layer(xs, full)),
+                (layer.step(xs[0, ...], given), layer.step(xs[0, ...], full)),
+            ):
+                np.testing.assert_array_equal(backend.to_host(a[0]), backend.to_host(b[0]))
+        assert layer.initial_state(2).c.shape == (1, 2, 4)
+
+    @pytest.mark.parametrize("T", [0, 1, 5])
+    @pytest.mark.parametrize("cell", xrnn.cells.BY_NAME.values(), ids=lambda cell: cell.name)
+    def test_what_is_returned_shares_no_memory(self, cell: Any, T: int) -> None:
+        """Neither outputs with states, nor either with what was given, nor with the tape."""
+        layer = xrnn.Layer(cell, 3, 4)
+        xs, state = noise(T, 2, 3), layer(noise(1, 2, 3))[1]
+        expected = None
+        for _ in range(2):
+            ys, last, tape = layer.forward(xs, state)
+            if expected is None:
+                expected = layer.backward(tape, np.ones_like(ys), last)
+                continue
+            for s in (*last, *layer(xs, state)[1]):
+                assert not np.shares_memory(s, ys)
+                assert not any(np.shares_memory(s, given) for given in (*state, xs))
+            dlast = tuple(s.copy() for s in last)
+            for s in last:
+                s *= 0
+            found = layer.backward(tape, np.ones_like(ys), dlast)
+            for a, b in zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True):
+                np.testing.assert_array_equal(a, b)
+            for d in found[1]:
+                assert not any(np.shares_memory(d, given) for given in dlast)
+        if T:
+            y, after = layer.step(xs[0], state)
+            assert not any(np.shares_memory(y, s) for s in after)
+
+
+class TestTapes:
+    def test_outputs_are_read_only_where_backward_reads_them(self) -> None:
+        layer = xrnn.GRU(3, 4)
+        ys, _, tape = layer.forward(noise(5, 2, 3))
+        with pytest.raises(ValueError, match="read-only"):
+            ys *= 2
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            ys.setflags(write=True)
+        layer.backward(tape, ys)
+        ys, _ = layer(noise(5, 2, 3))
+        ys *= 2  # of inference nothing is kept
+
+    def test_weights_that_have_changed_are_noticed(self) -> None:
+        layer = xrnn.GRU(3, 4)
+        ys, _, tape = layer.forward(noise(5, 2, 3))
+        _, _, dweights = layer.backward(tape, ys)
+        _, _, other = layer.forward(noise(5, 2, 3))
+        xrnn.optim.SGD(0.1).update(layer.weights, dweights)
+        for use in (lambda: layer.backward(other, ys), lambda: xrnn.analysis.gates(tape)):
+            with pytest.raises(ValueError, match="gru: the weights have changed since the forward"):
+                use()
+        ys, _, tape = layer.forward(noise(5, 2, 3))
+        layer.weights = dict(layer.weights)
+        with pytest.raises(ValueError, match="the weights have changed"):
+            layer.backward(tape, ys)
+
+    def test_a_tape_goes_where_it_came_from(self) -> None:
+        layer = xrnn.GRU(3, 4)
+        weights = {k: layer.weights[f"{k}_l0"] for k in ("W", "U", "b", "v")}
+        _, _, of_cell = xrnn.unroll(xrnn.cells.GRU, weights, noise(5, 2, 3))
+        _, _, of_layer = layer.forward(noise(5, 2, 3))
+        with pytest.raises(ValueError, match=r"made by xrnn.unroll; use xrnn.unroll_backward"):
+            layer.backward(of_cell)
+        with pytest.raises(ValueError, match="made by a layer; call backward of that layer"):
+            xrnn.unroll_backward(of_layer)
+        with pytest.raises(TypeError, match="tape is a NoneType; it must be the tape that"):
+            xrnn.unroll_backward(None)  # type: ignore[arg-type]
