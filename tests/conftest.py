@@ -37,13 +37,11 @@ def _cuda() -> Any:
 
 
 DEVICES = [
-    "cpu",
-    "readonly",
-    "array_api_strict",
+    *map(pytest.param, ("cpu", "readonly", "array_api_strict")),
     _torch(),
     _cuda(),
-    # A guest: it runs where it is installed, and nobody is told to install it.
-    *(["jax.numpy"] if HAVE_JAX else []),
+    # An optional dependency of nobody: it is tested where it happens to be installed.
+    *([pytest.param("jax")] if HAVE_JAX else []),
 ]
 
 
@@ -55,5 +53,5 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proof of a fast path is remembered from, or for, anything outside the test."""
+    """No verification of a kernel is remembered from, or for, anything outside the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import pytest
+from conftest import DEVICES
 from rows import ROWS, Row
 
 from xrnn.certify.laws import LAWS, cases, oracle
 from xrnn.certify.report import bound
-from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.certify.trial import OPTIONS, Option, Trial
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
-every_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+#: (library, dtype): what the strict library refuses does not depend on the dtype, so it is
+#: asked in one
+KINDS = [
+    pytest.param(*device.values, dtype, marks=device.marks, id=f"{device.values[0]}-{dtype}")
+    for device in DEVICES
+    for dtype in ("float64", "float32")
+    if (device.values[0], dtype) != ("array_api_strict", "float32")
+]
+every_kind = pytest.mark.parametrize(("device", "dtype"), KINDS)
 
 
 @every_row
-@every_dtype
+@every_kind
 @pytest.mark.parametrize("law", LAWS)
 def test_law(law: str, row: Row, dtype: str, device: str) -> None:
     applied = 0
@@ -27,7 +37,7 @@ def test_law(law: str, row: Row, dtype: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.oracles], ids=lambda row: row.cell.name)
-@every_dtype
+@every_kind
 def test_oracle(row: Row, dtype: str, device: str) -> None:
     assert cases(row.cell) == ["deep", "plain"]
     for case in cases(row.cell):
@@ -40,3 +50,21 @@ def test_law_in_float16(law: str, row: Row) -> None:
     for option in OPTIONS:
         error = LAWS[law](Trial(row.cell, option, "cpu", "float16"))
         assert error is None or error <= bound(row.cell, law, "float16"), option.name
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_trial_is_of_its_option(option: Option) -> None:
+    trial = Trial(ROWS[0].cell, option)
+    layer, T_and_B = trial.layer, [trial.inputs.xs.shape[axis] for axis in option.axes]
+    assert T_and_B == [option.T, option.B]
+    for name in ("batch_first", "bidirectional", "reverse", "num_layers", "bias", "dropout"):
+        assert getattr(layer, name) == getattr(option, name)
+    assert (trial.inputs.state is not None) == option.state
+
+
+def test_the_options_cover_both_values_of_every_flag() -> None:
+    for name in ("batch_first", "bidirectional", "reverse", "bias", "state"):
+        assert {getattr(option, name) for option in OPTIONS} == {False, True}, name
+    assert {o.num_layers for o in OPTIONS} >= {1, 3}
+    assert {o.T for o in OPTIONS} >= {0, 1}
+    assert {o.B for o in OPTIONS} >= {0, 1}
