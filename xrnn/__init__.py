@@ -1,6 +1,7 @@
 """Recurrent networks with explicit forward and backward passes, on NumPy and CuPy arrays."""
 
 from xrnn import analysis, cells, convert
+from xrnn._version import __version__
 from xrnn.certify import certify
 from xrnn.convert.files import load, save
 from xrnn.engine.unroll import unroll, unroll_backward
@@ -9,8 +10,6 @@ from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
 from xrnn.layers.recurrent import GRU, LSTM, RNN, InputGatedLSTM
 from xrnn.learn import losses, online, optim
-
-__version__ = "0.2.0"
 
 __all__ = [
     "GRU",

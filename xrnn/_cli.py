@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import xrnn
+from xrnn._version import __version__
 from xrnn.backends import Backend, folders, get
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options of all commands."""
     top = argparse.ArgumentParser(prog="xrnn", description="Recurrent networks on array libraries.")
-    top.add_argument("--version", action="version", version=f"xrnn {xrnn.__version__}")
+    top.add_argument("--version", action="version", version=f"xrnn {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
@@ -253,7 +253,7 @@ def _versions() -> str:
     import array_api_compat
 
     return (
-        f"xrnn {xrnn.__version__}, Python {platform.python_version()}, "
+        f"xrnn {__version__}, Python {platform.python_version()}, "
         f"array-api-compat {array_api_compat.__version__}"
     )
 

@@ -94,10 +94,9 @@ def gate_gradients(
     (['n_l0', 'r_l0', 'z_l0'], ['h_l0'])
     """
     check_tape(tape)
-    bound = tape.bound
-    given, dlasts = bound.gradients_given(tape, dys, dstate)
+    given, dlasts = tape.gradients_given(dys, dstate)
     traces: list[tuple[Trace, Residuals]] = []
-    stack.backward(tape.passes, tape.masks, bound.D, given, dlasts, traces)
+    stack.backward(tape.passes, tape.masks, tape.axes.D, given, dlasts, traces)
     pairs = [_gradients(one, *trace) for one, trace in zip(tape.passes, traces, strict=True)]
     named = (tape.named([pair[n] for pair in pairs]) for n in (0, 1))
     dgates, dstates = ({k: tape.to_user(a) for k, a in part.items()} for part in named)
@@ -111,7 +110,7 @@ def check_tape(tape: Tape) -> None:
             f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll or a "
             "layer's forward returned"
         )
-    owner = tape.bound.owner
+    owner = tape.owner
     if owner is not None:
         owner.check_tape(tape)
 

@@ -36,8 +36,8 @@ def gradient_flow(
     True
     """
     _, dstates = gate_gradients(tape, dys, dstate)
-    time = 1 if tape.bound.batch_first and not tape.unbatched else 0
-    xp = tape.bound.home.backend.xp
+    time = 1 if tape.axes.batch_first and not tape.unbatched else 0
+    xp = tape.axes.xp
     return {
         name: xp.sqrt(xp.sum(d * d, axis=tuple(n for n in range(d.ndim) if n != time)))
         for name, d in dstates.items()

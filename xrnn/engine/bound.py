@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from operator import itemgetter
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine import stack as stacks
-from xrnn.engine.cell_pass import Stepper
-from xrnn.engine.checks import Home, check_real, take_lengths, take_state
+from xrnn.engine.axes import Axes
+from xrnn.engine.cell_pass import BoundCell, Stepper
+from xrnn.engine.checks import take_lengths
 from xrnn.engine.parameters import Parameters
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
-from xrnn.typing import Array, GivenState, S, State
-
-#: a state (B, H) as that of one cell (1, B, H)
-_with_axis = itemgetter((None, ...))
+from xrnn.typing import Array, GivenState, Precision, S, State
 
 
 class Bound(Generic[S]):
@@ -25,49 +20,27 @@ class Bound(Generic[S]):
 
     Parameters
     ----------
-    cell : Cell
+    axes : Axes
+        What their user's arrays look like.
     stack : Stack
         The bound cells, for each layer those of its directions.
-    home : Home
-        Where their weights are.
-    suffixes : list of str
-        What the names of each cell's weights end in.
-    batch_first : bool
-        Whether sequences come as (B, T, …).
-    stacked : bool
-        Whether parts of states are (L·D, B, H); else there is one cell, and they are (B, H).
     owner : Layer, optional
         The layer whose cells they are.
     parameters : Parameters, optional
-        Whose values the cells hold.
+        Whose present values the cells hold.
     """
 
     def __init__(
         self,
-        cell: Cell[S],
+        axes: Axes[S],
         stack: Stack,
-        home: Home,
-        suffixes: list[str],
-        *,
-        batch_first: bool = False,
-        stacked: bool = True,
         owner: Any = None,
         parameters: Parameters | None = None,
     ) -> None:
-        self.cell, self.stack, self.home, self.suffixes = cell, stack, home, suffixes
-        self.batch_first, self.stacked = batch_first, stacked
+        self.axes, self.stack = axes, stack
         self.owner, self.parameters = owner, parameters
         self.version = parameters.version if parameters else 0
-        self.xp, self.state_type = home.backend.xp, cell.state_type
-        #: a tuple as the named tuple, without a call of Python code
-        self._named: Callable[[State], S] = partial(tuple.__new__, cell.state_type)
-        self.outputs = home.called("the output")
-        self.I, self.H = stack[0][0].I, stack[0][0].H
-        self.D, self.cells = len(stack[0]), len(suffixes)
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
-        self._shapes: dict[int, tuple[tuple[int, ...], str]] = {}
-        #: what takes the part of each cell out of an array (L·D, …)
-        self._parts = [itemgetter((n, ...)) for n in range(self.cells)]
 
     def forward(
         self,
@@ -79,83 +52,65 @@ class Bound(Generic[S]):
         mask: Mask | None = None,
     ) -> tuple[Array, S, Tape | None]:
         """Run sequences; with ``keep=False`` there is no tape."""
-        xs, unbatched = self._inputs("xs", xs, 3)
+        axes = self.axes
+        xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
-        parts = self._taken("state", state, B, unbatched, self.home)
+        parts = axes.state("state", state, B, unbatched, axes.home)
         if lengths is not None:
             if unbatched:
                 raise ValueError(
-                    f"{self.cell.name}: lengths are of a batch; cut the one sequence instead"
+                    f"{axes.cell.name}: lengths are of a batch; cut the one sequence instead"
                 )
-            lengths = take_lengths(lengths, T, B, self.home)
+            lengths = take_lengths(lengths, T, B, axes.home)
         tape = None
-        if T == 1 and self.D == 1 and self.stacked and lengths is None and not keep:
+        if T == 1 and axes.D == 1 and axes.stacked and lengths is None and not keep:
             ys, last = self._step(xs, parts)
         else:
             ys, lasts, passes, masks = stacks.forward(
-                self.stack, xs, self._split(parts), lengths, mask=mask, keep=keep
+                self.stack, xs, axes.split(parts), lengths, mask=mask, keep=keep
             )
-            last = self._joined(lasts)
+            last = axes.joined(lasts)
         if keep:
-            ys, tape = self.home.backend.read_only(ys), Tape(self, passes, masks, unbatched)
-        if unbatched or self.batch_first:
-            ys = self.to_user(ys, unbatched)
-        return ys, self._to_user_state(last, unbatched), tape
-
-    def backward(
-        self, tape: Tape, dys: Array | None, dstate: GivenState | None
-    ) -> tuple[Array, S, dict[str, Array]]:
-        """The gradients of all that `forward` was given."""
-        dys, dlasts = self.gradients_given(tape, dys, dstate)
-        found = stacks.backward(tape.passes, tape.masks, self.D, dys, dlasts)
-        dfirst = self._joined([dfirst for _, dfirst, _ in found])
-        dstate_first = self._to_user_state(dfirst, tape.unbatched)
-        return tape.to_user(found[0][0]), dstate_first, tape.named([dw for _, _, dw in found])
-
-    def gradients_given(
-        self, tape: Tape, dys: Array | None, dstate: GivenState | None
-    ) -> tuple[Array | None, list[State]]:
-        """What `backward` is given, checked: dys (T, B, D·H), and a dstate for each cell."""
-        check_real(self.cell, self.home)
-        T, B, _ = tape.passes[0].xs.shape
-        if dys is not None:
-            n = self.D * self.H
-            units = "D·H" if self.stacked else "H"
-            shape: tuple[int, ...]
-            if tape.unbatched:
-                shape, letters = (T, n), f"(T, {units})"
-            elif self.batch_first:
-                shape, letters = (B, T, n), f"(B, T, {units})"
-            else:
-                shape, letters = (T, B, n), f"(T, B, {units})"
-            dys = self._time_first(self.outputs.take_shaped("dys", dys, shape, letters))
-        return dys, self._split(self._taken("dstate", dstate, B, tape.unbatched, self.outputs))
+            ys = axes.home.backend.read_only(ys)
+            tape = Tape(axes, passes, masks, unbatched, self.owner, self.parameters, self.version)
+        if unbatched or axes.batch_first:
+            ys = axes.to_user(ys, unbatched)
+        return ys, axes.to_user_state(last, unbatched), tape
 
     def step(self, x: Array, state: GivenState | None) -> tuple[Array, S]:
         """One time step of every layer, each in one direction."""
-        x, unbatched = self._inputs("x", x, 2)
-        parts = self._taken("state", state, x.shape[0], unbatched, self.home)
+        axes = self.axes
+        x, unbatched = axes.inputs("x", x, 2)
+        parts = axes.state("state", state, x.shape[0], unbatched, axes.home)
         y, last = self._step(x, parts)
         if unbatched:
-            return y[0, :], self._to_user_state(last, unbatched)
-        return y, self._named(last)
+            return y[0, :], axes.to_user_state(last, unbatched)
+        return y, axes.as_named(last)
+
+    def path(self, T: int, B: int) -> dict[str, str]:
+        """What runs T steps of B sequences, for each cell."""
+        cells = [cell for directions in self.stack for cell in directions]
+        return {
+            suffix: cell.kernel(T, B).path(T, B, cell.I, cell.H)
+            for suffix, cell in zip(self.axes.suffixes, cells, strict=True)
+        }
 
     def _step(self, x: Array, parts: State) -> tuple[Array, State]:
         """One step of x (B, I) or (1, B, I): the output with as many axes, and the parts of the
         state after it."""
-        B, alone = x.shape[-2], x.ndim == 2
+        axes, B, alone = self.axes, x.shape[-2], x.ndim == 2
         single, steppers = self._steppers.get(B) or self._new_steppers(B)
         if single is not None:
             last = single(x, parts)
             y = last[0][0, ...] if alone else last[0]
         else:
             lasts, y = [], x if alone else x[0, ...]
-            for stepper, first in zip(steppers, self._split(parts), strict=True):
+            for stepper, first in zip(steppers, axes.split(parts), strict=True):
                 lasts.append(stepper(y, first))
                 y = lasts[-1][0]
-            y, last = y if alone else y[None, ...], self._joined(lasts)
+            y, last = y if alone else y[None, ...], axes.joined(lasts)
         # A copy: what is done to y must not reach the state.
-        return self.xp.asarray(y, copy=True), last
+        return axes.xp.asarray(y, copy=True), last
 
     def _new_steppers(self, B: int) -> tuple[Stepper | None, list[Stepper]]:
         """What runs one step of B sequences, for each cell; and first, where there is one cell
@@ -163,84 +118,55 @@ class Bound(Generic[S]):
         cells = [cell for (cell,) in self.stack]
         found = [cell.stepper(B) for cell in cells]
         steppers = [s or cell.step for s, cell in zip(found, cells, strict=True)]
-        self._steppers[B] = (found[0] if self.cells == 1 else None), steppers
+        self._steppers[B] = (found[0] if len(cells) == 1 else None), steppers
         return self._steppers[B]
 
-    def path(self, T: int, B: int) -> dict[str, str]:
-        """What runs T steps of B sequences, for each cell."""
-        cells = [bound for directions in self.stack for bound in directions]
-        return {
-            suffix: bound.kernel(T, B).path(T, B, bound.I, bound.H)
-            for suffix, bound in zip(self.suffixes, cells, strict=True)
-        }
 
-    def to_user(self, a: Array, unbatched: bool) -> Array:
-        """(T, B, n) with the axes that the user gave."""
-        if unbatched:
-            return a[:, 0, :]
-        return self._swapped(a) if self.batch_first else a
+def bind(
+    cell: Cell[S],
+    parameters: Parameters,
+    suffixes: list[tuple[str, ...]],
+    old: Bound[S] | None,
+    *,
+    bias: bool,
+    reverse: bool,
+    batch_first: bool,
+    precision: Precision,
+    owner: Any,
+) -> Bound[S]:
+    """A layer with the present values of its parameters.
 
-    def _inputs(self, name: str, x: Array, axes: int) -> tuple[Array, bool]:
-        """The input, checked, time first and with an axis B; and whether it lacked that."""
-        x = self.home.take(name, x)
-        ndim = x.ndim
-        if ndim not in (axes, axes - 1) or x.shape[-1] != self.I:
-            letters = "(B, I), or (I,)" if axes == 2 else "(T, B, I), or (T, I)"
-            if axes == 3 and self.batch_first:
-                letters = "(B, T, I), or (T, I)"
-            raise ValueError(
-                f"{self.cell.name}: {name} has shape {tuple(x.shape)}; it must be {letters}, "
-                f"with I = {self.I}"
+    `suffixes` are, for each layer, what the names of the weights of its directions end in.  Of
+    an `old` binding to the same parameters all is kept but the values of the weights.
+    """
+    if old is not None and old.parameters is parameters:
+        stack = [
+            tuple(
+                one.rebound({**one.weights, **_values(parameters, suffix, one.given)})
+                for one, suffix in zip(directions, names, strict=True)
             )
-        if ndim != axes:
-            return x[..., None, :], True
-        return (self._swapped(x) if axes == 3 and self.batch_first else x), False
+            for directions, names in zip(old.stack, suffixes, strict=True)
+        ]
+        return Bound(old.axes, stack, owner, parameters)
+    home, given = parameters.home, tuple(cell.shapes(1, 1, bias))
+    stack = []
+    for names in suffixes:
+        cells = []
+        for suffix, way in zip(names, (reverse, True), strict=False):
+            weights = _values(parameters, suffix, given)
+            I, H = weights["W"].shape[1], weights["W"].shape[0] // len(cell.gates)
+            for name, shape in cell.shapes(I, H).items():
+                if name not in weights:
+                    weights[name] = home.zeros(shape)
+            how: Any = {"given": given, "precision": precision, "frozen": parameters.frozen}
+            cells.append(BoundCell(cell, weights, home, reverse=way, **how))
+        stack.append(tuple(cells))
+    one, D = stack[0][0], len(suffixes[0])
+    flat = [suffix for names in suffixes for suffix in names]
+    axes = Axes(cell, home, one.I, one.H, flat, directions=D, batch_first=batch_first)
+    return Bound(axes, stack, owner, parameters)
 
-    def _time_first(self, a: Array) -> Array:
-        """(T, B, n), from the axes that the user gave."""
-        if a.ndim == 2:
-            return a[:, None, :]
-        return self._swapped(a) if self.batch_first else a
 
-    def _swapped(self, a: Array) -> Array:
-        return self.xp.permute_dims(a, (1, 0, 2))
-
-    def _taken(
-        self, what: str, state: GivenState | None, B: int, unbatched: bool, home: Home
-    ) -> State:
-        """The parts of a state as the user has them, checked, but with an axis B."""
-        if not unbatched:
-            shape, letters = self._shapes.get(B) or self._new_shape(B)
-            if type(state) is self.state_type and home.all_fit(state, shape):
-                return state
-            return take_state(self.cell, what, state, home, shape, letters)
-        alone = ((self.cells, self.H), "(L·D, H)") if self.stacked else ((self.H,), "(H,)")
-        parts = take_state(self.cell, what, state, home, *alone)
-        return tuple([s[..., None, :] for s in parts])
-
-    def _new_shape(self, B: int) -> tuple[tuple[int, ...], str]:
-        """The shape of the parts of a state of B sequences, in numbers and letters."""
-        found = (
-            ((self.cells, B, self.H), "(L·D, B, H)") if self.stacked else ((B, self.H), "(B, H)")
-        )
-        self._shapes[B] = found
-        return found
-
-    def _split(self, parts: State) -> list[State]:
-        """One state for each cell, its parts (B, H)."""
-        if not self.stacked:
-            return [parts]
-        return [tuple(map(part, parts)) for part in self._parts]
-
-    def _joined(self, states: list[State]) -> State:
-        """The states of all cells as the parts that the user has, but with an axis B."""
-        if not self.stacked:
-            return states[0]
-        if len(states) == 1:
-            return tuple(map(_with_axis, states[0]))
-        return tuple(map(self.xp.stack, zip(*states, strict=True)))
-
-    def _to_user_state(self, parts: State, unbatched: bool) -> S:
-        if unbatched:
-            parts = tuple([s[..., 0, :] for s in parts])
-        return self._named(parts)
+def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:
+    """The present weights of one cell."""
+    return {name: parameters[f"{name}{suffix}"] for name in given}

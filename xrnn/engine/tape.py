@@ -1,16 +1,17 @@
-"""The tape: what a backward pass needs of the forward pass that made it."""
+"""The tape: what a backward pass needs of the forward pass that made it, and that pass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xrnn.cells.base import Cell
+from xrnn.engine import stack
+from xrnn.engine.axes import Axes
 from xrnn.engine.cell_pass import Pass
-from xrnn.typing import Array
-
-if TYPE_CHECKING:
-    from xrnn.engine.bound import Bound
+from xrnn.engine.checks import check_real
+from xrnn.engine.parameters import Parameters
+from xrnn.typing import Array, GivenState, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +23,49 @@ class Tape:
     backward raises an error.
     """
 
-    bound: Bound[Any]
+    axes: Axes[Any]
     passes: list[Pass]
     masks: list[Array]
     #: whether the inputs were one sequence, without an axis B
     unbatched: bool
+    #: the layer that made it, and its parameters as they were; None for `xrnn.unroll`
+    owner: Any
+    parameters: Parameters | None
+    version: int
 
     @property
     def cell(self) -> Cell[Any]:
         """The cell that ran."""
-        return self.bound.cell
+        return self.axes.cell
+
+    def backward(
+        self, dys: Array | None, dstate: GivenState | None
+    ) -> tuple[Array, Any, dict[str, Array]]:
+        """The gradients of all that the forward pass was given."""
+        axes = self.axes
+        given, dlasts = self.gradients_given(dys, dstate)
+        found = stack.backward(self.passes, self.masks, axes.D, given, dlasts)
+        dfirst = axes.joined([dfirst for _, dfirst, _ in found])
+        dweights = self.named([dweights for _, _, dweights in found])
+        return self.to_user(found[0][0]), axes.to_user_state(dfirst, self.unbatched), dweights
+
+    def gradients_given(
+        self, dys: Array | None, dstate: GivenState | None
+    ) -> tuple[Array | None, list[State]]:
+        """What `backward` is given, checked: dys (T, B, D·H), and a dstate for each cell."""
+        axes = self.axes
+        check_real(axes.cell, axes.home)
+        T, B, _ = self.passes[0].xs.shape
+        if dys is not None:
+            dys = axes.gradient(dys, T, B, self.unbatched)
+        parts = axes.state("dstate", dstate, B, self.unbatched, axes.outputs)
+        return dys, axes.split(parts)
 
     def named(self, found: list[dict[str, Array]]) -> dict[str, Array]:
         """One dict for each pass as one for the whole: from a layer ``f`` → ``f_l0`` …"""
-        parts = zip(self.bound.suffixes, found, strict=True)
+        parts = zip(self.axes.suffixes, found, strict=True)
         return {f"{name}{suffix}": a for suffix, part in parts for name, a in part.items()}
 
     def to_user(self, a: Array) -> Array:
         """(T, B, n) with the axes that the user gave."""
-        return self.bound.to_user(a, self.unbatched)
+        return self.axes.to_user(a, self.unbatched)

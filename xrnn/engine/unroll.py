@@ -6,6 +6,7 @@ from typing import Any
 
 from xrnn.backends import backend_of
 from xrnn.cells.base import Cell
+from xrnn.engine.axes import Axes
 from xrnn.engine.bound import Bound
 from xrnn.engine.cell_pass import BoundCell
 from xrnn.engine.checks import (
@@ -99,8 +100,8 @@ def unroll(
     one = BoundCell(
         cell, complete, home, given=tuple(weights), precision=precision, reverse=bool(reverse)
     )
-    bound = Bound(cell, [(one,)], home, [""], stacked=False)
-    ys, last, tape = bound.forward(xs, parts, lengths, keep=True)
+    axes = Axes(cell, home, one.I, one.H, [""], stacked=False)
+    ys, last, tape = Bound(axes, [(one,)]).forward(xs, parts, lengths, keep=True)
     assert tape is not None
     return ys, last, tape
 
@@ -143,8 +144,8 @@ def unroll_backward(
         raise TypeError(
             f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll returned"
         )
-    if tape.bound.owner is not None:
+    if tape.owner is not None:
         raise ValueError(
             f"{tape.cell.name}: the tape was made by a layer; call backward of that layer"
         )
-    return tape.bound.backward(tape, dys, dstate)
+    return tape.backward(dys, dstate)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
-import xrnn
+from xrnn._version import __version__
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
 from xrnn.recurrence.loop import Loop
@@ -165,7 +165,7 @@ def _key(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: S
     if not source or own is None:
         return None
     parts = (
-        *(backend.name, backend.describe(), xrnn.__version__, cell.name, dtype_name(dtype)),
+        *(backend.name, backend.describe(), __version__, cell.name, dtype_name(dtype)),
         *(kernel.precision, str(sizes), _hash(source), _hash(own)),
     )
     return " | ".join(parts)

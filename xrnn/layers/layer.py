@@ -6,11 +6,10 @@ from typing import Any, Generic
 
 from xrnn.backends import get, host
 from xrnn.cells.base import Cell
-from xrnn.engine.bound import Bound
+from xrnn.engine.bound import Bound, bind
 from xrnn.engine.checks import check_choice, check_flags, check_precision, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.engine.tape import Tape
-from xrnn.layers.binding import bind
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, DType, GivenState, Init, Precision, S, dtype_name
@@ -247,7 +246,7 @@ class Layer(Module, Generic[S]):
             is not of the library, dtype or shape of what it is of.
         """
         self.check_tape(tape)
-        return self._bound().backward(tape, dys, dstate)
+        return tape.backward(dys, dstate)
 
     def check_tape(self, tape: Tape) -> None:
         """Raise unless the tape is of this layer, and its weights are as they were then."""
@@ -257,11 +256,11 @@ class Layer(Module, Generic[S]):
                 f"{name}: tape is a {type(tape).__name__}; it must be the tape that forward "
                 "returned"
             )
-        owner = tape.bound.owner
+        owner = tape.owner
         if owner is not self:
             by = "xrnn.unroll; use xrnn.unroll_backward" if owner is None else "another layer"
             raise ValueError(f"{name}: the tape was made by {by}")
-        self.check_unchanged(tape.bound.parameters, tape.bound.version)
+        self.check_unchanged(tape.parameters, tape.version)
 
     def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
         """One time step, for streams.
@@ -366,5 +365,15 @@ class Layer(Module, Generic[S]):
             or bound.parameters is not parameters
             or bound.version != parameters.version
         ):
-            bound = self._last_bound = bind(self, bound)
+            bound = self._last_bound = bind(
+                self.cell,
+                parameters,
+                [self.suffixes(k) for k in range(self.num_layers)],
+                bound,
+                bias=self.bias,
+                reverse=self.reverse,
+                batch_first=self.batch_first,
+                precision=self.precision,
+                owner=self,
+            )
         return bound
