@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -29,10 +30,22 @@ _of_type: dict[type, Backend] = {}
 
 
 @cache
+def _names() -> tuple[str, ...]:
+    """The folders here."""
+    return tuple(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
+
+
+@cache
 def folders() -> dict[str, str]:
-    """Array library → the folder here that serves it."""
-    names = [m.name for m in pkgutil.iter_modules(__path__) if m.ispkg]
-    return {importlib.import_module(f"{__name__}.{name}").LIBRARY: name for name in names}
+    """Array library → the folder here that serves it.
+
+    A folder that imports what is not installed is left out: there are no such arrays then.
+    """
+    found = {}
+    for name in _names():
+        with suppress(ModuleNotFoundError):
+            found[importlib.import_module(f"{__name__}.{name}").LIBRARY] = name
+    return found
 
 
 def register(library: str, backend: Backend) -> None:
@@ -102,15 +115,15 @@ def get(name: str) -> Backend:
     """
     module = ALIASES.get(name, name)
     try:
-        backend = _folder(module) if module in folders().values() else _library(name, module)
+        backend = _folder(module) if module in _names() else _library(name, module)
     except ModuleNotFoundError as error:
+        wanted, hint = {module, module.partition(".")[0]}, ""
+        if module in _names():
+            folder = importlib.import_module(f"{__name__}.{module}")
+            wanted, hint = {folder.LIBRARY}, f" ({folder.INSTALL})"
         # Whatever else is missing is a fault of the library, which its own error tells.
-        wanted = {module, module.partition(".")[0], *folders()}
         if error.name not in wanted:
             raise
-        hint = ""
-        if module in folders().values():
-            hint = f" ({importlib.import_module(f'{__name__}.{module}').INSTALL})"
         raise ImportError(f"backend {name!r}: {error.name} is not installed{hint}") from error
     if problem := backend.missing():
         raise ImportError(f"backend {name!r}: {problem}")
@@ -126,7 +139,7 @@ def _library(name: str, module: str) -> Backend:
     asarray = getattr(importlib.import_module(module), "asarray", None)
     zero: Any = None if asarray is None else asarray(0.0)
     if not array_api_compat.is_array_api_obj(zero):
-        known = ", ".join(sorted(folders().values()))
+        known = ", ".join(_names())
         raise ValueError(
             f"backend {name!r} is unknown; it must be one of {known}, or the name of a "
             'library that follows the Python Array API standard, such as "torch" or "jax"'

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from xrnn import _cli as cli
+from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm import model as charlm
 from xrnn.charlm import training
@@ -183,7 +184,7 @@ class TestRefusals:
             (
                 "--cell",
                 "transformer",
-                "unknown cell 'transformer'; it must be one of rnn, rnn-relu",
+                f"unknown cell 'transformer'; it must be one of {', '.join(BY_NAME)}",
             ),
             ("--hidden", 0, "--hidden is 0; it must be at least 1"),
             ("--steps", -1, "--steps is -1; it must be at least 1"),
@@ -321,7 +322,7 @@ def test_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--cells", "rnn,lstn"], "--cells has 'lstn'; it must be of rnn, rnn-relu, gru"),
+        (["--cells", "rnn,lstn"], f"--cells has 'lstn'; it must be of {', '.join(BY_NAME)}"),
         (["--steps", 0], "--steps is 0; it must be at least 1"),
         (["--hidden", -1], "--hidden is -1; it must be at least 1"),
     ],

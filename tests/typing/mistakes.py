@@ -1,0 +1,119 @@
+"""A user's mistakes: a type checker reports every line that is marked, and no other.
+
+The file is checked and never run, see `test_typing_user.py`.
+"""
+
+import numpy as np
+
+import xrnn
+from xrnn import cells
+
+xs = np.zeros((7, 2, 3), "float32")
+x = xs[0]
+
+# Options of the layers
+
+xrnn.LSTM(8, 32, bidirectionl=True)  # error
+xrnn.LSTM(8, 32, 2, True)  # error
+xrnn.GRU(8, 32, 1, "before")  # error
+xrnn.RNN(3, 5, 1, "relu")  # error
+xrnn.InputGatedLSTM(3, 5, 1, False)  # error
+xrnn.Layer(cells.LSTM, 3, 5, 1, True)  # error
+xrnn.LSTM(3)  # error
+xrnn.LSTM("3", 5)  # error
+xrnn.LSTM(3.0, 5)  # error
+xrnn.LSTM(I=3, H=5)  # error
+xrnn.Layer("lstm", 3, 5)  # error
+xrnn.LSTM(3, 5, batch_first="False")  # error
+xrnn.LSTM(3, 5, dropout="0.5")  # error
+xrnn.LSTM(3, 5, dtype="float23")  # error
+xrnn.LSTM(3, 5, dtype=np.float32)  # error
+xrnn.LSTM(3, 5, init="zeros")  # error
+xrnn.LSTM(3, 5, precision="fast")  # error
+xrnn.LSTM(3, 5, device=0)  # error
+xrnn.GRU(3, 5, reset="never")  # error
+xrnn.RNN(3, 5, nonlinearity="sin")  # error
+xrnn.GRU(3, 5, forget_bias=1.0)  # error
+
+# Embedding and Linear
+
+xrnn.Linear(5, 2, "relu")  # error
+xrnn.Linear(5, 2, activation="tanh")  # error
+xrnn.Linear(5, 2, biased=False)  # error
+xrnn.Embedding(10, 4, "float64")  # error
+xrnn.Embedding(10, 4, dtype="float")  # error
+
+# Passes
+
+lstm, gru = xrnn.LSTM(3, 5), xrnn.GRU(3, 5)
+lstm.forward(xs, length=[7, 7])  # error
+lstm.forward(xs, seed="1")  # error
+lstm(xs, states=None)  # error
+lstm(xs, seed=1)  # error
+lstm(xs, xs)  # error
+lstm.step(x, h=None)  # error
+ys, state, tape = lstm.forward(xs)
+lstm.backward(tape, ys, gates=True)  # error
+lstm.backward(tape, dy=ys)  # error
+lstm.backward(3, ys)  # error
+ys, state = lstm.forward(xs)  # error
+ys, state, tape = lstm(xs)  # error
+dxs, dweights = lstm.backward(tape, ys)  # error
+
+# States
+
+state.d  # error
+lstm(xs)[1].d  # error
+lstm.step(x)[1].d  # error
+lstm.initial_state(2).d  # error
+gru(xs)[1].c  # error
+gru.forward(xs)[1].c  # error
+gru.step(x)[1].c  # error
+xrnn.RNN(3, 5)(xs)[1].c  # error
+xrnn.InputGatedLSTM(3, 5)(xs)[1].d  # error
+xrnn.Layer(cells.MinGRU, 3, 5)(xs)[1].c  # error
+state.h = ys  # error
+h, c, n = state  # error
+lstm.backward(tape, ys)[1].d  # error
+
+# One cell
+
+weights = {name: np.zeros(shape) for name, shape in cells.LSTM.shapes(3, 5).items()}
+xrnn.unroll(cells.LSTM, weights, xs)[1].d  # error
+xrnn.unroll(cells.GRU, weights, xs)[1].c  # error
+xrnn.unroll(cells.LSTM, weights, xs, precision="fast")  # error
+xrnn.unroll(cells.LSTM, weights, xs, length=[7, 7])  # error
+xrnn.unroll("lstm", weights, xs)  # error
+xrnn.unroll(cells.LSTM, xs=xs)  # error
+xrnn.unroll_backward(tape, dy=ys)  # error
+ys, state = xrnn.unroll(cells.LSTM, weights, xs)  # error
+cells.Cell(name="mine", gates=("a",), step=None)  # error
+cells.LSTM.gate  # error
+xrnn.online.Online(cells.LSTM, weights, 2, method="rtrl")  # error
+
+# Names
+
+xrnn.LTSM(3, 5)  # error
+xrnn.cells.LSTMM  # error
+xrnn.losses.softmax_crossentropy  # error
+xrnn.optim.Adm(1e-3)  # error
+xrnn.optim.Adam("fast")  # error
+xrnn.convert.from_pytorch  # error
+xrnn.analysis.gate  # error
+lstm.hidden  # error
+lstm.bidirectonal  # error
+
+# Weights, files and the certificate
+
+lstm.weights = 3  # error
+lstm.weights.foo  # error
+lstm.cell = "lstm"  # error
+lstm.precision = "fast"  # error
+lstm.directions = 2  # error
+lstm.to(0)  # error
+xrnn.save(lstm)  # error
+xrnn.load("lstm.safetensors")  # error
+xrnn.certify(dtype="int8")  # error
+xrnn.certify(cell=[cells.LSTM])  # error
+xrnn.certify(cells=cells.LSTM)  # error
+xrnn.certify().pased  # error

@@ -1,0 +1,99 @@
+"""A user's program without mistakes: type checkers report nothing, and it runs."""
+
+from typing import Any
+
+import numpy as np
+
+import xrnn
+from xrnn import cells
+from xrnn.cells.base import Cell
+from xrnn.typing import Array, Contribution, HCState, HState, Namespace, State, Weights
+
+xs = np.zeros((7, 2, 3), "float32")
+x = xs[0]
+
+# Sizes and options
+
+sizes = np.array([3, 5])
+lstm = xrnn.LSTM(sizes[0], sizes[1], num_layers=2, bias=True, dropout=0.5, rng=0)
+rnn = xrnn.RNN(np.int64(3), np.int32(5), nonlinearity="relu", init="uniform", reverse=True)
+gru = xrnn.GRU(3, 5, reset="before", batch_first=False, rng=np.random.default_rng(0))
+peephole = xrnn.Layer(cells.PeepholeLSTM, 3, 5, dtype="float32", precision="tf32")
+readout = xrnn.Linear(5, 2, activation="relu", dtype="float32")
+embedding = xrnn.Embedding(10, 3, device="cpu")
+xs, token_tape = embedding.forward(np.zeros((7, 2), int))
+
+# Passes and states
+
+ys, state = lstm(xs)
+print(state.h.shape, state.c.shape)
+h, c = state
+ys, state = lstm(xs, state, [7, 3])
+ys, state = lstm(xs, (h, None), np.array([7, 3]))
+ys, state = lstm(xs, [h, c])
+ys, state = lstm(xs, (None, None), lengths=(7, 0))
+ys, state, tape = lstm.forward(xs, state, seed=0)
+dxs, dstate, dweights = lstm.backward(tape, ys)
+dxs, dstate, dweights = lstm.backward(tape, None, (h, None))
+print(dstate.c.shape, dweights["U_l1"].shape)
+y, last = gru.step(x)
+y, last = gru.step(x, last)
+y, last = gru.step(x, (last.h,))
+print(gru.initial_state(2).h, rnn(xs)[1].h, peephole(xs)[1].c)
+state_again: HCState = peephole(xs)[1]
+only_h: HState = gru(xs)[1]
+
+# Weights
+
+W = lstm.weights["W_l0"]
+lstm.weights["W_l0"] = 2 * W
+lstm.weights["W_l0"] *= 0.5
+lstm.weights.update({"W_l0": W})
+lstm.weights = {name: w.copy() for name, w in lstm.weights.items()}
+lstm.weights = {**lstm.weights, "W_l0": W}
+readout.weights = {"W": np.ones((2, 5), "float32"), "b": np.ones(2, "float32")}
+frozen: xrnn.LSTM = lstm.freeze()
+moved: xrnn.GRU = gru.to("cpu")
+gru.precision = "tf32"
+
+# Losses and optimizers
+
+logits, readout_tape = readout.forward(ys)
+loss, dlogits = xrnn.losses.softmax_cross_entropy(logits, np.zeros((7, 2), int))
+dys, dreadout = readout.backward(readout_tape, dlogits)
+xrnn.optim.Adam(1e-3).update(readout.weights, dreadout)
+
+# One cell
+
+weights = {name: np.ones(shape, "float32") for name, shape in cells.LSTM.shapes(3, 5).items()}
+ys, one, cell_tape = xrnn.unroll(cells.LSTM, weights, xs, reverse=True)
+print(one.c, xrnn.unroll(cells.LSTM, weights, xs, (None, one.c))[1].c)
+dxs, done, dweights = xrnn.unroll_backward(cell_tape, ys)
+dxs, done, dweights = xrnn.unroll_backward(cell_tape, ys, (None, one.c))
+gates = xrnn.analysis.gates(cell_tape)
+dgates, dstates = xrnn.analysis.gate_gradients(cell_tape, ys)
+
+# A cell of one's own
+
+
+def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
+    """h = tanh(a + U h)."""
+    (h_prev,) = state
+    h = xp.tanh(ax + h_prev @ weights["U"].T)
+    return (h,), (h, h_prev)
+
+
+def step_backward(
+    dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+) -> tuple[Array, State, dict[str, Contribution]]:
+    """The same, backward."""
+    h, h_prev = saved
+    da = dstate[0] * (1 - h * h)
+    return da, (da @ weights["U"],), {"U": ((da, h_prev),)}
+
+
+Mine: Cell[HState] = Cell(name="mine", gates=("a",), step=step, step_backward=step_backward)
+weights_of_mine = {name: np.ones(shape, "float32") for name, shape in Mine.shapes(3, 5).items()}
+mine = xrnn.Layer(Mine, 3, 5, num_layers=2, bidirectional=True)
+print(mine(xs)[1].h, mine.cell.states, xrnn.unroll(Mine, weights_of_mine, xs)[1].h)
+assert xrnn.certify(dtype="float64", cells=[Mine]).passed
