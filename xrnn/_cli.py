@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import platform
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ TYPICAL = (100, 32, 128, 128)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal or file of an old encoding cannot show is a question mark there.
+            stream.reconfigure(errors="replace")
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, SupportsIndex, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any library that follows the Python Array API standard."""
 
 Namespace: TypeAlias = Any
 """The functions of such a library: ``numpy``, ``cupy``, ``array_api_compat.torch`` …"""
+
+Size: TypeAlias = SupportsIndex
+"""An integer, NumPy's among them."""
 
 DType: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 """What a layer may store its weights in; complex numbers are for the forward pass alone."""

@@ -25,7 +25,7 @@ from xrnn.typing import Array
 
 
 def jacobian(
-    tape: Tape, t: int, span: int = 1, of: str | None = "h", by: str | None = "h"
+    tape: Tape[Any], t: int, span: int = 1, of: str | None = "h", by: str | None = "h"
 ) -> Array:
     """∂h_{t+span}/∂h_t, for each sequence.
 
@@ -81,7 +81,7 @@ def jacobian(
     return xp.permute_dims(xp.concat(rows, axis=-1)[..., held], (1, 0, 2))
 
 
-def lyapunov(tape: Tape, k: int = 1) -> Array:
+def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     """The k largest Lyapunov exponents along the tape, for each sequence.
 
     Parameters
@@ -127,7 +127,7 @@ def lyapunov(tape: Tape, k: int = 1) -> Array:
     return total / T
 
 
-def _single(tape: Tape) -> tuple[Pass, Residuals, Any]:
+def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
     """The single pass of a tape, its residuals from the cell's own code, and its namespace.
 
     Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from xrnn.cells.base import blocks
 from xrnn.engine import stack
@@ -12,7 +13,7 @@ from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, GivenState, Namespace
 
 
-def gates(tape: Tape) -> dict[str, Array]:
+def gates(tape: Tape[Any]) -> dict[str, Array]:
     """The values of every gate, and of every state beyond h, at every step.
 
     The cell's own code computes them again from the inputs that the tape refers to, whichever
@@ -55,7 +56,7 @@ def gates(tape: Tape) -> dict[str, Array]:
 
 
 def gate_gradients(
-    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+    tape: Tape[Any], dys: Array | None = None, dstate: GivenState | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The gradients of every gate and of every state, at every step.
 
@@ -104,7 +105,7 @@ def gate_gradients(
     return dgates, dstates
 
 
-def check_tape(tape: Tape) -> None:
+def check_tape(tape: Tape[Any]) -> None:
     """Raise unless it is a tape, and the weights are as they were when it was made."""
     if not isinstance(tape, Tape):
         raise TypeError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xrnn.analysis.gates import gate_gradients
 from xrnn.engine.tape import Tape
 from xrnn.typing import Array, GivenState
 
 
 def gradient_flow(
-    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+    tape: Tape[Any], dys: Array | None = None, dstate: GivenState | None = None
 ) -> dict[str, Array]:
     """The norms of ∂L/∂h_t and ∂L/∂c_t at every step.
 

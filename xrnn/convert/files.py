@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
@@ -32,6 +32,8 @@ class Part(Protocol):
 
 
 Parts = Part | Mapping[str, Part]
+
+P = TypeVar("P", bound=Parts)
 
 
 def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> None:
@@ -63,7 +65,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     write(path, tensors, {"config": config, "metadata": metadata})
 
 
-def load(path: str | os.PathLike[str], part: Any) -> Any:
+def load(path: str | os.PathLike[str], part: P) -> P:
     """Read a file that `save` wrote into a part made with the same configuration.
 
     Parameters

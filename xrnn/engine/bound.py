@@ -50,7 +50,7 @@ class Bound(Generic[S]):
         *,
         keep: bool,
         mask: Mask | None = None,
-    ) -> tuple[Array, S, Tape | None]:
+    ) -> tuple[Array, S, Tape[S] | None]:
         """Run sequences; with ``keep=False`` there is no tape."""
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)

@@ -16,7 +16,7 @@ import array_api_compat
 
 from xrnn.backends import Backend, backend_of, host
 from xrnn.cells.base import Cell
-from xrnn.typing import Array, State, Weights, dtype_name, is_floating
+from xrnn.typing import Array, Size, State, Weights, dtype_name, is_floating
 
 PRECISIONS = ("ieee", "tf32")
 
@@ -129,7 +129,7 @@ def check_precision(kind: str, precision: str) -> None:
         raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
 
 
-def check_sizes(kind: str, **sizes: int) -> None:
+def check_sizes(kind: str, **sizes: Size) -> None:
     """Raise ValueError unless all are integers of at least 1."""
     for name, value in sizes.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:

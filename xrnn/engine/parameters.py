@@ -180,6 +180,10 @@ class Module:
 
     _parameters: Parameters
 
+    def config(self) -> dict[str, Any]:
+        """What a file must agree on to be loaded into this module."""
+        raise NotImplementedError
+
     @property
     def weights(self) -> Parameters:
         """The weights by name.

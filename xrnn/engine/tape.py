@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine import stack
@@ -11,11 +11,11 @@ from xrnn.engine.axes import Axes
 from xrnn.engine.cell_pass import Pass
 from xrnn.engine.checks import check_real
 from xrnn.engine.parameters import Parameters
-from xrnn.typing import Array, GivenState, State
+from xrnn.typing import Array, GivenState, S, State
 
 
 @dataclass(frozen=True, eq=False)
-class Tape:
+class Tape(Generic[S]):
     """What backward needs.  Made by `xrnn.unroll` and `Layer.forward`; not an interface.
 
     It holds what the forward pass was given and what it gave, not copies: change no inputs
@@ -23,7 +23,7 @@ class Tape:
     backward raises an error.
     """
 
-    axes: Axes[Any]
+    axes: Axes[S]
     passes: list[Pass]
     masks: list[Array]
     #: whether the inputs were one sequence, without an axis B
@@ -34,13 +34,13 @@ class Tape:
     version: int
 
     @property
-    def cell(self) -> Cell[Any]:
+    def cell(self) -> Cell[S]:
         """The cell that ran."""
         return self.axes.cell
 
     def backward(
         self, dys: Array | None, dstate: GivenState | None
-    ) -> tuple[Array, Any, dict[str, Array]]:
+    ) -> tuple[Array, S, dict[str, Array]]:
         """The gradients of all that the forward pass was given."""
         axes = self.axes
         given, dlasts = self.gradients_given(dys, dstate)

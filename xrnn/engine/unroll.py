@@ -29,7 +29,7 @@ def unroll(
     reverse: bool = False,
     *,
     precision: Precision = "ieee",
-) -> tuple[Array, S, Tape]:
+) -> tuple[Array, S, Tape[S]]:
     """Run one cell over sequences.
 
     Parameters
@@ -107,8 +107,8 @@ def unroll(
 
 
 def unroll_backward(
-    tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
-) -> tuple[Array, Any, dict[str, Array]]:
+    tape: Tape[S], dys: Array | None = None, dstate: GivenState | None = None
+) -> tuple[Array, S, dict[str, Array]]:
     """The gradients of all that `unroll` was given (backpropagation through time).
 
     Parameters

@@ -13,7 +13,7 @@ from typing import Any
 from xrnn.backends import backend_of, get, host
 from xrnn.engine.checks import check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
-from xrnn.typing import Array, DType
+from xrnn.typing import Array, DType, Size
 
 
 class Embedding(Module):
@@ -45,8 +45,8 @@ class Embedding(Module):
 
     def __init__(
         self,
-        num_embeddings: int,
-        embedding_dim: int,
+        num_embeddings: Size,
+        embedding_dim: Size,
         *,
         dtype: DType = "float32",
         device: str = "cpu",

@@ -12,7 +12,7 @@ from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.engine.tape import Tape
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw
-from xrnn.typing import Array, DType, GivenState, Init, Precision, S, dtype_name
+from xrnn.typing import Array, DType, GivenState, Init, Precision, S, Size, dtype_name
 
 #: what a layer may store its weights in
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -85,9 +85,9 @@ class Layer(Module, Generic[S]):
     def __init__(
         self,
         cell: Cell[S],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: Size,
+        hidden_size: Size,
+        num_layers: Size = 1,
         *,
         bias: bool = True,
         batch_first: bool = False,
@@ -107,7 +107,7 @@ class Layer(Module, Generic[S]):
         check_flags(kind, **flags, bidirectional=bidirectional, reverse=reverse)
         if bidirectional and reverse:
             raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
-        check_dropout(kind, dropout, num_layers)
+        check_dropout(kind, dropout, int(num_layers))
         check_choice(kind, "dtype", dtype, DTYPES)
         self.cell = cell
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
@@ -174,7 +174,7 @@ class Layer(Module, Generic[S]):
         lengths: Any = None,
         *,
         seed: int | None = None,
-    ) -> tuple[Array, S, Tape]:
+    ) -> tuple[Array, S, Tape[S]]:
         """Run the layer and keep what `backward` needs.
 
         Parameters
@@ -214,7 +214,7 @@ class Layer(Module, Generic[S]):
         return ys, last, tape
 
     def backward(
-        self, tape: Tape, dys: Array | None = None, dstate: GivenState | None = None
+        self, tape: Tape[S], dys: Array | None = None, dstate: GivenState | None = None
     ) -> tuple[Array, S, dict[str, Array]]:
         """The gradients of all that `forward` was given (backpropagation through time).
 
@@ -248,7 +248,7 @@ class Layer(Module, Generic[S]):
         self.check_tape(tape)
         return tape.backward(dys, dstate)
 
-    def check_tape(self, tape: Tape) -> None:
+    def check_tape(self, tape: Tape[S]) -> None:
         """Raise unless the tape is of this layer, and its weights are as they were then."""
         name = self.cell.name
         if not isinstance(tape, Tape):

@@ -16,7 +16,7 @@ from xrnn.backends import get, host
 from xrnn.cells.activations import relu, relu_slope
 from xrnn.engine.checks import check_choice, check_flags, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
-from xrnn.typing import Array, DType
+from xrnn.typing import Array, DType, Size
 
 
 class LinearTape(NamedTuple):
@@ -59,8 +59,8 @@ class Linear(Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: Size,
+        out_features: Size,
         *,
         activation: Literal["relu"] | None = None,
         bias: bool = True,

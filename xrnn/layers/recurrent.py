@@ -7,7 +7,7 @@ from typing import Any, Literal
 from xrnn import cells
 from xrnn.engine.checks import check_choice
 from xrnn.layers.layer import Layer
-from xrnn.typing import DType, HCState, HState, Init, Precision
+from xrnn.typing import DType, HCState, HState, Init, Precision, Size
 
 
 class RNN(Layer[HState]):
@@ -52,9 +52,9 @@ class RNN(Layer[HState]):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: Size,
+        hidden_size: Size,
+        num_layers: Size = 1,
         *,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
         bias: bool = True,
@@ -136,9 +136,9 @@ class LSTM(Layer[HCState]):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: Size,
+        hidden_size: Size,
+        num_layers: Size = 1,
         *,
         bias: bool = True,
         batch_first: bool = False,
@@ -217,9 +217,9 @@ class GRU(Layer[HState]):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: Size,
+        hidden_size: Size,
+        num_layers: Size = 1,
         *,
         reset: Literal["after", "before"] = "after",
         bias: bool = True,
@@ -295,9 +295,9 @@ class InputGatedLSTM(Layer[HCState]):
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
+        input_size: Size,
+        hidden_size: Size,
+        num_layers: Size = 1,
         *,
         bias: bool = True,
         batch_first: bool = False,
