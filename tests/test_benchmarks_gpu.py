@@ -61,8 +61,8 @@ def test_the_list_names_every_stage(gpu: Any, capsys: pytest.CaptureFixture[str]
 def test_all_stages_fit_the_budget_and_their_programs_exist(gpu: Any, tmp_path: Path) -> None:
     stages = gpu.stages(tmp_path, "name", tmp_path)
     seconds = {when: [s.seconds for s in stages if s.when == when] for when in WHEN}
-    proofs = max(seconds["beside"])
-    assert proofs + sum(seconds["first"] + seconds["alone"]) <= gpu.BUDGET - gpu.LAST < 595
+    verifications = max(seconds["beside"])
+    assert verifications + sum(seconds["first"] + seconds["alone"]) <= gpu.BUDGET - gpu.LAST < 595
     for stage in stages:
         for word in stage.command:
             if word.startswith("benchmarks/"):

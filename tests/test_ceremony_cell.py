@@ -17,8 +17,8 @@ pytestmark = CHECKOUT
 CELL, TABLE = "xrnn/cells/coupled.py", "tests/rows.py"
 ROW = '    Row(cells.BY_NAME["coupled"]),\n)\n'
 
-#: every test of the new cell on the CPU; and what looks at all cells at once: the rules of the
-#: house, the page of derivations, the tests of oracles and what the command line prints
+#: every test of the new cell on the CPU; and what looks at all cells at once: the structure of the
+#: code, the page of derivations, the tests of oracles and what the command line prints
 SELECTION = (
     "(coupled and not array_api_strict and not readonly and not torch)"
     " or test_house or test_derivations or test_every_cell"

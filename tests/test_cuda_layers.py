@@ -59,7 +59,7 @@ EMULATED_BACKEND = Backend(
 
 @pytest.fixture
 def served() -> Iterator[None]:
-    """NumPy arrays are served by the kernels; what they must prove is the tests' business."""
+    """NumPy arrays are served by the kernels; whether they are right is for the tests to say."""
     register("numpy", EMULATED_BACKEND)
     get.cache_clear()
     with pytest.MonkeyPatch.context() as patch:

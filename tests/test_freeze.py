@@ -48,7 +48,7 @@ def test_the_same_bits(cell: Cell, dtype: Any, options: dict[str, Any]) -> None:
 def test_it_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made, pack = [], extension._native.pack
     layer, xs = xrnn.GRU(5, 33, num_layers=2), noise(7, 3, 5)
-    layer(xs)  # whatever proves itself has done so
+    layer(xs)  # the kernel has been verified by now
 
     class Watched:
         def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The house keeps its own rules."""
+"""The structure of the code: rooms, floors, sizes of files, and what is documented."""
 
 from __future__ import annotations
 

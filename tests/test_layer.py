@@ -240,7 +240,7 @@ L = xrnn.LSTM(3, 4, num_layers=2)
             "lstm: a bidirectional layer cannot step; make one with bidirectional=False",
         ),
         (
-            lambda: xrnn.GRU(3, 4).backward(L.forward(noise(5, 2, 3))[2]),
+            lambda: xrnn.GRU(3, 4).backward(L.forward(noise(5, 2, 3))[2]),  # type: ignore[arg-type]
             ValueError,
             "gru: the tape was made by another layer",
         ),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles.flat import Arrays, assert_agree, spoiled
-from oracles.subject import judged
+from oracles.subject import results_of
 from rows import ROWS
 from safetensors import safe_open
 
@@ -56,7 +56,7 @@ def test_cell_is_as_frozen(cell: str, case: str, dtype: Any) -> None:
     I, H = given["xs"].shape[2], given["state.h"].shape[2]
     options = json.loads(about()["cases"])[case]
     layer = xrnn.Layer(xrnn.cells.BY_NAME[cell], I, H, dtype=dtype, **options)
-    got = judged(layer, spoiled(cast))
+    got = results_of(layer, spoiled(cast))
     assert {str(a.dtype) for a in got.values()} == {dtype}
     assert_agree(got, want, BOUNDS[dtype])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles.flat import Arrays, assert_agree, case_shapes, draw, over, spoiled, under
-from oracles.subject import judged
+from oracles.subject import results_of
 from rows import ROWS
 
 import xrnn
@@ -112,7 +112,7 @@ def test_layer_is_the_module(
     )
     whole = case_for(layer, state=state, lengths=PACKED[lengths])
     for given in subsets(whole).values():
-        got = judged(layer, given)
+        got = results_of(layer, given)
         want, parameters = by_module(module, given)
         dweights = under(got, "dweights")
         if not state:  # then torch.nn makes the zeros itself and tells no gradient of them
@@ -167,7 +167,7 @@ def check_cell(
     if lengths is not None:
         given["lengths"] = np.array(lengths)
     want = torch_cells.verdict(cell, given, **options)
-    assert_agree(judged(layer, spoiled(given)), want, BOUND)
+    assert_agree(results_of(layer, spoiled(given)), want, BOUND)
 
 
 def test_every_cell_that_names_its_equations_has_them() -> None:
@@ -188,7 +188,7 @@ def test_there_and_back(cell: str, bias: bool) -> None:
     want, _ = by_module(module, given)
     assert_agree(by_module(other, given)[0], want, BOUND)
     again = xrnn.convert.from_torch(layer, other.state_dict())
-    assert_agree(judged(layer, given | over("weights", again)), judged(layer, given), BOUND)
+    assert_agree(results_of(layer, given | over("weights", again)), results_of(layer, given), BOUND)
 
 
 @pytest.mark.parametrize("cell", PAIRS)

@@ -8,7 +8,7 @@ import xrnn
 from oracles.flat import Arrays, over, under
 
 
-def judged(layer: xrnn.Layer, given: Arrays) -> Arrays:
+def results_of(layer: xrnn.Layer, given: Arrays) -> Arrays:
     """What xrnn makes of a case: in the form of a verdict.  Takes over its weights, if any."""
     if weights := under(given, "weights"):
         assert {k: w.shape for k, w in weights.items()} == layer.shapes()
