@@ -1,9 +1,9 @@
-"""Which array library an array belongs to, and the backend that serves it.
+"""Find the backend of an array, and backends by name.
 
-Every folder here is a backend: its ``__init__`` says in ``LIBRARY`` which array library it
-serves (the first module of its arrays' type), in ``INSTALL`` how that library is installed,
-and has the backend as ``BACKEND``.  Other libraries that follow the Array API standard are
-served by the cells as they are written.
+Every folder here is a backend.  Its ``__init__`` defines ``LIBRARY``, the array library that it
+serves (the first module in the name of the arrays' type), ``INSTALL``, the command that installs
+that library, and ``BACKEND``, a `Backend`.  For other libraries that follow the Array API standard
+a backend without kernels is made when it is needed: the cell's own array code runs there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xrnn.typing import Array, Namespace
 
 __all__ = ["Backend", "Kernel", "Sizes", "backend_of", "folders", "get", "register", "unregister"]
 
-#: names that people use → the module whose functions are meant
+#: a short name for ``device`` → the module that has the library's functions
 ALIASES = {"jax": "jax.numpy"}
 
 _registered: dict[str, Backend] = {}
@@ -31,7 +31,7 @@ _of_type: dict[type, Backend] = {}
 
 @cache
 def _names() -> tuple[str, ...]:
-    """The folders here."""
+    """The names of the folders here."""
     return tuple(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 
 
@@ -39,7 +39,7 @@ def _names() -> tuple[str, ...]:
 def folders() -> dict[str, str]:
     """Array library → the folder here that serves it.
 
-    A folder that imports what is not installed is left out: there are no such arrays then.
+    A folder whose imports are not installed is left out, since no such arrays can exist then.
     """
     found = {}
     for name in _names():
@@ -49,27 +49,63 @@ def folders() -> dict[str, str]:
 
 
 def register(library: str, backend: Backend) -> None:
-    """Serve the arrays of `library` (the first module of their type) by `backend`."""
+    """Use a backend for all arrays of a library, instead of the one found by default.
+
+    Parameters
+    ----------
+    library : str
+        The first module in the name of the arrays' type, such as "numpy".
+    backend : Backend
+        The backend to use; an earlier registration for this library is replaced.
+
+    See Also
+    --------
+    unregister : undo this.
+    """
     _registered[library] = backend
     _of_type.clear()
     get.cache_clear()
 
 
 def unregister(library: str) -> None:
-    """Undo `register`."""
+    """Undo `register`.
+
+    Parameters
+    ----------
+    library : str
+        As for `register`.
+
+    Raises
+    ------
+    KeyError
+        If nothing is registered for this library.
+    """
     del _registered[library]
     _of_type.clear()
     get.cache_clear()
 
 
 def backend_of(x: Array, name: str = "x") -> Backend:
-    """The backend of the library that x belongs to; `name` is what messages call x.
+    """The backend of the library that x belongs to.
+
+    Parameters
+    ----------
+    x : array
+        An array of any supported library.
+    name : str
+        The name of x in error messages.
+
+    Returns
+    -------
+    Backend
 
     Raises
     ------
     TypeError
         If x is not an array of a library that follows the Array API standard.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> backend_of(np.zeros(3)).name
     'cpu'
@@ -101,7 +137,17 @@ def _find(x: Array) -> Backend | None:
 
 @cache
 def get(name: str) -> Backend:
-    """The backend by name: ``"cpu"``, ``"cuda"``, or the name of any array library.
+    """The backend of a given name.
+
+    Parameters
+    ----------
+    name : str
+        The name of a folder here, ``"cpu"`` or ``"cuda"``, or the import name of an array
+        library, such as ``"torch"`` or ``"jax"``.
+
+    Returns
+    -------
+    Backend
 
     Raises
     ------
@@ -110,6 +156,8 @@ def get(name: str) -> Backend:
     ValueError
         If the name is neither a backend nor a library that follows the standard.
 
+    Examples
+    --------
     >>> get("cpu").name, get("numpy").name
     ('cpu', 'cpu')
     """
@@ -121,7 +169,7 @@ def get(name: str) -> Backend:
         if module in _names():
             folder = importlib.import_module(f"{__name__}.{module}")
             wanted, hint = {folder.LIBRARY}, f" ({folder.INSTALL})"
-        # Whatever else is missing is a fault of the library, which its own error tells.
+        # If another module is missing, the library itself is broken: its own error is raised.
         if error.name not in wanted:
             raise
         raise ImportError(f"backend {name!r}: {error.name} is not installed{hint}") from error

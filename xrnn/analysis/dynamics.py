@@ -52,7 +52,10 @@ def jacobian(
     Raises
     ------
     ValueError
-        If t or t+span is not a step of the tape, or a state is unknown.
+        If t or t+span is not a step of the tape, a state is unknown, the tape is of several
+        cells, or the weights have changed since.
+    TypeError
+        If `tape` is not a tape.
 
     Examples
     --------
@@ -100,7 +103,20 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     Raises
     ------
     ValueError
-        If k is out of range, or the tape is empty or has lengths.
+        If k is out of range, the tape is empty, has lengths or is of several cells, or the
+        weights have changed since.
+    TypeError
+        If `tape` is not a tape.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> from xrnn.cells import Elman
+    >>> weights = {"W": np.zeros((2, 1)), "U": np.diag([0.5, 2.0])}
+    >>> _, _, tape = xrnn.unroll(Elman, weights, np.zeros((20, 1, 1)))
+    >>> growth = np.exp(xrnn.analysis.lyapunov(tape))  # by the larger factor of U
+    >>> bool(1.5 < growth[0, 0] < 2.001)
+    True
     """
     one, residuals, xp = _single(tape)
     cell, (B, H), T = one.bound.cell, one.first[0].shape, len(residuals.steps)

@@ -28,14 +28,14 @@ def gates(tape: Tape[Any]) -> dict[str, Array]:
     -------
     dict of str to array (T, B, H)
         For each of ``cell.gates`` its value after the activation, and c_t where the cell has
-        a c; exactly 0 past a sequence's end.  From a layer the names end as those of its
-        weights do, ``f_l0``, ``f_l0_reverse``, ``c_l0`` …, and the axes are as its inputs had
-        them: (B, T, H) if it is ``batch_first``.
+        a c; exactly 0 past a sequence's end.  For the tape of a layer the names have the
+        same endings as those of its weights, ``f_l0``, ``f_l0_reverse``, ``c_l0`` …, and the
+        axes are in the order of its inputs: (B, T, H) with ``batch_first``.
 
     Raises
     ------
     TypeError, ValueError
-        If the tape is none, or the weights have changed since.
+        If `tape` is not a tape, or the weights have changed since.
 
     Examples
     --------
@@ -67,19 +67,19 @@ def gate_gradients(
     tape : Tape
         From `xrnn.unroll` or `xrnn.Layer.forward`.
     dys, dstate
-        As of `xrnn.unroll_backward`, or of `xrnn.Layer.backward`.
+        As for `xrnn.unroll_backward`, or for `xrnn.Layer.backward`.
 
     Returns
     -------
     dgates : dict of str to array (T, B, H)
-        For each of ``cell.gates`` the gradient of its pre-activation, with all later losses
-        in it: δ in the derivation "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected:
+        For each of ``cell.gates`` the gradient of its pre-activation (the argument of its
+        activation function), including its effects on all later steps: δ in the derivation "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected:
         see the errata in ``xrnn/guide/derivations.md``).
     dstates : dict of str to array (T, B, H)
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
         including all its effects on later steps.
 
-    Names and axes are as of `gates`.
+    Names and axes are as for `gates`.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def gate_gradients(
 
 
 def check_tape(tape: Tape[Any]) -> None:
-    """Raise unless it is a tape, and the weights are as they were when it was made."""
+    """Raise an error if `tape` is not a tape, or the weights have changed since."""
     if not isinstance(tape, Tape):
         raise TypeError(
             f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll or a "
@@ -147,5 +147,5 @@ def _gradients(
 
 
 def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
-    """T arrays (B, H) as one (T, B, H), where T may be 0; `like` is of their kind."""
+    """T arrays (B, H) as one (T, B, H).  T may be 0: then `like` gives the shape and dtype."""
     return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]

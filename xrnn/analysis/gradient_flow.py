@@ -21,13 +21,18 @@ def gradient_flow(
     tape : Tape
         From `xrnn.unroll` or `xrnn.Layer.forward`.
     dys, dstate
-        As of `xrnn.unroll_backward`, or of `xrnn.Layer.backward`.
+        As for `xrnn.unroll_backward`, or for `xrnn.Layer.backward`.
 
     Returns
     -------
     dict of str to array (T,)
         For each of ``cell.states`` the Euclidean norm, over sequences and units, of the
         gradient of the state after step t; from a layer under ``h_l0``, ``h_l0_reverse`` …
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `xrnn.unroll_backward` and `xrnn.Layer.backward`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The certificate: every law, for every cell and option, on the user's own machine."""
+"""The certificate: the results of every law, for every cell and option, on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ DIFFERENCE_BOUND = 1e-7
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of one law for one cell in one option."""
+    """The result of one law for one cell with one option.
+
+    Attributes
+    ----------
+    cell, option, law : str
+        Their names.
+    error, bound : float
+        The largest relative error found, and the largest one that is accepted.
+    note : str
+        The exception, if the law could not be evaluated (`error` is then infinite).
+    """
 
     cell: str
     option: str
@@ -33,19 +43,25 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the error lies within the bound (a NaN does not)."""
+        """Whether the error is at most the bound (False for NaN)."""
         return self.error <= self.bound
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The results of all laws."""
+    """The results of all laws.  Printed, it is a table; iterated over, it gives verdicts.
+
+    Attributes
+    ----------
+    verdicts : tuple of Verdict
+        One for each cell, option and law that applies.
+    """
 
     verdicts: tuple[Verdict, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether there is a verdict, and all passed."""
+        """Whether there is at least one verdict, and all verdicts passed."""
         return bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
 
     def __iter__(self) -> Iterator[Verdict]:
@@ -74,13 +90,20 @@ def certify(
     dtype : {"float32", "float64", "float16"}
         The dtype under test; numeric derivatives are always taken in float64.
     cells : iterable of Cell
-        The cells to test, which may be your own.  A cell without frozen vectors has no verdict
-        on `oracle`.
+        The cells to test (values of `xrnn.cells`, or your own; not layers).  A cell without
+        frozen vectors has no verdict on the law `oracle`.
 
     Returns
     -------
     Certificate
         A verdict for each cell, option and law; `Certificate.passed` says whether all hold.
+        An exception while a law is evaluated, such as that of a missing library, is not
+        raised: it is the `note` of a verdict that did not pass.
+
+    Raises
+    ------
+    ValueError
+        If the dtype is not one of the three.
 
     Examples
     --------

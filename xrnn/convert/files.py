@@ -1,4 +1,4 @@
-"""Save and load: safetensors, with the configuration in its metadata.
+"""`save` and `load`: safetensors files with the configuration in their metadata.
 
 A file holds one part (a layer, an embedding, a linear map) or several under names.  It is written
 under a temporary name and renamed when it is complete, so that a crash leaves the old file.
@@ -23,7 +23,7 @@ FORMAT = "xrnn 2"
 
 
 class Part(Protocol):
-    """What can be saved: weights, and the configuration that a file must have to be loaded."""
+    """What can be saved: an object with weights and a configuration."""
 
     @property
     def weights(self) -> Parameters: ...
@@ -48,7 +48,14 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     part : Layer, Embedding, Linear, or mapping of str to those
         What to save; with a mapping, several under their names.
     metadata : JSON value, optional
-        Further data (a vocabulary, a note), which `read` returns.
+        Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    TypeError
+        If `metadata` is not a JSON value.
 
     Examples
     --------
@@ -66,29 +73,33 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
 
 
 def load(path: str | os.PathLike[str], part: P) -> P:
-    """Read a file that `save` wrote into a part made with the same configuration.
+    """Read the weights in a file of `save` into a part that has the same configuration.
 
     Parameters
     ----------
     path : path
         The file.
     part : Layer, Embedding, Linear, or mapping of str to those
-        Where the weights go; each keeps its library and device.
+        The part whose weights are replaced; it keeps its library and device.
 
     Returns
     -------
     part
-        The one given.
+        The `part` that was given.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is cut short, not of xrnn, or of another configuration; the part is left
-        as it was.
+        If the file is cut short, not written by xrnn, or has another configuration; the part
+        is left as it was.
     TypeError
-        If its weights are frozen; the part is left as it was.
+        If the weights of the part are frozen; the part is left as it was.
+
+    Examples
+    --------
+    See `save`.
     """
     tensors, info = read(path)
     mine, theirs = _config(part), info.get("config")

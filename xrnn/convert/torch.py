@@ -47,19 +47,19 @@ def from_torch(
     state_dict : mapping of str to array-like
         PyTorch name → tensor or array, as ``module.state_dict()`` gives it.
     gradients : bool
-        Whether these are gradients (name → ``parameter.grad``): they are converted to the
-        form of ``dweights``, and the layer is not changed.
+        Whether the values are gradients (name → ``parameter.grad``).  They are converted to
+        the form of ``dweights``, and the layer is not changed.
 
     Returns
     -------
     dict of str to array
-        Names and shapes of ``layer.weights``, in its library and dtype; unless they are
-        gradients, they are now the layer's weights.
+        Names and shapes of ``layer.weights``, in its library and dtype.  Unless `gradients`
+        is true, these arrays are now the weights of the layer.
 
     Raises
     ------
     TypeError
-        If NumPy cannot convert a value (bfloat16, None).
+        If NumPy cannot convert a value (bfloat16, None), or the layer is frozen.
     ValueError
         If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell.
 
@@ -104,17 +104,17 @@ def to_torch(
     *,
     gradients: bool | None = None,
 ) -> dict[str, Array]:
-    """The weights, or a tree like them, under PyTorch's names.
+    """The weights of a layer, or arrays like them, under PyTorch's names.
 
     Parameters
     ----------
     layer : Layer, Embedding or Linear
-        Whose weights.
+        The layer, whose weights are converted by default.
     tree : mapping of str to array, optional
         Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward.
         Default: the weights.
     gradients : bool, optional
-        Whether `tree` holds gradients.  Default: yes where a tree is given.
+        Whether `tree` holds gradients.  Default: True if a tree is given.
 
     Returns
     -------
@@ -125,6 +125,12 @@ def to_torch(
     ------
     ValueError
         If the tree does not have the layer's names, or PyTorch has no such cell.
+
+    Examples
+    --------
+    >>> import xrnn
+    >>> {name: a.shape for name, a in xrnn.convert.to_torch(xrnn.RNN(3, 5)).items()}
+    {'weight_ih_l0': (5, 3), 'weight_hh_l0': (5, 5), 'bias_ih_l0': (5,), 'bias_hh_l0': (5,)}
     """
     gradients = tree is not None if gradients is None else gradients
     tree = layer.weights if tree is None else tree

@@ -35,7 +35,7 @@ def unroll(
     Parameters
     ----------
     cell : Cell
-        Such as `xrnn.cells.LSTM`.
+        Such as `xrnn.cells.LSTM` (the cell, not the layer `xrnn.LSTM`).
     weights : mapping of str to array
         Names and shapes of ``cell.shapes(I, H)``; biases may be left out.
     xs : array (T, B, I), or (T, I) for one sequence
@@ -45,18 +45,18 @@ def unroll(
         The state to start from, in the order of ``cell.states``.  Default: zeros, for the
         tuple or any of its parts.
     lengths : integers (B,), optional
-        Steps that each sequence really has, 0…T, in any order.  Default: T.
+        The number of valid steps of each sequence, 0…T, in any order.  Default: T.
     reverse : bool
         Run each sequence from its end to its start; ``ys[t]`` still belongs to ``xs[t]``.
     precision : {"ieee", "tf32"}
-        "tf32" allows products of float32 to round what they multiply to 10 bits, where a
-        device is faster so; elsewhere it changes nothing.
+        "tf32" allows products of float32 to round what they multiply to 10 bits (NVIDIA's
+        TF32), where a device is faster with it; elsewhere it has no effect.
 
     Returns
     -------
     ys : array (T, B, H)
         h at every step; exactly 0 past a sequence's end.  Read-only, where the library has
-        such arrays, as backward reads it too.
+        such arrays, because backward reads it again.
     state : named tuple of array (B, H)
         The state where each sequence ends (in reverse: where it starts); the given state
         for a sequence of length 0.
@@ -68,9 +68,10 @@ def unroll(
     Raises
     ------
     TypeError
-        If arrays are of different libraries or dtypes, or of no library or dtype served.
+        If arrays are of different libraries or dtypes, or of a library or dtype that is not
+        supported.
     ValueError
-        If a shape or a length does not fit; the message names it and says what fits.
+        If a shape or a length does not fit; the message says which one, and what would fit.
 
     Examples
     --------
@@ -130,15 +131,25 @@ def unroll_backward(
     dweights : dict of str to array
         Names and shapes of the weights that were given.
 
-    The gradients of gates and states at every step: `xrnn.analysis.gate_gradients`.
+    `xrnn.analysis.gate_gradients` gives the gradients of gates and states at every step.
 
     Raises
     ------
     TypeError
-        If the tape is none, or a gradient is of another library or dtype than the outputs,
-        or those are complex.
+        If `tape` is not a tape, a gradient has another library or dtype than the outputs, or
+        the outputs are complex.
     ValueError
-        If the tape is a layer's, or a gradient has another shape than what it is of.
+        If a layer made the tape, or the shape of a gradient is not that of its array.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> from xrnn.cells import Elman
+    >>> weights = {"W": np.ones((1, 1)), "U": np.zeros((1, 1))}
+    >>> ys, state, tape = xrnn.unroll(Elman, weights, np.zeros((3, 1, 1)))
+    >>> dxs, dstate, dweights = xrnn.unroll_backward(tape, np.ones_like(ys))
+    >>> dxs[:, 0, 0].tolist()
+    [1.0, 1.0, 1.0]
     """
     if not isinstance(tape, Tape):
         raise TypeError(

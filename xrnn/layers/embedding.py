@@ -1,4 +1,4 @@
-"""A vector for every token.
+"""Embedding: a vector for every token.
 
 x_t = E[token_t]              (1)   a row of E for a token (derivation "Tanh RNN", eq. 1)
 dE = Σ_t token_t ⊗ dx_t       (2)   the same, eqs 16-17 (corrected: see the errata in the guide):
@@ -17,19 +17,26 @@ from xrnn.typing import Array, DType, Size
 
 
 class Embedding(Module):
-    """A row of E for every token.
+    """A table E with one row for every token of a vocabulary.
 
     Parameters
     ----------
     num_embeddings, embedding_dim : int
-        V and I: how many tokens there are, and the size of their vectors.
+        V and I: the number of different tokens, and the size of their vectors.
     dtype, device, rng
-        As of `xrnn.Layer`.
+        As for `xrnn.Layer`.
 
     Attributes
     ----------
     weights : Parameters
         ``E`` (V, I), drawn from the normal distribution with variance 1/I.
+
+    Raises
+    ------
+    ValueError
+        If a size is not an integer of at least 1.
+    ImportError
+        If the library of the device is not installed, or finds no device.
 
     Examples
     --------
@@ -61,11 +68,23 @@ class Embedding(Module):
         self._parameters = Parameters("embedding", specs, cast(arrays, dtype, get(device)))
 
     def __call__(self, tokens: Array) -> Array:
-        """The vectors (…, I) of integer tokens (…)."""
+        """The vectors (…, I) of integer tokens (…); exceptions as for `forward`."""
         return self.forward(tokens)[0]
 
     def forward(self, tokens: Array) -> tuple[Array, Array]:
-        """The vectors (…, I) of integer tokens (…), and the tape.
+        """Look up the vectors of tokens.
+
+        Parameters
+        ----------
+        tokens : integers (…)
+            Of any shape, each in 0…V−1.
+
+        Returns
+        -------
+        xs : array (…, I)
+            Their rows of E.
+        tape : integers (…)
+            For `backward`: the tokens themselves.
 
         Raises
         ------
@@ -96,7 +115,25 @@ class Embedding(Module):
         return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tokens
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
-        """The gradient of E from that of the vectors: row v sums over the places of token v."""
+        """The gradient of E; row v is the sum of dxs over all positions of token v.
+
+        Parameters
+        ----------
+        tape : integers (…)
+            From `forward`.
+        dxs : array (…, I)
+            The gradient of the vectors.
+
+        Returns
+        -------
+        dict of str to array
+            ``E`` (V, I).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dxs does not have the library, dtype or shape of the vectors.
+        """
         home, shape = self.weights.home, (*tape.shape, self.embedding_dim)
         dxs = home.take_shaped("dxs", dxs, shape, "that of the vectors")
         backend, N = home.backend, prod(tape.shape)
@@ -105,7 +142,7 @@ class Embedding(Module):
         return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
 
     def config(self) -> dict[str, Any]:
-        """What a file must agree on to be loaded into this embedding."""
+        """The options that a file must have too to be loaded into this embedding."""
         return {
             "kind": "embedding",
             "num_embeddings": self.num_embeddings,

@@ -14,15 +14,15 @@ from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, DType, GivenState, Init, Precision, S, Size, dtype_name
 
-#: what a layer may store its weights in
+#: the dtypes that the weights of a layer may have
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
 class Layer(Module, Generic[S]):
     """One cell in L layers and D directions.
 
-    A layer holds weights and nothing else: what passes from call to call is in the states
-    and tapes that it returns, so one layer serves many streams and threads at once.
+    A layer holds weights but no recurrent state: states and tapes are returned to the caller and
+    passed in again.  So one layer can serve many streams and threads at the same time.
 
     Parameters
     ----------
@@ -38,25 +38,25 @@ class Layer(Module, Generic[S]):
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).  States are not
         affected.
     dropout : float
-        The part of the outputs of each layer but the last that `forward` sets to 0; the
-        rest is scaled by 1/(1 − dropout).  Inference (`__call__`, `step`) drops nothing.
+        The fraction of the outputs of each layer but the last that `forward` sets to 0; the
+        others are scaled by 1/(1 − dropout).  Inference (`__call__`, `step`) drops nothing.
     bidirectional : bool
         Whether a second set of weights runs from the end to the start (D = 2); the outputs
-        of both stand side by side.
+        of both are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start (D = 1).
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, and so of everything.  bfloat16 needs ml_dtypes, and a
-        backend that computes in it: "cuda", by fused kernels, or "torch".  Complex numbers
-        are for the forward pass alone, of cells that are analytic.
+        The dtype of the weights, which inputs and states must have too.  bfloat16 needs
+        ml_dtypes, and a backend that computes in it: "cuda", by fused kernels, or "torch".
+        Complex numbers work in the forward pass only, for cells that are `Cell.analytic`.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
     rng : int or numpy.random.Generator, optional
-        Seed or source of the weights.  Default: fresh entropy.
+        The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
-        The bias of the forget gate at the start (with "orthogonal").
+        The initial bias of the forget gate (with "orthogonal").
     precision : {"ieee", "tf32"}
         As of `xrnn.unroll`; may be changed at any time.
 
@@ -71,7 +71,7 @@ class Layer(Module, Generic[S]):
     TypeError, ValueError
         If a parameter is of a wrong type or out of range.
     ImportError
-        If the device's library or device is missing.
+        If the library of the device is not installed, or finds no device.
 
     Examples
     --------
@@ -135,12 +135,12 @@ class Layer(Module, Generic[S]):
         self._last_bound: Bound[S] | None = None
 
     def inputs(self, k: int) -> int:
-        """What layer k reads: I, or the D·H outputs of the layer below."""
+        """The size of the inputs of layer k: I, or the D·H outputs of the layer below."""
         return self.input_size if k == 0 else self.directions * self.hidden_size
 
     @property
     def directions(self) -> int:
-        """D."""
+        """D, the number of directions: 1 or 2."""
         return 2 if self.bidirectional else 1
 
     def parts(self) -> list[tuple[int, str]]:
@@ -148,7 +148,7 @@ class Layer(Module, Generic[S]):
         return [(k, suffix) for k in range(self.num_layers) for suffix in self.suffixes(k)]
 
     def suffixes(self, k: int) -> tuple[str, ...]:
-        """What the names of layer k's weights end in, one for each direction."""
+        """The endings of the names of layer k's weights, one for each direction."""
         return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -156,14 +156,24 @@ class Layer(Module, Generic[S]):
         return {name: spec.shape for name, spec in self._specs().items()}
 
     def initial_state(self, B: int) -> S:
-        """The state that stands for none: zeros (L·D, B, H) for each of ``cell.states``."""
+        """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
         shape = (len(self.parts()), B, self.hidden_size)
         return self.cell.state([self._parameters.home.zeros(shape) for _ in self.cell.states])
 
     def __call__(
         self, xs: Array, state: GivenState | None = None, lengths: Any = None
     ) -> tuple[Array, S]:
-        """Inference: as `forward`, but nothing is kept for backward and nothing is dropped."""
+        """Inference: like `forward`, but without a tape and without dropout.
+
+        Parameters, shapes and exceptions are those of `forward`.
+
+        Returns
+        -------
+        ys : array (T, B, D·H), or (B, T, D·H)
+            The outputs of the last layer.
+        state : named tuple of array (L·D, B, H)
+            The state where each sequence ended.
+        """
         ys, last, _ = self._bound().forward(xs, state, lengths, keep=False)
         return ys, last
 
@@ -186,18 +196,18 @@ class Layer(Module, Generic[S]):
             forward, layer 0 reverse, layer 1 forward …  Default: zeros, for the tuple or any
             of its parts.
         lengths : integers (B,), optional
-            Steps that each sequence really has, 0…T, in any order.  Default: T.
+            The number of valid steps of each sequence, 0…T, in any order.  Default: T.
         seed : int, optional
-            Of the dropout masks, which depend on it, the layer and the position alone: give
-            another one at every training step.  A layer with dropout needs it.
+            The seed of the dropout masks, which depend only on it, the layer and the
+            position: give a new one at every training step.  Required with dropout.
 
         Returns
         -------
         ys : array (T, B, D·H), or (B, T, D·H)
             The outputs of the last layer; exactly 0 past a sequence's end.  Read-only, where
-            the library has such arrays, as `backward` reads them too.
+            the library has such arrays, because `backward` reads them again.
         state : named tuple of array (L·D, B, H)
-            Where every sequence ended.
+            The state where each sequence ended.
         tape : Tape
             For `backward`.
 
@@ -237,19 +247,19 @@ class Layer(Module, Generic[S]):
         dweights : dict of str to array
             Names and shapes of `weights`.
 
-        The gradients of gates and states at every step: `xrnn.analysis.gate_gradients`.
+        `xrnn.analysis.gate_gradients` gives the gradients of gates and states at every step.
 
         Raises
         ------
         TypeError, ValueError
-            If the tape is none of this layer, the weights have changed since, or a gradient
-            is not of the library, dtype or shape of what it is of.
+            If the tape is not from `forward` of this layer, the weights have changed since,
+            or a gradient does not have the library, dtype and shape of its array.
         """
         self.check_tape(tape)
         return tape.backward(dys, dstate)
 
     def check_tape(self, tape: Tape[S]) -> None:
-        """Raise unless the tape is of this layer, and its weights are as they were then."""
+        """Raise an error if another layer made the tape, or the weights have changed since."""
         name = self.cell.name
         if not isinstance(tape, Tape):
             raise TypeError(
@@ -284,8 +294,10 @@ class Layer(Module, Generic[S]):
         Raises
         ------
         ValueError
-            If the layer runs in reverse or in both directions: the reverse direction starts
-            at the end, which a stream does not have.
+            If a shape does not fit, or the layer runs in reverse or in both directions (the
+            reverse direction starts at the end, which a stream does not have).
+        TypeError
+            If x or the state is of another library or dtype than the weights.
         """
         if self.bidirectional or self.reverse:
             word = "bidirectional" if self.bidirectional else "reverse"
@@ -296,9 +308,10 @@ class Layer(Module, Generic[S]):
         return self._bound().step(x, state)
 
     def path(self, shape: tuple[int, ...]) -> dict[str, str]:
-        """What runs for xs of such a shape, by layer and direction: ``{"_l0": "native loop"}``.
+        """The name of the kernel that runs xs of this shape, for each layer and direction.
 
-        It is the very choice that `forward`, the call and (for T = 1) `step` make.
+        An example is ``{"_l0": "native loop, avx2"}``.  `forward`, inference and (for T = 1)
+        `step` use the same choice.  Only the axes T and B of the shape are read.
         """
         if len(shape) == 2:
             T, B = shape[0], 1
@@ -307,8 +320,7 @@ class Layer(Module, Generic[S]):
         return self._bound().path(T, B)
 
     def config(self) -> dict[str, Any]:
-        """What a file must agree on to be loaded into this layer: every option that changes
-        what is computed."""
+        """The options that change what is computed; a file must have the same to be loaded."""
         return {
             "kind": "layer",
             "cell": self.cell.identity,
@@ -344,11 +356,11 @@ class Layer(Module, Generic[S]):
         return f"<{type(self).__name__}({', '.join(words)}): {self.cell.name}{frozen}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but what was chosen on this machine."""
+        """The state for copies and pickles: all but the kernels chosen on this machine."""
         return self.__dict__ | {"_last_bound": None}
 
     def _specs(self) -> dict[str, Spec]:
-        """What every weight must be."""
+        """The shape that every weight must have."""
         found = {}
         for k, suffix in self.parts():
             letter = "I" if k == 0 else "H" if self.directions == 1 else "2·H"
@@ -358,7 +370,7 @@ class Layer(Module, Generic[S]):
         return found
 
     def _bound(self) -> Bound[S]:
-        """The layer, bound to its present weights."""
+        """The layer, bound to its present weights; bound again only after they changed."""
         bound, parameters = self._last_bound, self._parameters
         if (
             bound is None

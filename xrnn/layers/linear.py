@@ -29,23 +29,32 @@ class LinearTape(NamedTuple):
 
 
 class Linear(Module):
-    """y = W h + b, with nothing or a ReLU on top.
+    """The linear map y = W h + b, optionally followed by a ReLU.
 
     Parameters
     ----------
     in_features, out_features : int
         H and O: inputs (the hidden units of the layer below) and outputs.
     activation : None or "relu"
-        What stands on top.
+        The function applied to W h + b.
     bias : bool
-        Whether there is b.
+        Whether there is a bias b.
     dtype, device, rng
-        As of `xrnn.Layer`.
+        As for `xrnn.Layer`.
 
     Attributes
     ----------
     weights : Parameters
-        ``W`` (O, H), Glorot uniform, and ``b`` (O,), zero at the start.
+        ``W`` (O, H), initially Glorot uniform, and ``b`` (O,), initially zero.
+
+    Raises
+    ------
+    TypeError
+        If `bias` is not a bool.
+    ValueError
+        If a size is not an integer of at least 1, or the activation is unknown.
+    ImportError
+        If the library of the device is not installed, or finds no device.
 
     Examples
     --------
@@ -82,13 +91,23 @@ class Linear(Module):
         self._parameters = Parameters("linear", specs, cast(arrays, dtype, get(device)))
 
     def __call__(self, hs: Array) -> Array:
-        """The outputs (…, O) for hs (…, H)."""
+        """The outputs (…, O) for hs (…, H), without a tape; exceptions as for `forward`."""
         return self._outputs(self._taken(hs))
 
     def forward(self, hs: Array) -> tuple[Array, LinearTape]:
-        """The outputs (…, O) for hs (…, H), and the tape.
+        """Compute the outputs and keep what `backward` needs.
 
-        The outputs are read-only, where the library has such arrays, as `backward` reads them.
+        Parameters
+        ----------
+        hs : array (…, H)
+            The inputs.
+
+        Returns
+        -------
+        ys : array (…, O)
+            Read-only, where the library has such arrays, because `backward` reads it again.
+        tape : LinearTape
+            For `backward`.
 
         Raises
         ------
@@ -103,13 +122,27 @@ class Linear(Module):
         return ys, LinearTape(hs, ys, parameters, parameters.version)
 
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
-        """The gradients of hs and of the weights from that of the outputs.
+        """The gradients of hs and of the weights.
+
+        Parameters
+        ----------
+        tape : LinearTape
+            From `forward`.
+        dys : array (…, O)
+            The gradient of the outputs.
+
+        Returns
+        -------
+        dhs : array (…, H)
+            The gradient of the inputs.
+        dweights : dict of str to array
+            Names and shapes of `weights`.
 
         Raises
         ------
         TypeError, ValueError
-            If dys is not of the library, dtype and shape of the outputs, the tape is none of
-            `forward`, or the weights have changed since.
+            If dys does not have the library, dtype and shape of the outputs, the tape is not
+            from `forward`, or the weights have changed since.
         """
         if not isinstance(tape, LinearTape):
             raise TypeError(
@@ -129,7 +162,7 @@ class Linear(Module):
         return xp.reshape(da @ self.weights["W"], hs.shape), dweights
 
     def _taken(self, hs: Array) -> Array:
-        """The input, checked."""
+        """The input, after its library, dtype and shape have been checked."""
         hs = self.weights.home.take("hs", hs)
         if hs.ndim < 1 or hs.shape[-1] != self.in_features:
             raise ValueError(
@@ -149,7 +182,7 @@ class Linear(Module):
         return xp.reshape(ys, (*hs.shape[:-1], self.out_features))
 
     def config(self) -> dict[str, Any]:
-        """What a file must agree on to be loaded into this map."""
+        """The options that a file must have too to be loaded into this map."""
         return {
             "kind": "linear",
             "in_features": self.in_features,

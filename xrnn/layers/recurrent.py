@@ -1,4 +1,4 @@
-"""The recurrent layers by name: `Layer` with a cell chosen."""
+"""The recurrent layers by name: each is a `Layer` with a fixed cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xrnn.typing import DType, HCState, HState, Init, Precision, Size
 
 
 class RNN(Layer[HState]):
-    """The simple recurrent network: `xrnn.cells.Elman` or `xrnn.cells.ElmanReLU`.
+    """The simple recurrent network: a layer of `xrnn.cells.Elman` or `xrnn.cells.ElmanReLU`.
 
     Parameters
     ----------
@@ -20,27 +20,38 @@ class RNN(Layer[HState]):
     num_layers : int
         L; each layer reads the outputs of the one below.
     nonlinearity : {"tanh", "relu"}
-        The activation.
+        The activation function.
     bias : bool
         Whether the cells have biases.
     batch_first : bool
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).
     dropout : float
-        The part of the outputs of each layer but the last that `forward` sets to 0.
+        The fraction of the outputs of each layer but the last that `forward` sets to 0.
     bidirectional : bool
-        Whether a second set of weights runs from the end to the start.
+        Whether a second set of weights runs from the end to the start; the outputs of both
+        are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, and so of everything.
+        The dtype of the weights, which inputs and states must have too.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
     rng : int or numpy.random.Generator, optional
-        Seed or source of the weights.  Default: fresh entropy.
+        The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     precision : {"ieee", "tf32"}
         How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``W_l0`` (H, I), ``U_l0`` (H, H), ``b_l0`` (H,) …; see `xrnn.Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `xrnn.Layer`, which describes the options in full.
 
     Examples
     --------
@@ -90,7 +101,7 @@ class RNN(Layer[HState]):
 
 
 class LSTM(Layer[HCState]):
-    """Long short-term memory: `xrnn.cells.LSTM`.
+    """Long short-term memory: a layer of the cell `xrnn.cells.LSTM`.
 
     Parameters
     ----------
@@ -103,23 +114,34 @@ class LSTM(Layer[HCState]):
     batch_first : bool
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).
     dropout : float
-        The part of the outputs of each layer but the last that `forward` sets to 0.
+        The fraction of the outputs of each layer but the last that `forward` sets to 0.
     bidirectional : bool
-        Whether a second set of weights runs from the end to the start.
+        Whether a second set of weights runs from the end to the start; the outputs of both
+        are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, and so of everything.
+        The dtype of the weights, which inputs and states must have too.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
     rng : int or numpy.random.Generator, optional
-        Seed or source of the weights.  Default: fresh entropy.
+        The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
-        The bias of the forget gate at the start (with "orthogonal").
+        The initial bias of the forget gate (with "orthogonal").
     precision : {"ieee", "tf32"}
         How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``W_l0`` (4·H, I), ``U_l0`` (4·H, H), ``b_l0`` (4·H,) …; see `xrnn.Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `xrnn.Layer`, which describes the options in full.
 
     Examples
     --------
@@ -183,28 +205,39 @@ class GRU(Layer[HState]):
         L; each layer reads the outputs of the one below.
     reset : {"after", "before"}
         Whether the reset gate acts after the recurrent product (`xrnn.cells.GRU`: PyTorch,
-        cuDNN) or before it (`xrnn.cells.GRUBefore`).  The weights of one do not fit the
-        other: it is another function.
+        cuDNN) or before it (`xrnn.cells.GRUBefore`).  The two compute different functions,
+        so weights trained for one cannot be used in the other.
     bias : bool
         Whether the cells have biases.
     batch_first : bool
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).
     dropout : float
-        The part of the outputs of each layer but the last that `forward` sets to 0.
+        The fraction of the outputs of each layer but the last that `forward` sets to 0.
     bidirectional : bool
-        Whether a second set of weights runs from the end to the start.
+        Whether a second set of weights runs from the end to the start; the outputs of both
+        are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, and so of everything.
+        The dtype of the weights, which inputs and states must have too.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
     rng : int or numpy.random.Generator, optional
-        Seed or source of the weights.  Default: fresh entropy.
+        The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     precision : {"ieee", "tf32"}
         How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``W_l0`` (3·H, I), ``U_l0`` (3·H, H), ``b_l0`` (3·H,) …; see `xrnn.Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `xrnn.Layer`, which describes the options in full.
 
     Examples
     --------
@@ -255,7 +288,7 @@ class GRU(Layer[HState]):
 
 
 class InputGatedLSTM(Layer[HCState]):
-    """The LSTM whose gates see only the input: `xrnn.cells.InputGatedLSTM`.
+    """The LSTM whose gates see only the input: a layer of `xrnn.cells.InputGatedLSTM`.
 
     Parameters
     ----------
@@ -268,23 +301,34 @@ class InputGatedLSTM(Layer[HCState]):
     batch_first : bool
         Whether inputs and outputs are (B, T, …) instead of (T, B, …).
     dropout : float
-        The part of the outputs of each layer but the last that `forward` sets to 0.
+        The fraction of the outputs of each layer but the last that `forward` sets to 0.
     bidirectional : bool
-        Whether a second set of weights runs from the end to the start.
+        Whether a second set of weights runs from the end to the start; the outputs of both
+        are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, and so of everything.
+        The dtype of the weights, which inputs and states must have too.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
     rng : int or numpy.random.Generator, optional
-        Seed or source of the weights.  Default: fresh entropy.
+        The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
-        The bias of the forget gate at the start (with "orthogonal").
+        The initial bias of the forget gate (with "orthogonal").
     precision : {"ieee", "tf32"}
         How products of float32 may be rounded, see `xrnn.unroll`.
+
+    Attributes
+    ----------
+    weights : Parameters
+        ``W_l0`` (4·H, I), ``b_l0`` (4·H,) …; see `xrnn.Layer`.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As `xrnn.Layer`, which describes the options in full.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""Losses: each function returns the value and its gradient.
+"""Losses: each function returns the loss and its gradient.
 
 P = softmax(y),  L = −Σ_v target_v log P_v           (1)
 ∂L/∂y = P Σ_v target_v − target                      (2)   P − target where Σ target = 1
 L = (y − target)²,  ∂L/∂y = 2 (y − target)           (3)
 ∂P_i/∂y_j = P_i (δ_ij − P_j)                         (4)
 
-Each loss is the mean over the positions that count.
+Each loss is the mean over the positions where the mask is True.
 
 Sources: derivations "Tanh RNN", (1) eqs 4-5, (2) eq. 7, (4) eq. 6; "Input-gated LSTM", lines
 106-116, and "LSTM", section 3.2, for (4) too (corrected: see the errata in
@@ -29,11 +29,11 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array (…, V)
-        Before the softmax; of any size (±1e4 is no harm).
+        Values before the softmax, floating point; large ones (±1e4) do not overflow.
     targets : integers (…) or array (…, V)
-        The right class of each position, or its distribution over the classes.
+        The correct class of each position, or a distribution over the classes.
     mask : booleans (…), optional
-        The positions that count; whatever the others hold is not read.  Default: all.
+        The positions that count; the values at the others are not read.  Default: all count.
 
     Returns
     -------
@@ -45,9 +45,10 @@ def softmax_cross_entropy(
     Raises
     ------
     TypeError
-        If logits and targets are of different libraries.
+        If logits or targets are not arrays, or they are of different libraries.
     ValueError
-        If a shape does not fit, or a class that counts is outside 0…V−1.
+        If a shape does not fit, the mask is not boolean, or a class at a position that counts
+        is outside 0…V−1.
 
     Examples
     --------
@@ -95,9 +96,12 @@ def softmax_jacobian(p: Array) -> Array:
     Returns
     -------
     array (…, V, V)
+        ∂P_i/∂y_j at [..., i, j].
 
     Raises
     ------
+    TypeError
+        If p is not an array.
     ValueError
         If p has no axis of classes.
 
@@ -120,9 +124,9 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
     Parameters
     ----------
     ys, targets : array (…, O)
-        What came out, and what should have.
+        The outputs, and the values that they should have.
     mask : booleans (…), optional
-        The positions that count; whatever the others hold is not read.  Default: all.
+        The positions that count; the values at the others are not read.  Default: all count.
 
     Returns
     -------
@@ -134,9 +138,9 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
     Raises
     ------
     TypeError
-        If ys and targets are of different libraries.
+        If ys or targets are not arrays, or they are of different libraries.
     ValueError
-        If the shapes differ.
+        If the shapes differ, or the mask does not have the shape (…) or is not boolean.
 
     Examples
     --------

@@ -34,7 +34,7 @@ METHODS = ("exact", "snap1")
 
 
 class Online(Generic[S]):
-    """One cell on a stream, with the gradient of each step's loss at that very step.
+    """One cell on a stream; after each step it gives the gradient of that step's loss.
 
     Parameters
     ----------
@@ -46,22 +46,23 @@ class Online(Generic[S]):
         arrays are checked then.  After a change the sensitivities still depend on the old
         weights of past steps, an error that is small for small learning rates.
     batch : int
-        B, how many streams run side by side.
+        B, the number of streams that run in parallel.
     state : tuple of array (B, H) or None, optional
         The state to start from, which is copied.  Default: zeros, for the tuple or any of
         its parts.
     method : {"exact", "snap1"}
-        "exact": the gradient itself.  For a linear cell (`InputGatedLSTM`, `MinGRU`) it
-        costs B·S·P numbers for P parameters and S states, and as much work a step.  For any
-        other it costs B·S·H·P numbers and S·H times that much work: for small H.
-        "snap1": the diagonal approximation, at the price of a linear cell.
+        "exact": the exact gradient.  For a linear cell (`InputGatedLSTM`, `MinGRU`) the
+        sensitivities are B·S·P numbers, for P parameters and S states, and the work of a step
+        is proportional to that.  For any other cell they are B·S·H·P numbers, and the work is
+        S·H times as much, so it is meant for small H.
+        "snap1": the diagonal approximation, which costs as much as a linear cell.
     limit : int
-        How many bytes the sensitivities may take.
+        The largest number of bytes that the sensitivities may take.
 
     Attributes
     ----------
     state : named tuple of array (B, H)
-        The state reached.
+        The state after the last step.
     nbytes : int
         The size of the sensitivities in bytes, which does not depend on the length of the stream.
 
@@ -70,7 +71,8 @@ class Online(Generic[S]):
     TypeError
         If weights and state are of different libraries or dtypes.
     ValueError
-        If a shape does not fit, or the sensitivities would take more than `limit`.
+        If a size, a shape or the method is wrong, or the sensitivities would take more than
+        `limit` bytes.
 
     Examples
     --------
@@ -136,10 +138,19 @@ class Online(Generic[S]):
         Parameters
         ----------
         x : array (B, I)
+            The inputs of this step, one for each stream.
 
         Returns
         -------
         h : array (B, H)
+            The outputs of this step, a copy.
+
+        Raises
+        ------
+        TypeError
+            If x is of another library, device or dtype than the weights.
+        ValueError
+            If its shape does not fit, or that of a weight that was assigned since.
         """
         if any(self.weights.get(name) is not w for name, w in self._seen.items()):
             self._bind()
@@ -164,6 +175,13 @@ class Online(Generic[S]):
         -------
         dict of str to array
             Names and shapes of the weights that were given.
+
+        Raises
+        ------
+        TypeError
+            If dh is of another library, device or dtype than the weights.
+        ValueError
+            If its shape does not fit.
         """
         dh = self._home.take_shaped("dh", dh, (self.B, self.H), "(B, H)")
         found = self._sensitivity.gradient(dh)

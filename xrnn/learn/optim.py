@@ -45,6 +45,13 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
         The norm before scaling.  It is not finite if a gradient is not finite; the caller
         should then skip the update.
 
+    Raises
+    ------
+    ValueError
+        If `limit` is not above 0.
+    IndexError
+        If the tree holds no array.
+
     Examples
     --------
     >>> import numpy as np
@@ -95,14 +102,21 @@ class Optimizer:
         self.state: dict[str, Array] = {}
 
     def update(self, weights: MutableMapping[str, Any], dweights: Tree) -> None:
-        """Change every weight by its gradient, in place where the library can.
+        """Change every weight by its gradient, in place where the library allows it.
+
+        Parameters
+        ----------
+        weights : tree of array
+            The weights, such as ``layer.weights``.
+        dweights : tree of array
+            Their gradients, under the same names and of the same shapes.
 
         Raises
         ------
         ValueError
             If the trees do not have the same names and shapes; nothing is changed then.
         TypeError
-            If weights are frozen; nothing is changed then.
+            If a layer's weights are frozen; nothing is changed then.
         """
         mine = {path: (holder, name) for path, holder, name in leaves(weights)}
         theirs = {path: holder[name] for path, holder, name in leaves(dweights)}
@@ -141,6 +155,11 @@ class SGD(Optimizer):
     momentum : float
         The fraction of the last direction that is kept (Polyak, 1964).
 
+    Raises
+    ------
+    ValueError
+        If `lr` is not above 0.
+
     Examples
     --------
     >>> import numpy as np
@@ -176,7 +195,12 @@ class Adam(Optimizer):
     beta1, beta2, eps : float
         β₁, β₂, ε.
     weight_decay : float
-        Decay of the matrices; vectors (biases, peepholes) are left alone.
+        The weight decay of matrices; vectors (biases, peepholes) do not decay.
+
+    Raises
+    ------
+    ValueError
+        If `lr` is not above 0.
 
     Examples
     --------
