@@ -73,8 +73,9 @@ def gate_gradients(
     -------
     dgates : dict of str to array (T, B, H)
         For each of ``cell.gates`` the gradient of its pre-activation (the argument of its
-        activation function), including its effects on all later steps: δ in the derivation "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected:
-        see the errata in ``xrnn/guide/derivations.md``).
+        activation function), including its effects on all later steps: δ in the derivation
+        "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected: see the errata in
+        ``xrnn/guide/derivations.md``).
     dstates : dict of str to array (T, B, H)
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
         including all its effects on later steps.

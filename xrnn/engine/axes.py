@@ -1,7 +1,8 @@
 """The axes of a user's arrays: checked when they come in, and restored when results go out.
 
-Inside, sequences are (T, B, n) and each cell has a state of its own, its parts (B, H).  A user
-may give one sequence without an axis B, batches first, and the states of all cells stacked.
+Inside the library, sequences are (T, B, n), and each cell has its own state, with parts (B, H).
+A user may pass one sequence without an axis B, sequences with the axis B first, and the states of
+all cells stacked in one array.
 """
 
 from __future__ import annotations
@@ -15,29 +16,31 @@ from xrnn.cells.base import Cell
 from xrnn.engine.checks import Home, take_state
 from xrnn.typing import Array, GivenState, S, State
 
-#: a state (B, H) as that of one cell (1, B, H)
+#: adds an axis in front: the state (B, H) of a cell as that of a layer of one cell, (1, B, H)
 _with_axis = itemgetter((None, ...))
 
 
 class Axes(Generic[S]):
-    """What the arrays of one layer, or of one cell, look like to its user.
+    """The order of axes in the arrays that the user of a layer, or of one cell, passes and gets.
 
     Parameters
     ----------
     cell : Cell
+        The cell that runs.
     home : Home
-        Where the arrays must be.
+        The library, device and dtype that the arrays must have.
     I, H : int
         Inputs and hidden units.
     suffixes : list of str
-        What the names of each cell's weights, gates and states end in, in the order of the
-        states: layer 0 forward, layer 0 reverse, layer 1 forward …
+        For each cell the ending of the names of its weights, gates and states, in the order
+        of the states: layer 0 forward, layer 0 reverse, layer 1 forward …
     directions : int
-        D.
+        D, the number of directions.
     batch_first : bool
-        Whether sequences come as (B, T, …).
+        Whether sequences are (B, T, …) instead of (T, B, …).
     stacked : bool
-        Whether parts of states are (L·D, B, H); else there is one cell, and they are (B, H).
+        Whether the parts of a state are (L·D, B, H); otherwise there is one cell, and they are
+        (B, H).
     """
 
     def __init__(
@@ -56,18 +59,18 @@ class Axes(Generic[S]):
         self.suffixes, self.D, self.cells = suffixes, directions, len(suffixes)
         self.batch_first, self.stacked = batch_first, stacked
         self.xp, self.state_type = home.backend.xp, cell.state_type
-        #: where gradients must be
+        #: the home that gradients must have
         self.outputs = home.called("the output")
-        #: a tuple as the named tuple, without a call of Python code
+        #: makes a tuple the named tuple; as a built-in it is faster than a call of Python code
         self.as_named: Callable[[State], S] = partial(tuple.__new__, cell.state_type)
         self._shapes: dict[int, tuple[tuple[int, ...], str]] = {}
-        #: what takes the part of each cell out of an array (L·D, …)
+        #: for each cell the function that selects its part of an array (L·D, …)
         self._parts = [itemgetter((n, ...)) for n in range(self.cells)]
 
     def inputs(self, name: str, x: Array, axes: int) -> tuple[Array, bool]:
-        """The input, checked, time first and with an axis B; and whether it lacked that.
+        """The checked input, time first and with an axis B; and whether that axis was added.
 
-        `axes` is 3 for sequences, and 2 for single steps.
+        `axes` is the number of axes of a batch: 3 for sequences, 2 for single steps.
         """
         x = self.home.take(name, x)
         ndim = x.ndim
@@ -84,7 +87,7 @@ class Axes(Generic[S]):
         return (self._swapped(x) if axes == 3 and self.batch_first else x), False
 
     def gradient(self, dys: Array, T: int, B: int, unbatched: bool) -> Array:
-        """The gradient of the outputs, checked: (T, B, D·H)."""
+        """The checked gradient of the outputs as (T, B, D·H)."""
         n, units = self.D * self.H, "D·H" if self.stacked else "H"
         shape: tuple[int, ...]
         if unbatched:
@@ -101,9 +104,9 @@ class Axes(Generic[S]):
     def state(
         self, what: str, state: GivenState | None, B: int, unbatched: bool, home: Home
     ) -> State:
-        """The parts of a state as the user has them, checked, but with an axis B.
+        """The checked parts of a state, in the user's shape but always with an axis B.
 
-        `what` is "state" or "dstate", `home` where they must be.
+        `what` is "state" or "dstate"; `home` is the home that the parts must have.
         """
         if not unbatched:
             shape, letters = self._shapes.get(B) or self._new_shape(B)
@@ -115,13 +118,13 @@ class Axes(Generic[S]):
         return tuple([s[..., None, :] for s in parts])
 
     def split(self, parts: State) -> list[State]:
-        """One state for each cell, its parts (B, H)."""
+        """The parts of a user's state as one state for each cell, with parts (B, H)."""
         if not self.stacked:
             return [parts]
         return [tuple(map(part, parts)) for part in self._parts]
 
     def joined(self, states: list[State]) -> State:
-        """The states of all cells as the parts that the user has, but with an axis B."""
+        """The inverse of `split`: the states of all cells in the user's shape, with an axis B."""
         if not self.stacked:
             return states[0]
         if len(states) == 1:
@@ -129,13 +132,13 @@ class Axes(Generic[S]):
         return tuple(map(self.xp.stack, zip(*states, strict=True)))
 
     def to_user(self, a: Array, unbatched: bool) -> Array:
-        """(T, B, n) with the axes that the user gave."""
+        """An array (T, B, n) with its axes in the user's order."""
         if unbatched:
             return a[:, 0, :]
         return self._swapped(a) if self.batch_first else a
 
     def to_user_state(self, parts: State, unbatched: bool) -> S:
-        """Parts with an axis B as the named tuple that the user gets."""
+        """Parts with an axis B as the named tuple that is returned to the user."""
         if unbatched:
             parts = tuple([s[..., 0, :] for s in parts])
         return self.as_named(parts)

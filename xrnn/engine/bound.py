@@ -1,4 +1,4 @@
-"""Parameters, options and kernels bound together: the one way to run a layer or a cell."""
+"""Parameters, options and kernels bound together; every way to run a layer or a cell uses this."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from xrnn.typing import Array, GivenState, Precision, S, State
 
 
 class Bound(Generic[S]):
-    """Cells whose weights are checked, whose kernels are chosen once, ready to run.
+    """Cells that are ready to run: their weights are checked, and choices of kernels are kept.
 
     Parameters
     ----------
     axes : Axes
-        What their user's arrays look like.
+        The order of axes in the user's arrays.
     stack : Stack
         The bound cells, for each layer those of its directions.
     owner : Layer, optional
-        The layer whose cells they are.
+        The layer that the cells belong to; None for `xrnn.unroll`.
     parameters : Parameters, optional
-        Whose present values the cells hold.
+        The parameters of that layer; the cells hold their present values.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Bound(Generic[S]):
         keep: bool,
         mask: Mask | None = None,
     ) -> tuple[Array, S, Tape[S] | None]:
-        """Run sequences; with ``keep=False`` there is no tape."""
+        """Check the arguments and run sequences; with ``keep=False`` there is no tape."""
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
@@ -78,7 +78,7 @@ class Bound(Generic[S]):
         return ys, axes.to_user_state(last, unbatched), tape
 
     def step(self, x: Array, state: GivenState | None) -> tuple[Array, S]:
-        """One time step of every layer, each in one direction."""
+        """Check the arguments and run one time step of every layer (which has one direction)."""
         axes = self.axes
         x, unbatched = axes.inputs("x", x, 2)
         parts = axes.state("state", state, x.shape[0], unbatched, axes.home)
@@ -88,7 +88,7 @@ class Bound(Generic[S]):
         return y, axes.as_named(last)
 
     def path(self, T: int, B: int) -> dict[str, str]:
-        """What runs T steps of B sequences, for each cell."""
+        """The name of the kernel that runs T steps of B sequences, for each cell."""
         cells = [cell for directions in self.stack for cell in directions]
         return {
             suffix: cell.kernel(T, B).path(T, B, cell.I, cell.H)
@@ -96,8 +96,8 @@ class Bound(Generic[S]):
         }
 
     def _step(self, x: Array, parts: State) -> tuple[Array, State]:
-        """One step of x (B, I) or (1, B, I): the output with as many axes, and the parts of the
-        state after it."""
+        """One step of x (B, I) or (1, B, I): the output, with the same axes, and the parts of
+        the state after it."""
         axes, B, alone = self.axes, x.shape[-2], x.ndim == 2
         single, steppers = self._steppers.get(B) or self._new_steppers(B)
         if single is not None:
@@ -109,12 +109,16 @@ class Bound(Generic[S]):
                 lasts.append(stepper(y, first))
                 y = lasts[-1][0]
             y, last = y if alone else y[None, ...], axes.joined(lasts)
-        # A copy: what is done to y must not reach the state.
+        # A copy, so that a change of y in place does not change the state.
         return axes.xp.asarray(y, copy=True), last
 
     def _new_steppers(self, B: int) -> tuple[Stepper | None, list[Stepper]]:
-        """What runs one step of B sequences, for each cell; and first, where there is one cell
-        and a kernel with single steps, what takes the parts of the state as the user has them."""
+        """The functions that run one step of B sequences.
+
+        The second result has one function for each cell.  The first is a shortcut for a single
+        cell whose kernel has single steps: it takes the parts of the state in the user's shape,
+        (1, B, H).  Otherwise it is None.
+        """
         cells = [cell for (cell,) in self.stack]
         found = [cell.stepper(B) for cell in cells]
         steppers = [s or cell.step for s, cell in zip(found, cells, strict=True)]
@@ -134,10 +138,11 @@ def bind(
     precision: Precision,
     owner: Any,
 ) -> Bound[S]:
-    """A layer with the present values of its parameters.
+    """Bind a layer to the present values of its parameters.
 
-    `suffixes` are, for each layer, what the names of the weights of its directions end in.  Of
-    an `old` binding to the same parameters all is kept but the values of the weights.
+    `suffixes` are, for each layer, the endings of the weights' names in each direction.  If `old`
+    was bound to the same parameters, its choices of kernels are kept, and only the values of the
+    weights are replaced.
     """
     if old is not None and old.parameters is parameters:
         stack = [

@@ -1,4 +1,4 @@
-"""One cell, bound: its weights are checked and complete, and it knows who runs it."""
+"""One cell with its checked weights and the kernels chosen for it, and its passes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from xrnn.engine.select import choose
 from xrnn.recurrence.loop import Loop, Residuals, Trace
 from xrnn.typing import Array, Gradients, State, Weights
 
-#: (x, state) → the state after
+#: (x, state) → the state after one step
 Stepper = Callable[[Array, State], State]
 
-#: for how many sizes (T, B) a choice is remembered
+#: the number of sizes (T, B) for which the choice of a kernel is remembered
 REMEMBERED = 256
 
 
@@ -27,18 +27,20 @@ class BoundCell:
     Parameters
     ----------
     cell : Cell
+        The cell.
     weights : mapping of str to array
-        Complete, checked and dense.
+        All weights of the cell, checked and dense.
     home : Home
-        Where they are.
+        Their library, device and dtype.
     given : tuple of str
-        The names among them that gradients are wanted of (not biases that stand for none).
+        The names of the weights whose gradients are returned.  (Biases that the user left out
+        are zeros in `weights` and are not among them.)
     precision : {"ieee", "tf32"}
-        As `xrnn.unroll`.
+        As for `xrnn.unroll`.
     reverse : bool
         Whether sequences run from their end to their start.
     frozen : bool
-        Whether the weights never change, so that what a kernel makes of them can be kept.
+        Whether the weights never change, so that a kernel can keep them in its own layout.
     """
 
     def __init__(
@@ -61,13 +63,13 @@ class BoundCell:
         self.xp = home.backend.xp
 
     def rebound(self, weights: Weights) -> BoundCell:
-        """The same cell with other values of its weights; it chooses as this one did."""
+        """The same cell with new values of its weights; choices of kernels are kept."""
         bound = copy(self)
         bound.weights, bound._prepared = weights, {}
         return bound
 
     def kernel(self, T: int, B: int) -> Kernel:
-        """Who runs T steps of B sequences."""
+        """The kernel that runs T steps of B sequences."""
         found = self._chosen.get((T, B))
         if found is None:
             sizes = (T, B, self.I, self.H)
@@ -78,7 +80,7 @@ class BoundCell:
         return found
 
     def weights_for(self, kernel: Kernel) -> Weights:
-        """The weights in the form that a kernel takes."""
+        """The weights in the form that a kernel takes; they are prepared once and kept."""
         if kernel.stepping is None:
             return self.weights
         found = self._prepared.get(kernel)
@@ -90,7 +92,10 @@ class BoundCell:
     def run(
         self, xs: Array, first: State, lengths: Array | None, keep: bool
     ) -> tuple[Array, State, Pass | None]:
-        """Run sequences (T, B, I); with ``keep=False`` there is no pass to go back through."""
+        """Run sequences (T, B, I); with ``keep=False`` nothing is kept for backward.
+
+        Returns ys (T, B, H), the last state, and the pass or None.
+        """
         T, B, _ = xs.shape
         kernel = self.kernel(T, B)
         weights = self.weights_for(kernel)
@@ -102,20 +107,20 @@ class BoundCell:
         return ys, last, Pass(self, kernel, weights, xs, first, lengths, residuals)
 
     def stepper(self, B: int) -> Stepper | None:
-        """What gives the state after one step, see `xrnn.typing.Stepping.step`; None where the
-        kernel has no single steps."""
+        """The function that runs one step, see `xrnn.typing.Stepping.step`; None if the kernel
+        has none."""
         kernel = self.kernel(1, B)
         if kernel.stepping is None:
             return None
         return partial(kernel.stepping.step, self.weights_for(kernel))
 
     def step(self, x: Array, state: State) -> State:
-        """The same as a sequence of one step."""
+        """The state after one step, computed as a sequence of length 1."""
         return self.run(x[None, ...], state, None, False)[1]
 
 
 class Pass(NamedTuple):
-    """One forward pass of a bound cell, and what backward needs of it."""
+    """One forward pass of a bound cell: its arguments and the residuals for backward."""
 
     bound: BoundCell
     kernel: Kernel
@@ -126,7 +131,7 @@ class Pass(NamedTuple):
     residuals: Any
 
     def replay(self) -> tuple[Residuals, list[State]]:
-        """The same pass by the cell's own code: its residuals, and the state after each step."""
+        """Run the pass again by the cell's own code: its residuals, the state after each step."""
         bound, trace = self.bound, Trace()
         _, _, residuals = Loop(bound.cell).forward(
             bound.weights,
@@ -144,7 +149,7 @@ class Pass(NamedTuple):
     def traced_backward(
         self, dys: Array | None, dstate: State
     ) -> tuple[Gradients, Trace, Residuals]:
-        """The backward pass by the cell's own code, with what it computes at each step."""
+        """The backward pass by the cell's own code, with the gradients at each step."""
         bound, trace = self.bound, Trace()
         residuals = self.replay()[0]
         found = Loop(bound.cell).backward(
@@ -156,7 +161,7 @@ class Pass(NamedTuple):
 def run_both(
     cells: tuple[BoundCell, ...], xs: Array, firsts: list[State], lengths: Array | None, keep: bool
 ) -> list[tuple[Array, State, Pass | None]]:
-    """Run the two directions over the same inputs: at once, where a kernel can."""
+    """Run the two directions over the same inputs; together, if the kernel supports that."""
     T, B, _ = xs.shape
     kernels = [cell.kernel(T, B) for cell in cells]
     kernel = kernels[0]

@@ -1,6 +1,6 @@
-"""What is checked before anything is computed: every error that a user can make.
+"""The checks of arguments, made before anything is computed.
 
-A message says what was given, by name and shape; what it must be, in letters and numbers;
+An error message says what was given, by name and shape; what it must be, in letters and numbers;
 and what to do.
 """
 
@@ -23,18 +23,20 @@ PRECISIONS = ("ieee", "tf32")
 
 @dataclass(frozen=True, eq=False)
 class Home:
-    """Where arrays must be to be computed with: of one library, device and dtype.
+    """The library, device and dtype that all arrays of one computation must have.
+
+    They are those of one array, the reference.  An array is *at home* if it has the same.
 
     Parameters
     ----------
     kind : str
-        What messages call the owner, such as "lstm".
+        The name of the owner in messages, such as "lstm".
     reference : str
-        What messages call the array that decides.
+        The name of the reference array in messages.
     backend, device, dtype, type
-        The array's.  A device of None means that the library has one alone.
+        Those of the reference array.  A device of None means that the library has only one.
     place
-        Its device as the Array API standard gives it, for new arrays.
+        Its device as the Array API standard gives it, for creating new arrays.
     """
 
     kind: str
@@ -47,23 +49,23 @@ class Home:
 
     @classmethod
     def of(cls, kind: str, reference: str, array: Array) -> Home:
-        """The home of an array."""
+        """The home whose reference is `array`."""
         backend = backend_of(array, reference)
         place = array_api_compat.device(array)
         device = backend.device_of(array)
         return cls(kind, reference, backend, device, array.dtype, type(array), place)
 
     def called(self, reference: str) -> Home:
-        """The same, where messages call the array that decides by another name."""
+        """The same home, with another name of the reference array in messages."""
         return replace(self, reference=reference)
 
     def take(self, name: str, array: Array) -> Array:
-        """The array, if it is at home.
+        """The array, if it is at home; `name` is its name in messages.
 
         Raises
         ------
         TypeError
-            If it is not: a mixed sum would be promoted, or moved, without a word.
+            If it is not at home.  Otherwise the library would cast or move it silently.
         """
         if type(array) is self.type and self.device is None and array.dtype == self.dtype:
             return array
@@ -86,11 +88,11 @@ class Home:
                 f"{self.kind}: {name} is {array.dtype} and {self.reference} is {self.dtype}; "
                 "cast one of them"
             )
-        # A subclass that means no more than its numbers, such as NumPy's memmap.
+        # A subclass that behaves like its base class, such as NumPy's memmap, is converted.
         return array if type(array) is self.type else backend.dense(array)
 
     def all_fit(self, arrays: Iterable[Array], shape: tuple[int, ...]) -> bool:
-        """Whether arrays are at home and of that shape, as far as a glance can tell."""
+        """A quick check whether arrays are at home and have that shape; False if unsure."""
         if self.device is not None:
             return False
         for array in arrays:
@@ -99,7 +101,7 @@ class Home:
         return True
 
     def take_shaped(self, name: str, array: Array, shape: tuple[int, ...], letters: str) -> Array:
-        """The same; a ValueError unless it has that very shape."""
+        """As `take`, and a ValueError if the array does not have that shape."""
         array = self.take(name, array)
         if array.shape != shape and tuple(array.shape) != shape:
             raise ValueError(
@@ -109,7 +111,7 @@ class Home:
         return array
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """New zeros at home."""
+        """A new array of zeros with the library, device and dtype of this home."""
         return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.place)
 
 
@@ -124,7 +126,7 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
 
 
 def check_precision(kind: str, precision: str) -> None:
-    """Raise ValueError unless it is one that there is."""
+    """Raise ValueError unless the precision is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
 
@@ -137,7 +139,7 @@ def check_sizes(kind: str, **sizes: Size) -> None:
 
 
 def check_flags(kind: str, **flags: bool) -> None:
-    """Raise TypeError unless all are True or False ("False" would be true)."""
+    """Raise TypeError unless all are True or False (the string "False" would count as true)."""
     for name, value in flags.items():
         if not (isinstance(value, bool) or dtype_name(type(value)) in ("bool_", "bool")):
             raise TypeError(f"{kind}: {name} is {value!r}; it must be True or False")
@@ -152,17 +154,17 @@ def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> No
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """A message for a name that there is not, with the one that was probably meant."""
+    """The message for an unknown name, with the known name that was probably meant."""
     known = list(known)
     close = get_close_matches(str(name), known, n=5)
-    # Of equally close names the one with the most letters in their places.
+    # Of the close names take the one with the most letters at the same positions.
     close.sort(key=lambda c: sum(a == b for a, b in zip(c, str(name), strict=False)))
     guess = f"; did you mean {close[-1]!r}?" if close else ";"
     return f"{kind}: unknown weight {name!r}{guess} it has {', '.join(known)}"
 
 
 def looks_transposed(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """What an error adds where the transpose would fit."""
+    """The text that is added to an error message if the transpose would fit, else ""."""
     if len(shape) == 2 and shape[::-1] == wanted:
         return f"; it looks transposed: give {name}.T"
     return ""
@@ -171,23 +173,23 @@ def looks_transposed(name: str, shape: tuple[int, ...], wanted: tuple[int, ...])
 def cell_weights(
     cell: Cell[Any], weights: Any, *, I: int | None = None, H: int | None = None
 ) -> tuple[dict[str, Array], Home]:
-    """The weights of one cell: complete, checked and dense, and where they are.
+    """The weights of one cell, checked, dense and with all biases; and their home.
 
     Parameters
     ----------
     cell : Cell
-        Whose weights they should be.
+        The cell that decides names and shapes.
     weights : mapping of str to array
         Biases may be left out; they are zeros then.
     I, H : int, optional
-        Inputs and hidden units, as x and the state have them.  Default: as W and U have.
+        Inputs and hidden units, from x and the state.  Default: from W and U.
 
     Raises
     ------
     TypeError
-        If the weights are no mapping, or not all of one library, device and dtype.
+        If the weights are not a mapping, or not all of one library, device and dtype.
     ValueError
-        If one is missing, unknown or of another shape.
+        If a weight is missing, unknown or of a wrong shape.
     """
     if not isinstance(weights, Mapping):
         raise TypeError(f"{cell.name}: weights must be a mapping of name to array")
@@ -245,7 +247,7 @@ def _check_shapes(
 
 
 def check_numbers(cell: Cell[Any], xs: Array, backend: Backend) -> None:
-    """Raise TypeError unless xs holds numbers that the cell computes with."""
+    """Raise TypeError unless xs has a dtype that the cell can compute with."""
     complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
     if not (complex_too or is_floating(xs.dtype, xp=backend.xp)):
         words = "real or complex" if cell.analytic else "real"
@@ -253,12 +255,12 @@ def check_numbers(cell: Cell[Any], xs: Array, backend: Backend) -> None:
 
 
 def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, ...]:
-    """The parts of a state, of which None stands for zeros.
+    """The parts of a state, one for each of ``cell.states``; None stands for zeros.
 
     Raises
     ------
     TypeError
-        If it is no tuple or list with a part for each of ``cell.states``.
+        If the state is not a tuple or list with one part for each of ``cell.states``.
     """
     if state is None:
         return (None,) * len(cell.states)
@@ -274,7 +276,7 @@ def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, .
 def take_state(
     cell: Cell[Any], what: str, state: Any, home: Home, shape: tuple[int, ...], letters: str
 ) -> State:
-    """A state whose parts are at home and of that shape, with zeros for the parts left out.
+    """A state, checked: its parts are at home and have that shape; None becomes zeros.
 
     `what` is "state" or "dstate".
     """
@@ -298,14 +300,14 @@ def check_real(cell: Cell[Any], home: Home) -> None:
 
 
 def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
-    """Lengths as an int64 array at home.
+    """Lengths as an int64 array of the home's library and device.
 
     Raises
     ------
     ValueError
         If they are not B integers in 0…T.
     """
-    # Looked at on the host: most lengths come from there, and one copy is one wait for a GPU.
+    # Checked on the host: most lengths come from there, and so a GPU is waited for at most once.
     if array_api_compat.is_array_api_obj(lengths):
         lengths = backend_of(lengths, "lengths").to_host(lengths)
     lengths = host.xp.asarray(lengths)

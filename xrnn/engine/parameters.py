@@ -1,4 +1,4 @@
-"""Weights that check themselves: a mapping that refuses what does not fit, and counts changes."""
+"""Named weights: a mapping that checks what is assigned to it and counts its changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xrnn.typing import Array, dtype_name
 
 
 class Spec(NamedTuple):
-    """What one weight must be: its shape, in numbers and in letters."""
+    """The required shape of one weight, in numbers and in letters."""
 
     shape: tuple[int, ...]
     letters: str
@@ -21,27 +21,29 @@ class Spec(NamedTuple):
 class Parameters(MutableMapping[str, Array]):
     """Named weights of one library, device and dtype, each of a fixed shape.
 
-    What is assigned is checked there and then, and taken over in C order and native byte
-    order: an array that is so already is kept itself, any other is copied.  So no pass looks
-    at weights again, and a typo or a transposed matrix is an error where it is made.
+    An assigned array is checked at once, and stored in C order and native byte order: an array
+    that has both is stored itself, any other is copied.  So forward passes need not check weights
+    again, and a misspelt name or a transposed matrix raises an error in the line that assigns it.
 
     Parameters
     ----------
     kind : str
-        What messages call the owner.
+        The name of the owner in messages, such as "lstm".
     specs : mapping of str to Spec
-        Every name, and what its array must be.
+        Every name, and the shape that its array must have.
     arrays : mapping of str to array
         The values.
     home : Home, optional
-        Library, device and dtype of all.  Default: those of the first array.
+        The library, device and dtype of all arrays.  Default: those of the first array.
 
     Attributes
     ----------
     version : int
-        How often something was assigned: what was made of older values knows it by this.
+        The number of assignments so far.  Tapes and bound cells compare it with the version
+        that they were made from.  A change in place (``w *= 2``) does not count, unless the
+        array is assigned afterwards, as ``weights["W_l0"] *= 2`` does.
     frozen : bool
-        Whether nothing can be assigned any more.
+        Whether assignments are refused.
 
     Examples
     --------
@@ -99,14 +101,21 @@ it looks transposed: give U_l0.T
         return f"<weights of {self.kind}, {how}: {', '.join(words)}>"
 
     def update(self, arrays: Any = (), /, **named: Array) -> None:
-        """Assign several at once: all of them, or in case of an error none.
+        """Assign several arrays at once: all of them, or in case of an error none.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array, or iterable of pairs
+            Name → new value.
+        **named : array
+            More of them, as keyword arguments.
 
         Raises
         ------
         TypeError
-            If they are frozen, or one is of another library, device or dtype.
+            If the weights are frozen, or an array is of another library, device or dtype.
         ValueError
-            If a name is unknown, or a shape is not the weight's.
+            If a name is unknown, or a shape does not fit.
         """
         self.check_changeable()
         taken = self._checked({**dict(arrays), **named})
@@ -114,7 +123,7 @@ it looks transposed: give U_l0.T
         self.version += 1
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
-        """New parameters of the same kind and home: every name must be there, no other."""
+        """New parameters with the same names and home; `arrays` must have exactly these names."""
         return Parameters(self.kind, self.specs, arrays, home=self.home)
 
     def moved(self, backend: Backend) -> Parameters:
@@ -124,7 +133,7 @@ it looks transposed: give U_l0.T
         return found.frozen_copy() if self.frozen else found
 
     def frozen_copy(self) -> Parameters:
-        """Equal parameters that nothing can change: copies, read-only where a library can."""
+        """Copies that cannot be assigned to; read-only where the library has such arrays."""
         backend = self.home.backend
         copies = {name: _fixed(a, backend) for name, a in self._arrays.items()}
         found = Parameters(self.kind, self.specs, copies)
@@ -148,7 +157,7 @@ it looks transposed: give U_l0.T
             self.__dict__.update(self.frozen_copy().__dict__)
 
     def _checked(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays as they are taken over."""
+        """The arrays after all checks, in C order and native byte order."""
         taken = {}
         for name, array in arrays.items():
             if name not in self.specs:
@@ -166,7 +175,7 @@ it looks transposed: give U_l0.T
 
 
 def _moved(array: Array, backend: Backend) -> Array:
-    """The array in the library of `backend`, through the host; itself if it is there."""
+    """The array in the library of `backend`, copied through the host if it is in another."""
     home = backend_of(array)
     return array if home is backend else backend.from_host(home.to_host(array))
 
@@ -176,20 +185,20 @@ def _fixed(array: Array, backend: Backend) -> Array:
 
 
 class Module:
-    """What holds weights by name: a recurrent layer, an embedding, a linear map."""
+    """The base class of objects with named weights: layers, `Embedding`, `Linear`."""
 
     _parameters: Parameters
 
     def config(self) -> dict[str, Any]:
-        """What a file must agree on to be loaded into this module."""
+        """The options that a file must have too to be loaded into this module."""
         raise NotImplementedError
 
     @property
     def weights(self) -> Parameters:
         """The weights by name.
 
-        Assign one, or a whole mapping, or update them in place; what does not fit is an
-        error there (see `xrnn.engine.parameters.Parameters`).
+        Assign one weight or a whole mapping, or update arrays in place.  An array that does not
+        fit raises an error at once (see `xrnn.engine.parameters.Parameters`).
         """
         return self._parameters
 
@@ -198,7 +207,7 @@ class Module:
         self._parameters = self._parameters.replaced(arrays)
 
     def check_unchanged(self, parameters: Parameters | None, version: int) -> None:
-        """Raise ValueError unless the weights are still those parameters in that version."""
+        """Raise ValueError if the weights have been replaced or assigned to since `version`."""
         mine = self._parameters
         if parameters is not mine or version != mine.version:
             raise ValueError(
@@ -207,23 +216,31 @@ class Module:
             )
 
     def to(self, device: str) -> Self:
-        """Move the weights to "cpu", "cuda" or another array library; return the module.
+        """Move the weights to another array library; return the module itself.
+
+        Parameters
+        ----------
+        device : str
+            "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
 
         Raises
         ------
         ImportError
             If the library is not installed or finds no device; nothing is moved then.
+        ValueError
+            If the name is not that of an array library; nothing is moved then.
         """
         self._parameters = self._parameters.moved(get(device))
         return self
 
     def freeze(self) -> Self:
-        """Keep the weights from changing, for inference; return the module.
+        """Make the weights constant, for inference; return the module itself.
 
-        They become copies that cannot be assigned to (and NumPy's cannot be written to).  So
-        native loops lay them out once, as products read them, and not at every call: a
-        `Layer.step` takes 0.4 to 0.8 of the time, to the same bits.  To change them again
-        assign a whole mapping: ``layer.weights = {name: w.copy() for …}``.
+        They are replaced by copies that cannot be assigned to; NumPy arrays cannot be written to
+        either.  So the native loops pack them once, in the layout that products read, and not at
+        every call: `Layer.step` takes 0.4 to 0.8 of the time, and its results are the same bit
+        for bit.  To change the weights again, assign a whole mapping:
+        ``layer.weights = {name: w.copy() for name, w in layer.weights.items()}``.
 
         Examples
         --------
@@ -239,13 +256,13 @@ class Module:
 
 
 def cast(weights: Mapping[str, Array], dtype: str, backend: Backend) -> dict[str, Array]:
-    """Host weights as arrays of `backend` in `dtype`."""
+    """Weights on the host (NumPy) as arrays of `backend`, cast to `dtype`."""
     host_dtype = host.named_dtype(dtype)
     return {name: backend.from_host(w.astype(host_dtype)) for name, w in weights.items()}
 
 
 def count(weights: Mapping[str, Array]) -> int:
-    """How many numbers the weights hold.
+    """The number of values that the weights hold.
 
     >>> import xrnn
     >>> count(xrnn.LSTM(3, 5).weights)

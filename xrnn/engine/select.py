@@ -1,4 +1,4 @@
-"""The choice of who runs a cell: a kernel that was verified here, or the cell's own code."""
+"""The choice of what runs a cell: a kernel that was verified here, or the cell's own code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from xrnn.typing import dtype_name
 def candidates(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> list[Kernel]:
-    """The kernels of the backend's table for this very cell, dtype and sizes (T, B, I, H), the
-    best first."""
+    """The kernels in the backend's table for this cell, dtype and sizes (T, B, I, H), the best
+    first."""
     return [
         kernel
         for kernel in backend.kernels.get(cell, ())
@@ -29,13 +29,13 @@ def candidates(
 def choose(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> Kernel:
-    """Who runs the cell: the first of the candidates that has been verified here, or the
-    cell's own code.  An empty input has nothing to hurry for.
+    """The kernel that runs the cell: the first candidate that passes verification on this
+    machine, or else the cell's own code.  Empty inputs always run by the cell's own code.
 
     Raises
     ------
     TypeError
-        If the library itself does not compute in the dtype, and no kernel serves.
+        If the library itself does not compute in the dtype, and no kernel does.
     """
     if 0 not in sizes:
         for kernel in candidates(backend, cell, sizes, dtype, precision):

@@ -1,4 +1,4 @@
-"""Bound cells in L layers and D directions: forward, backward, one step."""
+"""Bound cells in L layers and D directions: forward and backward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xrnn.engine.cell_pass import backward as run_backward
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, Gradients, State
 
-#: for each layer its directions
+#: for each layer the bound cells of its directions
 Stack = list[tuple[BoundCell, ...]]
 
 #: (layer, its outputs) → the dropout mask over them
@@ -28,9 +28,9 @@ def forward(
 ) -> tuple[Array, list[State], list[Pass], list[Array]]:
     """Run the layers, each over the outputs of the one below.
 
-    Returns the outputs, the last states and the passes (if they are kept) in the order of
-    `firsts`: layer 0 forward, layer 0 reverse, layer 1 forward …; and the masks, by which the
-    outputs of all layers but the last were multiplied, if `mask` gives them.
+    Returns the outputs of the last layer; the last states; the passes (none without `keep`); and
+    the dropout masks, one for each layer but the last (none without `mask`).  States and passes
+    are in the order of `firsts`: layer 0 forward, layer 0 reverse, layer 1 forward …
     """
     lasts: list[State] = []
     passes: list[Pass] = []
@@ -62,8 +62,8 @@ def backward(
 ) -> list[Gradients]:
     """The gradients of every pass, from those of ys (T, B, D·H) and of the last states.
 
-    With a list for traces the cells' own code runs, and what it computes at each step is
-    appended for each pass.
+    If `traces` is a list, the cells' own code runs instead of kernels, and a trace of each pass
+    (the gradients at each step) is appended to the list.
     """
     found: list[Any] = [None] * len(passes)
     traced: list[Any] = [None] * len(passes)

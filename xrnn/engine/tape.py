@@ -1,4 +1,4 @@
-"""The tape: what a backward pass needs of the forward pass that made it, and that pass."""
+"""The tape: what a forward pass keeps for the backward pass; and that backward pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from xrnn.typing import Array, GivenState, S, State
 
 @dataclass(frozen=True, eq=False)
 class Tape(Generic[S]):
-    """What backward needs.  Made by `xrnn.unroll` and `Layer.forward`; not an interface.
+    """What backward needs, made by `xrnn.unroll` and `Layer.forward`.
 
-    It holds what the forward pass was given and what it gave, not copies: change no inputs
-    and no states in place before backward.  If the weights of a layer have changed since,
-    backward raises an error.
+    Pass it to `xrnn.unroll_backward`, `Layer.backward` or `xrnn.analysis`; its attributes are not
+    a public interface.  It refers to the inputs and states of the forward pass without copying
+    them, so do not change these arrays in place before backward.  If the weights of a layer have
+    been assigned to since, backward raises an error.
     """
 
     axes: Axes[S]
@@ -28,7 +29,7 @@ class Tape(Generic[S]):
     masks: list[Array]
     #: whether the inputs were one sequence, without an axis B
     unbatched: bool
-    #: the layer that made it, and its parameters as they were; None for `xrnn.unroll`
+    #: the layer that made the tape, its parameters and their version then; None for `xrnn.unroll`
     owner: Any
     parameters: Parameters | None
     version: int
@@ -41,7 +42,7 @@ class Tape(Generic[S]):
     def backward(
         self, dys: Array | None, dstate: GivenState | None
     ) -> tuple[Array, S, dict[str, Array]]:
-        """The gradients of all that the forward pass was given."""
+        """The gradients of all arguments of the forward pass: dxs, dstate, dweights."""
         axes = self.axes
         given, dlasts = self.gradients_given(dys, dstate)
         found = stack.backward(self.passes, self.masks, axes.D, given, dlasts)
@@ -52,7 +53,7 @@ class Tape(Generic[S]):
     def gradients_given(
         self, dys: Array | None, dstate: GivenState | None
     ) -> tuple[Array | None, list[State]]:
-        """What `backward` is given, checked: dys (T, B, D·H), and a dstate for each cell."""
+        """The checked arguments of `backward`: dys (T, B, D·H), and a dstate for each cell."""
         axes = self.axes
         check_real(axes.cell, axes.home)
         T, B, _ = self.passes[0].xs.shape
@@ -62,10 +63,10 @@ class Tape(Generic[S]):
         return dys, axes.split(parts)
 
     def named(self, found: list[dict[str, Array]]) -> dict[str, Array]:
-        """One dict for each pass as one for the whole: from a layer ``f`` → ``f_l0`` …"""
+        """The dicts of all passes as one dict; for a layer ``f`` becomes ``f_l0`` and so on."""
         parts = zip(self.axes.suffixes, found, strict=True)
         return {f"{name}{suffix}": a for suffix, part in parts for name, a in part.items()}
 
     def to_user(self, a: Array) -> Array:
-        """(T, B, n) with the axes that the user gave."""
+        """An array (T, B, n) with its axes in the user's order."""
         return self.axes.to_user(a, self.unbatched)

@@ -1,11 +1,12 @@
-"""A kernel is verified before it is used.
+"""Verification: a kernel is compared with its cell before it is used.
 
-At its first use on a machine a kernel is compared with the cell that it stands for, forward
-and backward, on a small random input.  If it agrees, it serves; if it disagrees or fails to
-build, one warning names it and the cell's own code serves: slower, never wrong.  A success
-(never a failure) is remembered in ``$XDG_CACHE_HOME/xrnn`` (default ``~/.cache/xrnn``) under
-all that it holds for: device, driver, library, the code of the kernel and that of the cell.
-A cache that cannot be read or written is no fault: the kernel is verified anew.
+At its first use on a machine a kernel is compared with the cell that it replaces, forward and
+backward, on a small random input.  If the results agree, the kernel is used.  If they differ, or
+the kernel fails to build, a warning names it and the cell's own code is used, which is slower.
+
+A success (never a failure) is remembered in ``$XDG_CACHE_HOME/xrnn`` (default ``~/.cache/xrnn``).
+Its key names everything that it depends on: device, driver, library, the code of the kernel and the
+code of the cell.  If the cache cannot be read or written, the kernel is verified in every process.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from xrnn.cells.base import Cell
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import Array, Sequence, dtype_name
 
-#: dtype → how far a kernel may lie from its cell, relative to the largest value
+#: dtype → the largest accepted difference of a kernel from its cell, relative to the largest value
 TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
 
-#: what code may refer to besides functions, modules and classes, for its text to say it all
+#: the types of values whose text (repr) describes them completely, see `code_of`
 CONSTANT = (bool, int, float, complex, str, bytes, NoneType)
 
 
 @cache
 def verified(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> bool:
-    """Whether a kernel equals its cell on this machine: remembered, or found out now."""
+    """Whether a kernel agrees with its cell on this machine, from the cache or computed now."""
     key = _key(backend, cell, dtype, kernel, sizes)
     if key is not None and key in _remembered():
         return True
@@ -56,10 +57,10 @@ def verified(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, size
 def _compare(
     backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
 ) -> str | None:
-    """None if the kernel equals its cell, else in words why not."""
+    """None if the kernel agrees with its cell, otherwise a text that says how it differs."""
     try:
         error = difference(backend, cell, dtype, kernel, sizes)
-    except Exception as problem:  # whatever a kernel may fail with, the cell can serve
+    except Exception as problem:  # whatever the failure, the cell's own code can be used
         return f"it failed with {type(problem).__name__}: {problem}"
     bound = kernel.tolerance or TOLERANCE[dtype_name(dtype)]
     return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.0e}"
@@ -70,8 +71,8 @@ def difference(
 ) -> float:
     """The largest relative difference between a kernel and its cell, over all results.
 
-    Forward and backward, both directions, with and without lengths (0 among them); and, where
-    the kernel has them, single steps and prepared weights.
+    It is computed forward and backward, in both directions, with and without lengths (0 among
+    them); and for single steps and prepared weights, where the kernel has them.
     """
     trial = _Trial(backend, cell, dtype, sizes)
     T, B = sizes[:2]
@@ -93,7 +94,7 @@ def difference(
 
 
 class _Trial:
-    """Random arrays for one cell, and what a sequence kernel makes of them."""
+    """Random arguments for one cell, and the results of a sequence kernel on them."""
 
     def __init__(self, backend: Backend, cell: Cell[Any], dtype: Any, sizes: Sizes) -> None:
         self.backend, self.xp, self.dtype = backend, backend.xp, dtype
@@ -103,7 +104,7 @@ class _Trial:
         def array(*shape: int) -> Array:
             return self.xp.astype(backend.from_host(rng.normal(size=shape)), dtype)
 
-        # Small weights: with large ones a recurrence is chaos, and every rounding error grows.
+        # Small weights: with large ones a recurrence is chaotic, and rounding errors grow.
         self.weights = {
             name: self.xp.astype(0.3 * self.xp.astype(array(*shape), self.xp.float32), dtype)
             for name, shape in cell.shapes(I, H).items()
@@ -114,9 +115,9 @@ class _Trial:
     def results(
         self, sequence: Sequence, lengths: list[int] | None, reverse: bool, wide: bool = False
     ) -> list[Array]:
-        """Everything that comes out, on the host.
+        """All results of a forward and a backward pass, as NumPy arrays.
 
-        Where a library does not compute in the dtype, `wide` has it computed in float32.
+        With `wide` they are computed in float32 if the library does not compute in the dtype.
         """
         xp, kind = self.xp, self.dtype
         if wide and not self.backend.computes(kind):
@@ -143,7 +144,7 @@ class _Trial:
         return [self.backend.to_host(a) for a in last]
 
     def stepped(self, kernel: Kernel) -> list[list[Array]]:
-        """The same by single steps, and by weights prepared as fixed."""
+        """The state after one step, by `Stepping.step` and by sequences with prepared weights."""
         assert kernel.stepping is not None
         both = [kernel.stepping.prepare(self.weights, fixed=fixed) for fixed in (False, True)]
         states = [kernel.stepping.step(w, self.xs[0, ...], self.state) for w in both]
@@ -152,7 +153,7 @@ class _Trial:
 
 
 def relative(a: Array, b: Array) -> float:
-    """max |a − b| / max |a|, infinite where shapes or finiteness differ."""
+    """max |a − b| / max |a|; infinity if the shapes differ or the difference is NaN."""
     if a.shape != b.shape:
         return float("inf")
     gap, scale = float(abs(a - b).max()), float(abs(a).max())
@@ -160,7 +161,7 @@ def relative(a: Array, b: Array) -> float:
 
 
 def _key(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> str | None:
-    """What a verification holds for; None if that cannot be said, and it is not remembered."""
+    """The key of a verification in the cache; None if its code cannot be identified."""
     source, own = kernel.source(), code_of(cell.step, cell.step_backward, cell.total)
     if not source or own is None:
         return None
@@ -176,10 +177,10 @@ def _hash(text: str) -> str:
 
 
 def code_of(*functions: Any) -> str | None:
-    """The code of functions and of all Python functions that they use; None if unknown.
+    """The byte code of functions and of all Python functions that they call, as text.
 
-    It is the byte code, so that an edited equation is another code, and a program without
-    sources has one too.
+    An edited equation changes it, and it exists without source files too.  None if a function is
+    not written in Python, or refers to a value whose text does not describe it completely.
     """
     seen: dict[FunctionType, str] = {}
     waiting = list(functions)
@@ -214,7 +215,7 @@ def _text(code: CodeType) -> str:
 
 
 def _file() -> Path | None:
-    """Where verifications are remembered; None where there is no home directory."""
+    """The file of the cache; None if there is no home directory."""
     folder = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(folder or Path.home() / ".cache") / "xrnn" / "verified.json"
@@ -225,7 +226,7 @@ def _file() -> Path | None:
 def _remembered() -> list[str]:
     file = _file()
     try:
-        # A regular file: reading from a pipe would wait for ever.
+        # Only a regular file: reading from a pipe could block for ever.
         keys = json.loads(file.read_text("utf-8")) if file and file.is_file() else []
     except (OSError, ValueError, RecursionError):
         return []
