@@ -1,4 +1,4 @@
-"""What a backend is: an array library, and a table from cells to sequence kernels."""
+"""The definition of a backend: an array library, and a table from cells to kernels."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ class Kernel:
     Parameters
     ----------
     sequence : Sequence
-        What runs.
+        The code, forward and backward.
     dtypes : frozenset
-        The dtypes that it serves.
+        The dtypes that it can run.
     source : callable
-        The text (or a hash) of the code behind it, so that a verification that is
-        remembered holds for this code alone.  None: it cannot be known, and the kernel is
-        verified anew in every process.
+        ``source() -> str | None``: the text (or a hash) of the code, part of the key under which
+        a verification is cached.  None: the code cannot be identified, and the kernel is verified
+        in every process.
     precision : {"ieee", "tf32"}
-        "tf32" rounds what products multiply to 10 bits, and serves who allows that.
+        A "tf32" kernel rounds what products multiply to 10 bits; it is used only where the user
+        allows that.
     serves : callable
-        Whether the kernel is the way to go for sizes (T, B, I, H).
+        ``serves(T, B, I, H) -> bool``: whether the kernel should be used for these sizes.
     trial : callable
-        Small sizes that take the same path through the kernel as the sizes in hand: what it
-        is verified on.
+        ``trial(T, B, I, H) -> Sizes``: small sizes that take the same path through the kernel;
+        it is verified with them.
     tolerance : float, optional
-        How far it may lie from its cell, relative.  Default: as the dtype allows.
+        The accepted relative difference from its cell.  Default: that of the dtype,
+        `xrnn.engine.verify.TOLERANCE`.
     path : callable
-        In words, what runs for sizes (T, B, I, H).
+        ``path(T, B, I, H) -> str``: a short description of what runs for these sizes.
     both : BothDirections, optional
-        The same, running two directions at once.
+        The same computation for two directions together.
     stepping : Stepping, optional
-        The same, for single steps and for weights that never change.
+        The same computation for single steps, and for weights that never change.
     """
 
     sequence: Sequence
@@ -62,39 +64,41 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Backend:
-    """An array library as xrnn sees it.
+    """An array library, and the faster kernels that xrnn has for it.
 
     Parameters
     ----------
     name : str
-        What a user gives as ``device``.
+        The name for the argument ``device``.
     xp : namespace
-        Its functions.
+        The functions of the library, as the Array API standard names them.
     to_host : callable
-        Its array as a NumPy array.
+        ``to_host(array)``: the values as a NumPy array; `xrnn.backends.host.to_host` works for
+        most libraries.
     kernels : mapping of Cell to tuple of Kernel
         For a cell the kernels that run it faster than its own code, the best first.
     describe : callable
-        What the result of a verification depends on, in words: library, device, driver.
+        ``describe() -> str``: everything that a verification depends on: library, device, driver.
     missing : callable
-        What keeps the backend from working here, or None.
+        ``missing() -> str | None``: the reason why the backend cannot work here, or None.
     scatter_add : callable
-        `xrnn.recurrence.scatter.scatter_add`, or what does the same faster.
+        A function equal to `xrnn.recurrence.scatter.scatter_add`, possibly faster.
     computes : callable
-        Whether the library's own functions keep a dtype.  (Those of NumPy and CuPy do not
-        keep bfloat16: kernels alone serve it.)
+        ``computes(dtype) -> bool``: whether the results of the library's own functions keep this
+        dtype.  (In NumPy and CuPy those of bfloat16 do not, so only kernels can run it.)
     device_of : callable
-        What tells two devices of one library apart.
+        ``device_of(array)``: a value that differs between devices, or None if there is only one.
     notes : callable
-        Lines for `xrnn info`.
+        ``notes()``: further lines for `xrnn info`.
     dense : callable
-        An equal array that is C-contiguous, aligned and in native byte order; the same one
-        if it is so already.
+        ``dense(array)``: an equal array that is C-contiguous, aligned and in native byte order;
+        the array itself if it already is.
     read_only : callable
-        The array, made such that nothing can write to it through this name; where a library
-        has no such arrays, the array as it is.
+        ``read_only(array)``: an equal array that cannot be written to; the array itself if the
+        library has no such arrays.
     refused : tuple of type
-        Subclasses of the array type whose meaning would be lost.
+        Subclasses of the array type that are refused, because treating them as plain arrays
+        would change their meaning.
     """
 
     name: str
@@ -114,7 +118,7 @@ class Backend:
     def from_host(self, array: Array) -> Array:
         """A copy of a NumPy array, in C order, as an array of this library."""
         if dtype_name(array.dtype) == "bfloat16" and self.computes(array.dtype):
-            # The library has a bfloat16 of its own, which does not know ml_dtypes'.
+            # The library has its own bfloat16 and cannot convert that of ml_dtypes.
             return self.xp.astype(self.xp.asarray(array.astype("float32")), self.xp.bfloat16)
         return self.xp.asarray(array.copy())
 

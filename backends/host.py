@@ -1,4 +1,4 @@
-"""NumPy for what always runs on the host: random numbers, dtypes by name, copies to the host."""
+"""NumPy for work that always runs on the host: random numbers, dtypes by name, copies to it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def named_dtype(name: str) -> np.dtype:
 
 
 def generator(rng: Any = None) -> np.random.Generator:
-    """NumPy's generator from a seed (None: fresh entropy), or the generator given (SPEC 7)."""
+    """NumPy's generator from a seed (None: a random seed), or the given generator (SPEC 7)."""
     return np.random.default_rng(rng)
 
 

@@ -1,4 +1,4 @@
-"""The structure of the code: rooms, floors, sizes of files, and what is documented."""
+"""The structure of the code: folders and their imports, sizes of files, and documentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = pytest.mark.skipif(
     not (ROOT / "xrnn" / "cells").is_dir(), reason="the sources do not lie beside the tests"
 )
 
-#: the rooms of xrnn: a module imports only from its own room and from those above it here
+#: the folders of xrnn: a module imports only from its own folder and from those above it here
 FLOORS = (
     "typing _version",
     "cells",
@@ -46,13 +46,13 @@ def _through_link(path: Path) -> bool:
 
 
 def module_of(path: Path) -> str:
-    """The room that a file belongs to: ``cells``, ``backends``, ``engine`` …"""
+    """The folder that a file belongs to: ``cells``, ``backends``, ``engine`` …"""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return "backends" if parts[0] == "backends" else parts[1]
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms of xrnn that a file imports from."""
+    """The folders of xrnn that a file imports from."""
     rooms: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "xrnn":

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal or file of an old encoding cannot show is a question mark there.
+            # Characters that the encoding of the terminal or file lacks become question marks.
             stream.reconfigure(errors="replace")
     arguments = parser().parse_args(argv)
     try:

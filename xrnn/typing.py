@@ -1,14 +1,14 @@
 """The types of the signatures.
 
-No static type spans NumPy, CuPy, torch and JAX arrays, so `Array` is `Any` to a type
-checker; what an array must be is said in shapes, in every docstring, and checked when it
-comes in.  The letters of those shapes are the same everywhere:
+No static type covers NumPy, CuPy, torch and JAX arrays, so `Array` is `Any` to a type checker.
+Docstrings give the shape of every array, and arguments are checked at run time.  The letters of
+the shapes are the same everywhere:
 
 ====  ==============================  ====  ==============================
 T     time steps                      G     gates of the cell
 B     sequences (the batch)           L     layers
 I     inputs                          D     directions, 1 or 2
-H     hidden units
+H     hidden units                    S     states of the cell
 ====  ==============================  ====  ==============================
 """
 
@@ -25,10 +25,10 @@ Namespace: TypeAlias = Any
 """The functions of such a library: ``numpy``, ``cupy``, ``array_api_compat.torch`` …"""
 
 Size: TypeAlias = SupportsIndex
-"""An integer, NumPy's among them."""
+"""An integer of Python or NumPy."""
 
 DType: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
-"""What a layer may store its weights in; complex numbers are for the forward pass alone."""
+"""The dtypes of a layer's weights; complex numbers work in the forward pass only."""
 
 Precision: TypeAlias = Literal["ieee", "tf32"]
 """How products of float32 may be rounded."""
@@ -60,8 +60,8 @@ class HCState(NamedTuple):
 
 
 if TYPE_CHECKING:
-    # Type checkers know defaults of type variables, which Python has from 3.13 on: so `Cell`
-    # alone is a cell of any state.
+    # The default makes `Cell` without a parameter a cell of any state.  Python itself has
+    # defaults of type variables only from 3.13 on.
     from typing_extensions import TypeVar
 
     S = TypeVar("S", bound=State, default=Any)
@@ -100,7 +100,7 @@ class StepBackward(Protocol):
 
 
 class Total(Protocol):
-    """The gradients of the new states, each with its share in the others added."""
+    """The gradients of the new states, including effects through the other new states."""
 
     def __call__(self, dstate: Any, saved: Any, weights: Weights, *, xp: Namespace) -> State: ...
 
@@ -111,8 +111,8 @@ class Sequence(Protocol):
     `xrnn.recurrence.loop.Loop` is the reference that every other implementation must equal.
     All arrays are of one library, device and dtype, and have been checked: `weights` are
     complete (no bias is left out), C-contiguous and in native byte order; the other arrays
-    may have any strides.  An implementation writes to nothing that it is given, and what it
-    returns shares no memory with it.
+    may have any strides.  An implementation does not write to its arguments, and its results
+    share no memory with them.
     """
 
     def forward(
@@ -143,15 +143,15 @@ class Sequence(Protocol):
         *,
         xp: Namespace,
     ) -> Gradients:
-        """The gradients of all that `forward` was given, from those of ys and of its state.
+        """The gradients of the arguments of `forward`, from those of ys and of the last state.
 
-        It may be called several times with the same residuals, to the same results.
+        It may be called several times with the same residuals, and must give the same results.
         """
         ...
 
 
 class BothDirections(Protocol):
-    """A sequence kernel that runs the two directions over the same inputs at once."""
+    """A sequence kernel that runs the two directions over the same inputs together."""
 
     def forward_both(
         self,
@@ -186,13 +186,13 @@ class Stepping(Protocol):
     def prepare(self, weights: Weights, *, fixed: bool) -> Weights:
         """The weights in the form that the kernel takes with the least delay.
 
-        Weights that are `fixed` never change, so what products read can be laid out once.
+        Weights that are `fixed` never change, so they can be packed once.
         """
         ...
 
 
 def dtype_name(dtype: Any) -> str:
-    """Such as "float32", of the dtype of any library, or its class.
+    """The name, such as "float32", of a dtype of any library, or of its class.
 
     >>> import numpy as np
     >>> dtype_name(np.zeros(1).dtype), dtype_name(np.float32)
@@ -202,5 +202,5 @@ def dtype_name(dtype: Any) -> str:
 
 
 def is_floating(dtype: Any, *, xp: Namespace) -> bool:
-    """Whether a dtype is real floating point; bfloat16 is, of which NumPy does not know."""
+    """Whether a dtype is real floating point; includes bfloat16, which NumPy does not know."""
     return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))

@@ -27,7 +27,7 @@ def dense(array: np.ndarray) -> np.ndarray:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that nobody can make writable, of the array, which refuses to be written to too."""
+    """A view of the array that cannot be made writable; the array becomes read-only too."""
     array.flags.writeable = False
     return array.view()
 
@@ -71,6 +71,6 @@ BACKEND = Backend(
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=dense,
     read_only=read_only,
-    # A mask or a second meaning of * would be dropped without a word.
+    # Their masks, and their own meaning of *, would be lost silently.
     refused=(np.ma.MaskedArray, np.matrix),
 )

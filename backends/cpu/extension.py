@@ -1,7 +1,7 @@
 """The native loops: sequence kernels in C, where the extension was built.
 
-Memory, and what the extension is told, is decided here; ``native/*.h`` compute.  Without the
-extension (`ABSENT` says why) the kernels that are written in NumPy serve.
+This module allocates memory and prepares the arguments of the extension; the computations are in
+``native/*.h``.  Without the extension (`ABSENT` says why) the kernels written in NumPy are used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ else:
 
 register_with_threadpoolctl()
 
-#: cell → its number in the extension, and the blocks of H that it keeps of a step
+#: cell → its number in the extension, and how many arrays (B, H) of each step it keeps
 CODES: dict[Cell[Any], tuple[int, int]] = {}
 if _native is not None:
     CODES = {
@@ -47,19 +47,20 @@ if _native is not None:
 #: the weights in the order in which the extension takes them
 NAMES = ("W", "U", "b", "v")
 
-#: multiplications up to which more threads than one are never worth their start
+#: the number of multiplications up to which one thread is used: starting more costs more time
 SMALL = 1 << 21
 
 
 @cache
 def source() -> str:
-    """What a verification holds for: the compiled code, and the part of it that runs here."""
+    """The identity of the compiled code, and the instruction set that is chosen here."""
     return f"{_native.isa()} {hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()}"
 
 
 @dataclass
 class Residuals:
-    """What backward needs of forward; `gates` are None where none are kept, or once used."""
+    """What backward needs of forward.  `gates` is None if the cell keeps none, or if backward has
+    overwritten them already."""
 
     xs: Array
     first: State
@@ -71,13 +72,13 @@ class Residuals:
 
 
 class Prepared(dict[str, Array]):
-    """Weights of one cell, and beside them how the extension takes them: four arguments."""
+    """The weights of one cell, and the same weights as the four arguments of the extension."""
 
     arguments: tuple[Any, ...]
 
 
 class Native:
-    """One cell by the extension, as a `xrnn.typing.Sequence` and `xrnn.typing.Stepping`."""
+    """One cell run by the extension: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`."""
 
     def __init__(self, cell: Cell[Any]) -> None:
         self.cell = cell
@@ -95,7 +96,7 @@ class Native:
         keep: bool,
         xp: Namespace,
     ) -> tuple[Array, State, Residuals | None]:
-        """As `xrnn.typing.Sequence.forward`, for at least one value."""
+        """As `xrnn.typing.Sequence.forward`; no size may be 0."""
         xs, h0, c0 = _walkable(xs, *state)
         (T, B, I), H, dtype = xs.shape, h0.shape[-1], xs.dtype
         ys, h, gates, cs = np.empty((T, B, H), dtype), np.empty((B, H), dtype), None, None
@@ -125,8 +126,8 @@ class Native:
     ) -> Gradients:
         """As `xrnn.typing.Sequence.backward`.
 
-        Gradients take the place of the gates that they belong to, so a second backward pass
-        begins by running forward again.
+        The gradients overwrite the gates in memory, so a second backward pass first runs forward
+        again.
         """
         saved = residuals
         if self.kept and saved.gates is None:
@@ -135,10 +136,10 @@ class Native:
             assert again is not None
             saved = again
         (T, B, I), H = saved.xs.shape, saved.ys.shape[2]
-        # Taken away: nobody can use the gates again once their gradients stand there.
+        # Removed from the residuals, because from now on this memory holds gradients.
         gates, saved.gates = saved.gates, None
         das = np.empty((T, B, H), saved.xs.dtype) if gates is None else gates
-        # A copy each: the extension writes the gradient of the first state over that of the last.
+        # Copies, because the extension overwrites them with the gradient of the first state.
         carried = tuple([np.array(d, order="C") for d in dstate])
         dh, dc = carried if self.two else (*carried, None)
         h0, c0 = saved.first if self.two else (*saved.first, None)
@@ -176,12 +177,12 @@ class Native:
         return prepared
 
 
-#: NumPy's bits for C-contiguous and aligned
+#: the bits C_CONTIGUOUS and ALIGNED of ``array.flags.num``
 WALKABLE = 0x101
 
 
 def _walkable(x: Array, h: Array, c: Array | None = None) -> tuple[Array, Array, Array | None]:
-    """The input and both states (or None), contiguous and aligned as C walks them."""
+    """The input and the states (c may be None) as contiguous and aligned arrays for C."""
     return _plain(x), _plain(h), None if c is None else _plain(c)
 
 
@@ -194,14 +195,14 @@ def _plain(array: Array) -> Array:
 
 
 def _arguments(weights: Weights) -> tuple[Any, ...]:
-    """Weights as the extension takes them: None for one that the cell does not have."""
+    """The weights in the order of `NAMES`, with None for those that the cell does not have."""
     if type(weights) is Prepared:
         return weights.arguments
     return tuple(map(weights.get, NAMES))
 
 
 def notes() -> list[str]:
-    """For `xrnn info`: what runs, or why it does not."""
+    """A line for `xrnn info`: the instruction set and the threads, or why there is no extension."""
     if _native is None:
         return [ABSENT]
     return [f"native loops: {_native.isa()}, {threads()} threads"]

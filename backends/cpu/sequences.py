@@ -1,13 +1,13 @@
-"""Whole sequences in NumPy: the buffers of a pass, and what the loops of all cells share.
+"""Whole sequences in NumPy: the buffers of a pass, and the code that the loops of all cells share.
 
-A small step costs what its calls cost, a quarter of a microsecond each; a large one costs what
-its products cost.  So what does not depend on the state is done for a block of steps at once,
-while the cache of a core holds it: W x_t + b forward; backward all that a gradient is
-multiplied by.  What is left in the loops are products and a few calls, which look up no names
-and allocate no memory.
+The time of a small step is that of its NumPy calls, about a quarter of a microsecond each; the
+time of a large step is that of its matrix products.  So everything that does not depend on the
+state is computed for a block of steps at once, small enough for the cache of a core: W x_t + b in
+the forward pass, and the factors of the gradients in the backward pass.  The loops over single
+steps contain only products and a few calls, without lookups of names or allocations.
 
-Gates lie one after the other, each (B, H), so that every call runs through memory in one go;
-only beside a product are they rows (B, n·H).
+Gates are stored one after the other, each (B, H), so that every call reads contiguous memory; only
+the arguments and results of matrix products are rows (B, n·H).
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import numpy as np
 from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
-#: values of one gate in a block: its dozen arrays stay in the cache of a core
+#: the number of values of one gate in a block: its dozen arrays fit into the cache of a core
 BLOCK = 16384
 
-#: rows that the product of a block has at least
+#: the smallest number of rows in the matrix product of a block
 ROWS = 256
 
 
 @dataclass
 class Residuals:
-    """What a pass was given, and what it keeps for backward, in the order of time.
+    """The arguments of a pass, and what it keeps for backward, in the order of time.
 
-    - hs, cs (T+1, B, H): the states.  Slot 0 holds the state given and slot t+1 that after
-      step t; in reverse slot T holds the state given and slot t that after step t
-    - kept: what else the cell keeps.  Backward puts gradients in its place, so `take` hands it
-      out once; a later backward pass begins by running forward again
+    - hs, cs (T+1, B, H): the states.  Slot 0 holds the given state and slot t+1 the one after
+      step t; in reverse slot T holds the given state and slot t the one after step t
+    - kept: the other values that the cell keeps.  Backward overwrites them with gradients, so
+      `take` returns them only once; a later backward pass first runs forward again
     """
 
     xs: Array
@@ -50,14 +50,14 @@ class Residuals:
     def __post_init__(self) -> None:
         self.T, self.B, _ = self.xs.shape
         self.H = self.hs.shape[-1]
-        #: of a state in the loop: no axis for a batch of one, which a call would pay for
+        #: the shape of a state in the loop; without the axis of a batch of one, to save time
         self.shape = (self.H,) if self.B == 1 else (self.B, self.H)
         steps = min(self.T, max(BLOCK // (self.B * self.H), ROWS // self.B, 1))
         parts = [slice(t, min(t + steps, self.T)) for t in range(0, self.T, steps)]
         self.longest, self.parts = steps, parts[::-1] if self.reverse else parts
 
     def take(self) -> tuple[Array, ...] | None:
-        """What the cell kept; None if someone, in whatever thread, had it before."""
+        """What the cell kept; None if it was taken before, in this or another thread."""
         if self.kept == [()]:
             return ()
         try:
@@ -66,11 +66,11 @@ class Residuals:
             return None
 
     def empty(self, *shape: int) -> Array:
-        """Memory for numbers of the kind given."""
+        """A new array with the dtype of the inputs, not initialised."""
         return np.empty(shape, self.xs.dtype)
 
     def full(self, values: Array) -> Array:
-        """Values (n, H) or (H,) for each sequence: (n, B, H) or (B, H) without gaps."""
+        """Values (n, H) or (H,) repeated for each sequence: contiguous (n, B, H) or (B, H)."""
         if self.B == 1:
             return np.ascontiguousarray(values)
         shape = (*values.shape[:-1], self.B, self.H)
@@ -89,46 +89,46 @@ class Residuals:
         return self.along(self.before(states)[part]), self.along(self.after(states)[part])
 
     def along(self, a: Array) -> Array:
-        """(steps, …, B, n) in the order the steps are run, without B if it is 1."""
+        """(steps, …, B, n) in the order in which the steps run, without the axis B if B is 1."""
         if self.B == 1:
             a = a.reshape(*a.shape[:-2], a.shape[-1])
         return a[::-1] if self.reverse else a
 
     def from_last(self, a: Array) -> Array:
-        """The same from the last step to the first."""
+        """As `along`, from the last step to the first."""
         return self.along(a)[::-1]
 
     def ended(self, part: slice, backward: bool = False) -> Iterable[Array | None]:
-        """For each step of a block who has ended, as (B, 1); None if nobody has."""
+        """For each step of a block which sequences have ended, (B, 1); None if none has."""
         if self.mask is None:
             return repeat(None)
         ended = self.along(~self.mask[part])
         return [out if out.any() else None for out in (ended[::-1] if backward else ended)]
 
     def product(self, n: int) -> tuple[Array, Array]:
-        """Memory for rows (B, n·H), and the same by gate (n, B, H)."""
+        """A new array of rows (B, n·H), and a view of it by gate (n, B, H)."""
         p = self.empty(1, self.B, n * self.H)
         return self.along(p)[0], self.along(by_row(p, n))[0]
 
 
 def by_gate(a: Array, n: int) -> Array:
-    """(steps, B, n·H), each step's memory as n gates (B, H), one after the other."""
+    """View (steps, B, n·H) as (steps, n, B, H): the gates of a step lie one after the other."""
     steps, B, width = a.shape
     return a.reshape(steps, n, B, width // n)
 
 
 def by_row(a: Array, n: int) -> Array:
-    """(steps, B, n·H), each step's rows as n gates (B, H) side by side."""
+    """View (steps, B, n·H) as (steps, n, B, H): the gates lie side by side in each row."""
     steps, B, width = a.shape
     return a.reshape(steps, B, n, width // n).swapaxes(1, 2)
 
 
 class NumpyLoop:
-    """One cell over whole sequences in NumPy, as a `xrnn.typing.Sequence`.
+    """One cell over whole sequences in NumPy, in the form of a `xrnn.typing.Sequence`.
 
-    Subclasses say what a cell keeps (`memory`), how it runs through a block of steps, forward and
-    backward (`steps`, `steps_backward`), and where the gradients of its weights come from
-    (`gradients`).  A loop holds nothing itself, so threads may share it.
+    Subclasses define what a cell keeps (`memory`), how it runs a block of steps forward and
+    backward (`steps`, `steps_backward`), and how the gradients of its weights are computed
+    (`gradients`).  A loop has no state of its own, so threads may share it.
     """
 
     def forward(
@@ -142,7 +142,7 @@ class NumpyLoop:
         keep: bool,
         xp: Namespace,
     ) -> tuple[Array, State, Residuals | None]:
-        """As `xrnn.typing.Sequence.forward`, for at least one value."""
+        """As `xrnn.typing.Sequence.forward`; no size may be 0."""
         run = _open(xs, state, lengths, reverse)
         kept = self.memory(run, run.T if keep else run.longest)
         pre = run.empty(run.longest, run.B, len(weights["b"]))
@@ -154,9 +154,9 @@ class NumpyLoop:
         run.kept.append(kept)
         ys = run.after(run.hs)
         if run.mask is not None:
-            # The state that is kept past the end is an output nowhere.
+            # Past the end `hs` holds the last state, but outputs must be 0 there.
             ys = apply_mask(run.mask, ys, xp=np)
-        # Copies: a state that is handed on must not hold the memory of all steps.
+        # Copies, because a view would keep the memory of all steps alive.
         end = 0 if reverse else -1
         last = tuple(a[end].copy() for a in (run.hs, run.cs)[: len(state)])
         return ys, last, run if keep else None
@@ -172,8 +172,7 @@ class NumpyLoop:
     ) -> Gradients:
         """As `xrnn.typing.Sequence.backward`.
 
-        Gradients take the place of what was kept, so a second backward pass begins by
-        running forward again.
+        Gradients overwrite what was kept, so a second backward pass first runs forward again.
         """
         saved = run = residuals
         kept = saved.take()
@@ -197,17 +196,17 @@ class NumpyLoop:
         return dxs, dfirst, dweights
 
     def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
-        """Buffers (steps, B, …) for what the cell keeps besides its states."""
+        """New buffers (steps, B, …) for the values that the cell keeps besides its states."""
         raise NotImplementedError
 
     def room(self, run: Residuals) -> tuple[Array, ...]:
-        """Buffers (T, B, …) that only backward needs."""
+        """New buffers (T, B, …) that only backward needs."""
         return ()
 
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
-        """A block of steps: from rows of W x + b fill the states and what is kept."""
+        """Run a block of steps: from W x + b (`pre`) compute the states and fill `kept`."""
         raise NotImplementedError
 
     def steps_backward(
@@ -219,26 +218,26 @@ class NumpyLoop:
         dys: Iterable[Array | None],
         carried: State,
     ) -> State:
-        """The same block, backward: put gradients in the place of what was kept, turn those of the
-        states after it (which may be written to) into those of the states before."""
+        """The same block, backward: overwrite `kept` with gradients, and return the gradients of
+        the state before the block.  `carried`, those of the state after it, may be written to."""
         raise NotImplementedError
 
     def gradients(
         self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
     ) -> tuple[Array, dict[str, Array]]:
-        """dxs and the gradients of the weights, from what `steps_backward` left: here from the
-        gradients of W x + U h in the place of what is kept first."""
+        """dxs and the gradients of the weights, from what `steps_backward` wrote to `kept`.  Here
+        its first array must hold the gradients of W x + U h + b."""
         das, *_ = kept
         dxs, dweights = input_gradients(run, weights, das)
         return dxs, dweights | {"U": product_gradients(das, run.before(run.hs))}
 
 
 def _open(xs: Array, state: State, lengths: Array | None, reverse: bool) -> Residuals:
-    """A run with the states given in their slots and nothing of the padding in its inputs."""
+    """The residuals at the start: the given states in their slots, the padding of xs zero."""
     mask = None
     if lengths is not None:
         mask = valid_mask(len(xs), lengths, xp=np)
-        # Whatever stands in the padding, NaN included, must not reach a sum.
+        # Values in the padding, even NaN, must not get into the sums over all steps.
         xs = apply_mask(mask, xs, xp=np)
     xs = np.ascontiguousarray(xs)
     shape = (len(xs) + 1, *state[0].shape)
@@ -263,7 +262,7 @@ def product_gradients(das: Array, operand: Array) -> Array:
 
 
 def input_gradients(run: Residuals, weights: Weights, das: Array) -> tuple[Array, dict[str, Array]]:
-    """Of xs, W and b, from rows (T, B, G·H)."""
+    """The gradients of xs, W and b from those of the pre-activations, das (T, B, G·H)."""
     flat = das.reshape(-1, das.shape[-1])
     dxs = (flat @ weights["W"]).reshape(run.xs.shape)
     return dxs, {"W": product_gradients(das, run.xs), "b": flat.sum(axis=0)}

@@ -17,7 +17,7 @@ from xrnn.typing import Array, Namespace, State, Weights
 
 
 class Fused:
-    """One cell's whole loop on a device, as a `xrnn.typing.Sequence`.
+    """The whole loop of one cell on a device, in the form of a `xrnn.typing.Sequence`.
 
     Subclasses define, for one cell, a step (`step`, `step_backward`) and the gradients of its
     weights (`weight_gradients`).
@@ -32,13 +32,15 @@ class Fused:
         Whether products of float32 may round what they multiply to 10 bits.
     """
 
-    #: the kernels' file; blocks of H columns in `Residuals.gates`; whether there is a c
+    #: the file of the kernels
     source = ""
+    #: the number of blocks of H columns in `Residuals.gates`
     width = 0
+    #: whether the cell has a state c
     carries_c = False
     #: whether the backward pass needs the gates of the forward pass
     keeps_gates = True
-    #: the position of each of the cell's gates among the columns, if not in the cell's order
+    #: the position of each gate of the cell among the columns; None: in the cell's order
     columns: tuple[int, ...] | None = None
 
     def __init__(self, runtime: Runtime, cell: Cell[Any], tf32: bool = False) -> None:
@@ -55,7 +57,7 @@ class Fused:
         keep: bool,
         xp: Namespace,
     ) -> tuple[Array, State, Any]:
-        """As `xrnn.typing.Sequence.forward`, for at least one value."""
+        """As `xrnn.typing.Sequence.forward`; no size may be 0."""
         one = [(weights, state, reverse)]
         return self.forward_both(one, xs, lengths=lengths, keep=keep, xp=xp)[0]
 
@@ -68,7 +70,7 @@ class Fused:
         keep: bool,
         xp: Namespace,
     ) -> list[tuple[Array, State, Any]]:
-        """The same for one direction or for both, over the same inputs."""
+        """As `forward`, for one direction or for both, over the same inputs."""
         plans = [
             self.open(Residuals(weights, xs, state, lengths, reverse))
             for weights, state, reverse in passes
@@ -145,15 +147,15 @@ class Fused:
         raise NotImplementedError
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
-        """Of every weight but W and b, from the gradients in the gates."""
+        """The gradients of all weights but W and b, from the gradients in `Residuals.gates`."""
         raise NotImplementedError
 
     def open(self, run: Residuals) -> Plan:
-        """The plan of a pass, with W x in its gates and zeros in the padding of its inputs."""
+        """Make the plan of a pass: W x is in its gates, and the padding of its inputs is zero."""
         xp = self.runtime.xp
         if run.lengths is not None:
             run.mask = valid_mask(run.xs.shape[0], run.lengths, xp=xp)
-            # Values in the padding, even NaN, must not enter a sum.
+            # Values in the padding, even NaN, must not get into the sums over all steps.
             run.xs = apply_mask(run.mask, run.xs, xp=xp)
         plan = Plan(self.runtime, run, self.tf32)
         run.xs = plan.dense(run.xs)
@@ -181,7 +183,7 @@ class Fused:
         # A copy, as outputs share the memory of hs, which the backward pass reads.
         last: tuple[Array, ...] = (run.hs[end].copy(),)
         if run.mask is not None:
-            # Past the end the buffer holds the state that is kept, but outputs are 0.
+            # Past the end the buffer holds the last state, but outputs must be 0 there.
             ys = apply_mask(run.mask, ys, xp=xp)
         if self.carries_c:
             last = (*last, xp.astype(run.cs[end], plan.dtype))
@@ -190,7 +192,7 @@ class Fused:
         return ys, last, run if keep else None
 
     def reopen(self, residuals: Residuals) -> Residuals:
-        """The residuals; if their gates hold gradients already, those of a new forward pass."""
+        """The residuals; if their gates hold gradients already, forward is run again first."""
         if residuals.spent:
             again = (residuals.weights, residuals.xs, residuals.first)
             residuals = self.forward(
@@ -204,7 +206,7 @@ class Fused:
         return residuals
 
     def input_gradients(self, plan: Plan) -> tuple[Array, dict[str, Array]]:
-        """Of xs, W and b, from the gradients in the gates."""
+        """The gradients of xs, W and b, from the gradients in `Residuals.gates`."""
         run, rows, n = plan.run, plan.T * plan.B, len(self.cell.gates) * plan.H
         ld = self.width * plan.H
         gates, xs = plan.at(run.gates), plan.at(run.xs)
@@ -246,7 +248,7 @@ class Fused:
 
 
 class Step:
-    """The addresses of one time step; those that a pass does not have are 0."""
+    """The addresses of the arrays of one time step; 0 for arrays that a pass does not have."""
 
     def __init__(
         self,

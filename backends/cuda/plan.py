@@ -47,7 +47,7 @@ class Product(NamedTuple):
 
 
 class Runtime(Protocol):
-    """The device: see `xrnn.backends.cuda.runtime.CupyRuntime`."""
+    """The operations on the device that a plan uses; `CupyRuntime` in `runtime.py` has them."""
 
     xp: Any
 
@@ -130,14 +130,14 @@ class Plan:
         self.lengths = self.at(self.as_int32(run.lengths))
 
     def at(self, array: Array | None) -> int:
-        """The address of an array, which lives as long as the plan; 0 for none."""
+        """The address of an array, which the plan keeps alive; 0 for None."""
         if array is None:
             return 0
         self.alive.append(array)
         return self.runtime.pointer(array)
 
     def dense(self, array: Array) -> Array:
-        """The array, or a copy without gaps at an address where vectors of values can be loaded."""
+        """The array if it is contiguous and aligned for vector loads, otherwise such a copy."""
         aligned = self.runtime.pointer(array) % (4 * self.bytes) == 0
         return array if array.flags.c_contiguous and aligned else array.copy()
 
@@ -145,7 +145,7 @@ class Plan:
         return None if lengths is None else self.xp.astype(lengths, self.xp.int32)
 
     def int32(self, n: int) -> Any:
-        """An integer argument of a kernel."""
+        """n as a 32-bit integer argument of a kernel."""
         return self.xp.int32(n)
 
     def empty(self, *shape: int, acc: bool = False) -> Array:

@@ -81,9 +81,9 @@ class Cell(Generic[S]):
         gradient of every weight that `step` itself used (`xrnn.typing.Contribution`).
     total : callable, optional
         ``total(dstate, saved, weights, *, xp) -> dstate``, for cells that compute one new
-        state from another (h from c).  The given gradient of each new state holds the other
-        new states fixed; the result includes the effect on the loss through them.  Default:
-        the gradients unchanged.
+        state from another (h from c).  In its argument the gradient of each new state is taken
+        with the other new states held fixed; the result includes the effect on the loss
+        through them.  Default: the gradients unchanged.
     states : tuple of str
         What is carried through time.  The first is the output h.
     recurrent : bool
@@ -91,7 +91,7 @@ class Cell(Generic[S]):
     extras : mapping of str to tuple of int
         Further weights: name → shape in units of H.
     biases : tuple of str
-        The weights that may be left out, and are zero then.
+        The weights that may be left out; they are zero then.
     linear : LinearRecurrence, optional
         The parts of `step`, if the cell is a linear recurrence without U, in which the state
         of a unit depends on that unit's own past alone.
@@ -101,7 +101,12 @@ class Cell(Generic[S]):
 
     Notes
     -----
-    Neither function writes to an array it was given.
+    No function may write to its arguments, and only functions of `xp` may be used, so that a cell
+    runs with every array library.
+
+    Examples
+    --------
+    See ``xrnn/cells/elman.py``, the shortest cell.
     """
 
     name: str
@@ -116,7 +121,7 @@ class Cell(Generic[S]):
     analytic: bool = True
     linear: LinearRecurrence | None = None
     token: str = field(init=False, repr=False, default="")
-    #: the named tuple that a state of this cell is
+    #: the named tuple type of this cell's states
     state_type: type[S] = field(init=False, repr=False, default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

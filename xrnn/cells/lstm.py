@@ -10,8 +10,11 @@ h_t = o_t ⊙ tanh(c_t)                      (6)
 Sources: Hochreiter & Schmidhuber (1997), Gers, Schmidhuber & Cummins (2000); derivations "LSTM",
 eqs 1-10, whose Γ_u, Γ_f, c̃, Γ_o, a are i, f, g, o, h here, and "ReLU RNN, LSTM and GRU",
 eqs 25-30.  Backward: derivation "LSTM", section 3 (corrected: see the errata in
-``xrnn/guide/derivations.md``).  Step t passes two gradients to step t−1: dh, and dc with h held
-fixed.
+``xrnn/guide/derivations.md``).
+
+In the code `ax` is W x_t + b for all gates side by side, and `dh`, `dc` are the gradients of the
+new state.  Step t passes two gradients to step t−1: dh, and dc, in which h is held fixed; `total`
+adds the effect of c on the loss through h.
 """
 
 from typing import Any

@@ -3,16 +3,16 @@
 1. derivative   backward equals the numeric derivative of forward for every argument, with a
                 gradient of the outputs only, of each last state only, and of all of them
 2. batch        permuting the sequences permutes the results
-3. cut          running T steps equals running the first T₁ steps, and then the others from
-                the state reached; so do the gradients
+3. cut          running T steps gives the same results and gradients as running the first T₁
+                steps, and then the others from the state reached
 4. oracle       results equal those of independent implementations (frozen vectors, whose file
                 says where they come from)
 5. contract     no argument is written to; results have the dtype and library of the
                 arguments; outputs and gradients in the padding are exactly 0
-6. twin         the backend, with its kernels, equals the cell's own code in float64 on the
-                host
-7. look         the gradients of the gates, as `xrnn.analysis` gives them, add up to those of
-                their weights, and like the values of the gates are exactly 0 in the padding
+6. twin         results of the backend, with its kernels, equal those of the cell's own code in
+                float64 on the host
+7. look         the gradients of the gates that `xrnn.analysis` returns add up to those of W and
+                b; like the values of the gates, they are exactly 0 in the padding
 
 Each law returns the largest relative error found, or None where the law does not apply.
 """

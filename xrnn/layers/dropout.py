@@ -11,7 +11,7 @@ from xrnn.typing import Array
 
 
 def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
-    """Raise ValueError unless it is a probability that has outputs to act on."""
+    """Raise ValueError unless `dropout` is in [0, 1), and 0 if there is only one layer."""
     if isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"{kind}: dropout is {dropout!r}; it must be in [0, 1)")
     if dropout and num_layers == 1:
@@ -22,7 +22,7 @@ def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
 
 
 def dropout_masks(kind: str, p: float, seed: int | None, dtype: str) -> Mask | None:
-    """What gives the mask over the outputs of a layer; None where nothing is dropped.
+    """The function that makes the mask for the outputs of a layer; None without dropout.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def dropout_masks(kind: str, p: float, seed: int | None, dtype: str) -> Mask | N
 
 
 def _mask(p: float, seed: int, dtype: str, k: int, ys: Array) -> Array:
-    """0 or 1/(1 − p), in dtype, for each output of layer k, by (seed, k, position) alone."""
+    """0 or 1/(1 − p) for each output of layer k; depends only on (seed, k, position)."""
     T, B, n = ys.shape
     backend = backend_of(ys)
     scaled = (host.counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)

@@ -1,4 +1,4 @@
-"""How weights are drawn."""
+"""Random initial weights."""
 
 from __future__ import annotations
 
@@ -24,31 +24,38 @@ def draw(
 ) -> dict[str, Array]:
     """Draw the weights of one cell on the host, in float64.
 
-    They are drawn there and then cast and moved, so that a seed gives the same weights on
-    every backend.
+    The caller then casts them and moves them to the device, so that a seed gives the same weights
+    on every backend.
 
     Parameters
     ----------
     cell : Cell
-        Whose weights.
+        The cell that decides names and shapes.
     I, H : int
         Inputs and hidden units.
     bias : bool
         Whether there are biases.
     init : {"orthogonal", "uniform"}
-        "orthogonal": every H×H block of U a random orthogonal matrix (Saxe et al., 2014),
-        every block of W Glorot uniform, ±√(6/(I+H)) (Glorot & Bengio, 2010), the rest 0.
-        "uniform": everything uniform in ±1/√H, as PyTorch draws it.
+        "orthogonal": every H×H block of U is a random orthogonal matrix (Saxe et al., 2014),
+        every block of W is Glorot uniform in ±√(6/(I+H)) (Glorot & Bengio, 2010), and all
+        other weights are 0.  "uniform": all weights are uniform in ±1/√H, as in PyTorch.
     forget_bias : float
         With "orthogonal": the bias of a gate named f at the start (Jozefowicz et al., 2015).
     rng : int or numpy.random.Generator, optional
-        Seed or source of the numbers.  Default: fresh entropy.
+        The seed or generator.  Default: a new random seed.
 
     Returns
     -------
     dict of str to numpy.ndarray
         Names and shapes of ``cell.shapes(I, H, bias)``.
 
+    Raises
+    ------
+    ValueError
+        If `init` is unknown.
+
+    Examples
+    --------
     >>> from xrnn.cells import LSTM
     >>> w = draw(LSTM, 3, 5, rng=0)
     >>> float(w["b"][5]), w["U"].shape  # the forget gate's bias; U

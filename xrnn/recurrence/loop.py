@@ -1,8 +1,9 @@
 """The loop over time, forward and backward, for any cell: the reference for every kernel.
 
-It uses a cell and an array namespace, and does not depend on backends.  What does not depend on the
-state is computed for all steps at once: W x_t + b before the loop, and after the loop every weight
-gradient as one matrix product over all sequences and steps.
+It uses a cell and an array namespace (`xp`, the functions of an array library), and does not
+depend on backends.  What does not depend on the state is computed for all steps at once: W x_t + b
+before the loop, and after the loop every weight gradient as one matrix product over all sequences
+and steps.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weight
 
 
 class Residuals(NamedTuple):
-    """What the backward pass needs of the forward pass: what the cell saved at each step, and the
-    order of the steps."""
+    """What the backward pass needs of the forward pass: the inputs, what the cell saved at each
+    step, the order of the steps, and which steps are valid."""
 
     xs: Array
     steps: list[Any]
@@ -28,14 +29,16 @@ class Residuals(NamedTuple):
 
 @dataclass
 class Trace:
-    """What a pass computes at each step; a pass that is given one fills it in."""
+    """A record of what a pass computes at each step; filled in by a pass that is given one."""
 
-    states: dict[int, State] = field(default_factory=dict)  # backward: their gradients
-    das: list[Array] = field(default_factory=list)  # backward: (B, G·H) at each step
+    #: forward: the state after each step; backward: the gradients of these states
+    states: dict[int, State] = field(default_factory=dict)
+    #: backward: at each step the gradients (B, G·H) of the pre-activations
+    das: list[Array] = field(default_factory=list)
 
 
 class Loop:
-    """The loop over one cell, as a `xrnn.typing.Sequence`.
+    """The loop over one cell, in the form of a `xrnn.typing.Sequence`.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class Loop:
         mask = None
         if lengths is not None:
             mask = valid_mask(T, lengths, xp=xp)
-            # Values in the padding, even NaN, must not enter a sum.
+            # Values in the padding, even NaN, must not get into the sums over all steps.
             xs = apply_mask(mask, xs, xp=xp)
         axs = input_projection(xs, weights, xp=xp)
         ys, steps = [state[0]] * T, [None] * T
@@ -73,8 +76,8 @@ class Loop:
             if mask is None:
                 ys[t], state = new[0], new
             else:
-                # Past its end a sequence keeps its state.  In reverse it therefore starts at its
-                # own end: until then it keeps the state that was given.
+                # Outside its valid steps a sequence keeps its state.  So in reverse it keeps the
+                # given state until it starts at its own end.
                 ys[t] = apply_mask(mask[t, ...], new[0], xp=xp)
                 state = select_state(mask[t, ...], new, state, xp=xp)
             if keep:
@@ -84,7 +87,7 @@ class Loop:
         rows = xp.concat(ys) if T else state[0][:0, :]
         out = xp.reshape(rows, (T, *state[0].shape))
         if keep or not T:
-            # A copy: the cell may have kept these very arrays for backward.
+            # A copy, because the cell may have kept these same arrays for backward.
             state = tuple(xp.asarray(s, copy=True) for s in state)
         return out, state, Residuals(xs, steps, order, mask) if keep else None
 
@@ -119,20 +122,21 @@ class Loop:
         if trace is not None:
             trace.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
-        # In this order: allocated first, the large dxs would take the memory that is in the cache.
+        # dxs last: allocated first, this large array would be given the recently freed memory that
+        # is still in the CPU's cache.
         gradients = {name: _summed(part, daxs, das, xp=xp) for name, part in parts.items()}
         dxs, dweights = input_projection_backward(das, xs, weights, xp=xp)
         return dxs, dstate, dweights | gradients
 
 
 def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
-    """The gradient of one weight from what every step adds to it."""
+    """The gradient of one weight: the sum of the contributions of all steps."""
     if not isinstance(parts[0], tuple):
         return xp.sum(xp.concat(parts), axis=0)
     blocks = []
     for block in zip(*parts, strict=True):
         rows, operands = zip(*block, strict=True)
-        # For most cells the rows of U are the gradients of W x, which are concatenated already.
+        # In most cells the gradient of U uses the same rows as that of W: they are concatenated.
         left = das if rows[0] is daxs[0] else xp.concat(rows)
         blocks.append(left.T @ xp.concat(operands))
     return xp.concat(blocks) if len(blocks) > 1 else blocks[0]
