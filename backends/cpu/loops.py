@@ -1,4 +1,4 @@
-"""The cells whose loop is written out for NumPy, and where it serves."""
+"""The cells that have a loop written for NumPy, and the sizes for which it is used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xrnn.backends.cpu.lstm import LSTMLoop, PeepholeLoop
 from xrnn.backends.cpu.sequences import NumpyLoop
 from xrnn.cells.base import Cell
 
-#: steps from which on the buffers are worth making; a cell of one gate has few to save
+#: the number of steps from which on the loop pays for its buffers; cells with one gate gain less
 GATED_FROM, ELMAN_FROM = 3, 12
 
 DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
@@ -24,14 +24,14 @@ DTYPES = frozenset({np.dtype("float32"), np.dtype("float64")})
 
 @cache
 def module_sources(*names: str) -> str | None:
-    """The text of modules; None where one has none (an installation without sources)."""
+    """The source text of modules; None if one has none (an installation without sources)."""
     found: list[str] = []
     for name in names:
         spec = importlib.import_module(name).__spec__
         get_source = getattr(spec.loader if spec else None, "get_source", lambda name: None)
         try:
             text = get_source(name)
-        except ImportError:  # what a loader says of a module that came without its source
+        except ImportError:  # raised by a loader for a module without source text
             text = None
         if text is None:
             return None
@@ -40,13 +40,13 @@ def module_sources(*names: str) -> str | None:
 
 
 def source() -> str | None:
-    """What a verification of these loops holds for."""
+    """The source text of these loops, which identifies a verification."""
     folder = __name__.rpartition(".")[0]
     return module_sources(*(f"{folder}.{name}" for name in ("sequences", "elman", "lstm", "gru")))
 
 
 def _trial(T: int, B: int, I: int, H: int) -> Sizes:
-    """A batch, or one sequence, whose arrays have an axis less."""
+    """Sizes for a batch, or for one sequence, whose arrays in the loop have one axis less."""
     return (6, 1, 4, 16) if B == 1 else (5, 3, 4, 16)
 
 

@@ -1,4 +1,4 @@
-"""How many threads the native loops may use, and what threadpoolctl says of it."""
+"""The number of threads of the native loops, and its control by threadpoolctl."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 import threading
 from typing import Any
 
-#: more are not made, whatever is asked for
+#: the largest number of threads, even if a variable asks for more
 MOST = 256
 
 _limits = threading.local()
 
 
 def threads() -> int:
-    """How many the calling thread may use.
+    """The number of threads that the loops may use when called from this thread.
 
-    What threadpoolctl has set for it, else XRNN_NUM_THREADS, else OMP_NUM_THREADS, else the
-    cores.
+    It is the limit that threadpoolctl has set for this thread, else XRNN_NUM_THREADS, else
+    OMP_NUM_THREADS, else the number of cores.
     """
     register_with_threadpoolctl()
     limit: int | None = getattr(_limits, "threads", None)
@@ -51,7 +51,7 @@ _registered_with: Any = None
 
 def _controller(base: Any) -> Any:
     class Loops(base):  # type: ignore[misc]
-        """As threadpoolctl asks for it: a limit is of the thread that sets it."""
+        """The interface that threadpoolctl requires; a limit holds for the thread that sets it."""
 
         user_api = internal_api = "xrnn"
         filename_prefixes = ("_native",)

@@ -81,7 +81,13 @@ def certify(
     dtype: Literal["float32", "float64", "float16"] = "float32",
     cells: Iterable[Cell[Any]] = tuple(BY_NAME.values()),
 ) -> Certificate:
-    """Run the laws (see `xrnn.certify.laws`) on this machine and return the results.
+    """Run the seven laws on this machine and return the results.
+
+    They are, by the names of the columns: `derivative` (backward against a numeric derivative of
+    forward), `batch` (order of the sequences), `cut` (a sequence in two parts), `oracle`
+    (frozen results of other implementations), `contract` (no argument changed, dtypes kept,
+    padding 0), `twin` (kernels against the cell's own code in float64), `look` (gradients of
+    gates against those of weights).  ``help("xrnn.certify.laws")`` describes them in full.
 
     Parameters
     ----------

@@ -22,7 +22,8 @@ class Layer(Module, Generic[S]):
     """One cell in L layers and D directions.
 
     A layer holds weights but no recurrent state: states and tapes are returned to the caller and
-    passed in again.  So one layer can serve many streams and threads at the same time.
+    passed in again.  So one layer can serve many streams and threads at the same time.  Options
+    are fixed when it is made: only `weights` and `precision` may be assigned later.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ class Layer(Module, Generic[S]):
     forget_bias : float
         The initial bias of the forget gate (with "orthogonal").
     precision : {"ieee", "tf32"}
-        As of `xrnn.unroll`; may be changed at any time.
+        As for `xrnn.unroll`.
 
     Attributes
     ----------
