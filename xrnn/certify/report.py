@@ -87,7 +87,7 @@ def certify(
     forward), `batch` (order of the sequences), `cut` (a sequence in two parts), `oracle`
     (frozen results of other implementations), `contract` (no argument changed, dtypes kept,
     padding 0), `twin` (kernels against the cell's own code in float64), `look` (gradients of
-    gates against those of weights).  ``help("xrnn.certify.laws")`` describes them in full.
+    gates against those of weights).  The docstring of ``xrnn/certify/laws.py`` describes them.
 
     Parameters
     ----------
