@@ -17,8 +17,8 @@ README = Path(__file__).parent.parent / "README.md"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(xrnn.__path__, "xrnn.")
-    # These two import CuPy.
-    if not module.name.endswith(("__main__", "cuda.device", "cuda.runtime"))
+    # Two import CuPy, one PyInstaller.
+    if not module.name.endswith(("__main__", "cuda.device", "cuda.runtime", "hook-xrnn"))
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ from safetensors.numpy import save_file
 
 import xrnn
 from xrnn.backends import get
+from xrnn.cells import LSTM
 from xrnn.convert import files
 
 
 def same(a: Any, b: Any) -> bool:
     host = [{k: get("cpu").to_host(w) for k, w in part.weights.items()} for part in (a, b)]
     return all(np.array_equal(host[0][k], host[1][k]) for k in host[0])
+
+
+def mine(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+    return LSTM.step(2 * ax, state, weights, xp=xp)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -118,13 +124,26 @@ def test_a_wrong_file_is_named_and_the_layer_kept(tmp_path: Path, how: str, mess
         (xrnn.GRU(3, 4), "cell is 'lstm' in the file, 'gru' here"),
         (xrnn.LSTM(3, 4, dtype="float64"), "dtype is 'float32' in the file, 'float64' here"),
         (xrnn.Linear(3, 4), "kind is 'layer' in the file, 'linear' here"),
+        (xrnn.LSTM(3, 4, batch_first=True), "batch_first is False in the file, True here"),
+        (xrnn.LSTM(3, 4, reverse=True), "reverse is False in the file, True here"),
+        (xrnn.LSTM(3, 4, bias=False), "bias is True in the file, False here"),
+        (xrnn.Layer(replace(LSTM, step=mine), 3, 4), r"cell is 'lstm' in .*, 'lstm \(mine, step_b"),
     ],
-    ids=["size", "cell", "dtype", "kind"],
+    ids=["size", "cell", "dtype", "kind", "batch first", "reverse", "bias", "own cell"],
 )
 def test_another_configuration(tmp_path: Path, part: Any, message: str) -> None:
     xrnn.save(tmp_path / "m", xrnn.LSTM(3, 4))
     with pytest.raises(ValueError, match=message):
         xrnn.load(tmp_path / "m", part)
+
+
+def test_a_cell_of_ones_own_is_not_the_one_it_was_made_from(tmp_path: Path) -> None:
+    own = xrnn.Layer(replace(LSTM, step=mine), 3, 4)
+    xrnn.save(tmp_path / "own", own)
+    with pytest.raises(ValueError, match=r"cell is 'lstm \(mine, .*' in the file, 'lstm' here"):
+        xrnn.load(tmp_path / "own", xrnn.LSTM(3, 4))
+    again = xrnn.load(tmp_path / "own", xrnn.Layer(replace(LSTM, step=mine), 3, 4))
+    assert same(again, own)
 
 
 def test_no_file(tmp_path: Path) -> None:

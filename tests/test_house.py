@@ -20,7 +20,7 @@ CHECKOUT = pytest.mark.skipif(
 
 #: the folders of xrnn: a module imports only from its own folder and from those above it here
 FLOORS = (
-    "typing _version",
+    "typing _version __pyinstaller",
     "cells",
     "recurrence",
     "backends",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -138,3 +140,18 @@ class TestTapes:
             xrnn.unroll_backward(of_layer)
         with pytest.raises(TypeError, match="tape is a NoneType; it must be the tape that"):
             xrnn.unroll_backward(None)  # type: ignore[arg-type]
+
+
+def test_a_layer_is_freed_as_soon_as_it_is_dropped() -> None:
+    """No circle of references keeps its weights until the next garbage collection."""
+    layer = xrnn.LSTM(3, 4, num_layers=2)
+    ys, state, tape = layer.forward(noise(5, 2, 3))
+    layer.backward(tape, ys)
+    layer.step(noise(2, 3), state)
+    seen = weakref.ref(layer.weights["W_l0"])
+    gc.disable()
+    try:
+        del layer, tape
+        assert seen() is None
+    finally:
+        gc.enable()

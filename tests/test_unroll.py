@@ -117,6 +117,28 @@ def test_cells_keep_their_identity() -> None:
     assert repr(MinGRU) == "<cell mingru>"
 
 
+def own_step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+    return LSTM.step(2 * ax, state, weights, xp=xp)
+
+
+OWN = replace(LSTM, name="own", step=own_step)
+
+
+def test_a_cell_of_ones_own_keeps_its_identity() -> None:
+    """In a module or in a function; in another process it is the same one for all its pickles."""
+    for cell in (OWN, replace(LSTM, step=own_step)):
+        assert pickle.loads(pickle.dumps(cell)) is cell
+        assert copy.deepcopy([cell])[0] is cell
+        layer = xrnn.Layer(cell, 3, 4)
+        assert pickle.loads(pickle.dumps(layer)).cell is cell
+    gone = replace(LSTM, step=own_step)
+    content = pickle.dumps(gone)
+    del gone
+    first, second = pickle.loads(content), pickle.loads(content)
+    assert first is second
+    assert first.step is own_step
+
+
 def changed(**changes: Any) -> Any:
     """A call of unroll with something changed: a weight by its name, else an argument."""
     weights, xs, state = given(LSTM)

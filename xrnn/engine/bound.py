@@ -24,21 +24,17 @@ class Bound(Generic[S]):
         The order of axes in the user's arrays.
     stack : Stack
         The bound cells, for each layer those of its directions.
-    owner : Layer, optional
-        The layer that the cells belong to; None for `xrnn.unroll`.
     parameters : Parameters, optional
-        The parameters of that layer; the cells hold their present values.
+        The parameters of a layer; the cells hold their present values.
     """
 
     def __init__(
         self,
         axes: Axes[S],
         stack: Stack,
-        owner: Any = None,
         parameters: Parameters | None = None,
     ) -> None:
-        self.axes, self.stack = axes, stack
-        self.owner, self.parameters = owner, parameters
+        self.axes, self.stack, self.parameters = axes, stack, parameters
         self.version = parameters.version if parameters else 0
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
 
@@ -50,8 +46,13 @@ class Bound(Generic[S]):
         *,
         keep: bool,
         mask: Mask | None = None,
+        owner: Any = None,
     ) -> tuple[Array, S, Tape[S] | None]:
-        """Check the arguments and run sequences; with ``keep=False`` there is no tape."""
+        """Check the arguments and run sequences; with ``keep=False`` there is no tape.
+
+        `mask` makes the dropout masks; `owner` is the layer that the tape belongs to, None for
+        `xrnn.unroll`.
+        """
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
@@ -72,7 +73,7 @@ class Bound(Generic[S]):
             last = axes.joined(lasts)
         if keep:
             ys = axes.home.backend.read_only(ys)
-            tape = Tape(axes, passes, masks, unbatched, self.owner, self.parameters, self.version)
+            tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
         if unbatched or axes.batch_first:
             ys = axes.to_user(ys, unbatched)
         return ys, axes.to_user_state(last, unbatched), tape
@@ -136,7 +137,6 @@ def bind(
     reverse: bool,
     batch_first: bool,
     precision: Precision,
-    owner: Any,
 ) -> Bound[S]:
     """Bind a layer to the present values of its parameters.
 
@@ -152,7 +152,7 @@ def bind(
             )
             for directions, names in zip(old.stack, suffixes, strict=True)
         ]
-        return Bound(old.axes, stack, owner, parameters)
+        return Bound(old.axes, stack, parameters)
     home, given = parameters.home, tuple(cell.shapes(1, 1, bias))
     stack = []
     for names in suffixes:
@@ -169,7 +169,7 @@ def bind(
     one, D = stack[0][0], len(suffixes[0])
     flat = [suffix for names in suffixes for suffix in names]
     axes = Axes(cell, home, one.I, one.H, flat, directions=D, batch_first=batch_first)
-    return Bound(axes, stack, owner, parameters)
+    return Bound(axes, stack, parameters)
 
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:
