@@ -47,7 +47,7 @@ class Verdict:
         return self.error <= self.bound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """The results of all laws.  Printed, it is a table; iterated over, it gives verdicts.
 
@@ -69,6 +69,10 @@ class Certificate:
 
     def __len__(self) -> int:
         return len(self.verdicts)
+
+    def __repr__(self) -> str:
+        failed = sum(not verdict.passed for verdict in self.verdicts)
+        return f"<Certificate: {len(self.verdicts)} verdicts, {failed} failed>"
 
     def __str__(self) -> str:
         lines: list[str] = []

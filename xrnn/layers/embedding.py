@@ -61,6 +61,7 @@ class Embedding(Module):
     ) -> None:
         sizes = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
         check_sizes("embedding", **sizes)
+        check_choice("embedding", "dtype", dtype, REAL_DTYPES)
         V, I = int(num_embeddings), int(embedding_dim)
         self.num_embeddings, self.embedding_dim, self.dtype = V, I, dtype
         arrays = {"E": host.generator(rng).normal(0, I**-0.5, (V, I))}
@@ -140,6 +141,9 @@ class Embedding(Module):
         xp = backend.xp
         rows, tokens = xp.reshape(dxs, (N, self.embedding_dim)), xp.reshape(tape, (N,))
         return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
+
+    def __repr__(self) -> str:
+        return f"<Embedding({self.num_embeddings}, {self.embedding_dim}): {self.weights!r}>"
 
     def config(self) -> dict[str, Any]:
         """The options that a file must have too to be loaded into this embedding."""

@@ -80,6 +80,7 @@ class Linear(Module):
         check_sizes("linear", in_features=in_features, out_features=out_features)
         check_flags("linear", bias=bias)
         check_choice("linear", "activation", activation, (None, "relu"))
+        check_choice("linear", "dtype", dtype, REAL_DTYPES)
         H, O = int(in_features), int(out_features)
         self.in_features, self.out_features, self.bias = H, O, bool(bias)
         self.activation, self.dtype = activation, dtype
@@ -180,6 +181,10 @@ class Linear(Module):
         if self.activation == "relu":
             ys = relu(ys, xp=xp)  # (2)
         return xp.reshape(ys, (*hs.shape[:-1], self.out_features))
+
+    def __repr__(self) -> str:
+        how = f", activation={self.activation!r}" if self.activation else ""
+        return f"<Linear({self.in_features}, {self.out_features}{how}): {self.weights!r}>"
 
     def config(self) -> dict[str, Any]:
         """The options that a file must have too to be loaded into this map."""
