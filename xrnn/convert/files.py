@@ -107,9 +107,12 @@ def load(path: str | os.PathLike[str], part: P) -> P:
                 f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "
                 f"it must be {tuple(holder.weights[name].shape)}"
             )
-    for key, holder, name in entries:
-        backend = backend_of(holder.weights[name], name)
-        holder.weights[name] = backend.from_host(tensors[key])
+    taken = []
+    for key, holder, _ in entries:
+        home = holder.weights.home
+        taken.append(home.take(key, home.backend.from_host(tensors[key])))
+    for (_, holder, name), array in zip(entries, taken, strict=True):
+        holder.weights[name] = array
     return part
 
 
