@@ -12,6 +12,7 @@ from xrnn.engine.checks import take_lengths
 from xrnn.engine.parameters import Parameters
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
+from xrnn.recurrence.masks import apply_mask, select_state
 from xrnn.typing import Array, GivenState, Precision, S, State
 
 
@@ -24,22 +25,22 @@ class Bound(Generic[S]):
         What their user's arrays look like.
     stack : Stack
         The bound cells, for each layer those of its directions.
-    owner : Layer, optional
-        The layer whose cells they are.
     parameters : Parameters, optional
-        Whose present values the cells hold.
+        Whose values the cells hold.
+    version : int
+        The version that they had: read before their values, so that what another thread assigns
+        in between is seen by the next pass.
     """
 
     def __init__(
         self,
         axes: Axes[S],
         stack: Stack,
-        owner: Any = None,
         parameters: Parameters | None = None,
+        version: int = 0,
     ) -> None:
         self.axes, self.stack = axes, stack
-        self.owner, self.parameters = owner, parameters
-        self.version = parameters.version if parameters else 0
+        self.parameters, self.version = parameters, version
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
 
     def forward(
@@ -50,18 +51,27 @@ class Bound(Generic[S]):
         *,
         keep: bool,
         mask: Mask | None = None,
+        owner: Any = None,
     ) -> tuple[Array, S, Tape[S] | None]:
-        """Run sequences; with ``keep=False`` there is no tape."""
+        """Run sequences; with ``keep=False`` there is no tape.
+
+        `owner` is the layer whose cells they are: not held here, as the layer holds this.
+        """
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
-        parts = axes.state("state", state, B, unbatched, axes.home)
+        parts = given = axes.state("state", state, B, unbatched, axes.home)
+        active = None
         if lengths is not None:
             if unbatched:
                 raise ValueError(
                     f"{axes.cell.name}: lengths are of a batch; cut the one sequence instead"
                 )
-            lengths = take_lengths(lengths, T, B, axes.home)
+            lengths, active = take_lengths(lengths, T, B, axes.home)
+        if active is not None:
+            # Whatever the state of a sequence without a step holds, NaN included, must not reach
+            # a sum.
+            parts = tuple([apply_mask(active, s, xp=axes.xp) for s in given])
         tape = None
         if T == 1 and axes.D == 1 and axes.stacked and lengths is None and not keep:
             ys, last = self._step(xs, parts)
@@ -70,9 +80,13 @@ class Bound(Generic[S]):
                 self.stack, xs, axes.split(parts), lengths, mask=mask, keep=keep
             )
             last = axes.joined(lasts)
+        if active is not None:
+            kept = select_state(active, last, given, xp=axes.xp)
+            # The dtype as in `apply_mask`.
+            last = tuple([axes.xp.astype(s, axes.home.dtype, copy=False) for s in kept])
         if keep:
             ys = axes.home.backend.read_only(ys)
-            tape = Tape(axes, passes, masks, unbatched, self.owner, self.parameters, self.version)
+            tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
         if unbatched or axes.batch_first:
             ys = axes.to_user(ys, unbatched)
         return ys, axes.to_user_state(last, unbatched), tape
@@ -132,13 +146,13 @@ def bind(
     reverse: bool,
     batch_first: bool,
     precision: Precision,
-    owner: Any,
 ) -> Bound[S]:
     """A layer with the present values of its parameters.
 
     `suffixes` are, for each layer, what the names of the weights of its directions end in.  Of
     an `old` binding to the same parameters all is kept but the values of the weights.
     """
+    version = parameters.version
     if old is not None and old.parameters is parameters:
         stack = [
             tuple(
@@ -147,7 +161,7 @@ def bind(
             )
             for directions, names in zip(old.stack, suffixes, strict=True)
         ]
-        return Bound(old.axes, stack, owner, parameters)
+        return Bound(old.axes, stack, parameters, version)
     home, given = parameters.home, tuple(cell.shapes(1, 1, bias))
     stack = []
     for names in suffixes:
@@ -164,7 +178,7 @@ def bind(
     one, D = stack[0][0], len(suffixes[0])
     flat = [suffix for names in suffixes for suffix in names]
     axes = Axes(cell, home, one.I, one.H, flat, directions=D, batch_first=batch_first)
-    return Bound(axes, stack, owner, parameters)
+    return Bound(axes, stack, parameters, version)
 
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:

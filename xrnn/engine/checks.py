@@ -50,8 +50,10 @@ class Home:
         """The home of an array."""
         backend = backend_of(array, reference)
         place = array_api_compat.device(array)
-        device = backend.device_of(array)
-        return cls(kind, reference, backend, device, array.dtype, type(array), place)
+        device, dtype = backend.device_of(array), array.dtype
+        if backend.xp is host.xp:
+            dtype = dtype.newbyteorder("=")
+        return cls(kind, reference, backend, device, dtype, type(array), place)
 
     def called(self, reference: str) -> Home:
         """The same, where messages call the array that decides by another name."""
@@ -218,8 +220,10 @@ def _sizes(cell: Cell[Any], weights: Weights, I: int | None, H: int | None) -> t
         raise ValueError(
             f"{cell.name}: W has shape {tuple(W.shape)}; it must be {cell.letters('W')}"
         )
-    if H is None and cell.recurrent and weights["U"].ndim == 2:
-        H = weights["U"].shape[1]
+    if H is None and cell.recurrent:
+        # U says it by itself, if it is one; else W does, and the fault is U's.
+        rows, columns = weights["U"].shape if weights["U"].ndim == 2 else (0, 0)
+        H = columns if columns and rows == len(cell.gates) * columns else None
     if H is None:
         H = W.shape[0] // len(cell.gates)
         if H * len(cell.gates) != W.shape[0] or not H:
@@ -244,12 +248,12 @@ def _check_shapes(
             )
 
 
-def check_numbers(cell: Cell[Any], xs: Array, backend: Backend) -> None:
+def check_numbers(cell: Cell[Any], xs: Array, backend: Backend, name: str = "xs") -> None:
     """Raise TypeError unless xs holds numbers that the cell computes with."""
     complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
     if not (complex_too or is_floating(xs.dtype, xp=backend.xp)):
         words = "real or complex" if cell.analytic else "real"
-        raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
+        raise TypeError(f"{cell.name}: {name} is {xs.dtype}; it must be {words} floating point")
 
 
 def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, ...]:
@@ -297,8 +301,8 @@ def check_real(cell: Cell[Any], home: Home) -> None:
         )
 
 
-def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
-    """Lengths as an int64 array at home.
+def take_lengths(lengths: Any, T: int, B: int, home: Home) -> tuple[Array, Array | None]:
+    """Lengths as an int64 array at home; and who has a step (B, 1), or None if all have.
 
     Raises
     ------
@@ -308,7 +312,10 @@ def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
     # Looked at on the host: most lengths come from there, and one copy is one wait for a GPU.
     if array_api_compat.is_array_api_obj(lengths):
         lengths = backend_of(lengths, "lengths").to_host(lengths)
-    lengths = host.xp.asarray(lengths)
+    try:
+        lengths = host.xp.asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lengths are no array; they must be (B,) = ({B},) integers") from error
     if lengths.shape != (B,) or not (B == 0 or host.xp.isdtype(lengths.dtype, "integral")):
         raise ValueError(
             f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
@@ -318,4 +325,9 @@ def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
         raise ValueError(
             f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
         )
-    return home.backend.xp.asarray(lengths.astype("int64"), device=home.place)
+    lengths, xp = lengths.astype("int64"), home.backend.xp
+    active = (lengths > 0)[:, None]
+    return (
+        xp.asarray(lengths, device=home.place),
+        None if active.all() else xp.asarray(active, device=home.place),
+    )

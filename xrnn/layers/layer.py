@@ -209,7 +209,7 @@ class Layer(Module, Generic[S]):
             As `xrnn.unroll`; and if a layer with dropout is given no seed.
         """
         mask = dropout_masks(self.cell.name, self.dropout, seed, self.dtype)
-        ys, last, tape = self._bound().forward(xs, state, lengths, keep=True, mask=mask)
+        ys, last, tape = self._bound().forward(xs, state, lengths, keep=True, mask=mask, owner=self)
         assert tape is not None
         return ys, last, tape
 
@@ -374,6 +374,5 @@ class Layer(Module, Generic[S]):
                 reverse=self.reverse,
                 batch_first=self.batch_first,
                 precision=self.precision,
-                owner=self,
             )
         return bound
