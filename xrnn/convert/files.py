@@ -60,8 +60,8 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
     True
     """
-    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
     config = _config(part)
+    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
     write(path, tensors, {"config": config, "metadata": metadata})
 
 
@@ -176,7 +176,12 @@ def _entries(part: Parts) -> Any:
 
 def _config(part: Parts) -> dict[str, Any]:
     if isinstance(part, Mapping):
-        return {name: one.config() for name, one in part.items()}
+        return {name: _config(one) for name, one in part.items()}
+    if isinstance(part, type) or not hasattr(part, "config"):
+        raise TypeError(
+            f"part is a {type(part).__name__}; it must be a layer, an embedding, a linear map, or "
+            "a mapping of names to those"
+        )
     return part.config()
 
 

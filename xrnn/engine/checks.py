@@ -20,6 +20,9 @@ from xrnn.typing import Array, Size, State, Weights, dtype_name, is_floating
 
 PRECISIONS = ("ieee", "tf32")
 
+#: what a layer may store its weights in
+DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+
 
 @dataclass(frozen=True, eq=False)
 class Home:
@@ -125,9 +128,21 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
         )
 
 
+def check_cell(cell: Cell[Any]) -> None:
+    """Raise TypeError unless it is a cell."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
+
+
+def check_integer(kind: str, name: str, value: Any) -> None:
+    """Raise TypeError unless the value is an integer."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{kind}: {name} is {value!r:.80}; it must be an integer")
+
+
 def check_precision(kind: str, precision: str) -> None:
     """Raise ValueError unless it is one that there is."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
 
 
@@ -148,7 +163,8 @@ def check_flags(kind: str, **flags: bool) -> None:
 def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise ValueError unless the value is one of the choices."""
     choices = list(choices)
-    if value not in choices:
+    # An array would be compared element by element.
+    if not isinstance(value, str | None) or value not in choices:
         words = " or ".join(map(repr, choices))
         raise ValueError(f"{kind}: {name} is {value!r}; it must be {words}")
 

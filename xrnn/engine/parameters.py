@@ -113,7 +113,11 @@ it looks transposed: give U_l0.T
             If a name is unknown, or a shape is not the weight's.
         """
         self.check_changeable()
-        taken = self._checked({**dict(arrays), **named})
+        try:
+            given = {**dict(arrays), **named}
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
+        taken = self._checked(given)
         self._arrays.update(taken)
         self.version += 1
 

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from xrnn.backends import backend_of, get, host
-from xrnn.engine.checks import check_sizes
+from xrnn.engine.checks import DTYPES, check_choice, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.typing import Array, DType, Size
 
@@ -54,6 +54,7 @@ class Embedding(Module):
     ) -> None:
         sizes = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
         check_sizes("embedding", **sizes)
+        check_choice("embedding", "dtype", dtype, DTYPES)
         V, I = int(num_embeddings), int(embedding_dim)
         self.num_embeddings, self.embedding_dim, self.dtype = V, I, dtype
         arrays = {"E": host.generator(rng).normal(0, I**-0.5, (V, I))}
@@ -97,7 +98,12 @@ class Embedding(Module):
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
         """The gradient of E from that of the vectors: row v sums over the places of token v."""
-        home, shape = self.weights.home, (*tape.shape, self.embedding_dim)
+        home = self.weights.home
+        if backend_of(tape, "tape") is not home.backend or not home.backend.xp.isdtype(
+            tape.dtype, "integral"
+        ):
+            raise TypeError("embedding: tape is another array than forward returned")
+        shape = (*tape.shape, self.embedding_dim)
         dxs = home.take_shaped("dxs", dxs, shape, "that of the vectors")
         backend, N = home.backend, prod(tape.shape)
         xp = backend.xp

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from xrnn.backends import get, host
 from xrnn.cells.activations import relu, relu_slope
-from xrnn.engine.checks import check_choice, check_flags, check_sizes
+from xrnn.engine.checks import DTYPES, check_choice, check_flags, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.typing import Array, DType, Size
 
@@ -71,6 +71,7 @@ class Linear(Module):
         check_sizes("linear", in_features=in_features, out_features=out_features)
         check_flags("linear", bias=bias)
         check_choice("linear", "activation", activation, (None, "relu"))
+        check_choice("linear", "dtype", dtype, DTYPES)
         H, O = int(in_features), int(out_features)
         self.in_features, self.out_features, self.bias = H, O, bool(bias)
         self.activation, self.dtype = activation, dtype

@@ -27,6 +27,7 @@ import array_api_compat
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import (
     cell_weights,
+    check_cell,
     check_choice,
     check_numbers,
     check_sizes,
@@ -105,6 +106,7 @@ class Online(Generic[S]):
         method: Literal["exact", "snap1"] = "exact",
         limit: int = 2**30,
     ) -> None:
+        check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
         self.cell, self.weights, self.B = cell, weights, int(batch)

@@ -21,6 +21,11 @@ Tree = Mapping[str, Any]
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """(path, mapping that holds it, its name there) of every array of a tree."""
+    if not isinstance(tree, Mapping):
+        raise TypeError(
+            f"{prefix.rstrip('.') or 'a tree'} is a {type(tree).__name__}; it must be a mapping of "
+            "names to arrays, or of names to such mappings"
+        )
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{name}.")
@@ -56,6 +61,8 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
     if not limit > 0:
         raise ValueError(f"limit is {limit}; it must be > 0")
     arrays = [holder[name] for _, holder, name in leaves(dweights)]
+    if not arrays:
+        raise ValueError("dweights hold no gradient; give those of at least one weight")
     xp = backend_of(arrays[0], "the gradient").xp
     # Divided by the largest first, so that no square overflows (the limit of float16 is 65504).
     largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in arrays]))
