@@ -161,6 +161,8 @@ def get(name: str) -> Backend:
     >>> get("cpu").name, get("numpy").name
     ('cpu', 'cpu')
     """
+    if not isinstance(name, str):
+        raise TypeError(f"device is {name!r:.80}; it must be a name, such as 'cpu'")
     module = ALIASES.get(name, name)
     try:
         backend = _folder(module) if module in _names() else _library(name, module)
@@ -184,7 +186,8 @@ def _folder(name: str) -> Backend:
 
 
 def _library(name: str, module: str) -> Backend:
-    asarray = getattr(importlib.import_module(module), "asarray", None)
+    named = all(part.isidentifier() for part in module.split("."))
+    asarray = getattr(importlib.import_module(module), "asarray", None) if named else None
     zero: Any = None if asarray is None else asarray(0.0)
     if not array_api_compat.is_array_api_obj(zero):
         known = ", ".join(_names())

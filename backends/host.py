@@ -47,7 +47,12 @@ def named_dtype(name: str) -> np.dtype:
 
 def generator(rng: Any = None) -> np.random.Generator:
     """NumPy's generator from a seed (None: a random seed), or the given generator (SPEC 7)."""
-    return np.random.default_rng(rng)
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"rng is {rng!r:.80}; it must be None, an integer ≥ 0 or a numpy.random.Generator"
+        ) from error
 
 
 def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:

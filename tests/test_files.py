@@ -164,3 +164,15 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         xrnn.save(path, xrnn.LSTM(3, 4, rng=1))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_file_with_one_weight_of_another_dtype_changes_nothing(tmp_path: Path) -> None:
+    layer = xrnn.LSTM(3, 5, rng=0)
+    before = {name: w.copy() for name, w in layer.weights.items()}
+    tensors = {name: 2 * w for name, w in layer.weights.items()}
+    tensors["U_l0"] = tensors["U_l0"].astype("float64")
+    files.write(tmp_path / "file", tensors, {"config": layer.config()})
+    with pytest.raises(TypeError, match="lstm: U_l0 is float64"):
+        xrnn.load(tmp_path / "file", layer)
+    for name, w in layer.weights.items():
+        np.testing.assert_array_equal(w, before[name])

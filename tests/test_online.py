@@ -200,3 +200,55 @@ class TestErrors:
             online.step(np.zeros((B, I), "float32"))
         with pytest.raises(ValueError, match=r"dh has shape \(4,\); it must be \(B, H\)"):
             online.gradient(np.zeros(H))
+
+
+class TestWeightsThatChange:
+    """After an error the next step tells it again, and computes nothing with the old ones."""
+
+    def weights(self) -> dict[str, Any]:
+        rng = np.random.default_rng(0)
+        return {k: rng.normal(size=s) for k, s in xrnn.cells.LSTM.shapes(3, 5).items()}
+
+    @pytest.mark.parametrize(
+        ("name", "wrong", "error", "match"),
+        [
+            ("U", np.zeros((5, 20)), ValueError, r"U has shape \(5, 20\); it must be"),
+            ("b", np.zeros(20, "float32"), TypeError, "b is float32"),
+            ("b", None, ValueError, "taken away since the start: b"),
+        ],
+        ids=["shape", "dtype", "name"],
+    )
+    def test_what_does_not_fit(self, name: str, wrong: Any, error: Any, match: str) -> None:
+        weights = self.weights()
+        online = xrnn.online.Online(xrnn.cells.LSTM, weights, 2)
+        good = weights.pop(name)
+        if wrong is not None:
+            weights[name] = wrong
+        for _ in range(2):
+            with pytest.raises(error, match=match):
+                online.step(np.ones((2, 3)))
+        weights[name] = good
+        online.step(np.ones((2, 3)))
+
+    def test_of_other_sizes_or_dtype_as_a_whole(self) -> None:
+        weights = self.weights()
+        online = xrnn.online.Online(xrnn.cells.LSTM, weights, 2)
+        weights.update({k: np.zeros(s) for k, s in xrnn.cells.LSTM.shapes(3, 6).items()})
+        with pytest.raises(ValueError, match=r"W has shape \(24, 3\); it must be"):
+            online.step(np.ones((2, 3)))
+        weights.update({k: w.astype("float32") for k, w in self.weights().items()})
+        with pytest.raises(TypeError, match="W is float32"):
+            online.step(np.ones((2, 3)))
+
+    def test_a_bias_given_later(self) -> None:
+        weights = self.weights()
+        b = weights.pop("b")
+        online = xrnn.online.Online(xrnn.cells.LSTM, weights, 2)
+        weights["b"] = b
+        with pytest.raises(ValueError, match="lstm: weights added or taken away since"):
+            online.step(np.ones((2, 3)))
+
+    def test_integers(self) -> None:
+        weights = {k: np.zeros(s, int) for k, s in xrnn.cells.LSTM.shapes(3, 5).items()}
+        with pytest.raises(TypeError, match="lstm: W is int64; it must be real"):
+            xrnn.online.Online(xrnn.cells.LSTM, weights, 2)

@@ -125,3 +125,21 @@ def test_errors() -> None:
         Adam(0)
     with pytest.raises(ValueError, match="limit is 0; it must be > 0"):
         clip_by_global_norm({"W": W}, 0)
+
+
+@pytest.mark.parametrize("fault", ["read-only", "complex gradient", "no gradient", "integers"])
+def test_after_an_error_nothing_is_changed(fault: str) -> None:
+    weights: dict[str, Any] = {"a": np.ones(3), "b": np.ones(3)}
+    dweights: dict[str, Any] = {"a": np.ones(3), "b": np.ones(3)}
+    if fault == "read-only":
+        weights["b"].flags.writeable = False
+    elif fault == "integers":
+        weights["b"] = np.ones(3, int)
+    else:
+        dweights["b"] = np.ones(3) + 0j if fault == "complex gradient" else None
+    optimizer = Adam()
+    with pytest.raises((TypeError, ValueError), match=r"^(the gradient of )?b is "):
+        optimizer.update(weights, dweights)
+    assert weights["a"].tolist() == [1, 1, 1]
+    assert not optimizer.steps
+    assert not optimizer.state

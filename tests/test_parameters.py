@@ -12,6 +12,7 @@ import pytest
 
 import xrnn
 from xrnn.backends import get
+from xrnn.engine.bound import Bound
 
 
 def noise(*shape: int, dtype: str = "float32") -> Any:
@@ -231,3 +232,36 @@ def test_a_linear_map_notices_changed_weights() -> None:
         module.backward(tape, ys)
     with pytest.raises(TypeError, match="linear: tape is a ndarray"):
         module.backward(ys, ys)
+
+
+def test_what_another_thread_assigns_meanwhile_is_seen_by_the_next_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, xs = xrnn.LSTM(3, 5, rng=0), noise(4, 1, 3)
+    layer(xs)
+    layer.weights["b_l0"] = noise(20)
+    init, last = Bound.__init__, [2 + noise(20)]
+
+    def interrupted(self: Any, *given: Any) -> None:
+        if last:
+            layer.weights["b_l0"] = last.pop()
+        init(self, *given)
+
+    monkeypatch.setattr(Bound, "__init__", interrupted)
+    layer(xs)
+    np.testing.assert_array_equal(layer(xs)[0], copy.deepcopy(layer)(xs)[0])
+
+
+def test_several_are_assigned_in_place_by_or() -> None:
+    layer = xrnn.RNN(3, 5)
+    weights = layer.weights
+    weights |= {"b_l0": np.ones(5, "float32")}
+    layer.weights |= {"U_l0": np.ones((5, 5), "float32")}
+    assert layer.weights is weights
+    assert weights.version == 2
+    assert float(weights["b_l0"][0]) == float(weights["U_l0"][0, 0]) == 1
+    layer.freeze()
+    with pytest.raises(TypeError, match="rnn: the weights are frozen"):
+        layer.weights |= {"b_l0": np.ones(5, "float32")}
+    layer.weights = layer.weights
+    assert layer.weights.frozen

@@ -142,16 +142,65 @@ class TestTapes:
             xrnn.unroll_backward(None)  # type: ignore[arg-type]
 
 
-def test_a_layer_is_freed_as_soon_as_it_is_dropped() -> None:
-    """No circle of references keeps its weights until the next garbage collection."""
-    layer = xrnn.LSTM(3, 4, num_layers=2)
-    ys, state, tape = layer.forward(noise(5, 2, 3))
-    layer.backward(tape, ys)
-    layer.step(noise(2, 3), state)
-    seen = weakref.ref(layer.weights["W_l0"])
+@pytest.mark.parametrize("cell", xrnn.cells.BY_NAME.values(), ids=lambda cell: cell.name)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_state_of_a_sequence_without_a_step_reaches_no_sum(
+    cell: Any, reverse: bool, device: str
+) -> None:
+    backend = get(device)
+    layer = xrnn.Layer(cell, 3, 4, reverse=reverse, device=device, rng=0)
+    xs, given = backend.from_host(noise(5, 2, 3)), noise(1, 2, 4)
+    given[:, 1] = np.nan
+    state = [backend.from_host(given) for _ in cell.states]
+    ys, last, tape = layer.forward(xs, state, [5, 0])
+    dxs, dfirst, dweights = layer.backward(tape, ys, state)
+    for a in (ys, dxs, *dweights.values()):
+        assert np.isfinite(backend.to_host(a)).all()
+    for a in (*last, *dfirst):
+        found = backend.to_host(a)
+        assert np.isfinite(found[:, 0]).all()
+        assert np.isnan(found[:, 1]).all()
+
+
+def test_a_state_handed_on_by_a_cell_shares_no_memory() -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        h = xp.tanh(ax)
+        return (h, state[1], h), (h,)
+
+    def back(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        da = (dstate[0] + dstate[2]) * (1 - saved[0] ** 2)
+        return da, (xp.zeros_like(da), dstate[1], xp.zeros_like(da)), {}
+
+    states = ("h", "kept", "again")
+    cell: Any = xrnn.cells.Cell("own", ("z",), step, back, states=states, recurrent=False)
+    layer = xrnn.Layer(cell, 3, 4)
+    state = [noise(1, 2, 4) for _ in states]
+    ys, _, tape = layer.forward(noise(3, 2, 3), state)
+    for found in (
+        layer(noise(3, 2, 3), state)[1],
+        layer(noise(1, 2, 3), state)[1],
+        layer.step(noise(2, 3), state)[1],
+        layer.backward(tape, ys, state)[1],
+    ):
+        assert not any(np.shares_memory(a, b) for a in found for b in state)
+        assert not np.shares_memory(found[0], found[2])
+
+
+@pytest.mark.parametrize("run", ["call", "forward", "step"])
+def test_a_layer_is_freed_at_once(run: str) -> None:
+    layer = xrnn.LSTM(3, 4)
+    if run == "call":
+        layer(noise(5, 2, 3))
+    elif run == "step":
+        layer.step(noise(2, 3))
+    else:
+        ys, _, tape = layer.forward(noise(5, 2, 3))
+        layer.backward(tape, ys)
+        del ys, tape
+    found = weakref.ref(layer)
     gc.disable()
     try:
-        del layer, tape
-        assert seen() is None
+        del layer
+        assert found() is None
     finally:
         gc.enable()

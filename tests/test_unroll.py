@@ -284,3 +284,23 @@ def test_relu_keeps_a_nan() -> None:
     ys, _, _ = xrnn.unroll(ElmanReLU, weights, xs)
     assert np.isnan(ys[2:, 1]).all()
     assert np.isfinite(ys[:, 0]).all()
+
+
+def test_weights_of_any_byte_order() -> None:
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(size=s) for k, s in LSTM.shapes(3, 5).items()}
+    xs = rng.normal(size=(4, 2, 3))
+    ys, _, tape = xrnn.unroll(LSTM, weights, xs)
+    dxs = xrnn.unroll_backward(tape, ys)[0]
+    for swapped in (["W"], ["U"], list(weights)):
+        other = {k: w.astype(">f8") if k in swapped else w for k, w in weights.items()}
+        zs, _, again = xrnn.unroll(LSTM, other, xs)
+        np.testing.assert_array_equal(zs, ys)
+        np.testing.assert_array_equal(xrnn.unroll_backward(again, ys)[0], dxs)
+
+
+def test_a_transposed_recurrent_weight_is_named() -> None:
+    weights = {k: np.zeros(s) for k, s in LSTM.shapes(3, 5).items()}
+    weights["U"] = weights["U"].T
+    with pytest.raises(ValueError, match=r"lstm: U has shape \(5, 20\).*give U\.T"):
+        xrnn.unroll(LSTM, weights, np.zeros((4, 2, 3)))

@@ -17,6 +17,7 @@ import array_api_compat
 from xrnn.analysis.gates import check_tape
 from xrnn.backends import backend_of, host
 from xrnn.engine.cell_pass import Pass
+from xrnn.engine.checks import check_integer
 from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals
 from xrnn.recurrence.masks import select_state
@@ -68,6 +69,8 @@ def jacobian(
     """
     one, residuals, xp = _single(tape)
     cell, order = one.bound.cell, residuals.order
+    check_integer(cell.name, "t", t)
+    check_integer(cell.name, "span", span)
     at = order.index(t) + 1 if t in order else 0
     if t not in (order.start - order.step, *order) or not 0 <= span <= len(order) - at:
         raise ValueError(
@@ -121,6 +124,7 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     one, residuals, xp = _single(tape)
     cell, (B, H), T = one.bound.cell, one.first[0].shape, len(residuals.steps)
     n = len(cell.states) * H
+    check_integer(cell.name, "k", k)
     if not 1 <= k <= n or not T or residuals.mask is not None:
         raise ValueError(
             f"{cell.name}: k is {k} and the tape has {T} steps"
@@ -166,7 +170,7 @@ def _block(one: Pass, state: str | None) -> slice:
     cell, names, H = one.bound.cell, one.bound.cell.states, one.bound.H
     if state is None:
         return slice(None)
-    if state not in names:
+    if not isinstance(state, str) or state not in names:
         raise ValueError(f"{cell.name}: state {state!r} is unknown; it has {', '.join(names)}")
     k = names.index(state)
     return slice(k * H, (k + 1) * H)

@@ -67,8 +67,8 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
     True
     """
-    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
     config = _config(part)
+    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
     write(path, tensors, {"config": config, "metadata": metadata})
 
 
@@ -118,9 +118,12 @@ def load(path: str | os.PathLike[str], part: P) -> P:
                 f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "
                 f"it must be {tuple(holder.weights[name].shape)}"
             )
-    for key, holder, name in entries:
-        backend = backend_of(holder.weights[name], name)
-        holder.weights[name] = backend.from_host(tensors[key])
+    taken = []
+    for key, holder, _ in entries:
+        home = holder.weights.home
+        taken.append(home.take(key, home.backend.from_host(tensors[key])))
+    for (_, holder, name), array in zip(entries, taken, strict=True):
+        holder.weights[name] = array
     return part
 
 
@@ -184,7 +187,12 @@ def _entries(part: Parts) -> Any:
 
 def _config(part: Parts) -> dict[str, Any]:
     if isinstance(part, Mapping):
-        return {name: one.config() for name, one in part.items()}
+        return {name: _config(one) for name, one in part.items()}
+    if isinstance(part, type) or not hasattr(part, "config"):
+        raise TypeError(
+            f"part is a {type(part).__name__}; it must be a layer, an embedding, a linear map, or "
+            "a mapping of names to those"
+        )
     return part.config()
 
 

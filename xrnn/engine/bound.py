@@ -12,6 +12,7 @@ from xrnn.engine.checks import take_lengths
 from xrnn.engine.parameters import Parameters
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
+from xrnn.recurrence.masks import apply_mask, select_state
 from xrnn.typing import Array, GivenState, Precision, S, State
 
 
@@ -25,7 +26,10 @@ class Bound(Generic[S]):
     stack : Stack
         The bound cells, for each layer those of its directions.
     parameters : Parameters, optional
-        The parameters of a layer; the cells hold their present values.
+        The parameters of a layer; the cells hold their values.
+    version : int
+        The version of those values.  It is read before them, so that what another thread assigns
+        in between is seen by the next pass.
     """
 
     def __init__(
@@ -33,9 +37,10 @@ class Bound(Generic[S]):
         axes: Axes[S],
         stack: Stack,
         parameters: Parameters | None = None,
+        version: int = 0,
     ) -> None:
-        self.axes, self.stack, self.parameters = axes, stack, parameters
-        self.version = parameters.version if parameters else 0
+        self.axes, self.stack = axes, stack
+        self.parameters, self.version = parameters, version
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
 
     def forward(
@@ -56,13 +61,18 @@ class Bound(Generic[S]):
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
-        parts = axes.state("state", state, B, unbatched, axes.home)
+        parts = given = axes.state("state", state, B, unbatched, axes.home)
+        active = None
         if lengths is not None:
             if unbatched:
                 raise ValueError(
                     f"{axes.cell.name}: lengths are of a batch; cut the one sequence instead"
                 )
-            lengths = take_lengths(lengths, T, B, axes.home)
+            lengths, active = take_lengths(lengths, T, B, axes.home)
+        if active is not None:
+            # Whatever the state of a sequence without a step holds, NaN included, must not reach
+            # a sum.
+            parts = tuple([apply_mask(active, s, xp=axes.xp) for s in given])
         tape = None
         if T == 1 and axes.D == 1 and axes.stacked and lengths is None and not keep:
             ys, last = self._step(xs, parts)
@@ -71,6 +81,10 @@ class Bound(Generic[S]):
                 self.stack, xs, axes.split(parts), lengths, mask=mask, keep=keep
             )
             last = axes.joined(lasts)
+        if active is not None:
+            kept = select_state(active, last, given, xp=axes.xp)
+            # The dtype as in `apply_mask`.
+            last = tuple([axes.xp.astype(s, axes.home.dtype, copy=False) for s in kept])
         if keep:
             ys = axes.home.backend.read_only(ys)
             tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
@@ -144,6 +158,7 @@ def bind(
     was bound to the same parameters, its choices of kernels are kept, and only the values of the
     weights are replaced.
     """
+    version = parameters.version
     if old is not None and old.parameters is parameters:
         stack = [
             tuple(
@@ -152,7 +167,7 @@ def bind(
             )
             for directions, names in zip(old.stack, suffixes, strict=True)
         ]
-        return Bound(old.axes, stack, parameters)
+        return Bound(old.axes, stack, parameters, version)
     home, given = parameters.home, tuple(cell.shapes(1, 1, bias))
     stack = []
     for names in suffixes:
@@ -169,7 +184,7 @@ def bind(
     one, D = stack[0][0], len(suffixes[0])
     flat = [suffix for names in suffixes for suffix in names]
     axes = Axes(cell, home, one.I, one.H, flat, directions=D, batch_first=batch_first)
-    return Bound(axes, stack, parameters)
+    return Bound(axes, stack, parameters, version)
 
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:

@@ -20,6 +20,10 @@ from xrnn.typing import Array, Size, State, Weights, dtype_name, is_floating
 
 PRECISIONS = ("ieee", "tf32")
 
+#: what a layer may store its weights in
+REAL_DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = (*REAL_DTYPES, "complex64", "complex128")
+
 
 @dataclass(frozen=True, eq=False)
 class Home:
@@ -52,8 +56,10 @@ class Home:
         """The home whose reference is `array`."""
         backend = backend_of(array, reference)
         place = array_api_compat.device(array)
-        device = backend.device_of(array)
-        return cls(kind, reference, backend, device, array.dtype, type(array), place)
+        device, dtype = backend.device_of(array), array.dtype
+        if backend.xp is host.xp:
+            dtype = dtype.newbyteorder("=")
+        return cls(kind, reference, backend, device, dtype, type(array), place)
 
     def called(self, reference: str) -> Home:
         """The same home, with another name of the reference array in messages."""
@@ -125,9 +131,21 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
         )
 
 
+def check_cell(cell: Cell[Any]) -> None:
+    """Raise TypeError unless it is a cell."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
+
+
+def check_integer(kind: str, name: str, value: Any) -> None:
+    """Raise TypeError unless the value is an integer."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{kind}: {name} is {value!r:.80}; it must be an integer")
+
+
 def check_precision(kind: str, precision: str) -> None:
     """Raise ValueError unless the precision is one of `PRECISIONS`."""
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
 
 
@@ -148,7 +166,8 @@ def check_flags(kind: str, **flags: bool) -> None:
 def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise ValueError unless the value is one of the choices."""
     choices = list(choices)
-    if value not in choices:
+    # An array would be compared element by element.
+    if not isinstance(value, str | None) or value not in choices:
         words = " or ".join(map(repr, choices))
         raise ValueError(f"{kind}: {name} is {value!r}; it must be {words}")
 
@@ -220,8 +239,10 @@ def _sizes(cell: Cell[Any], weights: Weights, I: int | None, H: int | None) -> t
         raise ValueError(
             f"{cell.name}: W has shape {tuple(W.shape)}; it must be {cell.letters('W')}"
         )
-    if H is None and cell.recurrent and weights["U"].ndim == 2:
-        H = weights["U"].shape[1]
+    if H is None and cell.recurrent:
+        # U says it by itself, if it is one; else W does, and the fault is U's.
+        rows, columns = weights["U"].shape if weights["U"].ndim == 2 else (0, 0)
+        H = columns if columns and rows == len(cell.gates) * columns else None
     if H is None:
         H = W.shape[0] // len(cell.gates)
         if H * len(cell.gates) != W.shape[0] or not H:
@@ -246,12 +267,12 @@ def _check_shapes(
             )
 
 
-def check_numbers(cell: Cell[Any], xs: Array, backend: Backend) -> None:
+def check_numbers(cell: Cell[Any], xs: Array, backend: Backend, name: str = "xs") -> None:
     """Raise TypeError unless xs has a dtype that the cell can compute with."""
     complex_too = cell.analytic and dtype_name(xs.dtype).startswith("complex")
     if not (complex_too or is_floating(xs.dtype, xp=backend.xp)):
         words = "real or complex" if cell.analytic else "real"
-        raise TypeError(f"{cell.name}: xs is {xs.dtype}; it must be {words} floating point")
+        raise TypeError(f"{cell.name}: {name} is {xs.dtype}; it must be {words} floating point")
 
 
 def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, ...]:
@@ -299,8 +320,9 @@ def check_real(cell: Cell[Any], home: Home) -> None:
         )
 
 
-def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
-    """Lengths as an int64 array of the home's library and device.
+def take_lengths(lengths: Any, T: int, B: int, home: Home) -> tuple[Array, Array | None]:
+    """Lengths as an int64 array of the home's library and device; and which sequences have a
+    step (B, 1), or None if all have.
 
     Raises
     ------
@@ -310,7 +332,10 @@ def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
     # Checked on the host: most lengths come from there, and so a GPU is waited for at most once.
     if array_api_compat.is_array_api_obj(lengths):
         lengths = backend_of(lengths, "lengths").to_host(lengths)
-    lengths = host.xp.asarray(lengths)
+    try:
+        lengths = host.xp.asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lengths are no array; they must be (B,) = ({B},) integers") from error
     if lengths.shape != (B,) or not (B == 0 or host.xp.isdtype(lengths.dtype, "integral")):
         raise ValueError(
             f"lengths has shape {lengths.shape} and dtype {lengths.dtype}; "
@@ -320,4 +345,9 @@ def take_lengths(lengths: Any, T: int, B: int, home: Home) -> Array:
         raise ValueError(
             f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
         )
-    return home.backend.xp.asarray(lengths.astype("int64"), device=home.place)
+    lengths, xp = lengths.astype("int64"), home.backend.xp
+    active = (lengths > 0)[:, None]
+    return (
+        xp.asarray(lengths, device=home.place),
+        None if active.all() else xp.asarray(active, device=home.place),
+    )

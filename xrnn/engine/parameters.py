@@ -95,6 +95,10 @@ it looks transposed: give U_l0.T
     def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
         return {**self, **other}
 
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
+        self.update(other)
+        return self
+
     def __repr__(self) -> str:
         words = (f"{name} {tuple(a.shape)}" for name, a in self._arrays.items())
         how = f"{dtype_name(self.home.dtype)} on {self.home.backend.name}"
@@ -118,7 +122,11 @@ it looks transposed: give U_l0.T
             If a name is unknown, or a shape does not fit.
         """
         self.check_changeable()
-        taken = self._checked({**dict(arrays), **named})
+        try:
+            given = {**dict(arrays), **named}
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
+        taken = self._checked(given)
         self._arrays.update(taken)
         self.version += 1
 
@@ -204,7 +212,9 @@ class Module:
 
     @weights.setter
     def weights(self, arrays: Mapping[str, Array]) -> None:
-        self._parameters = self._parameters.replaced(arrays)
+        # Themselves, as `weights |= …` assigns them, are what they were.
+        if arrays is not self._parameters:
+            self._parameters = self._parameters.replaced(arrays)
 
     def check_unchanged(self, parameters: Parameters | None, version: int) -> None:
         """Raise ValueError if the weights have been replaced or assigned to since `version`."""

@@ -11,6 +11,7 @@ from xrnn.engine.bound import Bound
 from xrnn.engine.cell_pass import BoundCell
 from xrnn.engine.checks import (
     cell_weights,
+    check_cell,
     check_flags,
     check_numbers,
     check_precision,
@@ -87,6 +88,7 @@ def unroll(
     >>> dweights["U"].shape
     (20, 5)
     """
+    check_cell(cell)
     check_precision(cell.name, precision)
     check_flags(cell.name, reverse=reverse)
     backend = backend_of(xs, "xs")

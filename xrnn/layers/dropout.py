@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 from xrnn.backends import backend_of, host
 from xrnn.engine.stack import Mask
@@ -12,7 +12,7 @@ from xrnn.typing import Array
 
 def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
     """Raise ValueError unless `dropout` is in [0, 1), and 0 if there is only one layer."""
-    if isinstance(dropout, bool) or not 0 <= dropout < 1:
+    if not isinstance(dropout, Real) or isinstance(dropout, bool) or not 0 <= dropout < 1:
         raise ValueError(f"{kind}: dropout is {dropout!r}; it must be in [0, 1)")
     if dropout and num_layers == 1:
         raise ValueError(

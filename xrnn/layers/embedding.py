@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from xrnn.backends import backend_of, get, host
-from xrnn.engine.checks import check_sizes
+from xrnn.engine.checks import REAL_DTYPES, check_choice, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.typing import Array, DType, Size
 
@@ -133,9 +133,15 @@ class Embedding(Module):
         Raises
         ------
         TypeError, ValueError
-            If dxs does not have the library, dtype or shape of the vectors.
+            If the tape is not that of `forward`, or dxs does not have the library, dtype or
+            shape of the vectors.
         """
-        home, shape = self.weights.home, (*tape.shape, self.embedding_dim)
+        home = self.weights.home
+        if backend_of(tape, "tape") is not home.backend or not home.backend.xp.isdtype(
+            tape.dtype, "integral"
+        ):
+            raise TypeError("embedding: tape is another array than forward returned")
+        shape = (*tape.shape, self.embedding_dim)
         dxs = home.take_shaped("dxs", dxs, shape, "that of the vectors")
         backend, N = home.backend, prod(tape.shape)
         xp = backend.xp

@@ -7,15 +7,20 @@ from typing import Any, Generic
 from xrnn.backends import get, host
 from xrnn.cells.base import Cell
 from xrnn.engine.bound import Bound, bind
-from xrnn.engine.checks import check_choice, check_flags, check_precision, check_sizes
+from xrnn.engine.checks import (
+    DTYPES,
+    check_cell,
+    check_choice,
+    check_flags,
+    check_integer,
+    check_precision,
+    check_sizes,
+)
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.engine.tape import Tape
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, DType, GivenState, Init, Precision, S, Size, dtype_name
-
-#: the dtypes that the weights of a layer may have
-DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
 class Layer(Module, Generic[S]):
@@ -102,6 +107,7 @@ class Layer(Module, Generic[S]):
         forget_bias: float = 1.0,
         precision: Precision = "ieee",
     ) -> None:
+        check_cell(cell)
         kind = cell.name
         check_sizes(kind, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         flags = {"bias": bias, "batch_first": batch_first}
@@ -314,6 +320,13 @@ class Layer(Module, Generic[S]):
         An example is ``{"_l0": "native loop, avx2"}``.  `forward`, inference and (for T = 1)
         `step` use the same choice.  Only the axes T and B of the shape are read.
         """
+        if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
+            raise ValueError(
+                f"{self.cell.name}: shape is {shape!r:.80}; it must be that of xs, (T, B, I), or "
+                "(T, I)"
+            )
+        for n in shape:
+            check_integer(self.cell.name, "a size in shape", n)
         if len(shape) == 2:
             T, B = shape[0], 1
         else:

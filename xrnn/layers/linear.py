@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from xrnn.backends import get, host
 from xrnn.cells.activations import relu, relu_slope
-from xrnn.engine.checks import check_choice, check_flags, check_sizes
+from xrnn.engine.checks import REAL_DTYPES, check_choice, check_flags, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.typing import Array, DType, Size
 

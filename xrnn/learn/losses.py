@@ -18,7 +18,7 @@ import array_api_compat
 
 from xrnn.backends import backend_of
 from xrnn.engine.checks import check_library
-from xrnn.typing import Array, Namespace
+from xrnn.typing import Array, Namespace, is_floating
 
 
 def softmax_cross_entropy(
@@ -59,6 +59,7 @@ def softmax_cross_entropy(
     """
     xp = backend_of(logits, "logits").xp
     check_library("targets", targets, "logits", logits)
+    _check_values("logits", logits, "(…, V)", xp=xp)
     V = logits.shape[-1]
     whole = xp.isdtype(targets.dtype, "integral")
     expected = tuple(logits.shape[:-1]) if whole else tuple(logits.shape)
@@ -151,6 +152,7 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
     """
     xp = backend_of(ys, "ys").xp
     check_library("targets", targets, "ys", ys)
+    _check_values("ys", ys, "(…, O)", xp=xp)
     if tuple(targets.shape) != tuple(ys.shape):
         raise ValueError(
             f"targets has shape {tuple(targets.shape)}; it must be that of ys, {tuple(ys.shape)}"
@@ -162,9 +164,17 @@ def squared_error(ys: Array, targets: Array, mask: Array | None = None) -> tuple
     return xp.sum(gap * gap) / n, 2 * gap / n  # (3)
 
 
+def _check_values(name: str, a: Array, letters: str, *, xp: Namespace) -> None:
+    if a.ndim < 1:
+        raise ValueError(f"{name} has shape {tuple(a.shape)}; it must be {letters}")
+    if not is_floating(a.dtype, xp=xp):
+        raise TypeError(f"{name} is {a.dtype}; it must be real floating point")
+
+
 def _counted(mask: Array | None, shape: tuple[int, ...], like: Array, *, xp: Namespace) -> Array:
     if mask is None:
         return xp.ones(shape, dtype=xp.bool, device=array_api_compat.device(like))
+    check_library("mask", mask, "the rest", like)
     if tuple(mask.shape) != shape or not xp.isdtype(mask.dtype, "bool"):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)} and dtype {mask.dtype}; "

@@ -25,7 +25,14 @@ from typing import Any, Generic, Literal
 import array_api_compat
 
 from xrnn.cells.base import Cell
-from xrnn.engine.checks import cell_weights, check_choice, check_sizes, take_state
+from xrnn.engine.checks import (
+    cell_weights,
+    check_cell,
+    check_choice,
+    check_numbers,
+    check_sizes,
+    take_state,
+)
 from xrnn.engine.parameters import count
 from xrnn.recurrence.sensitivity import Rows, rows_backward, units
 from xrnn.typing import Array, GivenState, Namespace, S, Weights
@@ -101,10 +108,15 @@ class Online(Generic[S]):
         method: Literal["exact", "snap1"] = "exact",
         limit: int = 2**30,
     ) -> None:
+        check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
         self.cell, self.weights, self.B = cell, weights, int(batch)
-        self._bind()
+        self._complete, self._home = cell_weights(cell, weights)
+        check_numbers(cell, self._complete["W"], self._home.backend, "W")
+        self._seen = dict(weights)
+        rows, self.I = self._complete["W"].shape
+        self.H: int = rows // len(cell.gates)
         self.xp = self._home.backend.xp
         shape = (self.B, self.H)
         given = take_state(cell, "state", state, self._home, shape, "(B, H)")
@@ -123,11 +135,17 @@ class Online(Generic[S]):
         self._sensitivity = (_Diagonal if diagonal else _Full)(cell, weights, zero, xp=self.xp)
 
     def _bind(self) -> None:
-        """Check the weights as they are now, and complete them."""
-        self._seen = dict(self.weights)
-        self._complete, self._home = cell_weights(self.cell, self.weights)
-        rows, self.I = self._complete["W"].shape
-        self.H: int = rows // len(self.cell.gates)
+        """Check the weights as they are now, and complete them.  After an error the next step
+        checks them again."""
+        seen, kind = dict(self.weights), self.cell.name
+        if odd := sorted(set(seen) ^ set(self._seen)):
+            raise ValueError(
+                f"{kind}: weights added or taken away since the start: {', '.join(odd)}; the "
+                "sensitivities are of those given then: make another Online"
+            )
+        given = {name: self._home.take(name, w) for name, w in seen.items()}
+        self._complete, _ = cell_weights(self.cell, given, I=self.I, H=self.H)
+        self._seen = seen
 
     def _copy(self, array: Array) -> Array:
         return self._home.backend.xp.asarray(array, copy=True)
@@ -152,7 +170,8 @@ class Online(Generic[S]):
         ValueError
             If its shape does not fit, or that of a weight that was assigned since.
         """
-        if any(self.weights.get(name) is not w for name, w in self._seen.items()):
+        seen, now = self._seen, self.weights
+        if len(now) != len(seen) or any(now.get(name) is not w for name, w in seen.items()):
             self._bind()
         x = self._home.take_shaped("x", x, (self.B, self.I), "(B, I)")
         weights = self._complete

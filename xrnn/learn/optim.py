@@ -12,14 +12,20 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from xrnn.backends import backend_of
+from xrnn.engine.checks import check_library
 from xrnn.engine.parameters import Parameters
-from xrnn.typing import Array
+from xrnn.typing import Array, is_floating
 
 Tree = Mapping[str, Any]
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """(path, mapping that holds it, its name there) of every array of a tree."""
+    if not isinstance(tree, Mapping):
+        raise TypeError(
+            f"{prefix.rstrip('.') or 'a tree'} is a {type(tree).__name__}; it must be a mapping of "
+            "names to arrays, or of names to such mappings"
+        )
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{name}.")
@@ -62,6 +68,8 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
     if not limit > 0:
         raise ValueError(f"limit is {limit}; it must be > 0")
     arrays = [holder[name] for _, holder, name in leaves(dweights)]
+    if not arrays:
+        raise ValueError("dweights hold no gradient; give those of at least one weight")
     xp = backend_of(arrays[0], "the gradient").xp
     # Divided by the largest first, so that no square overflows (the limit of float16 is 65504).
     largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in arrays]))
@@ -114,9 +122,11 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If the trees do not have the same names and shapes; nothing is changed then.
+            If the trees do not have the same names and shapes, or a weight is read-only; nothing
+            is changed then.
         TypeError
-            If a layer's weights are frozen; nothing is changed then.
+            If weights are frozen, or a weight or gradient is not of floating point, or they are
+            of different libraries; nothing is changed then.
         """
         mine = {path: (holder, name) for path, holder, name in leaves(weights)}
         theirs = {path: holder[name] for path, holder, name in leaves(dweights)}
@@ -126,6 +136,7 @@ class Optimizer:
         for path, (holder, name) in mine.items():
             if isinstance(holder, Parameters):
                 holder.check_changeable()
+            _check_pair(path, holder[name], theirs[path])
             if tuple(holder[name].shape) != tuple(theirs[path].shape):
                 raise ValueError(
                     f"the gradient of {path} has shape {tuple(theirs[path].shape)}; "
@@ -143,6 +154,17 @@ class Optimizer:
 
     def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
         raise NotImplementedError
+
+
+def _check_pair(path: str, w: Array, g: Array) -> None:
+    """Raise unless w can be changed by its gradient g."""
+    backend = backend_of(w, path)
+    check_library(f"the gradient of {path}", g, path, w)
+    for name, a in ((path, w), (f"the gradient of {path}", g)):
+        if not is_floating(a.dtype, xp=backend.xp):
+            raise TypeError(f"{name} is {a.dtype}; it must be real floating point")
+    if not getattr(getattr(w, "flags", None), "writeable", True):
+        raise ValueError(f"{path} is read-only; give a copy of it: weights[name] = w.copy()")
 
 
 class SGD(Optimizer):

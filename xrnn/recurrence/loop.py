@@ -86,9 +86,9 @@ class Loop:
                 trace.states[t] = state
         rows = xp.concat(ys) if T else state[0][:0, :]
         out = xp.reshape(rows, (T, *state[0].shape))
-        if keep or not T:
-            # A copy, because the cell may have kept these same arrays for backward.
-            state = tuple(xp.asarray(s, copy=True) for s in state)
+        # A copy, because the cell may have kept these same arrays for backward, or have returned
+        # what it was given.
+        state = tuple(xp.asarray(s, copy=True) for s in state)
         return out, state, Residuals(xs, steps, order, mask) if keep else None
 
     def backward(
@@ -116,9 +116,9 @@ class Loop:
             dstate = dprev if mask is None else select_state(mask[t, ...], dprev, dstate, xp=xp)
             for name, part in dweights.items():
                 parts.setdefault(name, [None] * len(steps))[t] = part
+        dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
         if not steps:
-            dfirst = tuple(xp.asarray(d, copy=True) for d in dstate)
-            return xp.zeros_like(xs), dfirst, {k: xp.zeros_like(w) for k, w in weights.items()}
+            return xp.zeros_like(xs), dstate, {k: xp.zeros_like(w) for k, w in weights.items()}
         if trace is not None:
             trace.das = daxs
         das = xp.concat(daxs)  # (T·B, G·H)
