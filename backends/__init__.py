@@ -174,7 +174,11 @@ def get(name: str) -> Backend:
         # If another module is missing, the library itself is broken: its own error is raised.
         if error.name not in wanted:
             raise
-        raise ImportError(f"backend {name!r}: {error.name} is not installed{hint}") from error
+        known = ", ".join(sorted(_names()))
+        raise ImportError(
+            f"backend {name!r}: {error.name} is not installed{hint}; there are {known}, and the "
+            'names of installed array libraries, such as "torch" or "jax"'
+        ) from error
     if problem := backend.missing():
         raise ImportError(f"backend {name!r}: {problem}")
     return backend

@@ -221,6 +221,31 @@ class TestVerification:
         error = verify.difference(backend, LSTM, np.dtype("float32"), kernel, sizes)
         assert 1e-4 < error < 1
 
+    def test_every_way_to_call_a_kernel_is_compared(self) -> None:
+        """Without a tape, without a gradient of the outputs, in both directions at once."""
+
+        class WithoutTape(Counting):
+            def forward(self, *given: Any, **options: Any) -> Any:
+                ys, last, kept = super().forward(*given, **options)
+                return ys if options["keep"] else 2 * ys, last, kept
+
+        class WithoutGradient(Counting):
+            def backward(self, weights: Any, kept: Any, dys: Any, *given: Any, **how: Any) -> Any:
+                dxs, *rest = super().backward(weights, kept, dys, *given, **how)
+                return (2 * dxs if dys is None else dxs), *rest
+
+        class WrongTogether(BothAtOnce):
+            def backward_both(self, passes: Any, *, xp: Any) -> Any:
+                return super().backward_both(passes[::-1], xp=xp)
+
+        for wrong in (WithoutTape(), WithoutGradient(), WrongTogether()):
+            both = wrong if isinstance(wrong, BothAtOnce) else None
+            kernel, sizes = wrong.kernel(both=both), (5, 3, 4, 16)
+            assert verify.difference(BACKEND, LSTM, np.dtype("float32"), kernel, sizes) > 1e-3
+        right = BothAtOnce()
+        kernel = right.kernel(both=right)
+        assert verify.difference(BACKEND, LSTM, np.dtype("float32"), kernel, sizes) == 0
+
     def test_it_is_remembered_for_its_source_only(self, numpy_with: Any) -> None:
         numpy_with(Counting().kernel("first"))
         run(LSTM)
@@ -269,6 +294,15 @@ class TestVerification:
             exec(source.format(what), names)
             codes.append(verify.code_of(names["f"]))
         assert codes[0] == codes[1] != codes[2]
+
+    def test_which_name_means_which_function_is_part_of_the_code(self) -> None:
+        codes = []
+        for names in ("f, g = p, q", "f, g = q, p"):
+            here: dict[str, Any] = {}
+            source = f"def p(x): return x\ndef q(x): return -x\n{names}\n"
+            exec(source + "def step(x): return f(x) + 2 * g(x)\n", here)
+            codes.append(verify.code_of(here["step"]))
+        assert codes[0] != codes[1]
 
     def test_code_that_depends_on_what_is_not_code_is_unknown(self) -> None:
         table = np.ones(3)

@@ -14,7 +14,7 @@ import xrnn
 from xrnn.analysis import gate_gradients
 from xrnn.backends import get
 from xrnn.cells import GRU, LSTM, Cell, InputGatedLSTM, MinGRU, PeepholeLSTM
-from xrnn.engine.cell_pass import Pass
+from xrnn.engine.bound_cell import Pass
 
 T, B, I, H = 6, 3, 2, 4
 

@@ -287,3 +287,13 @@ def test_repr_says_what_was_chosen() -> None:
     layer = xrnn.RNN(3, 4, 2, nonlinearity="relu", bidirectional=True, dtype="float64").freeze()
     words = "num_layers=2, bidirectional=True, dtype='float64'"
     assert repr(layer) == f"<RNN(3, 4, {words}): rnn-relu, frozen>"
+
+
+def test_options_are_fixed_when_the_layer_is_made() -> None:
+    layer = xrnn.LSTM(3, 4)
+    for name, value in (("batch_first", True), ("hidden_size", 8), ("dtype", "float64")):
+        with pytest.raises(AttributeError, match=f"LSTM: {name} is .* and cannot be changed"):
+            setattr(layer, name, value)
+    layer.precision = "tf32"
+    with pytest.raises(AttributeError, match="Linear: activation is None and cannot be changed"):
+        xrnn.Linear(3, 4).activation = "relu"

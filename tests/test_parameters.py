@@ -197,7 +197,7 @@ def test_copies_are_independent(device: str) -> None:
         twin.weights["b_l0"] = twin.weights["b_l0"] + 1
         assert float(layer.weights["b_l0"][0]) == 0
         assert float(twin.weights["b_l0"][0]) == 1
-        assert twin.weights.home.backend is layer.weights.home.backend
+        assert twin.weights.placement.backend is layer.weights.placement.backend
 
 
 def test_the_mapping_says_what_it_holds() -> None:

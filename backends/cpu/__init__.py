@@ -28,7 +28,10 @@ def dense(array: np.ndarray) -> np.ndarray:
 
 def read_only(array: np.ndarray) -> np.ndarray:
     """A view of the array that cannot be made writable; the array becomes read-only too."""
-    array.flags.writeable = False
+    owner = array if array.base is None else array.base
+    for memory in (array, owner):
+        if isinstance(memory, np.ndarray):
+            memory.flags.writeable = False
     return array.view()
 
 

@@ -67,8 +67,13 @@ class Residuals:
     lengths: Array | None
     reverse: bool
     ys: Array
-    gates: Array | None
     cs: Array | None
+    gates: Array | None = None
+
+    def take_gates(self) -> Array | None:
+        """The gates, for the first who asks, in whatever thread; None for all others."""
+        gates: Array | None = self.__dict__.pop("gates", None)
+        return gates
 
 
 class Prepared(dict[str, Array]):
@@ -113,7 +118,7 @@ class Native:
         if not keep:
             return ys, last, None
         first = (h0, c0) if self.two else (h0,)
-        return ys, last, Residuals(xs, first, lengths, reverse, ys, gates, cs)
+        return ys, last, Residuals(xs, first, lengths, reverse, ys, cs, gates)
 
     def backward(
         self,
@@ -129,15 +134,13 @@ class Native:
         The gradients overwrite the gates in memory, so a second backward pass first runs forward
         again.
         """
-        saved = residuals
-        if self.kept and saved.gates is None:
+        saved, gates = residuals, residuals.take_gates()
+        if self.kept and gates is None:
             how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
-            saved = again
+            saved, gates = again, again.take_gates()
         (T, B, I), H = saved.xs.shape, saved.ys.shape[2]
-        # Removed from the residuals, because from now on this memory holds gradients.
-        gates, saved.gates = saved.gates, None
         das = np.empty((T, B, H), saved.xs.dtype) if gates is None else gates
         # Copies, because the extension overwrites them with the gradient of the first state.
         carried = tuple([np.array(d, order="C") for d in dstate])

@@ -80,7 +80,7 @@ def _built(text: str, texts: Iterable[str], folder: Path, kernels: Path) -> ctyp
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError:  # a home that cannot be written
+        except OSError:  # a place that cannot be written
             path = Path(_own_folder().name) / path.name
         with _alone(path):
             if not path.exists():

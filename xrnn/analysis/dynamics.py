@@ -16,7 +16,7 @@ import array_api_compat
 
 from xrnn.analysis.gates import check_tape
 from xrnn.backends import backend_of, host
-from xrnn.engine.cell_pass import Pass
+from xrnn.engine.bound_cell import Pass
 from xrnn.engine.checks import check_integer
 from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals
@@ -162,7 +162,7 @@ def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
             "xrnn.unroll, or of a layer with num_layers=1 in one direction"
         )
     (one,) = tape.passes
-    return one, one.replay()[0], one.bound.home.backend.xp
+    return one, one.replay()[0], one.bound.placement.backend.xp
 
 
 def _block(one: Pass, state: str | None) -> slice:

@@ -7,8 +7,8 @@ from typing import Any
 
 from xrnn.cells.base import blocks
 from xrnn.engine import stack
-from xrnn.engine.cell_pass import Pass
-from xrnn.engine.tape import Tape
+from xrnn.engine.bound_cell import Pass
+from xrnn.engine.tape import Tape, check_made_by
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, GivenState, Namespace
 
@@ -113,13 +113,12 @@ def check_tape(tape: Tape[Any]) -> None:
             f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll or a "
             "layer's forward returned"
         )
-    owner = tape.owner
-    if owner is not None:
-        owner.check_tape(tape)
+    if tape.owner is not None:
+        check_made_by(tape.owner, tape)
 
 
 def _values(one: Pass) -> dict[str, Array]:
-    cell, xp, G = one.bound.cell, one.bound.home.backend.xp, len(one.bound.cell.gates)
+    cell, xp, G = one.bound.cell, one.bound.placement.backend.xp, len(one.bound.cell.gates)
     residuals, states = one.replay()
     rows = [(*step[:G], *state[1:]) for step, state in zip(residuals.steps, states, strict=True)]
     values = {}
@@ -133,7 +132,7 @@ def _values(one: Pass) -> dict[str, Array]:
 def _gradients(
     one: Pass, trace: Trace, residuals: Residuals
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    cell, weights, xp = one.bound.cell, one.bound.weights, one.bound.home.backend.xp
+    cell, weights, xp = one.bound.cell, one.bound.weights, one.bound.placement.backend.xp
     steps, n, like = range(len(residuals.steps)), len(cell.gates), one.first[0]
     totals = [cell.total(trace.states[t], residuals.steps[t], weights, xp=xp) for t in steps]
     dgates = {

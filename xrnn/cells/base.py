@@ -7,6 +7,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from keyword import iskeyword
 from typing import Any, Generic
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -125,6 +126,13 @@ class Cell(Generic[S]):
     state_type: type[S] = field(init=False, repr=False, default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        for part in ("gates", "states", "biases"):
+            names = getattr(self, part)
+            if not isinstance(names, tuple) or not all(map(_is_name, names)):
+                raise ValueError(
+                    f"{self.name}: {part} is {names!r}; it must be a tuple of names, such as "
+                    "('h', 'c')"
+                )
         object.__setattr__(self, "token", uuid4().hex)
         object.__setattr__(self, "state_type", _state_type(self.states))
         _cells[self.token] = self
@@ -184,6 +192,10 @@ class Cell(Generic[S]):
 
     def __repr__(self) -> str:
         return f"<cell {self.name}>"
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not iskeyword(name)
 
 
 def _named(module: str, name: str) -> Cell[Any]:

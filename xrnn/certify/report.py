@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from xrnn.backends import get
 from xrnn.cells import BY_NAME, Cell
 from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
-from xrnn.engine.checks import check_choice
+from xrnn.engine.checks import check_cell, check_choice
 
 #: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2}
@@ -112,8 +113,12 @@ def certify(
 
     Raises
     ------
+    TypeError
+        If one of the cells is none.
     ValueError
-        If the dtype is not one of the three.
+        If the dtype is not one of the three, or there is no such device.
+    ImportError
+        If the library of the device is not installed, or finds no device.
 
     Examples
     --------
@@ -122,6 +127,10 @@ def certify(
     True
     """
     check_choice("certify", "dtype", dtype, BOUNDS)
+    get(device)
+    cells = tuple(cells)
+    for cell in cells:
+        check_cell(cell)
     return Certificate(tuple(verdicts(device, dtype, cells)))
 
 

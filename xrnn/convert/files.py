@@ -120,8 +120,8 @@ def load(path: str | os.PathLike[str], part: P) -> P:
             )
     taken = []
     for key, holder, _ in entries:
-        home = holder.weights.home
-        taken.append(home.take(key, home.backend.from_host(tensors[key])))
+        placement = holder.weights.placement
+        taken.append(placement.accept(key, placement.backend.from_host(tensors[key])))
     for (_, holder, name), array in zip(entries, taken, strict=True):
         holder.weights[name] = array
     return part

@@ -89,7 +89,7 @@ def from_torch(
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
     if not gradients:
         layer.weights.check_changeable()
-    backend = layer.weights.home.backend
+    backend = layer.weights.placement.backend
     converted = {
         name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
     }

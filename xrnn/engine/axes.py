@@ -13,8 +13,11 @@ from operator import itemgetter
 from typing import Generic
 
 from xrnn.cells.base import Cell
-from xrnn.engine.checks import Home, take_state
+from xrnn.engine.checks import Placement, accept_state
 from xrnn.typing import Array, GivenState, S, State
+
+#: for how many batch sizes a shape is remembered
+REMEMBERED = 256
 
 #: adds an axis in front: the state (B, H) of a cell as that of a layer of one cell, (1, B, H)
 _with_axis = itemgetter((None, ...))
@@ -27,7 +30,7 @@ class Axes(Generic[S]):
     ----------
     cell : Cell
         The cell that runs.
-    home : Home
+    placement : Placement
         The library, device and dtype that the arrays must have.
     I, H : int
         Inputs and hidden units.
@@ -46,7 +49,7 @@ class Axes(Generic[S]):
     def __init__(
         self,
         cell: Cell[S],
-        home: Home,
+        placement: Placement,
         I: int,
         H: int,
         suffixes: list[str],
@@ -55,12 +58,12 @@ class Axes(Generic[S]):
         batch_first: bool = False,
         stacked: bool = True,
     ) -> None:
-        self.cell, self.home, self.I, self.H = cell, home, I, H
+        self.cell, self.placement, self.I, self.H = cell, placement, I, H
         self.suffixes, self.D, self.cells = suffixes, directions, len(suffixes)
         self.batch_first, self.stacked = batch_first, stacked
-        self.xp, self.state_type = home.backend.xp, cell.state_type
-        #: the home that gradients must have
-        self.outputs = home.called("the output")
+        self.xp, self.state_type = placement.backend.xp, cell.state_type
+        #: the placement that gradients must have
+        self.outputs = placement.called("the output")
         #: makes a tuple the named tuple; as a built-in it is faster than a call of Python code
         self.as_named: Callable[[State], S] = partial(tuple.__new__, cell.state_type)
         self._shapes: dict[int, tuple[tuple[int, ...], str]] = {}
@@ -72,7 +75,7 @@ class Axes(Generic[S]):
 
         `axes` is the number of axes of a batch: 3 for sequences, 2 for single steps.
         """
-        x = self.home.take(name, x)
+        x = self.placement.accept(name, x)
         ndim = x.ndim
         if ndim not in (axes, axes - 1) or x.shape[-1] != self.I:
             letters = "(B, I), or (I,)" if axes == 2 else "(T, B, I), or (T, I)"
@@ -96,25 +99,25 @@ class Axes(Generic[S]):
             shape, letters = (B, T, n), f"(B, T, {units})"
         else:
             shape, letters = (T, B, n), f"(T, B, {units})"
-        dys = self.outputs.take_shaped("dys", dys, shape, letters)
+        dys = self.outputs.accept_shaped("dys", dys, shape, letters)
         if unbatched:
             return dys[:, None, :]
         return self._swapped(dys) if self.batch_first else dys
 
     def state(
-        self, what: str, state: GivenState | None, B: int, unbatched: bool, home: Home
+        self, what: str, state: GivenState | None, B: int, unbatched: bool, placement: Placement
     ) -> State:
         """The checked parts of a state, in the user's shape but always with an axis B.
 
-        `what` is "state" or "dstate"; `home` is the home that the parts must have.
+        `what` is "state" or "dstate"; `placement` is the placement that the parts must have.
         """
         if not unbatched:
             shape, letters = self._shapes.get(B) or self._new_shape(B)
-            if type(state) is self.state_type and home.all_fit(state, shape):
+            if type(state) is self.state_type and placement.all_fit(state, shape):
                 return state
-            return take_state(self.cell, what, state, home, shape, letters)
+            return accept_state(self.cell, what, state, placement, shape, letters)
         alone = ((self.cells, self.H), "(L·D, H)") if self.stacked else ((self.H,), "(H,)")
-        parts = take_state(self.cell, what, state, home, *alone)
+        parts = accept_state(self.cell, what, state, placement, *alone)
         return tuple([s[..., None, :] for s in parts])
 
     def split(self, parts: State) -> list[State]:
@@ -148,6 +151,8 @@ class Axes(Generic[S]):
 
     def _new_shape(self, B: int) -> tuple[tuple[int, ...], str]:
         """The shape of the parts of a state of B sequences, in numbers and letters."""
+        if len(self._shapes) >= REMEMBERED:
+            self._shapes.clear()
         stacked = ((self.cells, B, self.H), "(L·D, B, H)")
         self._shapes[B] = stacked if self.stacked else ((B, self.H), "(B, H)")
         return self._shapes[B]

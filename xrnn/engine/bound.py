@@ -7,8 +7,8 @@ from typing import Any, Generic
 from xrnn.cells.base import Cell
 from xrnn.engine import stack as stacks
 from xrnn.engine.axes import Axes
-from xrnn.engine.cell_pass import BoundCell, Stepper
-from xrnn.engine.checks import take_lengths
+from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
+from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
 from xrnn.engine.stack import Mask, Stack
 from xrnn.engine.tape import Tape
@@ -61,14 +61,14 @@ class Bound(Generic[S]):
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         T, B, _ = xs.shape
-        parts = given = axes.state("state", state, B, unbatched, axes.home)
+        parts = given = axes.state("state", state, B, unbatched, axes.placement)
         active = None
         if lengths is not None:
             if unbatched:
                 raise ValueError(
                     f"{axes.cell.name}: lengths are of a batch; cut the one sequence instead"
                 )
-            lengths, active = take_lengths(lengths, T, B, axes.home)
+            lengths, active = accept_lengths(lengths, T, B, axes.placement)
         if active is not None:
             # Whatever the state of a sequence without a step holds, NaN included, must not reach
             # a sum.
@@ -84,9 +84,9 @@ class Bound(Generic[S]):
         if active is not None:
             kept = select_state(active, last, given, xp=axes.xp)
             # The dtype as in `apply_mask`.
-            last = tuple([axes.xp.astype(s, axes.home.dtype, copy=False) for s in kept])
+            last = tuple([axes.xp.astype(s, axes.placement.dtype, copy=False) for s in kept])
         if keep:
-            ys = axes.home.backend.read_only(ys)
+            ys = axes.placement.backend.read_only(ys)
             tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
         if unbatched or axes.batch_first:
             ys = axes.to_user(ys, unbatched)
@@ -96,7 +96,7 @@ class Bound(Generic[S]):
         """Check the arguments and run one time step of every layer (which has one direction)."""
         axes = self.axes
         x, unbatched = axes.inputs("x", x, 2)
-        parts = axes.state("state", state, x.shape[0], unbatched, axes.home)
+        parts = axes.state("state", state, x.shape[0], unbatched, axes.placement)
         y, last = self._step(x, parts)
         if unbatched:
             return y[0, :], axes.to_user_state(last, unbatched)
@@ -137,6 +137,8 @@ class Bound(Generic[S]):
         cells = [cell for (cell,) in self.stack]
         found = [cell.stepper(B) for cell in cells]
         steppers = [s or cell.step for s, cell in zip(found, cells, strict=True)]
+        if len(self._steppers) >= REMEMBERED:
+            self._steppers.clear()
         self._steppers[B] = (found[0] if len(cells) == 1 else None), steppers
         return self._steppers[B]
 
@@ -168,7 +170,7 @@ def bind(
             for directions, names in zip(old.stack, suffixes, strict=True)
         ]
         return Bound(old.axes, stack, parameters, version)
-    home, given = parameters.home, tuple(cell.shapes(1, 1, bias))
+    placement, given = parameters.placement, tuple(cell.shapes(1, 1, bias))
     stack = []
     for names in suffixes:
         cells = []
@@ -177,13 +179,13 @@ def bind(
             I, H = weights["W"].shape[1], weights["W"].shape[0] // len(cell.gates)
             for name, shape in cell.shapes(I, H).items():
                 if name not in weights:
-                    weights[name] = home.zeros(shape)
+                    weights[name] = placement.zeros(shape)
             how: Any = {"given": given, "precision": precision, "frozen": parameters.frozen}
-            cells.append(BoundCell(cell, weights, home, reverse=way, **how))
+            cells.append(BoundCell(cell, weights, placement, reverse=way, **how))
         stack.append(tuple(cells))
     one, D = stack[0][0], len(suffixes[0])
     flat = [suffix for names in suffixes for suffix in names]
-    axes = Axes(cell, home, one.I, one.H, flat, directions=D, batch_first=batch_first)
+    axes = Axes(cell, placement, one.I, one.H, flat, directions=D, batch_first=batch_first)
     return Bound(axes, stack, parameters, version)
 
 

@@ -26,10 +26,10 @@ DTYPES = (*REAL_DTYPES, "complex64", "complex128")
 
 
 @dataclass(frozen=True, eq=False)
-class Home:
+class Placement:
     """The library, device and dtype that all arrays of one computation must have.
 
-    They are those of one array, the reference.  An array is *at home* if it has the same.
+    They are those of one array, the reference.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Home:
         The name of the reference array in messages.
     backend, device, dtype, type
         Those of the reference array.  A device of None means that the library has only one.
-    place
+    standard_device
         Its device as the Array API standard gives it, for creating new arrays.
     """
 
@@ -49,29 +49,29 @@ class Home:
     device: Any
     dtype: Any
     type: Any
-    place: Any
+    standard_device: Any
 
     @classmethod
-    def of(cls, kind: str, reference: str, array: Array) -> Home:
-        """The home whose reference is `array`."""
+    def of(cls, kind: str, reference: str, array: Array) -> Placement:
+        """The placement whose reference is `array`."""
         backend = backend_of(array, reference)
-        place = array_api_compat.device(array)
+        standard_device = array_api_compat.device(array)
         device, dtype = backend.device_of(array), array.dtype
-        if backend.xp is host.xp:
+        if backend.xp is host.xp and dtype.byteorder not in "=|":
             dtype = dtype.newbyteorder("=")
-        return cls(kind, reference, backend, device, dtype, type(array), place)
+        return cls(kind, reference, backend, device, dtype, type(array), standard_device)
 
-    def called(self, reference: str) -> Home:
-        """The same home, with another name of the reference array in messages."""
+    def called(self, reference: str) -> Placement:
+        """The same placement, with another name of the reference array in messages."""
         return replace(self, reference=reference)
 
-    def take(self, name: str, array: Array) -> Array:
-        """The array, if it is at home; `name` is its name in messages.
+    def accept(self, name: str, array: Array) -> Array:
+        """The array, if it has this placement; `name` is its name in messages.
 
         Raises
         ------
         TypeError
-            If it is not at home.  Otherwise the library would cast or move it silently.
+            If it has another one.  Otherwise the library would cast or move it silently.
         """
         if type(array) is self.type and self.device is None and array.dtype == self.dtype:
             return array
@@ -90,6 +90,8 @@ class Home:
         if array.dtype != self.dtype:
             if backend.xp is host.xp and array.dtype.newbyteorder("=") == self.dtype:
                 return backend.dense(array)
+            if name == self.reference:
+                raise TypeError(f"{self.kind}: {name} is {array.dtype}; it must be {self.dtype}")
             raise TypeError(
                 f"{self.kind}: {name} is {array.dtype} and {self.reference} is {self.dtype}; "
                 "cast one of them"
@@ -98,7 +100,7 @@ class Home:
         return array if type(array) is self.type else backend.dense(array)
 
     def all_fit(self, arrays: Iterable[Array], shape: tuple[int, ...]) -> bool:
-        """A quick check whether arrays are at home and have that shape; False if unsure."""
+        """A quick check whether arrays have this placement and that shape; False if unsure."""
         if self.device is not None:
             return False
         for array in arrays:
@@ -106,9 +108,9 @@ class Home:
                 return False
         return True
 
-    def take_shaped(self, name: str, array: Array, shape: tuple[int, ...], letters: str) -> Array:
+    def accept_shaped(self, name: str, array: Array, shape: tuple[int, ...], letters: str) -> Array:
         """As `take`, and a ValueError if the array does not have that shape."""
-        array = self.take(name, array)
+        array = self.accept(name, array)
         if array.shape != shape and tuple(array.shape) != shape:
             raise ValueError(
                 f"{self.kind}: {name} has shape {tuple(array.shape)}; it must be "
@@ -117,8 +119,8 @@ class Home:
         return array
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """A new array of zeros with the library, device and dtype of this home."""
-        return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.place)
+        """A new array of zeros with the library, device and dtype of this placement."""
+        return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.standard_device)
 
 
 def check_library(name: str, a: Array, other: str, b: Array) -> None:
@@ -175,9 +177,12 @@ def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> No
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name, with the known name that was probably meant."""
     known = list(known)
-    close = get_close_matches(str(name), known, n=5)
+    lowered = {k.lower(): k for k in known}
+    close = [lowered[k] for k in get_close_matches(str(name).lower(), lowered, n=5)]
     # Of the close names take the one with the most letters at the same positions.
-    close.sort(key=lambda c: sum(a == b for a, b in zip(c, str(name), strict=False)))
+    close.sort(
+        key=lambda c: sum(a == b for a, b in zip(c.lower(), str(name).lower(), strict=False))
+    )
     guess = f"; did you mean {close[-1]!r}?" if close else ";"
     return f"{kind}: unknown weight {name!r}{guess} it has {', '.join(known)}"
 
@@ -191,8 +196,8 @@ def looks_transposed(name: str, shape: tuple[int, ...], wanted: tuple[int, ...])
 
 def cell_weights(
     cell: Cell[Any], weights: Any, *, I: int | None = None, H: int | None = None
-) -> tuple[dict[str, Array], Home]:
-    """The weights of one cell, checked, dense and with all biases; and their home.
+) -> tuple[dict[str, Array], Placement]:
+    """The weights of one cell, checked, dense and with all biases; and their placement.
 
     Parameters
     ----------
@@ -221,15 +226,15 @@ def cell_weights(
             raise ValueError(
                 f"{cell.name}: weight {name} is missing; it must have shape {cell.letters(name)}"
             )
-    home = Home.of(cell.name, "W", weights["W"])
-    given = {name: home.take(name, w) for name, w in weights.items()}
+    placement = Placement.of(cell.name, "W", weights["W"])
+    given = {name: placement.accept(name, w) for name, w in weights.items()}
     sizes = _sizes(cell, given, I, H)
     _check_shapes(cell, given, sizes, I, H)
     complete = {}
     for name, shape in cell.shapes(*sizes).items():
         absent = name not in given
-        complete[name] = home.zeros(shape) if absent else home.backend.dense(given[name])
-    return complete, home
+        complete[name] = placement.zeros(shape) if absent else placement.backend.dense(given[name])
+    return complete, placement
 
 
 def _sizes(cell: Cell[Any], weights: Weights, I: int | None, H: int | None) -> tuple[int, int]:
@@ -294,10 +299,15 @@ def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, .
     return tuple(state)
 
 
-def take_state(
-    cell: Cell[Any], what: str, state: Any, home: Home, shape: tuple[int, ...], letters: str
+def accept_state(
+    cell: Cell[Any],
+    what: str,
+    state: Any,
+    placement: Placement,
+    shape: tuple[int, ...],
+    letters: str,
 ) -> State:
-    """A state, checked: its parts are at home and have that shape; None becomes zeros.
+    """A state, checked: its parts have that placement and shape; None becomes zeros.
 
     `what` is "state" or "dstate".
     """
@@ -305,23 +315,25 @@ def take_state(
     prefix = "d" if what == "dstate" else "state "
     for name, part in zip(cell.states, state_parts(cell, what, state), strict=True):
         if part is None:
-            taken.append(home.zeros(shape))
+            taken.append(placement.zeros(shape))
         else:
-            taken.append(home.take_shaped(f"{prefix}{name}", part, shape, letters))
+            taken.append(placement.accept_shaped(f"{prefix}{name}", part, shape, letters))
     return tuple(taken)
 
 
-def check_real(cell: Cell[Any], home: Home) -> None:
+def check_real(cell: Cell[Any], placement: Placement) -> None:
     """Raise TypeError if the forward pass was complex: backward is for real numbers."""
-    if dtype_name(home.dtype).startswith("complex"):
+    if dtype_name(placement.dtype).startswith("complex"):
         raise TypeError(
-            f"{cell.name}: the forward pass was complex ({home.dtype}); "
+            f"{cell.name}: the forward pass was complex ({placement.dtype}); "
             "backward is for real numbers: run forward in float64"
         )
 
 
-def take_lengths(lengths: Any, T: int, B: int, home: Home) -> tuple[Array, Array | None]:
-    """Lengths as an int64 array of the home's library and device; and which sequences have a
+def accept_lengths(
+    lengths: Any, T: int, B: int, placement: Placement
+) -> tuple[Array, Array | None]:
+    """Lengths as an int64 array of the placement's library and device; and which sequences have a
     step (B, 1), or None if all have.
 
     Raises
@@ -345,9 +357,9 @@ def take_lengths(lengths: Any, T: int, B: int, home: Home) -> tuple[Array, Array
         raise ValueError(
             f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
         )
-    lengths, xp = lengths.astype("int64"), home.backend.xp
+    lengths, xp = lengths.astype("int64"), placement.backend.xp
     active = (lengths > 0)[:, None]
     return (
-        xp.asarray(lengths, device=home.place),
-        None if active.all() else xp.asarray(active, device=home.place),
+        xp.asarray(lengths, device=placement.standard_device),
+        None if active.all() else xp.asarray(active, device=placement.standard_device),
     )

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, NamedTuple, Self
 
 from xrnn.backends import Backend, backend_of, get, host
-from xrnn.engine.checks import Home, looks_transposed, unknown_name
+from xrnn.engine.checks import Placement, looks_transposed, unknown_name
 from xrnn.typing import Array, dtype_name
 
 
@@ -33,7 +33,7 @@ class Parameters(MutableMapping[str, Array]):
         Every name, and the shape that its array must have.
     arrays : mapping of str to array
         The values.
-    home : Home, optional
+    placement : Placement, optional
         The library, device and dtype of all arrays.  Default: those of the first array.
 
     Attributes
@@ -61,7 +61,7 @@ it looks transposed: give U_l0.T
         specs: Mapping[str, Spec],
         arrays: Mapping[str, Array],
         *,
-        home: Home | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.kind, self.specs = kind, dict(specs)
         self.version, self.frozen = 0, False
@@ -74,7 +74,7 @@ it looks transposed: give U_l0.T
                 f"{spec.letters} = {spec.shape}"
             )
         first = next(iter(self.specs))
-        self.home = home or Home.of(kind, first, arrays[first])
+        self.placement = placement or Placement.of(kind, first, arrays[first])
         self._arrays = self._checked(arrays)
 
     def __getitem__(self, name: str) -> Array:
@@ -101,7 +101,7 @@ it looks transposed: give U_l0.T
 
     def __repr__(self) -> str:
         words = (f"{name} {tuple(a.shape)}" for name, a in self._arrays.items())
-        how = f"{dtype_name(self.home.dtype)} on {self.home.backend.name}"
+        how = f"{dtype_name(self.placement.dtype)} on {self.placement.backend.name}"
         return f"<weights of {self.kind}, {how}: {', '.join(words)}>"
 
     def update(self, arrays: Any = (), /, **named: Array) -> None:
@@ -131,8 +131,8 @@ it looks transposed: give U_l0.T
         self.version += 1
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
-        """New parameters with the same names and home; `arrays` must have exactly these names."""
-        return Parameters(self.kind, self.specs, arrays, home=self.home)
+        """New parameters of the same names and placement, from arrays of exactly these names."""
+        return Parameters(self.kind, self.specs, arrays, placement=self.placement)
 
     def moved(self, backend: Backend) -> Parameters:
         """The same values in another library."""
@@ -142,7 +142,7 @@ it looks transposed: give U_l0.T
 
     def frozen_copy(self) -> Parameters:
         """Copies that cannot be assigned to; read-only where the library has such arrays."""
-        backend = self.home.backend
+        backend = self.placement.backend
         copies = {name: _fixed(a, backend) for name, a in self._arrays.items()}
         found = Parameters(self.kind, self.specs, copies)
         found.frozen = True
@@ -171,21 +171,21 @@ it looks transposed: give U_l0.T
             if name not in self.specs:
                 raise ValueError(unknown_name(self.kind, name, self.specs))
             shape, letters = self.specs[name]
-            array = self.home.take(name, array)
+            array = self.placement.accept(name, array)
             if tuple(array.shape) != shape:
                 found = tuple(array.shape)
                 raise ValueError(
                     f"{self.kind}: {name} has shape {found}; it must be {letters} = {shape}"
                     f"{looks_transposed(name, found, shape)}"
                 )
-            taken[name] = self.home.backend.dense(array)
+            taken[name] = self.placement.backend.dense(array)
         return taken
 
 
 def _moved(array: Array, backend: Backend) -> Array:
     """The array in the library of `backend`, copied through the host if it is in another."""
-    home = backend_of(array)
-    return array if home is backend else backend.from_host(home.to_host(array))
+    placement = backend_of(array)
+    return array if placement is backend else backend.from_host(placement.to_host(array))
 
 
 def _fixed(array: Array, backend: Backend) -> Array:
@@ -196,6 +196,16 @@ class Module:
     """The base class of objects with named weights: layers, `Embedding`, `Linear`."""
 
     _parameters: Parameters
+    #: the attributes that cannot be assigned again
+    _fixed: frozenset[str] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._fixed and name in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}: {name} is {getattr(self, name)!r} and cannot be changed; "
+                "make another one with other options"
+            )
+        super().__setattr__(name, value)
 
     def config(self) -> dict[str, Any]:
         """The options that a file must have too to be loaded into this module."""

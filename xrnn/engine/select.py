@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from xrnn.backends import Backend, Kernel, Sizes
@@ -49,7 +48,6 @@ def choose(
     return reference(cell)
 
 
-@cache
 def reference(cell: Cell[Any]) -> Kernel:
     """The cell's own code in the form of a kernel."""
     return Kernel(Loop(cell), frozenset(), path=lambda T, B, I, H: "the cell as written")

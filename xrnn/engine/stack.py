@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from xrnn.engine.cell_pass import BoundCell, Pass, run_both
-from xrnn.engine.cell_pass import backward as run_backward
+from xrnn.engine.bound_cell import BoundCell, Pass, run_both
+from xrnn.engine.bound_cell import backward as run_backward
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, Gradients, State
 

@@ -8,13 +8,13 @@ from typing import Any, Generic
 from xrnn.cells.base import Cell
 from xrnn.engine import stack
 from xrnn.engine.axes import Axes
-from xrnn.engine.cell_pass import Pass
+from xrnn.engine.bound_cell import Pass
 from xrnn.engine.checks import check_real
 from xrnn.engine.parameters import Parameters
 from xrnn.typing import Array, GivenState, S, State
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tape(Generic[S]):
     """What backward needs, made by `xrnn.unroll` and `Layer.forward`.
 
@@ -39,6 +39,10 @@ class Tape(Generic[S]):
         """The cell that ran."""
         return self.axes.cell
 
+    def __repr__(self) -> str:
+        T, B, I = self.passes[0].xs.shape
+        return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {I}>"
+
     def backward(
         self, dys: Array | None, dstate: GivenState | None
     ) -> tuple[Array, S, dict[str, Array]]:
@@ -55,7 +59,7 @@ class Tape(Generic[S]):
     ) -> tuple[Array | None, list[State]]:
         """The checked arguments of `backward`: dys (T, B, D·H), and a dstate for each cell."""
         axes = self.axes
-        check_real(axes.cell, axes.home)
+        check_real(axes.cell, axes.placement)
         T, B, _ = self.passes[0].xs.shape
         if dys is not None:
             dys = axes.gradient(dys, T, B, self.unbatched)
@@ -70,3 +74,16 @@ class Tape(Generic[S]):
     def to_user(self, a: Array) -> Array:
         """An array (T, B, n) with its axes in the user's order."""
         return self.axes.to_user(a, self.unbatched)
+
+
+def check_made_by(layer: Any, tape: Any) -> None:
+    """Raise an error unless the layer made the tape, and its weights are as they were then."""
+    name = layer.cell.name
+    if not isinstance(tape, Tape):
+        raise TypeError(
+            f"{name}: tape is a {type(tape).__name__}; it must be the tape that forward returned"
+        )
+    if tape.owner is not layer:
+        by = "xrnn.unroll; use xrnn.unroll_backward" if tape.owner is None else "another layer"
+        raise ValueError(f"{name}: the tape was made by {by}")
+    layer.check_unchanged(tape.parameters, tape.version)

@@ -8,7 +8,7 @@ from xrnn.backends import backend_of
 from xrnn.cells.base import Cell
 from xrnn.engine.axes import Axes
 from xrnn.engine.bound import Bound
-from xrnn.engine.cell_pass import BoundCell
+from xrnn.engine.bound_cell import BoundCell
 from xrnn.engine.checks import (
     cell_weights,
     check_cell,
@@ -99,11 +99,11 @@ def unroll(
     check_numbers(cell, xs, backend)
     parts: tuple[Any, ...] = state_parts(cell, "state", state)
     units = [part.shape[-1] for part in parts if getattr(part, "shape", ())]
-    complete, home = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
+    complete, placement = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
     one = BoundCell(
-        cell, complete, home, given=tuple(weights), precision=precision, reverse=bool(reverse)
+        cell, complete, placement, given=tuple(weights), precision=precision, reverse=bool(reverse)
     )
-    axes = Axes(cell, home, one.I, one.H, [""], stacked=False)
+    axes = Axes(cell, placement, one.I, one.H, [""], stacked=False)
     ys, last, tape = Bound(axes, [(one,)]).forward(xs, parts, lengths, keep=True)
     assert tape is not None
     return ys, last, tape

@@ -12,6 +12,7 @@ code of the cell.  If the cache cannot be read or written, the kernel is verifie
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import warnings
@@ -25,7 +26,7 @@ from xrnn._version import __version__
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
 from xrnn.recurrence.loop import Loop
-from xrnn.typing import Array, Sequence, dtype_name
+from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: dtype → the largest accepted difference of a kernel from its cell, relative to the largest value
 TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
@@ -71,26 +72,31 @@ def difference(
 ) -> float:
     """The largest relative difference between a kernel and its cell, over all results.
 
-    It is computed forward and backward, in both directions, with and without lengths (0 among
-    them); and for single steps and prepared weights, where the kernel has them.
+    It is computed forward and backward, with and without lengths (0 among them), with and without
+    a tape, in each direction and in both at once; and for single steps and prepared weights,
+    where the kernel has them.
     """
     trial = _Trial(backend, cell, dtype, sizes)
     T, B = sizes[:2]
-    worst = 0.0
-    for reverse in (False, True):
-        for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
-            own = trial.results(Loop(cell), lengths, reverse, wide=True)
-            fast = trial.results(kernel.sequence, lengths, reverse)
-            if any(dtype_name(a.dtype) != dtype_name(dtype) for a in fast):
+    worst, ways = 0.0, (False, True)
+    for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
+        own = [trial.results(Loop(cell), lengths, reverse, wide=True) for reverse in ways]
+        found = [trial.results(kernel.sequence, lengths, reverse) for reverse in ways]
+        if kernel.both is not None:
+            found += trial.results_of_both(kernel.both, lengths)
+        for expected, results in zip([*own, *own], found, strict=False):
+            if any(dtype_name(a.dtype) != dtype_name(dtype) for a in results):
                 return float("inf")
-            for a, b in zip(own, fast, strict=True):
-                worst = max(worst, relative(a.astype("float64"), b.astype("float64")))
+            worst = max(worst, _largest(expected, results))
     if kernel.stepping is not None:
         plain = trial.one_step(kernel)
-        for found in trial.stepped(kernel):
-            for a, b in zip(plain, found, strict=True):
-                worst = max(worst, relative(a.astype("float64"), b.astype("float64")))
+        worst = max(worst, *(_largest(plain, found) for found in trial.stepped(kernel)))
     return worst
+
+
+def _largest(expected: list[Array], found: list[Array]) -> float:
+    pairs = zip(expected, found, strict=True)
+    return max(relative(a.astype("float64"), b.astype("float64")) for a, b in pairs)
 
 
 class _Trial:
@@ -115,22 +121,52 @@ class _Trial:
     def results(
         self, sequence: Sequence, lengths: list[int] | None, reverse: bool, wide: bool = False
     ) -> list[Array]:
-        """All results of a forward and a backward pass, as NumPy arrays.
+        """All results of forward and backward passes, as NumPy arrays.
 
         With `wide` they are computed in float32 if the library does not compute in the dtype.
         """
-        xp, kind = self.xp, self.dtype
+        kind = self.dtype
         if wide and not self.backend.computes(kind):
-            kind = xp.float32
-        weights = {name: xp.astype(a, kind) for name, a in self.weights.items()}
-        xs, dys = xp.astype(self.xs, kind), xp.astype(self.dys, kind)
-        first, dlast = (tuple(xp.astype(a, kind) for a in s) for s in (self.state, self.dstate))
-        n = None if lengths is None else xp.asarray(lengths, dtype=xp.int64)
-        ys, last, residuals = sequence.forward(
-            weights, xs, first, lengths=n, reverse=reverse, keep=True, xp=xp
-        )
-        dxs, dfirst, dw = sequence.backward(weights, residuals, dys, dlast, xp=xp)
-        found = [ys, *last, dxs, *dfirst, *(dw[k] for k in sorted(weights))]
+            kind = self.xp.float32
+        weights, xs, dys, first, dlast = self._as(kind)
+        how: Any = {"lengths": self._lengths(lengths), "reverse": reverse, "xp": self.xp}
+        ys, last, residuals = sequence.forward(weights, xs, first, keep=True, **how)
+        gradients = [
+            sequence.backward(weights, residuals, d, dlast, xp=self.xp) for d in (dys, None)
+        ]
+        inference = sequence.forward(weights, xs, first, keep=False, **how)
+        return self._on_host((ys, last), inference, gradients)
+
+    def results_of_both(self, both: BothDirections, lengths: list[int] | None) -> list[list[Array]]:
+        """The same for each direction, by a kernel that runs the two at once."""
+        weights, xs, dys, first, dlast = self._as(self.dtype)
+        passes = [(weights, first, reverse) for reverse in (False, True)]
+        how: Any = {"lengths": self._lengths(lengths), "xp": self.xp}
+        kept = both.forward_both(passes, xs, keep=True, **how)
+        gradients = [
+            both.backward_both([(weights, r, d, dlast) for _, _, r in kept], xp=self.xp)
+            for d in (dys, None)
+        ]
+        inference = both.forward_both(passes, xs, keep=False, **how)
+        return [
+            self._on_host(kept[n][:2], inference[n], [found[n] for found in gradients])
+            for n in range(2)
+        ]
+
+    def _as(self, kind: Any) -> tuple[Any, ...]:
+        """Weights, inputs, their gradient, states and their gradient in a dtype."""
+        cast = self.xp.astype
+        weights = {name: cast(a, kind) for name, a in self.weights.items()}
+        first, dlast = (tuple(cast(a, kind) for a in s) for s in (self.state, self.dstate))
+        return weights, cast(self.xs, kind), cast(self.dys, kind), first, dlast
+
+    def _lengths(self, lengths: list[int] | None) -> Array | None:
+        return None if lengths is None else self.xp.asarray(lengths, dtype=self.xp.int64)
+
+    def _on_host(self, kept: Any, inference: Any, gradients: list[Gradients]) -> list[Array]:
+        found = [kept[0], *kept[1], inference[0], *inference[1]]
+        for dxs, dfirst, dweights in gradients:
+            found += [dxs, *dfirst, *(dweights[k] for k in sorted(self.weights))]
         return [self.backend.to_host(a) for a in found]
 
     def one_step(self, kernel: Kernel, weights: Any = None) -> list[Array]:
@@ -192,15 +228,19 @@ def code_of(*functions: Any) -> str | None:
             continue
         names = [n for n in _names(function.__code__) if n in function.__globals__]
         used = [function.__globals__[name] for name in names]
-        used += [cell.cell_contents for cell in function.__closure__ or ()]
+        used += inspect.getclosurevars(function).nonlocals.values()
         used += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         waiting += [value for value in used if isinstance(value, FunctionType)]
-        others = [
-            value for value in used if not isinstance(value, FunctionType | ModuleType | type)
-        ]
-        if not all(isinstance(value, CONSTANT) for value in others):
-            return None
-        seen[function] = f"{_text(function.__code__)} {others}"
+        words = []
+        for value in used:
+            if isinstance(value, FunctionType | ModuleType | type):
+                words.append(f"{value.__name__}@{getattr(value, '__module__', '')}")
+            elif isinstance(value, CONSTANT):
+                words.append(repr(value))
+            else:
+                return None
+        own = f"{function.__name__}@{function.__module__}"
+        seen[function] = f"{own} {_text(function.__code__)} {words}"
     return "\n".join(sorted(seen.values()))
 
 

@@ -50,6 +50,8 @@ class Embedding(Module):
     [0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     """
 
+    _fixed = frozenset({"num_embeddings", "embedding_dim", "dtype"})
+
     def __init__(
         self,
         num_embeddings: Size,
@@ -95,13 +97,13 @@ class Embedding(Module):
             If a token is outside 0…V−1.
         """
         E = self.weights["E"]
-        home = self.weights.home
-        if backend_of(tokens, "tokens") is not home.backend:
+        placement = self.weights.placement
+        if backend_of(tokens, "tokens") is not placement.backend:
             raise TypeError(
                 f"embedding: tokens are an array of {backend_of(tokens).name} and E is one of "
-                f"{home.backend.name}; move one of them"
+                f"{placement.backend.name}; move one of them"
             )
-        xp = home.backend.xp
+        xp = placement.backend.xp
         if not xp.isdtype(tokens.dtype, "integral"):
             raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
         flat = xp.reshape(tokens, (prod(tokens.shape),))
@@ -136,14 +138,14 @@ class Embedding(Module):
             If the tape is not that of `forward`, or dxs does not have the library, dtype or
             shape of the vectors.
         """
-        home = self.weights.home
-        if backend_of(tape, "tape") is not home.backend or not home.backend.xp.isdtype(
+        placement = self.weights.placement
+        if backend_of(tape, "tape") is not placement.backend or not placement.backend.xp.isdtype(
             tape.dtype, "integral"
         ):
             raise TypeError("embedding: tape is another array than forward returned")
         shape = (*tape.shape, self.embedding_dim)
-        dxs = home.take_shaped("dxs", dxs, shape, "that of the vectors")
-        backend, N = home.backend, prod(tape.shape)
+        dxs = placement.accept_shaped("dxs", dxs, shape, "that of the vectors")
+        backend, N = placement.backend, prod(tape.shape)
         xp = backend.xp
         rows, tokens = xp.reshape(dxs, (N, self.embedding_dim)), xp.reshape(tape, (N,))
         return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)

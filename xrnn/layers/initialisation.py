@@ -7,6 +7,7 @@ from typing import Any
 from xrnn.backends import host
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import check_choice
+from xrnn.engine.parameters import Spec
 from xrnn.typing import Array, Init
 
 INITS = ("orthogonal", "uniform")
@@ -77,6 +78,21 @@ def draw(
         k = cell.gates.index("f")
         weights["b"][k * H : (k + 1) * H] = forget_bias
     return weights
+
+
+def specs(
+    cell: Cell[Any], parts: list[tuple[str, int, str]], H: int, bias: bool
+) -> dict[str, Spec]:
+    """The shape that every weight of a layer must have.
+
+    `parts` are, for each cell, the ending of its weights' names and its inputs, in numbers and
+    letters.
+    """
+    return {
+        f"{name}{suffix}": Spec(shape, cell.letters(name, letter))
+        for suffix, I, letter in parts
+        for name, shape in cell.shapes(I, H, bias).items()
+    }
 
 
 def _orthogonal(H: int, random: Any) -> Array:

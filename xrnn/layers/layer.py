@@ -17,10 +17,20 @@ from xrnn.engine.checks import (
     check_sizes,
 )
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
-from xrnn.engine.tape import Tape
+from xrnn.engine.tape import Tape, check_made_by
 from xrnn.layers.dropout import check_dropout, dropout_masks
-from xrnn.layers.initialisation import draw
+from xrnn.layers.initialisation import draw, specs
 from xrnn.typing import Array, DType, GivenState, Init, Precision, S, Size, dtype_name
+
+#: the options of a layer that say what is computed, and what they are by default
+OPTIONS = {
+    "num_layers": 1,
+    "bias": True,
+    "batch_first": False,
+    "dropout": 0.0,
+    "bidirectional": False,
+    "reverse": False,
+}
 
 
 class Layer(Module, Generic[S]):
@@ -87,6 +97,8 @@ class Layer(Module, Generic[S]):
     >>> ys.shape
     (7, 2, 5)
     """
+
+    _fixed = frozenset({"cell", "input_size", "hidden_size", "dtype", *OPTIONS})
 
     def __init__(
         self,
@@ -165,7 +177,7 @@ class Layer(Module, Generic[S]):
     def initial_state(self, B: int) -> S:
         """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
         shape = (len(self.parts()), B, self.hidden_size)
-        return self.cell.state([self._parameters.home.zeros(shape) for _ in self.cell.states])
+        return self.cell.state([self._parameters.placement.zeros(shape) for _ in self.cell.states])
 
     def __call__(
         self, xs: Array, state: GivenState | None = None, lengths: Any = None
@@ -262,22 +274,8 @@ class Layer(Module, Generic[S]):
             If the tape is not from `forward` of this layer, the weights have changed since,
             or a gradient does not have the library, dtype and shape of its array.
         """
-        self.check_tape(tape)
+        check_made_by(self, tape)
         return tape.backward(dys, dstate)
-
-    def check_tape(self, tape: Tape[S]) -> None:
-        """Raise an error if another layer made the tape, or the weights have changed since."""
-        name = self.cell.name
-        if not isinstance(tape, Tape):
-            raise TypeError(
-                f"{name}: tape is a {type(tape).__name__}; it must be the tape that forward "
-                "returned"
-            )
-        owner = tape.owner
-        if owner is not self:
-            by = "xrnn.unroll; use xrnn.unroll_backward" if owner is None else "another layer"
-            raise ValueError(f"{name}: the tape was made by {by}")
-        self.check_unchanged(tape.parameters, tape.version)
 
     def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
         """One time step, for streams.
@@ -340,29 +338,19 @@ class Layer(Module, Generic[S]):
             "cell": self.cell.identity,
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
-            "num_layers": self.num_layers,
-            "bias": self.bias,
-            "batch_first": self.batch_first,
-            "dropout": self.dropout,
-            "bidirectional": self.bidirectional,
-            "reverse": self.reverse,
+            **{name: getattr(self, name) for name in OPTIONS},
             "dtype": self.dtype,
         }
 
     def __repr__(self) -> str:
-        home = self._parameters.home
+        placement = self._parameters.placement
         words = [str(self.input_size), str(self.hidden_size)]
         if type(self) is Layer:
             words.insert(0, self.cell.name)
-        options = {
-            "num_layers": (self.num_layers, 1),
-            "bias": (self.bias, True),
-            "batch_first": (self.batch_first, False),
-            "dropout": (self.dropout, 0.0),
-            "bidirectional": (self.bidirectional, False),
-            "reverse": (self.reverse, False),
-            "dtype": (dtype_name(home.dtype), "float32"),
-            "device": (home.backend.name, "cpu"),
+        options: dict[str, tuple[Any, Any]] = {
+            **{name: (getattr(self, name), usual) for name, usual in OPTIONS.items()},
+            "dtype": (dtype_name(placement.dtype), "float32"),
+            "device": (placement.backend.name, "cpu"),
             "precision": (self.precision, "ieee"),
         }
         words += [f"{k}={value!r}" for k, (value, usual) in options.items() if value != usual]
@@ -374,14 +362,9 @@ class Layer(Module, Generic[S]):
         return self.__dict__ | {"_last_bound": None}
 
     def _specs(self) -> dict[str, Spec]:
-        """The shape that every weight must have."""
-        found = {}
-        for k, suffix in self.parts():
-            letter = "I" if k == 0 else "H" if self.directions == 1 else "2·H"
-            shapes = self.cell.shapes(self.inputs(k), self.hidden_size, self.bias)
-            for name, shape in shapes.items():
-                found[f"{name}{suffix}"] = Spec(shape, self.cell.letters(name, letter))
-        return found
+        letter = "H" if self.directions == 1 else "2·H"
+        parts = [(suffix, self.inputs(k), letter if k else "I") for k, suffix in self.parts()]
+        return specs(self.cell, parts, self.hidden_size, self.bias)
 
     def _bound(self) -> Bound[S]:
         """The layer, bound to its present weights; bound again only after they changed."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from xrnn.backends import get, host
 from xrnn.cells.activations import relu, relu_slope
-from xrnn.engine.checks import REAL_DTYPES, check_choice, check_flags, check_sizes
+from xrnn.engine.checks import DTYPES, check_choice, check_flags, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
 from xrnn.typing import Array, DType, Size
 
@@ -66,6 +66,8 @@ class Linear(Module):
     ((7, 3, 5), (2, 5))
     """
 
+    _fixed = frozenset({"in_features", "out_features", "activation", "bias", "dtype"})
+
     def __init__(
         self,
         in_features: Size,
@@ -80,7 +82,7 @@ class Linear(Module):
         check_sizes("linear", in_features=in_features, out_features=out_features)
         check_flags("linear", bias=bias)
         check_choice("linear", "activation", activation, (None, "relu"))
-        check_choice("linear", "dtype", dtype, REAL_DTYPES)
+        check_choice("linear", "dtype", dtype, DTYPES)
         H, O = int(in_features), int(out_features)
         self.in_features, self.out_features, self.bias = H, O, bool(bias)
         self.activation, self.dtype = activation, dtype
@@ -119,7 +121,7 @@ class Linear(Module):
         """
         parameters = self._parameters
         hs = self._taken(hs)
-        ys = parameters.home.backend.read_only(self._outputs(hs))
+        ys = parameters.placement.backend.read_only(self._outputs(hs))
         return ys, LinearTape(hs, ys, parameters, parameters.version)
 
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
@@ -151,9 +153,9 @@ class Linear(Module):
                 "returned"
             )
         self.check_unchanged(tape.parameters, tape.version)
-        hs, ys, home = tape.hs, tape.ys, self.weights.home
-        dys = home.take_shaped("dys", dys, tuple(ys.shape), "that of ys")
-        xp = home.backend.xp
+        hs, ys, placement = tape.hs, tape.ys, self.weights.placement
+        dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")
+        xp = placement.backend.xp
         da = dys * relu_slope(ys, xp=xp) if self.activation == "relu" else dys  # (2)
         count = prod(hs.shape[:-1])
         da = xp.reshape(da, (count, self.out_features))
@@ -164,7 +166,7 @@ class Linear(Module):
 
     def _taken(self, hs: Array) -> Array:
         """The input, after its library, dtype and shape have been checked."""
-        hs = self.weights.home.take("hs", hs)
+        hs = self.weights.placement.accept("hs", hs)
         if hs.ndim < 1 or hs.shape[-1] != self.in_features:
             raise ValueError(
                 f"linear: hs has shape {tuple(hs.shape)}; it must be (…, H) with "
@@ -173,7 +175,7 @@ class Linear(Module):
         return hs
 
     def _outputs(self, hs: Array) -> Array:
-        xp = self.weights.home.backend.xp
+        xp = self.weights.placement.backend.xp
         rows = xp.reshape(hs, (prod(hs.shape[:-1]), self.in_features))
         ys = rows @ self.weights["W"].T  # (1)
         if self.bias:

@@ -26,12 +26,12 @@ import array_api_compat
 
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import (
+    accept_state,
     cell_weights,
     check_cell,
     check_choice,
     check_numbers,
     check_sizes,
-    take_state,
 )
 from xrnn.engine.parameters import count
 from xrnn.recurrence.sensitivity import Rows, rows_backward, units
@@ -112,26 +112,26 @@ class Online(Generic[S]):
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
         self.cell, self.weights, self.B = cell, weights, int(batch)
-        self._complete, self._home = cell_weights(cell, weights)
-        check_numbers(cell, self._complete["W"], self._home.backend, "W")
+        self._complete, self._placement = cell_weights(cell, weights)
+        check_numbers(cell, self._complete["W"], self._placement.backend, "W")
         self._seen = dict(weights)
         rows, self.I = self._complete["W"].shape
         self.H: int = rows // len(cell.gates)
-        self.xp = self._home.backend.xp
+        self.xp = self._placement.backend.xp
         shape = (self.B, self.H)
-        given = take_state(cell, "state", state, self._home, shape, "(B, H)")
+        given = accept_state(cell, "state", state, self._placement, shape, "(B, H)")
         self.state: S = cell.state([self._copy(part) for part in given])
         diagonal = method == "snap1" or cell.linear is not None
         rows = len(cell.states) * (1 if diagonal else self.H)
         numbers = rows * self.B * count(weights)
-        self.nbytes = numbers * self.xp.finfo(self._home.dtype).bits // 8
+        self.nbytes = numbers * self.xp.finfo(self._placement.dtype).bits // 8
         if self.nbytes > limit:
             raise ValueError(
                 f"{cell.name}: the sensitivities would take {self.nbytes:,} bytes ({numbers:,} "
                 f"numbers: {rows} rows · B = {self.B} · {count(weights):,} parameters), more "
                 f'than limit = {limit:,}; take a smaller H or batch, or method="snap1"'
             )
-        zero = self._home.zeros(shape)
+        zero = self._placement.zeros(shape)
         self._sensitivity = (_Diagonal if diagonal else _Full)(cell, weights, zero, xp=self.xp)
 
     def _bind(self) -> None:
@@ -143,12 +143,12 @@ class Online(Generic[S]):
                 f"{kind}: weights added or taken away since the start: {', '.join(odd)}; the "
                 "sensitivities are of those given then: make another Online"
             )
-        given = {name: self._home.take(name, w) for name, w in seen.items()}
+        given = {name: self._placement.accept(name, w) for name, w in seen.items()}
         self._complete, _ = cell_weights(self.cell, given, I=self.I, H=self.H)
         self._seen = seen
 
     def _copy(self, array: Array) -> Array:
-        return self._home.backend.xp.asarray(array, copy=True)
+        return self._placement.backend.xp.asarray(array, copy=True)
 
     def step(self, x: Array) -> Array:
         """One time step.
@@ -173,7 +173,7 @@ class Online(Generic[S]):
         seen, now = self._seen, self.weights
         if len(now) != len(seen) or any(now.get(name) is not w for name, w in seen.items()):
             self._bind()
-        x = self._home.take_shaped("x", x, (self.B, self.I), "(B, I)")
+        x = self._placement.accept_shaped("x", x, (self.B, self.I), "(B, I)")
         weights = self._complete
         ax = x @ weights["W"].T + weights["b"]
         state, saved = self.cell.step(ax, self.state, weights, xp=self.xp)
@@ -202,7 +202,7 @@ class Online(Generic[S]):
         ValueError
             If its shape does not fit.
         """
-        dh = self._home.take_shaped("dh", dh, (self.B, self.H), "(B, H)")
+        dh = self._placement.accept_shaped("dh", dh, (self.B, self.H), "(B, H)")
         found = self._sensitivity.gradient(dh)
         return {name: found[name] for name in self.weights}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from xrnn.backends import Kernel
 from xrnn.cells.base import Cell
-from xrnn.engine.checks import Home
+from xrnn.engine.checks import Placement
 from xrnn.engine.select import choose
 from xrnn.recurrence.loop import Loop, Residuals, Trace
 from xrnn.typing import Array, Gradients, State, Weights
@@ -30,7 +30,7 @@ class BoundCell:
         The cell.
     weights : mapping of str to array
         All weights of the cell, checked and dense.
-    home : Home
+    placement : Placement
         Their library, device and dtype.
     given : tuple of str
         The names of the weights whose gradients are returned.  (Biases that the user left out
@@ -47,20 +47,20 @@ class BoundCell:
         self,
         cell: Cell[Any],
         weights: Weights,
-        home: Home,
+        placement: Placement,
         *,
         given: tuple[str, ...],
         precision: str = "ieee",
         reverse: bool = False,
         frozen: bool = False,
     ) -> None:
-        self.cell, self.weights, self.home, self.given = cell, weights, home, given
+        self.cell, self.weights, self.placement, self.given = cell, weights, placement, given
         self.precision, self.reverse, self.frozen = precision, reverse, frozen
         rows, self.I = weights["W"].shape
         self.H: int = rows // len(cell.gates)
         self._chosen: dict[tuple[int, int], Kernel] = {}
         self._prepared: dict[Kernel, Weights] = {}
-        self.xp = home.backend.xp
+        self.xp = placement.backend.xp
 
     def rebound(self, weights: Weights) -> BoundCell:
         """The same cell with new values of its weights; choices of kernels are kept."""
@@ -73,7 +73,9 @@ class BoundCell:
         found = self._chosen.get((T, B))
         if found is None:
             sizes = (T, B, self.I, self.H)
-            found = choose(self.home.backend, self.cell, sizes, self.home.dtype, self.precision)
+            found = choose(
+                self.placement.backend, self.cell, sizes, self.placement.dtype, self.precision
+            )
             if len(self._chosen) >= REMEMBERED:
                 self._chosen.clear()
             self._chosen[T, B] = found
