@@ -55,7 +55,8 @@ def test_it_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return getattr(native_module, name)
 
         def pack(self, *args: Any) -> Any:
-            made.append(args)
+            if args[3]:  # fixed
+                made.append(args)
             return pack(*args)
 
     native_module = extension._native
@@ -191,7 +192,7 @@ class TestPack:
     def pack(self, dtype: str = "float32", **changed: Any) -> Any:
         weights = {k: noise(*s, dtype=dtype) for k, s in LSTM.shapes(self.I, self.H).items()}
         found = [(weights | changed).get(name) for name in ("W", "U", "b", "v")]
-        return extension._native.pack(self.code, self.I, self.H, *found)
+        return extension._native.pack(self.code, self.I, self.H, True, *found)
 
     def step(self, pack: Any, code: int, I: int, H: int, dtype: str = "float32") -> Any:
         x, *states = (noise(1, n, dtype=dtype) for n in (I, H, H, H, H))
@@ -220,6 +221,23 @@ class TestPack:
         finally:
             extension._native.isa(now)
 
+    def test_of_weights_that_may_change_every_instruction_set_takes_it(self) -> None:
+        weights = {k: noise(*s) for k, s in LSTM.shapes(self.I, self.H).items()}
+        given = [weights.get(name) for name in ("W", "U", "b", "v")]
+        pack = extension._native.pack(self.code, self.I, self.H, False, *given)
+        before, now = self.step(pack, self.code, self.I, self.H).copy(), extension._native.isa()
+        try:
+            for name in extension._native.isas():
+                extension._native.isa(name)
+                found = self.step(pack, self.code, self.I, self.H)
+                np.testing.assert_allclose(found, before, rtol=1e-5)
+        finally:
+            extension._native.isa(now)
+        weights["b"] += 1  # seen, as nothing was made of them
+        assert (self.step(pack, self.code, self.I, self.H) != before).any()
+        with pytest.raises(ValueError, match="a pack of another cell, size, dtype"):
+            self.step(pack, self.code, self.I, self.H, "float64")
+
     def test_wrong_weights(self) -> None:
         with pytest.raises(ValueError, match="W holds 6 items; it must hold 320"):
             self.pack(W=noise(6))
@@ -238,7 +256,7 @@ class TestPack:
         sizes = []
         for _ in range(4):
             for _ in range(200):
-                extension._native.pack(self.code, 64, 128, *weights_of(64, 128))
+                extension._native.pack(self.code, 64, 128, True, *weights_of(64, 128))
             sizes.append(int(statm.read_text().split()[1]))
         assert min(b - a for a, b in pairwise(sizes)) < 1000  # pages; 200 packs are 20,000
 

@@ -172,11 +172,10 @@ class Native:
     def prepare(self, weights: Weights, *, fixed: bool) -> Prepared:
         """As `xrnn.typing.Stepping.prepare`."""
         prepared = Prepared(weights)
-        prepared.arguments = tuple(map(weights.get, NAMES))
-        if fixed:
-            rows, I = weights["W"].shape
-            panels = _native.pack(self.code, I, rows // self.gates, *prepared.arguments)
-            prepared.arguments = (panels, None, None, None)
+        rows, I = weights["W"].shape
+        given = map(weights.get, NAMES)
+        pack = _native.pack(self.code, I, rows // self.gates, fixed, *given)
+        prepared.arguments = (pack, None, None, None)
         return prepared
 
 

@@ -88,9 +88,9 @@ class Bound(Generic[S]):
         if keep:
             ys = axes.placement.backend.read_only(ys)
             tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
-        if unbatched or axes.batch_first:
-            ys = axes.to_user(ys, unbatched)
-        return ys, axes.to_user_state(last, unbatched), tape
+        if unbatched:
+            return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
+        return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
 
     def step(self, x: Array, state: GivenState | None) -> tuple[Array, S]:
         """Check the arguments and run one time step of every layer (which has one direction)."""

@@ -218,9 +218,10 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyDoc_STRVAR(pack_doc,
-             "pack(cell, I, H, W, U, b, v)\n\n"
-             "Packs the weights in the order in which products read them, for any number of calls\n"
-             "of forward and step.  The weights must not be changed afterwards.");
+             "pack(cell, I, H, fixed, W, U, b, v)\n\n"
+             "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
+             "they are laid out in the order in which products read them, and must not be changed\n"
+             "afterwards.");
 
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -229,7 +230,8 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   read_cell(&a, &shape);
   shape.I = number(&a, "I", 0, LARGEST);
   shape.H = number(&a, "H", 1, LARGEST);
-  return a.failed ? NULL : make_pack(&a, &shape, chosen);
+  const int fixed = (int)number(&a, "fixed", 0, 1);
+  return a.failed ? NULL : make_pack(&a, &shape, fixed, chosen);
 }
 
 PyDoc_STRVAR(

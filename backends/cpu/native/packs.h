@@ -1,7 +1,7 @@
 // Packed weights that several calls use: the objects that `pack` of the Python module returns.
 //
-// A pack is a capsule.  It keeps the buffers of the weights, so that they stay alive, and the
-// panels that were computed from them.
+// A pack is a capsule.  It keeps the buffers of the weights, so that they stay alive and are read
+// from Python only once; and, for weights that never change, the panels computed from them.
 #ifndef XRNN_PACKS_H
 #define XRNN_PACKS_H
 
@@ -12,7 +12,7 @@
 
 typedef struct {
   const Kernels* kernels;  // which kernels the panels are for
-  Pass pass;               // with the cell, I, H, the weights and the panels
+  Pass pass;               // with the cell, I, H, the weights and, or null, the panels
   Arguments arguments;     // with the buffers of the weights
 } Pack;
 
@@ -45,7 +45,8 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
   const Pack* pack = PyCapsule_GetPointer(a->args[a->next], PACK);
   a->next += 4;
   const Pass* of = &pack->pass;
-  if (pack->kernels != &sets[a->real == sizeof(double)] || of->code != p->code || of->I != p->I ||
+  const int same_kernels = !of->panels || pack->kernels == &sets[a->real == sizeof(double)];
+  if (!same_kernels || pack->arguments.real != a->real || of->code != p->code || of->I != p->I ||
       of->H != p->H) {
     PyErr_SetString(PyExc_ValueError, "a pack of another cell, size, dtype or instruction set");
     a->failed = 1;
@@ -54,8 +55,10 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
   p->W = of->W, p->U = of->U, p->b = of->b, p->v = of->v, p->panels = of->panels;
 }
 
-// Makes a pack of the weights that are the next arguments, for the cell and the sizes of `shape`.
-static PyObject* make_pack(const Arguments* given, const Pass* shape, const Kernels* sets) {
+// Makes a pack of the weights that are the next arguments, for the cell and the sizes of `shape`;
+// with panels if the weights are fixed.
+static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
+                           const Kernels* sets) {
   Pack* pack = calloc(1, sizeof *pack);
   if (!pack) return PyErr_NoMemory();
   PyObject* capsule = PyCapsule_New(pack, PACK, free_pack);
@@ -69,6 +72,7 @@ static PyObject* make_pack(const Arguments* given, const Pass* shape, const Kern
   read_arrays(&pack->arguments, p);
   if (complete(&pack->arguments)) {
     pack->kernels = &sets[pack->arguments.real == sizeof(double)];
+    if (!fixed) return capsule;
     void* panels = aligned_memory(pack->kernels->prepack(p, NULL));
     if (panels) pack->kernels->prepack(p, panels);
     p->panels = panels;
