@@ -173,14 +173,15 @@ class BothDirections(Protocol):
 
 
 class Stepping(Protocol):
-    """A sequence kernel that runs a single step with less delay than a sequence of one."""
+    """A sequence kernel made for little delay, which runs single steps too.
+
+    In `step`, and in `Sequence.forward` with ``keep=False``, there may be an axis of length 1 in
+    front: x (1, B, I) as a sequence of one step has it, and the parts of both states (1, B, H)
+    as a layer of one cell has them.
+    """
 
     def step(self, weights: Weights, x: Array, state: State) -> State:
-        """The state after one step of x (B, I) from state, with weights from `prepare`.
-
-        There may be an axis of length 1 in front: x (1, B, I) as a sequence of one step has it,
-        the parts of both states (1, B, H) as a layer of one cell has them.
-        """
+        """The state after one step of x (B, I) from state, with weights from `prepare`."""
         ...
 
     def prepare(self, weights: Weights, *, fixed: bool) -> Weights:

@@ -102,18 +102,23 @@ class Native:
         xp: Namespace,
     ) -> tuple[Array, State, Residuals | None]:
         """As `xrnn.typing.Sequence.forward`; no size may be 0."""
-        xs, h0, c0 = _walkable(xs, *state)
+        h0, c0 = state if self.two else (*state, None)
+        seen = xs.flags.num & h0.flags.num & (WALKABLE if c0 is None else c0.flags.num)
+        if seen & WALKABLE != WALKABLE:
+            xs, h0, c0 = _plain(xs), _plain(h0), None if c0 is None else _plain(c0)
         (T, B, I), H, dtype = xs.shape, h0.shape[-1], xs.dtype
-        ys, h, gates, cs = np.empty((T, B, H), dtype), np.empty((B, H), dtype), None, None
-        c = np.empty((B, H), dtype) if self.two else None
+        ys, h, gates, cs = np.empty((T, B, H), dtype), np.empty(h0.shape, dtype), None, None
+        c = np.empty(h0.shape, dtype) if self.two else None
         if keep and self.kept:
             gates = np.empty((T, B, self.kept * H), dtype)
             cs = np.empty((T, B, H), dtype) if self.two else None
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
+        W, U, b, v = _arguments(weights)
+        # fmt: off
         _native.forward(
-            *(self.code, T, B, I, H, xs, *_arguments(weights), lengths, reverse, h0, c0),
-            *(ys, h, c, gates, cs, n),
+            self.code, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0, ys, h, c, gates, cs, n
         )
+        # fmt: on
         last = (h, c) if self.two else (h,)
         if not keep:
             return ys, last, None
@@ -161,7 +166,7 @@ class Native:
         h, c = state if self.two else (*state, None)
         seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
         if seen & WALKABLE != WALKABLE:
-            x, h, c = _walkable(x, h, c)
+            x, h, c = _plain(x), _plain(h), None if c is None else _plain(c)
         (B, I), shape, dtype = x.shape[-2:], h.shape, x.dtype
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
@@ -181,11 +186,6 @@ class Native:
 
 #: the bits C_CONTIGUOUS and ALIGNED of ``array.flags.num``
 WALKABLE = 0x101
-
-
-def _walkable(x: Array, h: Array, c: Array | None = None) -> tuple[Array, Array, Array | None]:
-    """The input and the states (c may be None) as contiguous and aligned arrays for C."""
-    return _plain(x), _plain(h), None if c is None else _plain(c)
 
 
 def _plain(array: Array) -> Array:

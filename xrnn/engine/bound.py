@@ -74,20 +74,18 @@ class Bound(Generic[S]):
             # a sum.
             parts = tuple([apply_mask(active, s, xp=axes.xp) for s in given])
         tape = None
-        if T == 1 and axes.D == 1 and axes.stacked and lengths is None and not keep:
-            ys, last = self._step(xs, parts)
-        else:
+        if keep:
             ys, lasts, passes, masks = stacks.forward(
-                self.stack, xs, axes.split(parts), lengths, mask=mask, keep=keep
+                self.stack, xs, axes.split(parts), lengths, mask=mask, keep=True
             )
-            last = axes.joined(lasts)
+            ys, last = axes.placement.backend.read_only(ys), axes.joined(lasts)
+            tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
+        else:
+            ys, last = self._inference(xs, parts, lengths)
         if active is not None:
             kept = select_state(active, last, given, xp=axes.xp)
             # The dtype as in `apply_mask`.
             last = tuple([axes.xp.astype(s, axes.placement.dtype, copy=False) for s in kept])
-        if keep:
-            ys = axes.placement.backend.read_only(ys)
-            tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
         if unbatched:
             return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
         return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
@@ -109,6 +107,24 @@ class Bound(Generic[S]):
             suffix: cell.kernel(T, B).path(T, B, cell.I, cell.H)
             for suffix, cell in zip(self.axes.suffixes, cells, strict=True)
         }
+
+    def _inference(self, xs: Array, parts: State, lengths: Array | None) -> tuple[Array, State]:
+        """The outputs, and the parts of the last state, where nothing is kept."""
+        axes, (T, B, _) = self.axes, xs.shape
+        if axes.cells == 1 and axes.stacked:
+            if T == 1 and lengths is None:
+                return self._step(xs, parts)
+            ((cell,),) = self.stack
+            kernel = cell.kernel(T, B)
+            if kernel.stepping is not None:
+                # It takes the state in the user's shape: nothing is split, nothing joined.
+                weights, xp = cell.weights_for(kernel), cell.xp
+                ys, last, _ = kernel.sequence.forward(
+                    weights, xs, parts, lengths=lengths, reverse=cell.reverse, keep=False, xp=xp
+                )
+                return ys, last
+        ys, lasts, _, _ = stacks.forward(self.stack, xs, axes.split(parts), lengths, keep=False)
+        return ys, axes.joined(lasts)
 
     def _step(self, x: Array, parts: State) -> tuple[Array, State]:
         """One step of x (B, I) or (1, B, I): the output, with the same axes, and the parts of
