@@ -24,7 +24,9 @@ def test_embedding(device: str) -> None:
     np.testing.assert_array_equal(host(xs), E[TOKENS])
     expected = np.zeros((7, 4))
     np.add.at(expected, TOKENS, HS)
-    np.testing.assert_allclose(host(embedding.backward(tape, put(HS))["E"]), expected, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(
+        host(embedding.backward(tape, put(HS))["E"]), expected, rtol=1e-13, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "int64"])
@@ -63,7 +65,9 @@ def test_linear(activation: Any, bias: bool, device: str) -> None:
     w = {k: host(a) for k, a in linear.weights.items()}
     a = HS @ w["W"].T + w.get("b", 0)
     ys, tape = linear.forward(put(HS))
-    np.testing.assert_allclose(host(ys), np.maximum(a, 0) if activation else a, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(
+        host(ys), np.maximum(a, 0) if activation else a, rtol=1e-13, atol=1e-14
+    )
     dys = RNG.normal(size=a.shape)
     dhs, dweights = linear.backward(tape, put(dys))
     da = dys * (a > 0) if activation else dys
