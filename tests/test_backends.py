@@ -16,7 +16,7 @@ import xrnn
 from xrnn.backends import Backend, Kernel, backend_of, get, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.backends.host import to_host
-from xrnn.cells import GRU, LSTM, Cell, lstm
+from xrnn.cells import GRU, LSTM, Cell, MinGRU, lstm
 from xrnn.engine import verify
 from xrnn.recurrence.loop import Loop
 
@@ -284,6 +284,19 @@ class TestVerification:
         np.testing.assert_array_equal(found[0], run(replace(cell))[0])
         assert len(verifications()) == 1
 
+    @pytest.mark.parametrize("name", ["gates", "recurrence", "finish"])
+    def test_it_is_of_the_linear_recurrence_that_a_scan_is_made_of(self, name: str) -> None:
+        def edited(*given: Any, **how: Any) -> Any:
+            return None
+
+        keys = []
+        assert MinGRU.linear is not None
+        for cell in (MinGRU, replace(MinGRU, linear=replace(MinGRU.linear, **{name: edited}))):
+            kernel = Counting().kernel("one source")
+            keys.append(verify._key(BACKEND, cell, np.dtype("float32"), kernel, (5, 3, 4, 16)))
+        assert None not in keys
+        assert keys[0] != keys[1]
+
     def test_an_edited_helper_is_another_code(self) -> None:
         assert verify.code_of(lstm.step) == verify.code_of(lstm.step)
         assert verify.code_of(lstm.step) != verify.code_of(lstm.step_backward)
@@ -310,7 +323,11 @@ class TestVerification:
         def step(x: Any) -> Any:
             return x * table
 
+        def by_module(x: Any) -> Any:
+            return verify.relative(x, x)
+
         assert verify.code_of(step) is None
+        assert verify.code_of(by_module) is None, "an edit of what it calls would not be noticed"
         assert verify.code_of(Counting()) is None
 
     def test_a_cache_that_cannot_be_read_or_written_is_no_harm(

@@ -178,8 +178,13 @@ class NumpyLoop:
         kept = saved.take()
         if kept is None:
             _, _, again = self.forward(
-                *(weights, saved.xs, saved.first),
-                **{"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp},
+                weights,
+                saved.xs,
+                saved.first,
+                lengths=saved.lengths,
+                reverse=saved.reverse,
+                keep=True,
+                xp=xp,
             )
             assert again is not None
             run, kept = again, again.kept.pop()

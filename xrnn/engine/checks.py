@@ -109,7 +109,7 @@ class Placement:
         return True
 
     def accept_shaped(self, name: str, array: Array, shape: tuple[int, ...], letters: str) -> Array:
-        """As `take`, and a ValueError if the array does not have that shape."""
+        """As `accept`, and a ValueError if the array does not have that shape."""
         array = self.accept(name, array)
         if array.shape != shape and tuple(array.shape) != shape:
             raise ValueError(

@@ -19,7 +19,7 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, NoneType
+from types import CodeType, FunctionType, NoneType
 from typing import Any
 
 from xrnn._version import __version__
@@ -175,7 +175,10 @@ class _Trial:
             self.weights if weights is None else weights,
             self.xs[:1, ...],
             self.state,
-            **{"lengths": None, "reverse": False, "keep": False, "xp": self.xp},
+            lengths=None,
+            reverse=False,
+            keep=False,
+            xp=self.xp,
         )
         return [self.backend.to_host(a) for a in last]
 
@@ -198,7 +201,11 @@ def relative(a: Array, b: Array) -> float:
 
 def _key(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> str | None:
     """The key of a verification in the cache; None if its code cannot be identified."""
-    source, own = kernel.source(), code_of(cell.step, cell.step_backward, cell.total)
+    functions = [cell.step, cell.step_backward, cell.total]
+    if cell.linear is not None:
+        # A scan is made of these; so the code of the cell is a part of that kernel.
+        functions += [cell.linear.gates, cell.linear.recurrence, cell.linear.finish]
+    source, own = kernel.source(), code_of(*functions)
     if not source or own is None:
         return None
     parts = (
@@ -216,7 +223,8 @@ def code_of(*functions: Any) -> str | None:
     """The byte code of functions and of all Python functions that they call, as text.
 
     An edited equation changes it, and it exists without source files too.  None if a function is
-    not written in Python, or refers to a value whose text does not describe it completely.
+    not written in Python, or refers to a value (such as a module) whose text does not describe it
+    completely.
     """
     seen: dict[FunctionType, str] = {}
     waiting = list(functions)
@@ -233,7 +241,7 @@ def code_of(*functions: Any) -> str | None:
         waiting += [value for value in used if isinstance(value, FunctionType)]
         words = []
         for value in used:
-            if isinstance(value, FunctionType | ModuleType | type):
+            if isinstance(value, FunctionType | type):
                 words.append(f"{value.__name__}@{getattr(value, '__module__', '')}")
             elif isinstance(value, CONSTANT):
                 words.append(repr(value))
