@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xrnn.cells.base import Cell
+from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.recurrence.scatter import scatter_add
 from xrnn.typing import Array, BothDirections, Namespace, Sequence, Stepping, dtype_name
 
@@ -83,6 +84,8 @@ class Backend:
         ``missing() -> str | None``: the reason why the backend cannot work here, or None.
     scatter_add : callable
         A function equal to `xrnn.recurrence.scatter.scatter_add`, possibly faster.
+    cross_entropy : callable
+        A function equal to `xrnn.recurrence.cross_entropy.cross_entropy`, possibly faster.
     computes : callable
         ``computes(dtype) -> bool``: whether the results of the library's own functions keep this
         dtype.  (In NumPy and CuPy those of bfloat16 do not, so only kernels can run it.)
@@ -108,6 +111,7 @@ class Backend:
     describe: Callable[[], str] = lambda: ""
     missing: Callable[[], str | None] = lambda: None
     scatter_add: Callable[..., Array] = scatter_add
+    cross_entropy: Callable[..., tuple[Array, Array]] = cross_entropy
     computes: Callable[[Any], bool] = lambda dtype: True
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list

@@ -193,15 +193,25 @@ class Stepping(Protocol):
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name, such as "float32", of a dtype of any library, or of its class.
+    """The name, such as "float32", of a dtype of any library and byte order, or of its class.
 
     >>> import numpy as np
-    >>> dtype_name(np.zeros(1).dtype), dtype_name(np.float32)
-    ('float64', 'float32')
+    >>> dtype_name(np.zeros(1).dtype), dtype_name(np.float32), dtype_name(np.dtype(">f4"))
+    ('float64', 'float32', 'float32')
     """
-    return str(dtype).rpartition(".")[2].rstrip("'>")
+    return str(getattr(dtype, "name", dtype)).rpartition(".")[2].rstrip("'>")
 
 
 def is_floating(dtype: Any, *, xp: Namespace) -> bool:
     """Whether a dtype is real floating point; includes bfloat16, which NumPy does not know."""
     return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
+
+
+def is_integer(dtype: Any) -> bool:
+    """Whether a dtype is one of integers, signed or not; booleans are none.
+
+    >>> import numpy as np
+    >>> is_integer(np.dtype("uint8")), is_integer(np.dtype(bool))
+    (True, False)
+    """
+    return dtype_name(dtype).startswith(("int", "uint"))

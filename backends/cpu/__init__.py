@@ -10,8 +10,9 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends import host
 from xrnn.backends.base import Backend, Kernel
-from xrnn.backends.cpu import extension, loops, scan
+from xrnn.backends.cpu import cross_entropy, extension, loops, scan
 from xrnn.cells.base import Cell
+from xrnn.recurrence.precision import accumulation_dtype
 from xrnn.typing import dtype_name
 
 LIBRARY, INSTALL = "numpy", "pip install numpy"
@@ -42,7 +43,9 @@ def scatter_add(rows: Any, places: Any, size: int, *, xp: Any) -> np.ndarray:
     ordered = places[order]
     if len(ordered):
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        out[ordered[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+        out[ordered[starts]] = np.add.reduceat(
+            rows[order], starts, axis=0, dtype=accumulation_dtype(rows.dtype, xp=np)
+        )
     return out
 
 
@@ -71,6 +74,7 @@ BACKEND = Backend(
     notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,
+    cross_entropy=cross_entropy.cross_entropy,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=dense,
     read_only=read_only,

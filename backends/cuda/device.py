@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from functools import partial
 
 import array_api_compat.cupy
 import cupy
@@ -12,6 +13,7 @@ import cupy
 from xrnn.backends.base import Backend
 from xrnn.backends.cuda.runtime import CupyRuntime
 from xrnn.backends.cuda.tables import kernels, notes
+from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.typing import Array, dtype_name
 
 RUNTIME = CupyRuntime()
@@ -67,6 +69,8 @@ BACKEND = Backend(
     describe=_describe,
     missing=_missing,
     notes=_notes,
+    # Blocks larger than by default: each takes a dozen launches.
+    cross_entropy=partial(cross_entropy, block=2**24),
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=_dense,
     device_of=lambda array: array.device.id,

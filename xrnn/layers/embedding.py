@@ -13,7 +13,8 @@ from typing import Any
 from xrnn.backends import backend_of, get, host
 from xrnn.engine.checks import REAL_DTYPES, check_choice, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
-from xrnn.typing import Array, DType, Size
+from xrnn.recurrence.scatter import indices
+from xrnn.typing import Array, DType, Size, is_integer
 
 
 class Embedding(Module):
@@ -80,7 +81,7 @@ class Embedding(Module):
         Parameters
         ----------
         tokens : integers (…)
-            Of any shape, each in 0…V−1.
+            Of any shape and integer dtype, each in 0…V−1.
 
         Returns
         -------
@@ -104,9 +105,9 @@ class Embedding(Module):
                 f"{placement.backend.name}; move one of them"
             )
         xp = placement.backend.xp
-        if not xp.isdtype(tokens.dtype, "integral"):
+        if not is_integer(tokens.dtype):
             raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
-        flat = xp.reshape(tokens, (prod(tokens.shape),))
+        flat = indices(xp.reshape(tokens, (prod(tokens.shape),)), xp=xp)
         if 0 not in tokens.shape:
             low, high = int(xp.min(flat)), int(xp.max(flat))
             if low < 0 or high >= self.num_embeddings:
@@ -119,6 +120,8 @@ class Embedding(Module):
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
         """The gradient of E; row v is the sum of dxs over all positions of token v.
+
+        Gradients of half precision are summed in float32.
 
         Parameters
         ----------
@@ -139,9 +142,7 @@ class Embedding(Module):
             shape of the vectors.
         """
         placement = self.weights.placement
-        if backend_of(tape, "tape") is not placement.backend or not placement.backend.xp.isdtype(
-            tape.dtype, "integral"
-        ):
+        if backend_of(tape, "tape") is not placement.backend or not is_integer(tape.dtype):
             raise TypeError("embedding: tape is another array than forward returned")
         shape = (*tape.shape, self.embedding_dim)
         dxs = placement.accept_shaped("dxs", dxs, shape, "that of the vectors")

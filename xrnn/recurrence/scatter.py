@@ -1,10 +1,24 @@
-"""Adding rows into an array at given places, some of which occur several times."""
+"""Integers as indices, and adding rows into an array at places that may occur several times."""
 
 from __future__ import annotations
 
 import array_api_compat
 
+from xrnn.recurrence.precision import widen
 from xrnn.typing import Array, Namespace
+
+
+def indices(a: Array, *, xp: Namespace) -> Array:
+    """Integers of any width, signed or not, in the default integer dtype of the library.
+
+    Libraries index by few integer dtypes only, and in a narrow one larger numbers wrap round:
+    compared with a uint8 array, 261 becomes 5.
+
+    >>> import numpy as np
+    >>> indices(np.array([5, 7], "uint8"), xp=np).dtype
+    dtype('int64')
+    """
+    return xp.astype(a, xp.asarray(0).dtype, copy=False)
 
 
 def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Array:
@@ -18,9 +32,11 @@ def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Arra
     Parameters
     ----------
     rows : array (N, n)
+        Those of half precision are summed in float32.
     places : integers (N,)
-        0…size−1.
+        0…size−1, of any width, signed or not.
     size : int
+        May be larger than the dtype of the places can hold.
 
     Returns
     -------
@@ -37,8 +53,9 @@ def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Arra
     N = rows.shape[0]
     if N == 0:
         return xp.zeros((size, rows.shape[1]), dtype=rows.dtype, device=device)
+    dtype, places = rows.dtype, indices(places, xp=xp)
     order = xp.argsort(places)
-    sums, places = xp.take(rows, order, axis=0), xp.take(places, order)
+    sums, places = widen(xp.take(rows, order, axis=0), xp=xp), xp.take(places, order)
     ahead = 1
     while ahead < N:
         same = places[ahead:] == places[:-ahead]
@@ -52,5 +69,5 @@ def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Arra
     first = xp.searchsorted(places, everywhere)
     first = xp.where(first < N, first, xp.zeros_like(first))
     found = xp.take(places, first) == everywhere
-    out = xp.take(sums, first, axis=0)
+    out = xp.astype(xp.take(sums, first, axis=0), dtype, copy=False)
     return xp.where(found[:, None], out, xp.zeros_like(out))
