@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, select_state, valid_mask
+from xrnn.recurrence.precision import rounded_sum
 from xrnn.recurrence.projection import input_projection, input_projection_backward
 from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weights
 
@@ -132,7 +133,7 @@ class Loop:
 def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
     """The gradient of one weight: the sum of the contributions of all steps."""
     if not isinstance(parts[0], tuple):
-        return xp.sum(xp.concat(parts), axis=0)
+        return rounded_sum(xp.concat(parts), axis=0, xp=xp)
     blocks = []
     for block in zip(*parts, strict=True):
         rows, operands = zip(*block, strict=True)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from xrnn.cells.base import Cell, LinearRecurrence
 from xrnn.recurrence.masks import apply_mask, valid_mask
+from xrnn.recurrence.precision import wide_sum
 from xrnn.recurrence.projection import input_projection, input_projection_backward
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
@@ -142,12 +143,13 @@ class Scan:
             da, dstate, parts = self._backward(weights, values, dy, dstate, inner, reverse, xp=xp)
             das.append(da)
             for name, d in parts.items():
-                summed = xp.sum(d, axis=(0, 1))
+                summed = wide_sum(d, axis=(0, 1), xp=xp)
                 sums[name] = sums[name] + summed if name in sums else summed
         all_das = _joined(das, not reverse, xp=xp)
         rows = xp.reshape(all_das, (-1, all_das.shape[-1]))
         dxs, dweights = input_projection_backward(rows, xs, weights, xp=xp)
-        return dxs, dstate, dweights | sums
+        dsums = {name: xp.astype(d, xs.dtype, copy=False) for name, d in sums.items()}
+        return dxs, dstate, dweights | dsums
 
     def _parts(self, T: int, like: Array, reverse: bool) -> list[slice]:
         """The blocks of time, in the order they are run."""
