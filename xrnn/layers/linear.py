@@ -125,6 +125,7 @@ class Linear(Module):
         ys = parameters.placement.backend.read_only(self._outputs(hs))
         return ys, LinearTape(hs, ys, parameters, parameters.version)
 
+    @host.ignore_underflow
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
         """The gradients of hs and of the weights.
 
@@ -175,6 +176,7 @@ class Linear(Module):
             )
         return hs
 
+    @host.ignore_underflow
     def _outputs(self, hs: Array) -> Array:
         xp = self.weights.placement.backend.xp
         rows = xp.reshape(hs, (prod(hs.shape[:-1]), self.in_features))
