@@ -13,6 +13,10 @@ from xrnn.typing import dtype_name
 #: NumPy's functions, for modules that do not import NumPy themselves
 xp: Any = np
 
+#: A decorator: within the function a number that is rounded to 0 is no error, whatever the user has
+#: told NumPy to do at floating-point errors.  Gradients that vanish do so in every long sequence.
+ignore_underflow = np.errstate(under="ignore")
+
 
 def to_host(array: Any) -> np.ndarray:
     """The values of an array of any library as a NumPy array (a view where it can be)."""

@@ -80,6 +80,17 @@ def test_linear(activation: Any, bias: bool, device: str) -> None:
         np.testing.assert_allclose(host(dweights["b"]), da.sum((0, 1)), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_linear_sums_half_precision_in_float32(activation: Any) -> None:
+    linear = xrnn.Linear(2, 3, activation=activation, dtype="float16")
+    linear.weights = {"W": np.ones((3, 2), "float16"), "b": np.ones(3, "float16")}
+    _, tape = linear.forward(np.ones((2, 20000, 2), "float16"))
+    _, dweights = linear.backward(tape, np.full((2, 20000, 3), 0.25, "float16"))
+    for d in dweights.values():
+        assert d.dtype == np.float16
+        np.testing.assert_array_equal(d, np.float16(10000))
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0, 4), (4,), (2, 4)])
 def test_linear_of_any_shape(shape: tuple[int, ...]) -> None:
     linear = xrnn.Linear(4, 6, dtype="float64")

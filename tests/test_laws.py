@@ -52,6 +52,14 @@ def test_law_in_float16(law: str, row: Row) -> None:
         assert error is None or error <= bound(row.cell, law, "float16"), option.name
 
 
+@every_row
+def test_sums_over_many_sequences_in_float16(row: Row) -> None:
+    """Summed up in 16 bits, the gradient of a bias depends on the order of the sequences."""
+    error = LAWS["batch"](Trial(row.cell, Option("many", T=2, B=20000), "cpu", "float16"))
+    assert error is not None
+    assert error <= 1e-3
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_a_trial_is_of_its_option(option: Option) -> None:
     trial = Trial(ROWS[0].cell, option)

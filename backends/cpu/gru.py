@@ -18,6 +18,7 @@ from xrnn.backends.cpu.sequences import (
     input_gradients,
     product_gradients,
 )
+from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, State, Weights
 
 
@@ -218,6 +219,8 @@ class GRUBeforeLoop(NumpyLoop):
         self, run: Residuals, weights: Weights, kept: tuple[Array, ...]
     ) -> tuple[Array, dict[str, Array]]:
         rows, qs = kept
+        if run.mask is not None:
+            qs = apply_mask(run.mask, qs, xp=np)  # NaN in the padding, if a weight is infinite
         dxs, dweights = input_gradients(run, weights, rows)
         dU = [
             product_gradients(rows[..., : 2 * run.H], run.before(run.hs)),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xrnn.backends import host
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu.loops import DTYPES, module_sources
 from xrnn.cells.base import Cell
@@ -43,10 +44,17 @@ def solve(f: Any, u: Any, first: Any, *, xp: Any) -> Any:
     return step_by_step(f, u, first)
 
 
+class NumpyScan(Scan):
+    """A scan in NumPy."""
+
+    forward = host.ignore_underflow(Scan.forward)
+    backward = host.ignore_underflow(Scan.backward)
+
+
 def kernel(cell: Cell[Any]) -> Kernel:
     """The kernel of a cell with a linear recurrence."""
     return Kernel(
-        Scan(cell, solve, BLOCK),
+        NumpyScan(cell, solve, BLOCK),
         DTYPES,
         lambda: module_sources("xrnn.recurrence.scan", __name__),
         serves=lambda T, B, I, H: B * H <= WHOLE_UP_TO,

@@ -18,6 +18,7 @@ from itertools import repeat
 
 import numpy as np
 
+from xrnn.backends import host
 from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
@@ -131,6 +132,7 @@ class NumpyLoop:
     (`gradients`).  A loop has no state of its own, so threads may share it.
     """
 
+    @host.ignore_underflow
     def forward(
         self,
         weights: Weights,
@@ -161,6 +163,7 @@ class NumpyLoop:
         last = tuple(a[end].copy() for a in (run.hs, run.cs)[: len(state)])
         return ys, last, run if keep else None
 
+    @host.ignore_underflow
     def backward(
         self,
         weights: Weights,
@@ -197,6 +200,9 @@ class NumpyLoop:
             now = tuple(a[part] for a in kept)
             carried = self.steps_backward(run, weights, part, now, dy, carried)
         dxs, dweights = self.gradients(run, weights, kept)
+        if run.mask is not None:
+            # They are 0 in the padding anyway unless a weight is infinite or NaN.
+            dxs = apply_mask(run.mask, dxs, xp=np)
         dfirst = tuple(d.reshape(run.B, run.H) for d in carried)
         return dxs, dfirst, dweights
 

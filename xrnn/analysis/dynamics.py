@@ -21,10 +21,12 @@ from xrnn.engine.checks import check_integer
 from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals
 from xrnn.recurrence.masks import select_state
+from xrnn.recurrence.precision import accumulation_dtype, widen
 from xrnn.recurrence.sensitivity import rows_backward, units
 from xrnn.typing import Array
 
 
+@host.ignore_underflow
 def jacobian(
     tape: Tape[Any], t: int, span: int = 1, of: str | None = "h", by: str | None = "h"
 ) -> Array:
@@ -87,6 +89,7 @@ def jacobian(
     return xp.permute_dims(xp.concat(rows, axis=-1)[..., held], (1, 0, 2))
 
 
+@host.ignore_underflow
 def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     """The k largest Lyapunov exponents along the tape, for each sequence.
 
@@ -134,17 +137,19 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     unit = units(cell, one.first[0], xp=xp)
     # A random basis turns to the directions of largest growth; a basis of unit vectors might not.
     start = backend_of(unit[0]).from_host(host.generator(0).normal(size=(n, k)))
-    Q = xp.linalg.qr(xp.broadcast_to(xp.astype(start, unit[0].dtype), (B, n, k)))[0]
+    wide = accumulation_dtype(unit[0].dtype, xp=xp)  # no library decomposes half precision
+    Q = xp.linalg.qr(xp.broadcast_to(xp.astype(start, wide), (B, n, k)))[0]
     total = xp.zeros((B, k), dtype=Q.dtype, device=array_api_compat.device(Q))
     for step in residuals.order:
         rows = rows_backward(cell, unit, residuals.steps[step], one.bound.weights, xp=xp).dprev
-        J = xp.permute_dims(xp.concat(rows, axis=-1), (1, 0, 2))
+        J = widen(xp.permute_dims(xp.concat(rows, axis=-1), (1, 0, 2)), xp=xp)
         Q, R = xp.linalg.qr(J @ Q)
         growth = xp.abs(xp.linalg.diagonal(R))
         alive = growth > 0
         log = xp.log(xp.where(alive, growth, xp.ones_like(growth)))
         total = total + xp.where(alive, log, xp.full_like(log, -float("inf")))
-    return total / T
+    # Over a finite time two directions may end in another order than they began.
+    return -xp.sort(-total / T, axis=-1)
 
 
 def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xrnn.backends import host
 from xrnn.cells.base import blocks
 from xrnn.engine import stack
 from xrnn.engine.bound_cell import Pass
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.recurrence.loop import Residuals, Trace
-from xrnn.typing import Array, GivenState, Namespace
+from xrnn.recurrence.masks import apply_mask
+from xrnn.typing import Array, GivenState
 
 
+@host.ignore_underflow
 def gates(tape: Tape[Any]) -> dict[str, Array]:
     """The values of every gate, and of every state beyond h, at every step.
 
@@ -55,6 +58,7 @@ def gates(tape: Tape[Any]) -> dict[str, Array]:
     return {name: tape.to_user(a) for name, a in named.items()}
 
 
+@host.ignore_underflow
 def gate_gradients(
     tape: Tape[Any], dys: Array | None = None, dstate: GivenState | None = None
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -80,7 +84,7 @@ def gate_gradients(
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
         including all its effects on later steps.
 
-    Names and axes are as for `gates`.
+    All are exactly 0 past a sequence's end.  Names and axes are as for `gates`.
 
     Raises
     ------
@@ -118,34 +122,36 @@ def check_tape(tape: Tape[Any]) -> None:
 
 
 def _values(one: Pass) -> dict[str, Array]:
-    cell, xp, G = one.bound.cell, one.bound.placement.backend.xp, len(one.bound.cell.gates)
+    G, cell = len(one.bound.cell.gates), one.bound.cell
     residuals, states = one.replay()
     rows = [(*step[:G], *state[1:]) for step, state in zip(residuals.steps, states, strict=True)]
-    values = {}
-    for n, name in enumerate((*cell.gates, *cell.states[1:])):
-        a = over_time([row[n] for row in rows], one.first[0], xp=xp)
-        mask = residuals.mask
-        values[name] = a if mask is None else xp.where(mask, a, xp.zeros_like(a))
-    return values
+    return {
+        name: over_time([row[n] for row in rows], one, residuals.mask)
+        for n, name in enumerate((*cell.gates, *cell.states[1:]))
+    }
 
 
 def _gradients(
     one: Pass, trace: Trace, residuals: Residuals
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     cell, weights, xp = one.bound.cell, one.bound.weights, one.bound.placement.backend.xp
-    steps, n, like = range(len(residuals.steps)), len(cell.gates), one.first[0]
+    steps, n, mask = range(len(residuals.steps)), len(cell.gates), residuals.mask
     totals = [cell.total(trace.states[t], residuals.steps[t], weights, xp=xp) for t in steps]
     dgates = {
-        name: over_time([blocks(trace.das[t], n)[k] for t in steps], like, xp=xp)
+        name: over_time([blocks(trace.das[t], n)[k] for t in steps], one, mask)
         for k, name in enumerate(cell.gates)
     }
     dstates = {
-        name: over_time([total[k] for total in totals], like, xp=xp)
+        name: over_time([total[k] for total in totals], one, mask)
         for k, name in enumerate(cell.states)
     }
     return dgates, dstates
 
 
-def over_time(arrays: Sequence[Array], like: Array, *, xp: Namespace) -> Array:
-    """T arrays (B, H) as one (T, B, H).  T may be 0: then `like` gives the shape and dtype."""
-    return xp.stack(arrays) if arrays else xp.stack([like])[:0, ...]
+def over_time(arrays: Sequence[Array], one: Pass, mask: Array | None) -> Array:
+    """T arrays (B, H) of a pass as one (T, B, H), exactly 0 where mask (T, B, 1) is False."""
+    xp = one.bound.xp
+    if not arrays:
+        return xp.stack(one.first[:1])[:0, ...]
+    a = xp.stack(arrays)
+    return a if mask is None else apply_mask(mask, a, xp=xp)

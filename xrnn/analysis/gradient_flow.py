@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from xrnn.analysis.gates import gate_gradients
+from xrnn.backends import host
 from xrnn.engine.tape import Tape
-from xrnn.typing import Array, GivenState
+from xrnn.recurrence.precision import widen
+from xrnn.typing import Array, GivenState, Namespace
 
 
+@host.ignore_underflow
 def gradient_flow(
     tape: Tape[Any], dys: Array | None = None, dstate: GivenState | None = None
 ) -> dict[str, Array]:
@@ -27,7 +30,8 @@ def gradient_flow(
     -------
     dict of str to array (T,)
         For each of ``cell.states`` the Euclidean norm, over sequences and units, of the
-        gradient of the state after step t; from a layer under ``h_l0``, ``h_l0_reverse`` …
+        gradient of the state after step t (float32 where the layer has half precision); from a
+        layer under ``h_l0``, ``h_l0_reverse`` …
 
     Raises
     ------
@@ -46,8 +50,17 @@ def gradient_flow(
     """
     _, dstates = gate_gradients(tape, dys, dstate)
     time = 1 if tape.axes.batch_first and not tape.unbatched else 0
-    xp = tape.axes.xp
-    return {
-        name: xp.sqrt(xp.sum(d * d, axis=tuple(n for n in range(d.ndim) if n != time)))
-        for name, d in dstates.items()
-    }
+    return {name: _norms(d, time, xp=tape.axes.xp) for name, d in dstates.items()}
+
+
+def _norms(d: Array, time: int, *, xp: Namespace) -> Array:
+    """The Euclidean norm of each step; the axis of the steps is `time`."""
+    axes = tuple(n for n in range(d.ndim) if n != time)
+    d = widen(d, xp=xp)
+    if 0 in d.shape:
+        return xp.sum(d, axis=axes)
+    # Divided by the largest first, so that no square overflows or is rounded to 0.
+    largest = xp.max(xp.abs(d), axis=axes, keepdims=True)
+    usable = (largest > 0) & xp.isfinite(largest)
+    scale = xp.where(usable, largest, xp.ones_like(largest))
+    return xp.reshape(scale, (-1,)) * xp.sqrt(xp.sum((d / scale) ** 2, axis=axes))

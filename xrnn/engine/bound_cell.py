@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from xrnn.backends import Kernel
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement
-from xrnn.engine.select import choose
-from xrnn.recurrence.loop import Loop, Residuals, Trace
+from xrnn.engine.select import OwnCode, choose
+from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, Gradients, State, Weights
 
 #: (x, state) → the state after one step
@@ -135,7 +135,7 @@ class Pass(NamedTuple):
     def replay(self) -> tuple[Residuals, list[State]]:
         """Run the pass again by the cell's own code: its residuals, the state after each step."""
         bound, trace = self.bound, Trace()
-        _, _, residuals = Loop(bound.cell).forward(
+        _, _, residuals = OwnCode(bound.cell).forward(
             bound.weights,
             self.xs,
             self.first,
@@ -154,7 +154,7 @@ class Pass(NamedTuple):
         """The backward pass by the cell's own code, with the gradients at each step."""
         bound, trace = self.bound, Trace()
         residuals = self.replay()[0]
-        found = Loop(bound.cell).backward(
+        found = OwnCode(bound.cell).backward(
             bound.weights, residuals, dys, dstate, xp=bound.xp, trace=trace
         )
         return found, trace, residuals

@@ -275,6 +275,7 @@ class Module:
         return self
 
 
+@host.ignore_underflow
 def cast(weights: Mapping[str, Array], dtype: str, backend: Backend) -> dict[str, Array]:
     """Weights on the host (NumPy) as arrays of `backend`, cast to `dtype`."""
     host_dtype = host.named_dtype(dtype)

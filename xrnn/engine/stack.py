@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from xrnn.backends import host
 from xrnn.engine.bound_cell import BoundCell, Pass, run_both
 from xrnn.engine.bound_cell import backward as run_backward
 from xrnn.recurrence.loop import Residuals, Trace
@@ -48,7 +49,7 @@ def forward(
                 passes.append(one)
         if mask is not None and k + 1 < len(stack):
             masks.append(mask(k, xs))
-            xs = xs * masks[-1]
+            xs = _dropped(xs, masks[-1])
     return xs, lasts, passes, masks
 
 
@@ -80,8 +81,13 @@ def backward(
         dxs = found[k * D][0]
         if D == 2:
             dxs = dxs + found[k * D + 1][0]
-        dys = dxs * masks[k - 1] if k and masks else dxs
+        dys = _dropped(dxs, masks[k - 1]) if k and masks else dxs
     found[0] = (dys, *found[0][1:])
     if traces is not None:
         traces += traced
     return found
+
+
+@host.ignore_underflow
+def _dropped(a: Array, mask: Array) -> Array:
+    return a * mask

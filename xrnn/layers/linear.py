@@ -16,6 +16,7 @@ from xrnn.backends import get, host
 from xrnn.cells.activations import relu, relu_slope
 from xrnn.engine.checks import DTYPES, check_choice, check_flags, check_sizes
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, DType, Size
 
 
@@ -124,6 +125,7 @@ class Linear(Module):
         ys = parameters.placement.backend.read_only(self._outputs(hs))
         return ys, LinearTape(hs, ys, parameters, parameters.version)
 
+    @host.ignore_underflow
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
         """The gradients of hs and of the weights.
 
@@ -161,7 +163,7 @@ class Linear(Module):
         da = xp.reshape(da, (count, self.out_features))
         dweights = {"W": da.T @ xp.reshape(hs, (count, self.in_features))}  # (1)
         if self.bias:
-            dweights["b"] = xp.sum(da, axis=0)
+            dweights["b"] = rounded_sum(da, axis=0, xp=xp)
         return xp.reshape(da @ self.weights["W"], hs.shape), dweights
 
     def _taken(self, hs: Array) -> Array:
@@ -174,6 +176,7 @@ class Linear(Module):
             )
         return hs
 
+    @host.ignore_underflow
     def _outputs(self, hs: Array) -> Array:
         xp = self.weights.placement.backend.xp
         rows = xp.reshape(hs, (prod(hs.shape[:-1]), self.in_features))

@@ -8,11 +8,13 @@ and steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, select_state, valid_mask
+from xrnn.recurrence.precision import rounded_sum
 from xrnn.recurrence.projection import input_projection, input_projection_backward
 from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weights
 
@@ -70,9 +72,12 @@ class Loop:
             # Values in the padding, even NaN, must not get into the sums over all steps.
             xs = apply_mask(mask, xs, xp=xp)
         axs = input_projection(xs, weights, xp=xp)
+        if mask is not None:
+            axs = apply_mask(mask, axs, xp=xp)  # 0 · ∞ is NaN, if a weight is infinite
         ys, steps = [state[0]] * T, [None] * T
         for t in order:
-            new, saved = self.cell.step(axs[t, ...], state, weights, xp=xp)
+            before = state if mask is None else _masked(mask[t, ...], state, xp=xp)
+            new, saved = self.cell.step(axs[t, ...], before, weights, xp=xp)
             if mask is None:
                 ys[t], state = new[0], new
             else:
@@ -103,40 +108,78 @@ class Loop:
     ) -> Gradients:
         """As `xrnn.typing.Sequence.backward`."""
         xs, steps, order, mask = residuals
+        if not steps:
+            dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
+            return xp.zeros_like(xs), dstate, {k: xp.zeros_like(w) for k, w in weights.items()}
+        if mask is not None and dys is not None:
+            dys = apply_mask(mask, dys, xp=xp)
         daxs: list[Array] = [None] * len(steps)
         parts: dict[str, list[Contribution]] = {}
         for t in reversed(order):
             dh, *drest = dstate
             dnew = (dh if dys is None else dh + dys[t, ...], *drest)
             if mask is not None:
-                dnew = tuple(apply_mask(mask[t, ...], d, xp=xp) for d in dnew)
+                dnew = _masked(mask[t, ...], dnew, xp=xp)
             if trace is not None:
                 trace.states[t] = dnew
             daxs[t], dprev, dweights = self.cell.step_backward(dnew, steps[t], weights, xp=xp)
             dstate = dprev if mask is None else select_state(mask[t, ...], dprev, dstate, xp=xp)
             for name, part in dweights.items():
                 parts.setdefault(name, [None] * len(steps))[t] = part
+        _check_names(self.cell, weights, parts)
         dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
-        if not steps:
-            return xp.zeros_like(xs), dstate, {k: xp.zeros_like(w) for k, w in weights.items()}
         if trace is not None:
             trace.das = daxs
-        das = xp.concat(daxs)  # (T·B, G·H)
+        valid = None if mask is None else xp.reshape(mask, (-1, 1))
+        das = _joined(daxs, valid, xp=xp)  # (T·B, G·H)
         # dxs last: allocated first, this large array would be given the recently freed memory that
         # is still in the CPU's cache.
-        gradients = {name: _summed(part, daxs, das, xp=xp) for name, part in parts.items()}
+        gradients = {name: _summed(part, daxs, das, valid, xp=xp) for name, part in parts.items()}
         dxs, dweights = input_projection_backward(das, xs, weights, xp=xp)
+        if mask is not None:
+            dxs = apply_mask(mask, dxs, xp=xp)
         return dxs, dstate, dweights | gradients
 
 
-def _summed(parts: list[Contribution], daxs: list[Array], das: Array, *, xp: Namespace) -> Array:
-    """The gradient of one weight: the sum of the contributions of all steps."""
+def _masked(mask: Array, state: State, *, xp: Namespace) -> State:
+    """The state, or its gradients, where mask (B, 1) is True, and 0 elsewhere."""
+    return tuple(apply_mask(mask, s, xp=xp) for s in state)
+
+
+def _joined(rows: Sequence[Array], valid: Array | None, *, xp: Namespace) -> Array:
+    """The rows (B, n) of all steps as one array (T·B, n), 0 where valid (T·B, 1) is False.
+
+    They are 0 there anyway unless a weight is infinite or NaN.
+    """
+    joined = xp.concat(rows)
+    return joined if valid is None else apply_mask(valid, joined, xp=xp)
+
+
+def _summed(
+    parts: list[Contribution],
+    daxs: list[Array],
+    das: Array,
+    valid: Array | None,
+    *,
+    xp: Namespace,
+) -> Array:
+    """The gradient of one weight: the sum of the contributions of all valid steps."""
     if not isinstance(parts[0], tuple):
-        return xp.sum(xp.concat(parts), axis=0)
+        return rounded_sum(_joined(parts, valid, xp=xp), axis=0, xp=xp)
     blocks = []
     for block in zip(*parts, strict=True):
         rows, operands = zip(*block, strict=True)
         # In most cells the gradient of U uses the same rows as that of W: they are concatenated.
-        left = das if rows[0] is daxs[0] else xp.concat(rows)
-        blocks.append(left.T @ xp.concat(operands))
+        left = das if rows[0] is daxs[0] else _joined(rows, valid, xp=xp)
+        blocks.append(left.T @ _joined(operands, valid, xp=xp))
     return xp.concat(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def _check_names(cell: Cell[Any], weights: Weights, parts: dict[str, Any]) -> None:
+    """Raise ValueError unless the backward step gave the gradient of each weight it must give."""
+    needed = [name for name in weights if name not in ("W", "b")]
+    if any(name not in parts for name in needed) or any(name not in weights for name in parts):
+        raise ValueError(
+            f"{cell.name}: step_backward gives gradients of the weights ({', '.join(parts)}); it "
+            f"must give one for each that step itself uses, ({', '.join(needed)})"
+        )

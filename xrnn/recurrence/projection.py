@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, Namespace, Weights
 
 
@@ -18,6 +19,6 @@ def input_projection_backward(
     """The gradients of xs, W and b from das (T·B, G·H)."""
     dweights = {
         "W": das.T @ xp.reshape(xs, (das.shape[0], xs.shape[2])),
-        "b": xp.sum(das, axis=0),
+        "b": rounded_sum(das, axis=0, xp=xp),
     }
     return xp.reshape(das @ weights["W"], xs.shape), dweights

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from xrnn.cells.base import Cell, LinearRecurrence
 from xrnn.recurrence.masks import apply_mask, valid_mask
+from xrnn.recurrence.precision import wide_sum
 from xrnn.recurrence.projection import input_projection, input_projection_backward
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
@@ -112,6 +113,8 @@ class Scan:
             mask = valid_mask(xs.shape[0], lengths, xp=xp)
             xs = apply_mask(mask, xs, xp=xp)
         axs = input_projection(xs, weights, xp=xp)
+        if mask is not None:
+            axs = apply_mask(mask, axs, xp=xp)  # 0 · ∞ is NaN, if a weight is infinite
         ys, kept = [], []
         for part in self._parts(xs.shape[0], state[0], reverse):
             inner = None if mask is None else mask[part, ...]
@@ -142,12 +145,15 @@ class Scan:
             da, dstate, parts = self._backward(weights, values, dy, dstate, inner, reverse, xp=xp)
             das.append(da)
             for name, d in parts.items():
-                summed = xp.sum(d, axis=(0, 1))
+                summed = wide_sum(d, axis=(0, 1), xp=xp)
                 sums[name] = sums[name] + summed if name in sums else summed
         all_das = _joined(das, not reverse, xp=xp)
         rows = xp.reshape(all_das, (-1, all_das.shape[-1]))
         dxs, dweights = input_projection_backward(rows, xs, weights, xp=xp)
-        return dxs, dstate, dweights | sums
+        if mask is not None:
+            dxs = apply_mask(mask, dxs, xp=xp)
+        dsums = {name: xp.astype(d, xs.dtype, copy=False) for name, d in sums.items()}
+        return dxs, dstate, dweights | dsums
 
     def _parts(self, T: int, like: Array, reverse: bool) -> list[slice]:
         """The blocks of time, in the order they are run."""
@@ -205,7 +211,8 @@ class Scan:
         dnew[-1] = dnew[-1] + _shifted(C, dstate[-1], not reverse, xp=xp)
         das, _, parts = self.cell.step_backward(tuple(dnew), values, weights, xp=xp)
         if mask is not None:
-            das = xp.where(mask, das, xp.zeros_like(das))
+            das = apply_mask(mask, das, xp=xp)
+            parts = {name: apply_mask(mask, d, xp=xp) for name, d in parts.items()}
         return das, (*dprev, C[-1 if reverse else 0, ...]), parts
 
     def _solve(self, f: Array, u: Array, first: Array, reverse: bool, *, xp: Namespace) -> Array:

@@ -1,0 +1,274 @@
+"""What the documentation promises about results, on every path that may compute them.
+
+A promise is a function of one `Outcome`; `PROMISES` lists them, `PATHS` the ways to compute, and
+`CASES` the shapes and options.  CUDA kernels keep the same promises in `sequence_checks.py`, which
+runs them emulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from conftest import DEVICES
+from rows import ROWS
+
+import xrnn
+from xrnn.backends import Kernel, get, register, unregister
+from xrnn.backends.cpu import BACKEND, NUMPY, extension
+
+I, H = 3, 4
+
+
+class Path(NamedTuple):
+    """A way to compute: a library, a dtype, and on the CPU which kernels there are."""
+
+    device: str
+    dtype: Any = "float64"
+    kernels: Callable[[Any], tuple[Kernel, ...]] | None = None
+
+
+def numpy_alone(cell: Any) -> tuple[Kernel, ...]:
+    """The kernel in NumPy, also for few steps, which the cell's own code runs otherwise."""
+    return (replace(NUMPY[cell], serves=lambda T, B, I, H: True),)
+
+
+no_native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT or "built")
+PATHS = [
+    pytest.param(Path("cpu", "float32", extension.kernels), id="native", marks=no_native),
+    pytest.param(Path("cpu", "float64", numpy_alone), id="NumPy alone"),
+    pytest.param(Path("cpu", "float64", lambda cell: ()), id="the cell's own code"),
+    pytest.param(Path("cpu", "float16"), id="float16"),
+    *(
+        pytest.param(Path(str(device.values[0])), id=str(device.values[0]), marks=device.marks)
+        for device in DEVICES
+        if device.values[0] not in ("cpu", "readonly")
+    ),
+]
+
+
+class Case(NamedTuple):
+    """Steps, the lengths of the sequences, and the options of a layer."""
+
+    T: int
+    lengths: tuple[int, ...]
+    options: dict[str, Any]
+    scan: bool = False
+    """So many steps that NumPy runs cells with a linear recurrence by a scan: for these alone"""
+
+    def concerns(self, cell: Any, path: Path) -> bool:
+        """Whether the case takes another way than the others."""
+        return not self.scan or (cell.linear is not None and path.kernels is numpy_alone)
+
+
+CASES = [
+    Case(0, (0, 0), {}),
+    Case(1, (1, 0), {"reverse": True}),
+    Case(2, (0, 0), {}),
+    Case(2, (2, 0, 1), {"bidirectional": True, "num_layers": 2}),
+    Case(5, (3, 5, 0, 1), {"reverse": True, "num_layers": 2}),
+    Case(130, (130, 0, 7), {}, scan=True),
+]
+
+
+#: the first word of the names of results (T, B, n)
+OVER_TIME = ("ys", "inference", "dxs", "gate", "dgate", "dstate")
+
+
+@dataclass
+class Outcome:
+    """All that a layer gave for what it was given, as NumPy arrays by name."""
+
+    cell: Any
+    past: Any
+    given: dict[str, Any]
+    before: dict[str, Any]
+    """What was given, copied before"""
+    found: dict[str, Any]
+    again: dict[str, Any]
+    """The results of a second backward pass"""
+
+    def over_time(self) -> dict[str, Any]:
+        """The results (T, B, n)."""
+        return {name: a for name, a in self.found.items() if name.split()[0] in OVER_TIME}
+
+
+def outcome(
+    path: Path, cell: Any, case: Case, xs: float = 1.0, dys: float = 1.0, **fill: float
+) -> Outcome:
+    """Run a layer on random numbers of that size; `fill` says what stands where nothing counts."""
+    backend, B, T = get(path.device), len(case.lengths), case.T
+    rng, dtype = np.random.default_rng(3), path.dtype
+    layer: Any = xrnn.Layer(cell, I, H, dtype=dtype, device=path.device, rng=0, **case.options)
+    parts, out = len(layer.parts()), H * layer.directions
+    past = np.arange(T)[:, None] >= np.array(case.lengths)
+    given = {"xs": xs * rng.normal(size=(T, B, I)), "dys": dys * rng.normal(size=(T, B, out))}
+    for a in given.values():
+        a[past] = fill.get("padding", 0)
+    for what, scale in (("first", 1.0), ("dlast", dys)):
+        for s in cell.states:
+            a = given[f"{what} {s}"] = scale * rng.normal(size=(parts, B, H))
+            a[:, past.all(axis=0)] = fill.get("idle", 0)
+    with np.errstate(under="ignore"):
+        there = {name: backend.from_host(a.astype(dtype)) for name, a in given.items()}
+    host = {name: backend.to_host(a) for name, a in there.items()}
+    weights = {name: backend.to_host(w).copy() for name, w in layer.weights.items()}
+    if "weight" in fill:
+        for name in layer.weights:
+            weights[name][..., 0] = fill["weight"]
+            layer.weights[name] = backend.from_host(weights[name])
+    host |= {name: backend.to_host(w) for name, w in layer.weights.items()}
+    before = {name: a.copy() for name, a in host.items()}
+    first, dlast = ([there[f"{what} {s}"] for s in cell.states] for what in ("first", "dlast"))
+    ys, last, tape = layer.forward(there["xs"], first, case.lengths)
+    again, back = (layer.backward(tape, there["dys"], dlast) for _ in range(2))
+    inference, end = layer(there["xs"], first, case.lengths)
+    found = {"ys": ys, "inference": inference, **_backward(cell, back)}
+    found |= _named(cell, "last", last) | _named(cell, "end", end)
+    dgates, dstates = xrnn.analysis.gate_gradients(tape, there["dys"], dlast)
+    looks = {"gate": xrnn.analysis.gates(tape), "dgate": dgates, "dstate": dstates}
+    looks["flow"] = xrnn.analysis.gradient_flow(tape, there["dys"], dlast)
+    found |= {f"{k} {name}": a for k, look in looks.items() for name, a in look.items()}
+    pair = found, _backward(cell, again)
+    on_host = ({name: backend.to_host(a) for name, a in part.items()} for part in pair)
+    return Outcome(cell, past, host, before, *on_host)
+
+
+def _backward(cell: Any, results: Any) -> dict[str, Any]:
+    dxs, dfirst, dweights = results
+    named = {f"d{name}": d for name, d in dweights.items()}
+    return {"dxs": dxs, **_named(cell, "dfirst", dfirst), **named}
+
+
+def _named(cell: Any, what: str, state: Any) -> dict[str, Any]:
+    return {f"{what} {name}": a for name, a in zip(cell.states, state, strict=True)}
+
+
+#: what stands where nothing counts (in the padding, in the states of sequences without a step),
+#: and the sizes of the rest
+GIVEN: dict[str, dict[str, float]] = {
+    "clean": {},
+    "not finite": {"padding": np.inf, "idle": np.nan},
+    "infinite weights": {"padding": np.nan, "idle": np.inf, "weight": np.inf},
+    "saturated, and gradients that vanish": {"xs": 1e3, "dys": 1e-7},
+}
+
+
+@cache
+def outcomes(path: Path, given: str, errors: Any = "ignore") -> list[Outcome]:
+    """The outcomes of every cell and case on a path; NumPy does that at floating-point errors."""
+    how = GIVEN[given]
+    if path.kernels is not None:
+        table = {row.cell: path.kernels(row.cell) for row in ROWS}
+        register("numpy", replace(BACKEND, kernels=table))
+    try:
+        with np.errstate(all=errors):
+            return [
+                outcome(path, row.cell, case, **how)
+                for row in ROWS
+                for case in CASES
+                if case.concerns(row.cell, path)
+            ]
+    finally:
+        if path.kernels is not None:
+            unregister("numpy")
+
+
+def past_the_end_all_is_zero(path: Path) -> None:
+    """Outputs, their gradients and those of the inputs, gates and states: exactly 0."""
+    for given in GIVEN:
+        for one in outcomes(path, given):
+            for name, a in one.over_time().items():
+                assert not a[one.past].any(), (one.cell, given, name)
+
+
+def what_does_not_count_is_not_read(path: Path) -> None:
+    """What stands in the padding and in states of sequences without a step changes no bit."""
+    for one, clean in zip(outcomes(path, "not finite"), outcomes(path, "clean"), strict=True):
+        steps = ~one.past.all(axis=0)
+        for name, a in one.found.items():
+            b = clean.found[name]
+            if name.split()[0] in ("last", "end", "dfirst"):
+                a, b = a[:, steps], b[:, steps]
+            np.testing.assert_array_equal(a, b, f"{one.cell} {name}")
+
+
+def without_a_step_a_state_is_handed_on(path: Path) -> None:
+    """The last state is the one given, and the gradient of the one given that of the last."""
+    for given in ("clean", "not finite", "infinite weights"):
+        for one in outcomes(path, given):
+            idle = one.past.all(axis=0)
+            for name in one.cell.states:
+                for what, given_as in (("last", "first"), ("end", "first"), ("dfirst", "dlast")):
+                    a, b = one.found[f"{what} {name}"], one.given[f"{given_as} {name}"]
+                    np.testing.assert_array_equal(a[:, idle], b[:, idle], f"{one.cell} {what}")
+
+
+def nothing_given_is_written_to(path: Path) -> None:
+    """Neither inputs, states and gradients nor weights."""
+    for one in outcomes(path, "not finite"):
+        for name, a in one.given.items():
+            assert a.tobytes() == one.before[name].tobytes(), (one.cell, name)
+
+
+def results_share_no_memory(path: Path) -> None:
+    """Neither with what was given nor with one another."""
+    for one in outcomes(path, "clean"):
+        for (name, a), (other, b) in combinations([*one.found.items(), *one.given.items()], 2):
+            if name in one.found:
+                assert not np.may_share_memory(a, b), (one.cell, name, other)
+
+
+def outputs_that_backward_reads_are_read_only(path: Path) -> None:
+    """Where the library has such arrays; nothing else is read-only."""
+    if get(path.device).xp is not np:
+        pytest.skip("the library has no read-only arrays")
+    for one in outcomes(path, "clean"):
+        for name, a in one.found.items():
+            assert a.flags.writeable == (name != "ys"), (one.cell, name)
+
+
+def backward_gives_the_same_twice(path: Path) -> None:
+    """With one tape: the same bits."""
+    for one in outcomes(path, "clean"):
+        for name, a in one.again.items():
+            np.testing.assert_array_equal(a, one.found[name], f"{one.cell} {name}")
+
+
+def inference_is_the_same_pass(path: Path) -> None:
+    """The same bits as with a tape."""
+    for one in outcomes(path, "clean"):
+        np.testing.assert_array_equal(one.found["inference"], one.found["ys"])
+        for name in one.cell.states:
+            np.testing.assert_array_equal(one.found[f"end {name}"], one.found[f"last {name}"])
+
+
+def finite_numbers_cause_no_floating_point_error(path: Path) -> None:
+    """Saturated gates and gradients rounded to 0 are none; and all that comes out is finite."""
+    for one in outcomes(path, "saturated, and gradients that vanish", "raise"):
+        for name, a in one.found.items():
+            assert np.isfinite(a).all(), (one.cell, name)
+
+
+PROMISES = [
+    past_the_end_all_is_zero,
+    what_does_not_count_is_not_read,
+    without_a_step_a_state_is_handed_on,
+    nothing_given_is_written_to,
+    results_share_no_memory,
+    outputs_that_backward_reads_are_read_only,
+    backward_gives_the_same_twice,
+    inference_is_the_same_pass,
+    finite_numbers_cause_no_floating_point_error,
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda f: f.__name__)
+def test_promise(promise: Callable[[Path], None], path: Path) -> None:
+    promise(path)
