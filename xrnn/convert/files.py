@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import numpy as safetensors_numpy
 
 from xrnn.backends import backend_of, host
+from xrnn.engine import atomic
 from xrnn.engine.parameters import Parameters
 from xrnn.typing import Array
 
@@ -129,25 +130,11 @@ def load(path: str | os.PathLike[str], part: P) -> P:
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
     """Write arrays of any library, and JSON values, to a safetensors file, replacing it."""
-    path = Path(path)
     arrays = {
         key: host.xp.ascontiguousarray(backend_of(a, key).to_host(a)) for key, a in tensors.items()
     }
     header = {"format": FORMAT} | {key: json.dumps(value) for key, value in info.items()}
-    replace(path, safetensors_numpy.save(arrays, metadata=header))
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, and rename it when it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    atomic.replace(path, safetensors_numpy.save(arrays, metadata=header))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
