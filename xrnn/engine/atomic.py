@@ -12,7 +12,9 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -72,8 +74,8 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
     _flush_folder(target.parent)
 
 
-def read(path: str | os.PathLike[str]) -> bytes:
-    """The content of a regular file, at one moment of its replacements.
+def read(path: str | os.PathLike[str], size: int | None = None) -> bytes:
+    """The content of a regular file, or its first `size` bytes, at one moment of its replacements.
 
     Raises
     ------
@@ -86,9 +88,9 @@ def read(path: str | os.PathLike[str]) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{os.fspath(path)} is a folder or a device; it must be a file")
+            raise ValueError(f"{path} is a folder or a device; it must be a file")
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.readall()
+            return file.readall() if size is None else file.read(size)
     finally:
         os.close(descriptor)
 
@@ -117,6 +119,25 @@ def lock(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until nobody else has a turn in this folder, but not longer than a second."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(100):
+            try:
+                lock(descriptor)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _present(target: Path) -> os.stat_result | None:
