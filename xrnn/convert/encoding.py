@@ -12,7 +12,7 @@ format      since     what is different
 xrnn 1      0.1.0     sizes by letters (I, H, V, O); no ``batch_first``, ``dropout``,
                       ``reverse``; a cell of one's own by its name alone
 xrnn 2      0.2.0     no checksum; no ``precision``, no ``signature`` of a cell of one's own
-xrnn 3      after 0.2
+xrnn 3      0.3.0
 ==========  ========  ======================================================================
 """
 
@@ -145,22 +145,26 @@ def modern(config: Any, written: str, mine: Mapping[str, Any]) -> Any:
 
     What its format does not hold is taken from `mine`, the configuration that it is compared with.
     """
-    if not isinstance(config, dict) or written == FORMAT:
+    if isinstance(mine.get("kind"), str) or not isinstance(config, dict):
+        return _modern_part(config, written, mine)
+    return {name: _modern_part(one, written, mine.get(name)) for name, one in config.items()}
+
+
+def _modern_part(config: Any, written: str, mine: Mapping[str, Any] | None) -> Any:
+    """The same for one part; `mine` is None if there is no such part."""
+    if not isinstance(config, dict) or mine is None:
         return config
-    if not isinstance(config.get("kind"), str):  # several parts by name
-        parts = {name: mine.get(name) for name in config}
-        return {
-            name: modern(config[name], written, part if isinstance(part, Mapping) else {})
-            for name, part in parts.items()
-        }
-    names = LETTERS.get(config["kind"], {}) if written == "xrnn 1" else {}
-    found = {names.get(key, key): value for key, value in config.items()}
-    if written == "xrnn 1" and found["kind"] == "layer":
+    found = {key: mine[key] for key in UNSAID[written] if key in mine}
+    if written != "xrnn 1":
+        return {**found, **config}
+    kind, name = str(config.get("kind")), str(config.get("cell"))
+    letters: dict[str, str] = LETTERS.get(kind, {})
+    found |= {letters.get(str(key), str(key)): value for key, value in config.items()}
+    if kind == "layer":
         found["reverse"] = False
-        name, own = found.get("cell"), str(mine.get("cell"))
-        if own.startswith(f"{name} (") and name not in BY_NAME:
-            found["cell"] = own
-    return {**{key: mine[key] for key in UNSAID[written] if key in mine}, **found}
+        if name not in BY_NAME and str(mine.get("cell")).startswith(f"{name} ("):
+            found["cell"] = mine["cell"]
+    return found
 
 
 def _foreign(written: Any) -> str:
