@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -183,6 +184,6 @@ def _array(name: str, view: Mapping[str, Any]) -> Array:
     """A NumPy array of what `deserialize` gives for one tensor."""
     if view["dtype"] not in DTYPES:
         raise ValueError(f"holds {name} as {view['dtype']}, which xrnn does not read")
-    dtype = host.named_dtype(DTYPES[view["dtype"]])
-    values = host.xp.frombuffer(view["data"], dtype=dtype.newbyteorder("<"))
-    return values.astype(dtype, copy=False).reshape(view["shape"])
+    values = host.xp.frombuffer(view["data"], dtype=host.named_dtype(DTYPES[view["dtype"]]))
+    # safetensors files are little-endian.
+    return (values.byteswap() if sys.byteorder == "big" else values).reshape(view["shape"])

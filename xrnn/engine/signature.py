@@ -37,7 +37,8 @@ def signature(cell: Cell[Any]) -> str | None:
             how = {"lengths": None, "reverse": False, "xp": xp}
             ys, last, kept = loop.forward(weights, xs, state, keep=True, **how)
             dxs, dfirst, dweights = loop.backward(weights, kept, _waves(ys.shape, 4), state, xp=xp)
-            forward, backward = [ys, *last], [dxs, *dfirst, *(dweights[k] for k in weights)]
+            total = cell.total(state, kept.steps[-1], weights, xp=xp)
+            forward, backward = [ys, *last], [dxs, *dfirst, *total, *map(dweights.get, weights)]
             return ", ".join(f"{_sum(arrays):.6g}" for arrays in (forward, backward))
         except Exception:  # whatever a user's functions may raise with these sizes
             return None
