@@ -15,8 +15,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from xrnn.backends import backend_of, host
+from xrnn.backends import backend_of
 from xrnn.convert import encoding
+from xrnn.convert.casting import rounded
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, check_flags
 from xrnn.engine.parameters import Parameters
@@ -270,21 +271,8 @@ def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) 
         raise ValueError(f"{what} has shape {found.shape}; it must be {shape}")
     if dtype_name(found.dtype) != said or said not in DTYPES:
         raise TypeError(f"{what} is {found.dtype}; its configuration says {said!r:.80}")
-    if said != (dtype := dtype_name(placement.dtype)):
-        found = _rounded(what, found, dtype)
+    found = rounded(what, found, dtype_name(placement.dtype))
     return placement.accept(what, placement.backend.from_host(found))
-
-
-def _rounded(what: str, found: Array, dtype: str) -> Array:
-    """The array in another dtype; refused if more than digits would be lost."""
-    xp = host.xp
-    if dtype_name(found.dtype).startswith("complex") and not dtype.startswith("complex"):
-        raise TypeError(f"{what} is {found.dtype}; {dtype} cannot hold complex numbers")
-    with xp.errstate(over="ignore", under="ignore"):
-        rounded = found.astype(host.named_dtype(dtype))
-    if (lost := xp.isfinite(found) & ~xp.isfinite(rounded)).any():
-        raise ValueError(f"{what} holds {found[lost][0]}, which is too large for {dtype}")
-    return rounded
 
 
 def _keep_ties(name: str, weights: Entries, taken: dict[str, Array], found: Tensors) -> None:
