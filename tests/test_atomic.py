@@ -108,13 +108,29 @@ class TestPlaces:
             atomic.replace(path, NEW)
             assert path.read_bytes() == NEW
 
-    @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write")
-    def test_a_folder_without_rights(self, file: Path) -> None:
-        file.parent.chmod(0o500)
+    def test_a_folder_without_rights(self, unprivileged: Path) -> None:
+        (unprivileged / "file").write_bytes(OLD)
+        unprivileged.chmod(0o500)
         with pytest.raises(PermissionError, match="what was there is unchanged"):
-            atomic.replace(file, NEW)
-        file.parent.chmod(0o700)
-        assert file.read_bytes() == OLD
+            atomic.replace(unprivileged / "file", NEW)
+        assert (unprivileged / "file").read_bytes() == OLD
+
+    def test_a_folder_that_may_be_written_but_not_read(self, unprivileged: Path) -> None:
+        unprivileged.chmod(0o300)
+        atomic.replace(unprivileged / "file", NEW)
+        assert atomic.read(unprivileged / "file") == NEW
+
+    def test_a_file_of_another_user(self, unprivileged: Path) -> None:
+        """The folder decides who may replace it; who does becomes its owner."""
+        if os.getuid() != 0:
+            pytest.skip("only root makes files of others")
+        os.seteuid(0)
+        (unprivileged / "file").write_bytes(OLD)
+        (unprivileged / "file").chmod(0o644)
+        os.seteuid(54321)
+        atomic.replace(unprivileged / "file", NEW)
+        found = (unprivileged / "file").stat()
+        assert (found.st_uid, found.st_mode & 0o777) == (54321, 0o644)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes and links of POSIX")

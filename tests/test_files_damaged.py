@@ -234,7 +234,10 @@ class TestPaths:
             file.truncate(1 << 40)
         refused(path, match="is no safetensors file")
 
-    @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may read")
-    def test_a_file_without_rights(self, file: Path) -> None:
-        file.chmod(0)
-        refused(file, PermissionError, match="cannot be read: Permission denied")
+    def test_a_file_without_rights(self, unprivileged: Path) -> None:
+        path = unprivileged / "model"
+        xrnn.save(path, xrnn.LSTM(2, 2))
+        path.chmod(0)
+        refused(path, PermissionError, match="cannot be read: Permission denied")
+        unprivileged.chmod(0)
+        refused(path, PermissionError, match="cannot be read: Permission denied")

@@ -271,14 +271,22 @@ def _file() -> Path | None:
         base = Path(folder) if os.path.isabs(folder) else Path.home() / ".cache"
     except RuntimeError:  # a user without a home directory
         return None
-    return base / "xrnn" / "verified.json"
+    return base / "xrnn" / "verified.json" if base.is_absolute() else None
 
 
 def _remembered() -> list[str]:
+    """The keys in the file; none if it cannot be read."""
     file = _file()
+    with suppress(OSError):
+        return [] if file is None else _keys(file)
+    return []
+
+
+def _keys(file: Path) -> list[str]:
+    """The keys in a file, none if there is no file or no list in it; an OSError is raised."""
     try:
-        keys = json.loads(atomic.read(file)) if file else []
-    except (OSError, ValueError, RecursionError):
+        keys = json.loads(atomic.read(file))
+    except (FileNotFoundError, ValueError, RecursionError):
         return []
     return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
@@ -291,5 +299,4 @@ def _remember(key: str) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic.turn(file.parent):  # so that no other process loses the key that it adds
-            keys = json.dumps([*_remembered(), key], indent=1)
-            atomic.replace(file, keys.encode())
+            atomic.replace(file, json.dumps([*_keys(file), key], indent=1).encode())
