@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +59,23 @@ def device(request: pytest.FixtureRequest) -> str:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No verification of a kernel is remembered from, or for, anything outside the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user who has no special rights, who runs the test."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("this system has no rights of users")
+    folder, root = Path(tempfile.mkdtemp()), os.geteuid() == 0
+    if root:
+        os.chown(folder, 54321, 54321)
+        os.seteuid(54321)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o700)
+        shutil.rmtree(folder)

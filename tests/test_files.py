@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import crashes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 import xrnn
 from xrnn.backends import get
-from xrnn.cells import LSTM
 from xrnn.convert import files
 
 
 def same(a: Any, b: Any) -> bool:
     host = [{k: get("cpu").to_host(w) for k, w in part.weights.items()} for part in (a, b)]
     return all(np.array_equal(host[0][k], host[1][k]) for k in host[0])
-
-
-def mine(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
-    return LSTM.step(2 * ax, state, weights, xp=xp)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -117,38 +113,166 @@ def test_a_wrong_file_is_named_and_the_layer_kept(tmp_path: Path, how: str, mess
     assert same(layer, before)
 
 
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        (xrnn.LSTM(3, 5), "hidden_size is 4 in the file, 5 here"),
-        (xrnn.GRU(3, 4), "cell is 'lstm' in the file, 'gru' here"),
-        (xrnn.LSTM(3, 4, dtype="float64"), "dtype is 'float32' in the file, 'float64' here"),
-        (xrnn.Linear(3, 4), "kind is 'layer' in the file, 'linear' here"),
-        (xrnn.LSTM(3, 4, batch_first=True), "batch_first is False in the file, True here"),
-        (xrnn.LSTM(3, 4, reverse=True), "reverse is False in the file, True here"),
-        (xrnn.LSTM(3, 4, bias=False), "bias is True in the file, False here"),
-        (xrnn.Layer(replace(LSTM, step=mine), 3, 4), r"cell is 'lstm' in .*, 'lstm \(mine, step_b"),
-    ],
-    ids=["size", "cell", "dtype", "kind", "batch first", "reverse", "bias", "own cell"],
-)
-def test_another_configuration(tmp_path: Path, part: Any, message: str) -> None:
-    xrnn.save(tmp_path / "m", xrnn.LSTM(3, 4))
-    with pytest.raises(ValueError, match=message):
-        xrnn.load(tmp_path / "m", part)
+def test_a_dtype_that_no_file_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="W_l0 is complex128, which a safetensors file cannot hold"):
+        xrnn.save(tmp_path / "m", xrnn.LSTM(3, 4, dtype="complex128"))
+    assert [*tmp_path.iterdir()] == []
 
 
-def test_a_cell_of_ones_own_is_not_the_one_it_was_made_from(tmp_path: Path) -> None:
-    own = xrnn.Layer(replace(LSTM, step=mine), 3, 4)
-    xrnn.save(tmp_path / "own", own)
-    with pytest.raises(ValueError, match=r"cell is 'lstm \(mine, .*' in the file, 'lstm' here"):
-        xrnn.load(tmp_path / "own", xrnn.LSTM(3, 4))
-    again = xrnn.load(tmp_path / "own", xrnn.Layer(replace(LSTM, step=mine), 3, 4))
-    assert same(again, own)
+class TestAllOrNothing:
+    """Several parts are loaded at once: after an error, or Ctrl-C, none of them has changed."""
+
+    def parts(self, rng: int) -> dict[str, Any]:
+        layers = {name: xrnn.RNN(2, 2, num_layers=2, rng=rng) for name in "ab"}
+        return {**layers, "map": xrnn.Linear(2, 3, rng=rng)}
+
+    def test_frozen_parts_are_refused_first(self, tmp_path: Path) -> None:
+        parts = self.parts(1)
+        parts["map"].freeze()
+        with pytest.raises(TypeError, match="linear: the weights are frozen"):
+            xrnn.load(tmp_path / "no such file", parts)
+
+    def test_ctrl_c_at_every_line(self, tmp_path: Path) -> None:
+        """A trace function raises what Ctrl-C does, at the n-th line that a load executes."""
+        path, here, there = tmp_path / "m", self.parts(1), self.parts(0)
+        xrnn.save(path, there)
+        old, new = (
+            [w.tobytes() for one in p.values() for w in one.weights.values()] for p in (here, there)
+        )
+        outcomes = set()
+        n = 0
+        while True:
+            n += 1
+            left = n
+
+            def trace(frame: Any, event: str, given: Any) -> Any:
+                nonlocal left
+                if event == "line" and "/xrnn/" in frame.f_code.co_filename:
+                    left -= 1
+                    if left == 0:
+                        raise KeyboardInterrupt
+                return trace
+
+            sys.settrace(trace)
+            try:
+                xrnn.load(path, here)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            found = [w.tobytes() for one in here.values() for w in one.weights.values()]
+            assert found in (old, new), f"line {n}"
+            outcomes.add(found == new)
+            if left > 0:
+                break
+            here = self.parts(1)
+        assert n > 100
+        assert outcomes == {True, False}
+
+    def test_tied_weights_stay_one_array(self, tmp_path: Path) -> None:
+        def tied(rng: int) -> dict[str, Any]:
+            parts = {"in": xrnn.Embedding(5, 3, rng=rng), "out": xrnn.Linear(3, 5, rng=rng)}
+            parts["out"].weights["W"] = parts["in"].weights["E"]
+            return parts
+
+        parts = tied(1)
+        xrnn.save(tmp_path / "m", tied(0))
+        xrnn.load(tmp_path / "m", parts)
+        assert parts["out"].weights["W"] is parts["in"].weights["E"]
+        assert same(parts["in"], xrnn.Embedding(5, 3, rng=0))
+        untied = {"in": xrnn.Embedding(5, 3, rng=0), "out": xrnn.Linear(3, 5, rng=0)}
+        xrnn.save(tmp_path / "m", untied)
+        with pytest.raises(ValueError, match=r"in\.E and out\.W are one array here"):
+            xrnn.load(tmp_path / "m", parts)
+        assert parts["out"].weights["W"] is parts["in"].weights["E"]
+
+    def test_one_part_under_two_names(self, tmp_path: Path) -> None:
+        layers = [xrnn.RNN(2, 2, rng=rng) for rng in (0, 1)]
+        xrnn.save(tmp_path / "m", {"a": layers[0], "b": layers[1]})
+        with pytest.raises(ValueError, match=r"a\.W_l0 and b\.W_l0 are one array here"):
+            xrnn.load(tmp_path / "m", {"a": layers[0], "b": layers[0]})
+
+
+class TestWhatIsGiven:
+    """What cannot be saved is refused in words, and no file is made."""
+
+    METADATA: ClassVar[dict[str, tuple[Any, type[Exception], str]]] = {
+        "an array": (np.zeros(3), TypeError, "ndarray is not JSON"),
+        "a set": ([{1}], TypeError, "set is not JSON"),
+        "a key of int": ({1: 2}, TypeError, "metadata has the key 1"),
+        "a key of None": ([{"a": {None: 2}}], TypeError, "metadata has the key None"),
+        "a key of bool": ((1, {True: 2}), TypeError, "metadata has the key True"),
+        "a key of a tuple": ({(1, 2): 3}, TypeError, "keys must be str"),
+        "NaN": ({"loss": float("nan")}, ValueError, "JSON compliant"),
+        "infinity": ([float("inf")], ValueError, "JSON compliant"),
+        "a number of NumPy": ({"loss": np.float32(1)}, TypeError, "float32 is not JSON"),
+        "bytes": (b"a", TypeError, "bytes is not JSON"),
+        "a type": (int, TypeError, "type is not JSON"),
+        "a huge number": (10**5000, ValueError, "4300"),
+    }
+
+    @pytest.mark.parametrize(("metadata", "kind", "message"), METADATA.values(), ids=list(METADATA))
+    def test_metadata(self, tmp_path: Path, metadata: Any, kind: Any, message: str) -> None:
+        with pytest.raises(kind, match=f"metadata must be a JSON value: .*{message}"):
+            xrnn.save(tmp_path / "m", xrnn.LSTM(2, 2), metadata)
+        assert [*tmp_path.iterdir()] == []
+
+    def test_metadata_that_hold_themselves(self, tmp_path: Path) -> None:
+        circle: list[Any] = []
+        circle.append(circle)
+        deep: list[Any] = []
+        for _ in range(100_000):
+            deep = [deep]
+        for metadata in (circle, deep):
+            with pytest.raises(ValueError, match="metadata must be a JSON value: "):
+                xrnn.save(tmp_path / "m", xrnn.LSTM(2, 2), metadata)
+
+    @pytest.mark.parametrize("metadata", [None, True, 3, 0.1, "\ud800ü", [], {"": [None, {}]}])
+    def test_metadata_come_back_as_they_were(self, tmp_path: Path, metadata: Any) -> None:
+        xrnn.save(tmp_path / "m", xrnn.LSTM(2, 2), metadata)
+        assert files.read(tmp_path / "m")[1]["metadata"] == metadata
+
+    @pytest.mark.parametrize(
+        "part", [None, 3, xrnn.LSTM, "lstm", [xrnn.LSTM(2, 2)], dict(xrnn.LSTM(2, 2).weights)]
+    )
+    def test_no_part(self, tmp_path: Path, part: Any) -> None:
+        for call in (xrnn.save, xrnn.load):
+            with pytest.raises(TypeError, match="it must be a layer, an embedding, a linear map"):
+                call(tmp_path / "m", part)
+
+    def test_names_of_parts(self, tmp_path: Path) -> None:
+        for odd in (1, None, ("a", "b")):
+            with pytest.raises(TypeError, match="names of parts must be str"):
+                xrnn.save(tmp_path / "m", {odd: xrnn.LSTM(2, 2)})  # type: ignore[dict-item]
+        with pytest.raises(TypeError, match="part 'a' is a dict; it must be a layer"):
+            xrnn.save(tmp_path / "m", {"a": {"b": xrnn.LSTM(2, 2)}})  # type: ignore[arg-type, dict-item]
+        for name in ("", "a.b", "__metadata__", "ü 文"):
+            parts = {name: xrnn.LSTM(2, 2, rng=0), "b": xrnn.LSTM(2, 2, rng=1)}
+            other = {name: xrnn.LSTM(2, 2), "b": xrnn.LSTM(2, 2)}
+            xrnn.save(tmp_path / "m", parts)
+            xrnn.load(tmp_path / "m", other)
+            assert all(same(parts[key], other[key]) for key in parts)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing: no such file"):
         xrnn.load(tmp_path / "nothing", xrnn.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("kind", [*crashes.ERRORS, pytest.param("kill", marks=crashes.FORK)])
+def test_a_fault_at_each_call_of_a_save(tmp_path: Path, kind: str) -> None:
+    path, layers = tmp_path / "m.safetensors", [xrnn.LSTM(3, 4, rng=rng) for rng in (0, 1)]
+    outcomes = set()
+    for fault in crashes.faults(
+        lambda: xrnn.save(path, layers[0]), lambda: xrnn.save(path, layers[1]), kind
+    ):
+        fault()
+        found = xrnn.load(path, xrnn.LSTM(3, 4))
+        assert same(found, layers[0]) or same(found, layers[1]), fault
+        outcomes.add(same(found, layers[0]))
+        xrnn.save(path, layers[0])
+        assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"], fault
+    assert True in outcomes
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,17 @@ from __future__ import annotations
 import compileall
 import json
 import os
+import shutil
+import subprocess
+import threading
 import zipfile
 from pathlib import Path
 
+import crashes
 import pytest
 from copies import CHECKOUT, ROOT, copy_package, run
+
+from xrnn.engine import atomic, verify
 
 pytestmark = CHECKOUT
 
@@ -141,13 +147,62 @@ class TestCache:
         assert self.asked() == 1
         assert self.asked(env={"XDG_CACHE_HOME": os.devnull}) == 1
 
-    @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write")
-    def test_a_folder_without_rights(self, file: Path) -> None:
-        file.parent.chmod(0o500)
-        assert self.asked() == 1
-        file.parent.chmod(0)
-        assert self.asked() == 1
-        file.parent.chmod(0o700)
+    @pytest.mark.parametrize("mode", [0o500, 0o300, 0])
+    def test_a_folder_without_rights(
+        self, unprivileged: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(unprivileged))
+        verify._remember("key")
+        (unprivileged / "xrnn").chmod(mode)
+        verify._remember("another")
+        (unprivileged / "xrnn").chmod(0o700)
+        assert verify._remembered() == ["key"]
+
+    def test_a_place_that_is_no_absolute_path(self, file: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "work"
+        folder.mkdir()
+        home = {"XDG_CACHE_HOME": "relative", "HOME": str(tmp_path / "home")}
+        assert [self.asked(env=home, cwd=folder) for _ in range(2)] == [1, 0]
+        assert (tmp_path / "home" / ".cache" / "xrnn" / "verified.json").is_file()
+        assert self.asked(env=home | {"HOME": "relative"}, cwd=folder) == 1
+        assert [*folder.iterdir()] == []
+
+    def test_those_of_others_are_kept(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Several processes or threads add to it at once."""
+        keys = [f"key {n}" for n in range(8)]
+        threads = [threading.Thread(target=verify._remember, args=[key]) for key in keys]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(verify._remembered()) == keys
+        assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+    def test_a_writer_that_hangs_is_not_waited_for(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        with atomic.turn(file.parent):
+            verify._remember("key")
+        assert verify._remembered() == ["key"]
+
+    @pytest.mark.parametrize("kind", [*crashes.ERRORS, pytest.param("kill", marks=crashes.FORK)])
+    def test_a_fault_at_each_call(self, file: Path, kind: str) -> None:
+        """A full disk, or an end in the middle: what was remembered stays so."""
+        for fault in crashes.faults(
+            lambda: file.write_text('["old"]', "utf-8"), lambda: verify._remember("new"), kind
+        ):
+            fault()
+            assert fault.raised is None or kind == "Ctrl-C", fault
+            assert verify._remembered() in (["old"], ["old", "new"]), fault
+            verify._remember("next")
+            assert verify._remembered()[-1] == "next"
+            assert [p.name for p in file.parent.iterdir()] == [file.name], fault
+
+    def test_other_items_are_dropped(self, file: Path) -> None:
+        file.write_text('[null, "a", 3, ["b"]]', "utf-8")
+        verify._remember("c")
+        assert json.loads(file.read_text("utf-8")) == ["a", "c"]
 
 
 OLD_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LANG": ""}
@@ -156,6 +211,37 @@ OLD_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LAN
 def test_a_locale_without_unicode(tmp_path: Path) -> None:
     ascii_only = f"import sys; assert sys.getfilesystemencoding() != 'x'\n{PROGRAM}"
     where(ROOT, ascii_only, env=OLD_LOCALE, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("charset", ["CP1252", "GBK"])
+def test_a_locale_of_another_encoding(charset: str, tmp_path: Path) -> None:
+    name = f"en_US.{charset}"
+    words = ["localedef", "-c", "-f", charset, "-i", "en_US", str(tmp_path / name)]
+    if shutil.which(words[0]) is None or subprocess.run(words, capture_output=True).returncode > 1:
+        pytest.skip(f"localedef makes no locale with {charset} here")
+    env = {"LOCPATH": str(tmp_path), "LC_ALL": name, "PYTHONUTF8": "0"}
+    seen = run(ROOT, "-c", "import locale; print(locale.getencoding())", env=env, cwd=tmp_path)
+    assert seen.strip().replace("-", "").lower() not in ("utf8", "ascii")
+    where(ROOT, env=env, cwd=tmp_path)
+
+
+#: imports every module, with an error where a text is read in the encoding of the locale
+EVERYTHING = """
+import importlib, pkgutil
+import xrnn, xrnn.backends
+from xrnn.backends.cpu import loops
+for module in pkgutil.walk_packages(xrnn.__path__, "xrnn."):
+    if not any(name in module.name for name in ("cuda", "__main__", "hook-xrnn")):
+        importlib.import_module(module.name)
+loops.source()
+xrnn.save("m", xrnn.LSTM(3, 5), {"name": "ü"})
+xrnn.load("m", xrnn.LSTM(3, 5))
+"""
+
+
+def test_no_text_is_read_in_the_encoding_of_the_locale(tmp_path: Path) -> None:
+    strict = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    run(ROOT, *strict, "-c", EVERYTHING + PROGRAM, cwd=tmp_path)
 
 
 #: prints every file that is opened while xrnn is imported and is no code

@@ -18,7 +18,7 @@ from xrnn.analysis.dynamics import lyapunov
 from xrnn.analysis.gradient_flow import gradient_flow
 from xrnn.backends import host
 from xrnn.cells import GRU, LSTM, Cell, GRUBefore, InputGatedLSTM, MinGRU, PeepholeLSTM
-from xrnn.convert import files
+from xrnn.engine import atomic
 from xrnn.engine.unroll import unroll
 from xrnn.layers.initialisation import draw
 from xrnn.typing import Array, Weights
@@ -111,7 +111,7 @@ def picture(flows: Sequence[Flow], path: Path) -> None:
         figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
         out = io.BytesIO()
         figure.savefig(out, format="png")
-    files.replace(path, out.getvalue())
+    atomic.replace(path, out.getvalue())
 
 
 def _panel(ax: Any, flow: Flow) -> None:

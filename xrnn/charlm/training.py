@@ -30,6 +30,7 @@ from xrnn.charlm.model import (
     read_text,
 )
 from xrnn.convert import files
+from xrnn.engine import atomic
 
 REPORTS = 25
 
@@ -87,7 +88,7 @@ class Run:
         for row in self.history:
             digits = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
             writer.writerow(digits)
-        files.replace(self.folder / "history.csv", page.getvalue().encode())
+        atomic.replace(self.folder / "history.csv", page.getvalue().encode())
 
 
 def restore(trainer: Trainer, tensors: dict[str, Any], info: dict[str, Any]) -> None:
@@ -204,7 +205,7 @@ def plot(history: list[Row], config: Config, path: Path) -> None:
         axes.legend()
         picture = io.BytesIO()
         figure.savefig(picture, format="png")
-        files.replace(path, picture.getvalue())
+        atomic.replace(path, picture.getvalue())
 
 
 def begin(folder: Path, config: Config, text: str | None, device: str) -> Run:

@@ -1,25 +1,30 @@
 """`save` and `load`: safetensors files with the configuration in their metadata.
 
-A file holds one part (a layer, an embedding, a linear map) or several under names.  It is written
-under a temporary name and renamed when it is complete, so that a crash leaves the old file.
+A file holds one part (a layer, an embedding, a linear map) or several under names.  It is replaced
+as a whole (see `xrnn.engine.atomic`) and carries a checksum (see `xrnn.convert.encoding`).
+
+Files of every released version can be read.  A file of a newer format is refused.  So is an option
+in the configuration that the part does not have, because it would change what is computed; what
+else the metadata hold is kept, and `read` returns it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors import numpy as safetensors_numpy
-
-from xrnn.backends import backend_of, host
+from xrnn.backends import backend_of
+from xrnn.convert import encoding
+from xrnn.convert.casting import rounded
+from xrnn.engine import atomic
+from xrnn.engine.checks import DTYPES, check_flags
 from xrnn.engine.parameters import Parameters
-from xrnn.typing import Array
+from xrnn.typing import Array, dtype_name
 
-FORMAT = "xrnn 2"
+#: how a safetensors file begins: 8 bytes that hold a length, then JSON
+HEAD = 9
 
 
 class Part(Protocol):
@@ -35,11 +40,17 @@ Parts = Part | Mapping[str, Part]
 
 P = TypeVar("P", bound=Parts)
 
+Tensors = dict[str, Array]
+
+#: name in the file → the weights it belongs to, and its name among them
+Entries = dict[str, tuple[Parameters, str]]
+
 
 def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> None:
     """Write weights and configuration to a safetensors file.
 
-    A file that is already there is replaced completely or, after an error, left as it was.
+    A file that is already there is replaced completely or, after an error or a crash, left as it
+    was; its mode is kept, and a symbolic link is followed.
 
     Parameters
     ----------
@@ -48,14 +59,18 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     part : Layer, Embedding, Linear, or mapping of str to those
         What to save; with a mapping, several under their names.
     metadata : JSON value, optional
-        Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns.
+        Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns: None, bool,
+        int, float (not NaN or infinity), str, and lists and dicts (with keys of str) of those.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     TypeError
-        If `metadata` is not a JSON value.
+        If `part` is something else, `metadata` is not a JSON value, or the weights have a dtype
+        that safetensors files cannot hold (complex128).
+    ValueError
+        If `metadata` holds NaN or infinity, or is nested too deeply.
 
     Examples
     --------
@@ -67,13 +82,20 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
     True
     """
-    config = _config(part)
-    tensors = {key: holder.weights[name] for key, holder, name in _entries(part)}
-    write(path, tensors, {"config": config, "metadata": metadata})
+    name = _name(path)
+    tensors = {
+        _key(prefix, weight): array
+        for prefix, one in _named(part)
+        for weight, array in dict(one.weights).items()
+    }
+    _check_json("metadata", metadata)
+    write(name, tensors, {"config": _config(part), "metadata": metadata})
 
 
-def load(path: str | os.PathLike[str], part: P) -> P:
+def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P:
     """Read the weights in a file of `save` into a part that has the same configuration.
+
+    Everything is checked before the first weight is replaced.
 
     Parameters
     ----------
@@ -81,6 +103,9 @@ def load(path: str | os.PathLike[str], part: P) -> P:
         The file.
     part : Layer, Embedding, Linear, or mapping of str to those
         The part whose weights are replaced; it keeps its library and device.
+    cast : bool
+        Whether a file of another dtype is accepted; its numbers are then rounded to the dtype of
+        the part.
 
     Returns
     -------
@@ -91,112 +116,210 @@ def load(path: str | os.PathLike[str], part: P) -> P:
     ------
     FileNotFoundError
         If there is no such file.
+    OSError
+        If it cannot be read.
     ValueError
-        If the file is cut short, not written by xrnn, or has another configuration; the part
-        is left as it was.
+        If it is damaged, not written by xrnn, or has another configuration.
     TypeError
-        If the weights of the part are frozen; the part is left as it was.
+        If the weights of the part are frozen, or those in the file are not of the dtype that its
+        configuration says.
+
+    After an error, and after Ctrl-C, the part is as it was or, if all weights had been replaced by
+    then, as the file says.
 
     Examples
     --------
     See `save`.
     """
-    tensors, info = read(path)
-    mine, theirs = _config(part), info.get("config")
-    if mine != theirs:
-        raise ValueError(
-            f"{os.fspath(path)} holds another configuration than the part it is to fill: "
-            f"{_differences(theirs, mine)}"
+    name, named = _name(path), list(_named(part))
+    check_flags("load", cast=cast)
+    for _, one in named:
+        one.weights.check_changeable()
+    contents = _contents(name)
+    mine = _config(part)
+    theirs = encoding.modern(contents.info.get("config"), contents.format, mine)
+    _check_config(name, theirs, mine, cast)
+    weights = {_key(prefix, w): (one.weights, w) for prefix, one in named for w in one.weights}
+    if odd := sorted(weights.keys() ^ contents.tensors.keys()):
+        raise ValueError(f"{name}: weights missing or unknown: {', '.join(odd)}")
+    taken = {}
+    for key, (holder, weight) in weights.items():
+        said = (theirs[key.rpartition(".")[0]] if isinstance(part, Mapping) else theirs).get(
+            "dtype"
         )
-    entries = list(_entries(part))
-    if odd := sorted({key for key, _, _ in entries} ^ set(tensors)):
-        raise ValueError(f"{os.fspath(path)}: weights missing or unknown: {', '.join(odd)}")
-    for key, holder, name in entries:
-        holder.weights.check_changeable()
-        if tensors[key].shape != tuple(holder.weights[name].shape):
-            raise ValueError(
-                f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "
-                f"it must be {tuple(holder.weights[name].shape)}"
-            )
-    taken = []
-    for key, holder, _ in entries:
-        placement = holder.weights.placement
-        taken.append(placement.accept(key, placement.backend.from_host(tensors[key])))
-    for (_, holder, name), array in zip(entries, taken, strict=True):
-        holder.weights[name] = array
+        what = f"{name}: {holder.kind}: {key}"
+        taken[key] = _array(what, contents.tensors[key], said, holder, weight)
+    _keep_ties(name, weights, taken, contents.tensors)
+    _assign(weights, taken)
     return part
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
     """Write arrays of any library, and JSON values, to a safetensors file, replacing it."""
-    path = Path(path)
-    arrays = {
-        key: host.xp.ascontiguousarray(backend_of(a, key).to_host(a)) for key, a in tensors.items()
-    }
-    header = {"format": FORMAT} | {key: json.dumps(value) for key, value in info.items()}
-    replace(path, safetensors_numpy.save(arrays, metadata=header))
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, and rename it when it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    arrays = {key: backend_of(a, key).to_host(a) for key, a in tensors.items()}
+    atomic.replace(path, encoding.encode(arrays, info))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays (NumPy) and the JSON of a file written by `write` or `save`.
+    """The arrays (NumPy) and the JSON values of a file written by `write` or `save`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
+    OSError
+        If it cannot be read.
     ValueError
-        If it is no safetensors file, cut short, or not of xrnn.
+        If it is no safetensors file, damaged, or not of xrnn.
     """
-    name = os.fspath(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{name}: no such file")
+    tensors, info, _ = _contents(_name(path))
+    return tensors, info
+
+
+def _contents(name: str) -> encoding.Contents:
+    """What the file of that name holds; every error names it."""
     try:
-        with safe_open(name, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{name} is no safetensors file, or is cut short ({error})") from None
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{name} is a safetensors file, but not of xrnn ({FORMAT}); for weights trained with "
-            "PyTorch use xrnn.convert.from_torch"
-        )
-    return tensors, {k: json.loads(v) for k, v in header.items() if k != "format"}
+        # What is no safetensors file may be too large to be read as a whole.
+        begins = atomic.read(name, HEAD)[8:] == b"{"
+        data = atomic.read(name) if begins else b""
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such file") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be read: {error.strerror or error}", name) from error
+    try:
+        return encoding.decode(data)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
-def _entries(part: Parts) -> Any:
-    """(key in the file, part, name of its weight) of everything to save."""
-    named = part.items() if isinstance(part, Mapping) else [("", part)]
-    for prefix, one in named:
-        for name in one.weights:
-            yield f"{prefix}.{name}" if prefix else name, one, name
+def _name(path: Any) -> str:
+    """The path as a str."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(
+            f"path is {path!r:.80}; it must be a str or a path, such as 'model.safetensors'"
+        ) from None
+    if "\0" in name:
+        raise ValueError(f"path is {name!r:.80}; the name of a file cannot contain \\0")
+    return name
+
+
+def _named(part: Parts) -> Iterator[tuple[str, Part]]:
+    """(name, part) of everything to save or to load; the name of a single part is empty."""
+    several = isinstance(part, Mapping)
+    for name, one in part.items() if isinstance(part, Mapping) else [("", part)]:
+        if not isinstance(name, str):
+            raise TypeError(f"part has the name {name!r:.80}; names of parts must be str")
+        if not isinstance(getattr(one, "weights", None), Parameters):
+            raise TypeError(
+                f"part{f' {name!r:.80}' if several else ''} is a {type(one).__name__}; it must be "
+                "a layer, an embedding, a linear map, or a mapping of names to those"
+            )
+        yield name, one
+
+
+def _key(prefix: str, weight: str) -> str:
+    """The name of a weight in a file."""
+    return f"{prefix}.{weight}" if prefix else weight
 
 
 def _config(part: Parts) -> dict[str, Any]:
+    """The configuration, with the dtype that the weights have."""
     if isinstance(part, Mapping):
         return {name: _config(one) for name, one in part.items()}
-    if isinstance(part, type) or not hasattr(part, "config"):
-        raise TypeError(
-            f"part is a {type(part).__name__}; it must be a layer, an embedding, a linear map, or "
-            "a mapping of names to those"
+    return {**part.config(), "dtype": dtype_name(part.weights.placement.dtype)}
+
+
+def _check_config(name: str, theirs: Any, mine: dict[str, Any], cast: bool) -> None:
+    """ValueError unless both configurations are equal; with `cast` dtypes may differ."""
+    if not isinstance(theirs, dict):
+        raise ValueError(f"{name} holds no layer or other part that xrnn.save has written")
+    found = dict(_differences(theirs, mine))
+    dtypes = [key for key in found if key.rpartition(".")[2] == "dtype"]
+    if cast:
+        found = {key: words for key, words in found.items() if key not in dtypes}
+    elif found and len(dtypes) == len(found):
+        found[""] = "to convert the numbers, give load cast=True"
+    if found:
+        raise ValueError(
+            f"{name} holds another configuration than the part it is to fill: "
+            f"{'; '.join(found.values())}"
         )
-    return part.config()
 
 
-def _differences(theirs: Any, mine: dict[str, Any]) -> str:
-    theirs = theirs if isinstance(theirs, dict) else {}
-    keys = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
-    return "; ".join(f"{k} is {theirs.get(k)!r} in the file, {mine.get(k)!r} here" for k in keys)
+def _differences(
+    theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
+) -> Iterator[tuple[str, str]]:
+    """(option, how it differs) of two configurations."""
+    for key in {**mine, **theirs}:
+        a, b, name = theirs.get(key), mine.get(key), f"{of}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{name}.")
+        elif key not in theirs:
+            yield name, f"{name} is missing in the file, {b!r:.80} here"
+        elif key not in mine:
+            yield name, f"{name} is {a!r:.80} in the file, unknown here"
+        elif a != b:
+            yield name, f"{name} is {a!r:.80} in the file, {b!r:.80} here"
+
+
+def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) -> Array:
+    """An array of a file as the part needs it, after all checks; `said` is its dtype by name."""
+    placement, shape = holder.placement, holder.specs[weight].shape
+    if found.shape != shape:
+        raise ValueError(f"{what} has shape {found.shape}; it must be {shape}")
+    if dtype_name(found.dtype) != said or said not in DTYPES:
+        raise TypeError(f"{what} is {found.dtype}; its configuration says {said!r:.80}")
+    found = rounded(what, found, dtype_name(placement.dtype))
+    return placement.accept(what, placement.backend.from_host(found))
+
+
+def _keep_ties(name: str, weights: Entries, taken: dict[str, Array], found: Tensors) -> None:
+    """Give weights that are one array now (tied weights) one array again."""
+    first: dict[int, str] = {}
+    for key, (holder, weight) in weights.items():
+        other = first.setdefault(id(holder[weight]), key)
+        if found[key].tobytes() != found[other].tobytes():
+            raise ValueError(
+                f"{name}: {other} and {key} are one array here, and have different values in the "
+                "file; assign a copy to one of them first"
+            )
+        taken[key] = taken[other]
+
+
+def _assign(weights: Entries, taken: dict[str, Array]) -> None:
+    """Assign all arrays, or in case of an error or of Ctrl-C none."""
+    new: dict[int, tuple[Parameters, dict[str, Array]]] = {}
+    for key, (holder, weight) in weights.items():
+        new.setdefault(id(holder), (holder, {}))[1][weight] = taken[key]
+    old = [(holder, dict(holder)) for holder, _ in new.values()]
+    try:
+        for holder, arrays in new.values():
+            holder.update(arrays)
+    except BaseException:
+        for holder, arrays in old:
+            holder.update(arrays)
+        raise
+
+
+def _check_json(name: str, value: Any) -> None:
+    """TypeError or ValueError unless `json` gives the value back as it is, but for tuples."""
+    try:
+        json.loads(json.dumps(value, allow_nan=False))
+        _check_keys(name, value)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must be a JSON value: None, bool, int, float (finite), str, and lists and "
+            f"dicts (with keys of str) of those; {error}"
+        ) from None
+
+
+def _check_keys(name: str, value: Any) -> None:
+    """TypeError unless all keys of dicts are str; `json` would make them so silently."""
+    if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
+        raise TypeError(f"{name} has the key {odd[0]!r:.80}")
+    if isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_keys(name, one)

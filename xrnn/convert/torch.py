@@ -22,14 +22,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import array_api_compat
+
+from xrnn.backends import backend_of, host
 from xrnn.backends.host import to_host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
+from xrnn.convert.casting import rounded
+from xrnn.engine.checks import check_flags
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
-from xrnn.typing import Array
+from xrnn.typing import Array, dtype_name
 
 KNOWN = (Elman, ElmanReLU, LSTM, GRU)
+
+#: dtypes in which no sums are computed
+HALF = ("float16", "bfloat16")
 
 
 def from_torch(
@@ -45,7 +53,8 @@ def from_torch(
     layer : Layer, Embedding or Linear
         Made with the same sizes and options as the PyTorch module.
     state_dict : mapping of str to array-like
-        PyTorch name → tensor or array, as ``module.state_dict()`` gives it.
+        PyTorch name → tensor or array of floating-point numbers, as ``module.state_dict()`` gives
+        it.
     gradients : bool
         Whether the values are gradients (name → ``parameter.grad``).  They are converted to
         the form of ``dweights``, and the layer is not changed.
@@ -59,9 +68,11 @@ def from_torch(
     Raises
     ------
     TypeError
-        If NumPy cannot convert a value (bfloat16, None), or the layer is frozen.
+        If an argument is of a wrong type, a value is no array of floating-point numbers, or the
+        layer is frozen.
     ValueError
-        If a name is missing or unknown, a shape does not fit, or PyTorch has no such cell.
+        If a name is missing or unknown, a shape does not fit, a number is too large for the
+        layer's dtype, or PyTorch has no such cell.
 
     In both cases the layer is left as it was.
 
@@ -76,22 +87,30 @@ def from_torch(
     >>> np.array_equal(layer.weights["W_l0"], state_dict["weight_ih_l0"])
     True
     """
-    host = {name: _host(name, value, layer.dtype) for name, value in state_dict.items()}
-    expected = _torch_shapes(layer)
-    if unknown := [name for name in host if name not in expected]:
-        raise ValueError(
-            f"unknown PyTorch names {', '.join(unknown)}; the layer has {', '.join(expected)}"
+    _check_layer(layer)
+    check_flags("from_torch", gradients=gradients)
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict is a {type(state_dict).__name__}; it must be a mapping of names to "
+            "tensors: give module.state_dict()"
         )
-    for name, shape in expected.items():
-        if name not in host:
-            raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
-        if host[name].shape != shape:
-            raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
     if not gradients:
         layer.weights.check_changeable()
-    backend = layer.weights.placement.backend
+    expected = _torch_shapes(layer)
+    if unknown := [name for name in state_dict if name not in expected]:
+        raise ValueError(
+            f"unknown PyTorch names {', '.join(map(str, unknown))}; the layer has "
+            f"{', '.join(expected)}{_without_prefix(unknown, expected)}"
+        )
+    for name, shape in expected.items():
+        if name not in state_dict:
+            raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
+    placement = layer.weights.placement
+    dtype = dtype_name(placement.dtype)
+    host = {name: _host(name, value, expected[name], dtype) for name, value in state_dict.items()}
     converted = {
-        name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
+        name: placement.backend.from_host(rounded(name, value, dtype))
+        for name, value in _from(layer, host, gradients).items()
     }
     if not gradients:
         layer.weights = converted
@@ -123,8 +142,10 @@ def to_torch(
 
     Raises
     ------
+    TypeError
+        If an argument is of a wrong type, or `tree` holds something else than arrays.
     ValueError
-        If the tree does not have the layer's names, or PyTorch has no such cell.
+        If the tree does not have the layer's names and shapes, or PyTorch has no such cell.
 
     Examples
     --------
@@ -132,25 +153,60 @@ def to_torch(
     >>> {name: a.shape for name, a in xrnn.convert.to_torch(xrnn.RNN(3, 5)).items()}
     {'weight_ih_l0': (5, 3), 'weight_hh_l0': (5, 5), 'bias_ih_l0': (5,), 'bias_hh_l0': (5,)}
     """
+    _check_layer(layer)
+    if gradients is not None:
+        check_flags("to_torch", gradients=gradients)
     gradients = tree is not None if gradients is None else gradients
     tree = layer.weights if tree is None else tree
-    if odd := sorted(set(tree) ^ set(layer.weights)):
+    if not isinstance(tree, Mapping):
+        raise TypeError(f"tree is a {type(tree).__name__}; it must be a mapping of names to arrays")
+    if odd := sorted(map(str, tree.keys() ^ layer.weights.keys())):
         raise ValueError(
             f"missing or unknown: {', '.join(odd)}; the layer has {', '.join(layer.weights)}"
         )
-    host = {name: to_host(value) for name, value in tree.items()}
+    host = {}
+    for name, (shape, letters) in layer.weights.specs.items():
+        host[name] = backend_of(tree[name], name).to_host(tree[name])
+        if host[name].shape != shape:
+            raise ValueError(f"{name} has shape {host[name].shape}; it must be {letters} = {shape}")
     return {name: value.copy() for name, value in _to(layer, host, gradients).items()}
 
 
-def _host(name: str, value: Any, dtype: str) -> Array:
-    """The value as a NumPy array of dtype (before biases are summed, so that no sum is rounded)."""
+def _check_layer(layer: Any) -> None:
+    if not isinstance(layer, Layer | Embedding | Linear):
+        kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
+        raise TypeError(f"layer is {kind}; it must be a Layer, an Embedding or a Linear of xrnn")
+
+
+def _host(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> Array:
+    """The value as a NumPy array, wide enough that no sum of two biases is rounded before it is
+    complete."""
     try:
-        return to_host(value).astype(dtype)
-    except (TypeError, ValueError) as error:
+        known = array_api_compat.is_array_api_obj(value)
+        array = backend_of(value, name).to_host(value) if known else host.xp.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"{name} is {getattr(value, 'dtype', type(value).__name__)}, which NumPy cannot take; "
-            "give an array or tensor of float16, float32 or float64 (tensor.float())"
+            f"{name} is {getattr(value, 'dtype', type(value).__name__)}, which NumPy cannot take "
+            f"({error}); give an array or tensor of float16, float32 or float64 (tensor.float())"
         ) from error
+    kinds = ("real floating", "complex floating")[: 1 + dtype.startswith("complex")]
+    if dtype_name(array.dtype) != "bfloat16" and not host.xp.isdtype(array.dtype, kinds):
+        raise TypeError(
+            f"{name} is {value!r:.60} ({array.dtype}); it must be an array of floating-point "
+            "numbers"
+        )
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
+    wide = [d if d not in HALF else "float32" for d in (dtype, dtype_name(array.dtype))]
+    return array.astype(host.xp.result_type(*wide))
+
+
+def _without_prefix(unknown: list[Any], expected: Mapping[str, Any]) -> str:
+    """What to do if the names are those of a part of a larger module."""
+    prefix = str(unknown[0]).rpartition(".")[0]
+    if {f"{prefix}.{name}" for name in expected} != set(unknown):
+        return ""
+    return f"; give {{name.removeprefix('{prefix}.'): w for name, w in state_dict.items()}}"
 
 
 def _names(layer: Embedding | Linear) -> dict[str, str]:
@@ -197,7 +253,9 @@ def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]
         if not layer.bias:
             continue
         b = host[f"b{s}"]
-        named[f"bias_ih{s}"], b_hh = b, b.copy() if gradients else 0 * b
+        named[f"bias_ih{s}"], b_hh = b, b.copy()
+        if not gradients:
+            b_hh[:] = 0
         if layer.cell is GRU:
             b_hh[2 * layer.hidden_size :] = host[f"v{s}"]
         named[f"bias_hh{s}"] = b_hh

@@ -25,6 +25,7 @@ from typing import Any
 from xrnn._version import __version__
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
+from xrnn.engine import atomic
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
@@ -264,22 +265,31 @@ def _text(code: CodeType) -> str:
 
 
 def _file() -> Path | None:
-    """The file of the cache; None if there is no home directory."""
-    folder = os.environ.get("XDG_CACHE_HOME")
+    """The file of the cache; None if there is no place for it."""
+    folder = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return Path(folder or Path.home() / ".cache") / "xrnn" / "verified.json"
-    except RuntimeError:
+        # The XDG specification says that a relative path is to be ignored.
+        base = Path(folder) if os.path.isabs(folder) else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home directory
         return None
+    return base / "xrnn" / "verified.json" if base.is_absolute() else None
 
 
 def _remembered() -> list[str]:
+    """The keys in the file; none if it cannot be read."""
     file = _file()
+    with suppress(OSError):
+        return [] if file is None else _keys(file)
+    return []
+
+
+def _keys(file: Path) -> list[str]:
+    """The keys in a file, none if there is no file or no list in it; an OSError is raised."""
     try:
-        # Only a regular file: reading from a pipe could block for ever.
-        keys = json.loads(file.read_text("utf-8")) if file and file.is_file() else []
-    except (OSError, ValueError, RecursionError):
+        keys = json.loads(atomic.read(file))
+    except (FileNotFoundError, ValueError, RecursionError):
         return []
-    return keys if isinstance(keys, list) else []
+    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
 
 
 def _remember(key: str) -> None:
@@ -287,11 +297,7 @@ def _remember(key: str) -> None:
     file = _file()
     if file is None:
         return
-    part = file.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps([*_remembered(), key], indent=1), "utf-8")
-        part.replace(file)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        with atomic.turn(file.parent):  # so that no other process loses the key that it adds
+            atomic.replace(file, json.dumps([*_keys(file), key], indent=1).encode())

@@ -17,6 +17,7 @@ from xrnn.engine.checks import (
     check_sizes,
 )
 from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.engine.signature import signature
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import draw, specs
@@ -332,14 +333,20 @@ class Layer(Module, Generic[S]):
         return self._bound().path(T, B)
 
     def config(self) -> dict[str, Any]:
-        """The options that change what is computed; a file must have the same to be loaded."""
+        """The options that change what is computed; a file must have the same to be loaded.
+
+        For a cell that is not one of `xrnn.cells` the results of a small computation are added.
+        """
+        own = self.cell.identity != self.cell.name
         return {
             "kind": "layer",
             "cell": self.cell.identity,
+            **({"signature": signature(self.cell)} if own else {}),
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
             **{name: getattr(self, name) for name in OPTIONS},
             "dtype": self.dtype,
+            "precision": self.precision,
         }
 
     def __repr__(self) -> str:

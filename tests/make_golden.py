@@ -1,0 +1,66 @@
+"""Files of one version of xrnn with what they compute, which later versions must read.
+
+Run it by the code of that version, before it is released:
+
+    PYTHONPATH=a/checkout/of/0.1.0 python tests/make_golden.py 0.1.0
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import xrnn
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def parts(name: str, rng: int) -> Any:
+    """The part that the files of this name hold, with other weights for another seed."""
+    if name == "lstm":
+        return xrnn.LSTM(3, 4, num_layers=2, bidirectional=True, rng=rng)
+    if name == "gru":
+        return xrnn.GRU(3, 4, bias=False, dtype="float64", rng=rng)
+    if name == "peephole":
+        return xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 4, batch_first=True, rng=rng)
+    if name == "float16":
+        return xrnn.RNN(3, 4, num_layers=2, dropout=0.5, dtype="float16", rng=rng)
+    if name == "bfloat16":
+        return xrnn.GRU(3, 4, dtype="bfloat16", rng=rng)
+    assert name == "parts", name
+    return {
+        "embedding": xrnn.Embedding(7, 3, rng=rng),
+        "layer": xrnn.LSTM(3, 4, rng=rng),
+        "readout": xrnn.Linear(4, 7, activation="relu", rng=rng),
+    }
+
+
+NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "parts")
+
+
+def results(name: str, part: Any) -> list[float]:
+    """What the part computes; the weights themselves where NumPy does not compute."""
+    if name == "bfloat16":
+        found = np.concatenate([w.astype("float32").ravel() for w in part.weights.values()])
+    elif name == "parts":
+        ys, _ = part["layer"](part["embedding"](np.asarray([[0, 6], [3, 1]])))
+        found = part["readout"](ys)
+    else:
+        xs = np.cos(np.arange(18.0)).reshape(3, 2, 3).astype(part.weights["W_l0"].dtype)
+        found = part(xs)[0]
+    return [float(value) for value in found.ravel()]
+
+
+def main(version: str) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name in NAMES:
+        part = parts(name, rng=7)
+        about = {"results": results(name, part)}
+        xrnn.save(FOLDER / f"{version}-{name}.safetensors", part, about)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

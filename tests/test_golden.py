@@ -1,0 +1,104 @@
+"""Files of every released version load, and compute what they did (`make_golden.py` made them)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import make_golden
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import xrnn
+from xrnn.charlm.training import load_model, resume
+from xrnn.convert import encoding, files
+
+VERSIONS = sorted({p.name.partition("-")[0] for p in make_golden.FOLDER.iterdir()})
+
+#: the text that the runs were trained on
+TEXT = "to be or not to be. " * 20
+
+
+def golden(version: str, name: str) -> Path:
+    return make_golden.FOLDER / f"{version}-{name}.safetensors"
+
+
+def test_there_are_some() -> None:
+    assert {"0.1.0", "0.2.0"} <= set(VERSIONS)
+    formats = {header(golden(version, "lstm"))["format"] for version in VERSIONS}
+    assert formats == set(encoding.UNSAID), "every format has its files"
+
+
+def header(path: Path) -> dict[str, str]:
+    data = path.read_bytes()
+    found: dict[str, str] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])[
+        "__metadata__"
+    ]
+    return found
+
+
+@pytest.mark.parametrize("name", make_golden.NAMES)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_computes_what_it_did(version: str, name: str) -> None:
+    part = make_golden.parts(name, rng=1)
+    assert xrnn.load(golden(version, name), part) is part
+    expected = files.read(golden(version, name))[1]["metadata"]["results"]
+    tolerance = {"float16": 2e-3, "gru": 1e-14, "bfloat16": 0}.get(name, 1e-6)
+    np.testing.assert_allclose(make_golden.results(name, part), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_loads_into_no_other_part(version: str) -> None:
+    wrong: list[tuple[str, Any, str]] = [
+        ("gru", xrnn.GRU(3, 5, bias=False, dtype="float64"), "hidden_size is 4 in the file"),
+        ("gru", xrnn.GRU(3, 4, dtype="float64"), "bias is False in the file"),
+        ("gru", xrnn.GRU(3, 4, bias=False, dtype="float64", reverse=True), "reverse is False"),
+        ("gru", xrnn.GRU(3, 4, bias=False), "dtype is 'float64' in the file"),
+        ("parts", {"layer": xrnn.LSTM(3, 4)}, "embedding is .* in the file, unknown here"),
+        ("parts", xrnn.LSTM(3, 4), "holds another configuration"),
+        ("lstm", {"layer": xrnn.LSTM(3, 4)}, "holds another configuration"),
+    ]
+    for name, part, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            xrnn.load(golden(version, name), part)
+
+
+def test_what_a_format_does_not_hold_may_be_anything() -> None:
+    """As it was in the version that wrote it; what it holds must be equal."""
+    for options in ({"batch_first": False}, {"precision": "tf32"}, {}):
+        part = xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 4, **{"batch_first": True, **options})  # type: ignore[arg-type]
+        xrnn.load(golden("0.1.0", "peephole"), part)
+    tf32 = xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 4, batch_first=True, precision="tf32")
+    xrnn.load(golden("0.2.0", "peephole"), tf32)
+    with pytest.raises(ValueError, match="batch_first is True in the file, False here"):
+        xrnn.load(golden("0.2.0", "peephole"), xrnn.Layer(xrnn.cells.PeepholeLSTM, 3, 4))
+
+
+def test_a_cell_of_ones_own_in_the_first_format(tmp_path: Path) -> None:
+    """It stood there by its name alone."""
+    tensors, found = load_file(golden("0.1.0", "peephole")), header(golden("0.1.0", "peephole"))
+    config = json.loads(found["config"]) | {"cell": "mine"}
+    save_file(tensors, tmp_path / "f", metadata=found | {"config": json.dumps(config)})
+    peephole = xrnn.cells.PeepholeLSTM
+    options = {name: getattr(peephole, name) for name in ("gates", "step", "step_backward")}
+    options |= {name: getattr(peephole, name) for name in ("total", "states", "extras")}
+    xrnn.load(tmp_path / "f", xrnn.Layer(xrnn.cells.Cell("mine", **options), 3, 4))
+    for other in (xrnn.cells.Cell("yours", **options), peephole):
+        with pytest.raises(ValueError, match="cell is 'mine' in the file"):
+            xrnn.load(tmp_path / "f", xrnn.Layer(other, 3, 4))
+    own = xrnn.Layer(xrnn.cells.Cell("peephole", **options), 3, 4)
+    with pytest.raises(ValueError, match=r"cell is 'peephole' in the file, 'peephole \("):
+        xrnn.load(golden("0.1.0", "peephole"), own)
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
+def test_a_run_is_resumed(version: str, tmp_path: Path) -> None:
+    folder, text = make_golden.FOLDER / f"{version}-run", tmp_path / "text"
+    text.write_text(TEXT, "utf-8")
+    run = resume(folder, {"steps": 6}, str(text), "cpu")
+    assert run.trainer.step == 5
+    bits = load_model(folder, "cpu").bits(run.trainer.corpus.held_out)
+    assert bits == pytest.approx(run.history[-1].held_out_bits, rel=1e-6)
+    assert run.trainer.model.bits(run.trainer.corpus.held_out) == bits

@@ -1,0 +1,38 @@
+"""Arrays on the host in another dtype, without losing more than digits."""
+
+from __future__ import annotations
+
+from xrnn.backends import host
+from xrnn.typing import Array, dtype_name
+
+
+def rounded(what: str, array: Array, dtype: str) -> Array:
+    """A NumPy array in the dtype of that name; itself if it has it already.
+
+    `what` says in messages which array it is.
+
+    Raises
+    ------
+    TypeError
+        If complex numbers would lose their imaginary part.
+    ValueError
+        If a finite number is too large for the dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rounded("b_l0", np.array([1e5]), "float16")
+    Traceback (most recent call last):
+    ValueError: b_l0 holds 100000.0, which is too large for float16
+    """
+    if dtype_name(array.dtype) == dtype:
+        return array
+    if dtype_name(array.dtype).startswith("complex") and not dtype.startswith("complex"):
+        raise TypeError(f"{what} is {array.dtype}; {dtype} cannot hold complex numbers")
+    xp = host.xp
+    with xp.errstate(over="ignore", under="ignore"):
+        found = array.astype(host.named_dtype(dtype))
+    lost = xp.isfinite(array) & ~xp.isfinite(found)
+    if lost.any():
+        raise ValueError(f"{what} holds {array[lost][0]}, which is too large for {dtype}")
+    return found
