@@ -69,5 +69,6 @@ BACKEND = Backend(
     notes=_notes,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=_dense,
+    device=lambda text: cupy.cuda.Device(int(text)),
     device_of=lambda array: array.device.id,
 )

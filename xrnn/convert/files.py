@@ -113,15 +113,15 @@ def load(path: str | os.PathLike[str], part: P) -> P:
         raise ValueError(f"{os.fspath(path)}: weights missing or unknown: {', '.join(odd)}")
     for key, holder, name in entries:
         holder.weights.check_changeable()
-        if tensors[key].shape != tuple(holder.weights[name].shape):
+        # The shapes are known before the weights are drawn.
+        if tensors[key].shape != (shape := holder.weights.specs[name].shape):
             raise ValueError(
-                f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; "
-                f"it must be {tuple(holder.weights[name].shape)}"
+                f"{os.fspath(path)}: {key} has shape {tensors[key].shape}; it must be {shape}"
             )
     taken = []
     for key, holder, _ in entries:
         placement = holder.weights.placement
-        taken.append(placement.accept(key, placement.backend.from_host(tensors[key])))
+        taken.append(placement.accept(key, placement.from_host(tensors[key])))
     for (_, holder, name), array in zip(entries, taken, strict=True):
         holder.weights[name] = array
     return part

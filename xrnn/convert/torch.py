@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xrnn.backends.host import to_host
+from xrnn.backends.host import to_host, xp
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
@@ -89,10 +89,8 @@ def from_torch(
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {shape}")
     if not gradients:
         layer.weights.check_changeable()
-    backend = layer.weights.placement.backend
-    converted = {
-        name: backend.from_host(value) for name, value in _from(layer, host, gradients).items()
-    }
+    put = layer.weights.placement.from_host
+    converted = {name: put(value) for name, value in _from(layer, host, gradients).items()}
     if not gradients:
         layer.weights = converted
     return converted
@@ -158,7 +156,8 @@ def _names(layer: Embedding | Linear) -> dict[str, str]:
 
 
 def _torch_shapes(layer: Layer[Any] | Embedding | Linear) -> dict[str, tuple[int, ...]]:
-    zero = {name: to_host(w) for name, w in layer.weights.items()}
+    # Of the shapes alone, which are known before the weights are drawn.
+    zero = {name: xp.zeros(spec.shape) for name, spec in layer.weights.specs.items()}
     return {name: value.shape for name, value in _to(layer, zero, gradients=True).items()}
 
 

@@ -7,13 +7,15 @@ dE = Σ_t token_t ⊗ dx_t       (2)   the same, eqs 16-17 (corrected: see the e
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
-from xrnn.backends import backend_of, get, host
-from xrnn.engine.checks import REAL_DTYPES, check_choice, check_sizes
-from xrnn.engine.parameters import Module, Parameters, Spec, cast
-from xrnn.typing import Array, DType, Size
+from xrnn.backends import backend_of
+from xrnn.cells.base import check_sizes
+from xrnn.engine.checks import REAL_DTYPES, accept_dtype
+from xrnn.engine.parameters import Module, Spec, drawn
+from xrnn.typing import Array, GivenDType, Size
 
 
 class Embedding(Module):
@@ -57,18 +59,18 @@ class Embedding(Module):
         num_embeddings: Size,
         embedding_dim: Size,
         *,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
     ) -> None:
         sizes = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
         check_sizes("embedding", **sizes)
-        check_choice("embedding", "dtype", dtype, REAL_DTYPES)
         V, I = int(num_embeddings), int(embedding_dim)
-        self.num_embeddings, self.embedding_dim, self.dtype = V, I, dtype
-        arrays = {"E": host.generator(rng).normal(0, I**-0.5, (V, I))}
+        self.num_embeddings, self.embedding_dim = V, I
+        self.dtype = accept_dtype("embedding", dtype, REAL_DTYPES)
         specs = {"E": Spec((V, I), "(V, I)")}
-        self._parameters = Parameters("embedding", specs, cast(arrays, dtype, get(device)))
+        options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
+        self._parameters = drawn("embedding", specs, partial(_draw, V, I), **options)
 
     def __call__(self, tokens: Array) -> Array:
         """The vectors (…, I) of integer tokens (…); exceptions as for `forward`."""
@@ -161,3 +163,8 @@ class Embedding(Module):
             "embedding_dim": self.embedding_dim,
             "dtype": self.dtype,
         }
+
+
+def _draw(V: int, I: int, random: Any) -> dict[str, Array]:
+    """E, normal with variance 1/I."""
+    return {"E": random.normal(0, I**-0.5, (V, I))}

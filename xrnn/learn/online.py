@@ -24,14 +24,13 @@ from typing import Any, Generic, Literal
 
 import array_api_compat
 
-from xrnn.cells.base import Cell
+from xrnn.cells.base import Cell, check_sizes
 from xrnn.engine.checks import (
     accept_state,
     cell_weights,
     check_cell,
     check_choice,
     check_numbers,
-    check_sizes,
 )
 from xrnn.engine.parameters import count
 from xrnn.recurrence.sensitivity import Rows, rows_backward, units
