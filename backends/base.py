@@ -97,8 +97,8 @@ class Backend:
         ``dense(array)``: an equal array that is C-contiguous, aligned and in native byte order;
         the array itself if it already is.
     read_only : callable
-        ``read_only(array)``: an equal array that cannot be written to; the array itself if the
-        library has no such arrays.
+        ``read_only(array)``: an equal array that cannot be written to.  If the library has no such
+        arrays: a copy if kernels keep their outputs for backward, else the array itself.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.

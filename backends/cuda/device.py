@@ -69,6 +69,8 @@ BACKEND = Backend(
     notes=_notes,
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=_dense,
+    # CuPy has no read-only arrays.
+    read_only=lambda array: array.copy(),
     device=lambda text: cupy.cuda.Device(int(text)),
     device_of=lambda array: array.device.id,
 )

@@ -61,6 +61,10 @@ class Placement:
             dtype = dtype.newbyteorder("=")
         return cls(kind, reference, backend, device, dtype, type(array), standard_device)
 
+    def __reduce__(self) -> Any:
+        # An array takes along what some libraries' devices and dtypes cannot: a name for pickles.
+        return Placement.of, (self.kind, self.reference, self.zeros((0,)))
+
     def called(self, reference: str) -> Placement:
         """The same placement, with another name of the reference array in messages."""
         return replace(self, reference=reference)

@@ -11,6 +11,8 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import array_api_compat
+
 from xrnn.backends import backend_of
 from xrnn.cells.base import check_sizes
 from xrnn.engine.checks import REAL_DTYPES, accept_dtype
@@ -89,7 +91,7 @@ class Embedding(Module):
         xs : array (…, I)
             Their rows of E.
         tape : integers (…)
-            For `backward`: the tokens themselves.
+            For `backward`: a copy of the tokens.
 
         Raises
         ------
@@ -109,15 +111,10 @@ class Embedding(Module):
         if not xp.isdtype(tokens.dtype, "integral"):
             raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
         flat = xp.reshape(tokens, (prod(tokens.shape),))
-        if 0 not in tokens.shape:
-            low, high = int(xp.min(flat)), int(xp.max(flat))
-            if low < 0 or high >= self.num_embeddings:
-                raise ValueError(
-                    f"embedding: tokens go from {low} to {high}; "
-                    f"they must lie in 0…V−1 = 0…{self.num_embeddings - 1}"
-                )
+        self._check_range("tokens", flat)
         xs = xp.take(E, flat, axis=0)  # (1)
-        return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tokens
+        tape = placement.backend.read_only(xp.asarray(tokens, copy=True))
+        return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tape
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
         """The gradient of E; row v is the sum of dxs over all positions of token v.
@@ -141,16 +138,35 @@ class Embedding(Module):
             shape of the vectors.
         """
         placement = self.weights.placement
-        if backend_of(tape, "tape") is not placement.backend or not placement.backend.xp.isdtype(
-            tape.dtype, "integral"
+        if (
+            not array_api_compat.is_array_api_obj(tape)
+            or backend_of(tape, "tape") is not placement.backend
+            or not placement.backend.xp.isdtype(tape.dtype, "integral")
         ):
-            raise TypeError("embedding: tape is another array than forward returned")
+            raise TypeError(
+                f"embedding: tape is {_described(tape)}; it must be the tape that forward "
+                "returned, integer tokens"
+            )
         shape = (*tape.shape, self.embedding_dim)
         dxs = placement.accept_shaped("dxs", dxs, shape, "that of the vectors")
         backend, N = placement.backend, prod(tape.shape)
         xp = backend.xp
         rows, tokens = xp.reshape(dxs, (N, self.embedding_dim)), xp.reshape(tape, (N,))
+        # The tape of a larger embedding would be an error of the library, or lose gradients.
+        self._check_range("the tokens of the tape", tokens)
         return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
+
+    def _check_range(self, name: str, tokens: Array) -> None:
+        """Raise ValueError unless all tokens (N,) have a row in E."""
+        xp = self.weights.placement.backend.xp
+        if tokens.shape[0] == 0:
+            return
+        low, high = int(xp.min(tokens)), int(xp.max(tokens))
+        if low < 0 or high >= self.num_embeddings:
+            raise ValueError(
+                f"embedding: {name} go from {low} to {high}; "
+                f"they must lie in 0…V−1 = 0…{self.num_embeddings - 1}"
+            )
 
     def __repr__(self) -> str:
         return f"<Embedding({self.num_embeddings}, {self.embedding_dim}): {self.weights!r}>"
@@ -163,6 +179,11 @@ class Embedding(Module):
             "embedding_dim": self.embedding_dim,
             "dtype": self.dtype,
         }
+
+
+def _described(tape: Any) -> str:
+    dtype = getattr(tape, "dtype", None)
+    return f"a {type(tape).__name__}" + (f" of {dtype}" if dtype is not None else "")
 
 
 def _draw(V: int, I: int, random: Any) -> dict[str, Array]:

@@ -126,11 +126,11 @@ class Linear(Module):
         """
         parameters = self._parameters
         hs = self._taken(hs)
-        backend, outputs = parameters.placement.backend, self._outputs(hs)
-        ys = kept = backend.read_only(outputs)
-        if ys is outputs and self.activation == "relu":
+        backend, kept = parameters.placement.backend, self._outputs(hs)
+        ys = backend.read_only(kept)
+        if ys is kept and self.activation == "relu":
             # The library has no read-only arrays, and backward reads the outputs again.
-            kept = backend.xp.asarray(outputs, copy=True)
+            kept = backend.xp.asarray(ys, copy=True)
         return ys, LinearTape(hs, kept, self, parameters, parameters.version)
 
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
