@@ -20,10 +20,23 @@ from xrnn.backends import host
 from xrnn.backends.base import Backend, Kernel, Sizes
 from xrnn.typing import Array, Namespace
 
-__all__ = ["Backend", "Kernel", "Sizes", "backend_of", "folders", "get", "register", "unregister"]
+__all__ = [
+    "Backend",
+    "Kernel",
+    "Sizes",
+    "backend_of",
+    "folders",
+    "get",
+    "locate",
+    "register",
+    "unregister",
+]
 
 #: a short name for ``device`` → the module that has the library's functions
 ALIASES = {"jax": "jax.numpy"}
+
+#: what errors give as examples of ``device``
+ACCEPTED = '"cpu", "cuda", "cuda:0", "torch" or "jax"'
 
 _registered: dict[str, Backend] = {}
 _of_type: dict[type, Backend] = {}
@@ -162,7 +175,7 @@ def get(name: str) -> Backend:
     ('cpu', 'cpu')
     """
     if not isinstance(name, str):
-        raise TypeError(f"device is {name!r:.80}; it must be a name, such as 'cpu'")
+        raise TypeError(f"device is {name!r:.80}; it must be a name, such as {ACCEPTED}")
     module = ALIASES.get(name, name)
     try:
         backend = _folder(module) if module in _names() else _library(name, module)
@@ -182,6 +195,49 @@ def get(name: str) -> Backend:
     if problem := backend.missing():
         raise ImportError(f"backend {name!r}: {problem}")
     return backend
+
+
+def locate(device: str) -> tuple[Backend, Any]:
+    """The backend of the argument ``device``, and which of its library's devices is meant.
+
+    Parameters
+    ----------
+    device : str
+        The name of a backend, as for `get`; or that, a colon and a device of its library, such
+        as ``"cuda:0"``, ``"torch:cpu"`` or ``"torch:cuda:1"``.
+
+    Returns
+    -------
+    backend : Backend
+    device : object
+        For `Backend.from_host`.  None: the one on which the library makes new arrays.
+
+    Raises
+    ------
+    TypeError, ImportError, ValueError
+        As `get`; a ValueError also if the library has no such device here.
+
+    Examples
+    --------
+    >>> backend, device = locate("numpy:cpu")
+    >>> backend.name, device
+    ('cpu', 'cpu')
+    """
+    if not isinstance(device, str):
+        raise TypeError(f"device is {device!r:.80}; it must be a name, such as {ACCEPTED}")
+    name, colon, number = device.partition(":")
+    backend = get(name)
+    if not colon:
+        return backend, None
+    try:
+        found = backend.device(number)
+        backend.xp.asarray(0.0, device=found)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"device is {device!r}; {backend.name} has no device {number!r} here; it must be a "
+            f"name, such as {ACCEPTED}"
+        ) from error
+    return backend, found
 
 
 def _folder(name: str) -> Backend:

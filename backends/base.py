@@ -89,6 +89,9 @@ class Backend:
     computes : callable
         ``computes(dtype) -> bool``: whether the results of the library's own functions keep this
         dtype.  (In NumPy and CuPy those of bfloat16 do not, so only kernels can run it.)
+    device : callable
+        ``device(text)``: the library's device of that name or number, such as that of "0" in
+        ``device="cuda:0"``, in the form that its `asarray` takes.
     device_of : callable
         ``device_of(array)``: a value that differs between devices, or None if there is only one.
     notes : callable
@@ -97,8 +100,8 @@ class Backend:
         ``dense(array)``: an equal array that is C-contiguous, aligned and in native byte order;
         the array itself if it already is.
     read_only : callable
-        ``read_only(array)``: an equal array that cannot be written to; the array itself if the
-        library has no such arrays.
+        ``read_only(array)``: an equal array that cannot be written to.  If the library has no such
+        arrays: a copy if kernels keep their outputs for backward, else the array itself.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.
@@ -113,18 +116,24 @@ class Backend:
     scatter_add: Callable[..., Array] = scatter_add
     cross_entropy: Callable[..., tuple[Array, Array]] = cross_entropy
     computes: Callable[[Any], bool] = lambda dtype: True
+    device: Callable[[str], Any] = lambda text: text
     device_of: Callable[[Array], Any] = lambda array: None
     notes: Callable[[], list[str]] = list
     dense: Callable[[Array], Array] = lambda array: array
     read_only: Callable[[Array], Array] = lambda array: array
     refused: tuple[type, ...] = ()
 
-    def from_host(self, array: Array) -> Array:
-        """A copy of a NumPy array, in C order, as an array of this library."""
+    def from_host(self, array: Array, device: Any = None) -> Array:
+        """A copy of a NumPy array, in C order, as an array of this library.
+
+        `device` is one of the library's own, as the standard has it.  Default: that on which the
+        library makes new arrays.
+        """
         if dtype_name(array.dtype) == "bfloat16" and self.computes(array.dtype):
             # The library has its own bfloat16 and cannot convert that of ml_dtypes.
-            return self.xp.astype(self.xp.asarray(array.astype("float32")), self.xp.bfloat16)
-        return self.xp.asarray(array.copy())
+            single = self.xp.asarray(array.astype("float32"), device=device)
+            return self.xp.astype(single, self.xp.bfloat16)
+        return self.xp.asarray(array.copy(), device=device)
 
     def __deepcopy__(self, memo: Any) -> Backend:
         return self

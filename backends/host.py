@@ -59,6 +59,15 @@ def generator(rng: Any = None) -> np.random.Generator:
         ) from error
 
 
+def seed_of(rng: Any = None) -> Any:
+    """The seed of `generator(rng)`, which gives the same numbers again; a new one for None.
+
+    None if `rng` is a generator, because others draw from it too.
+    """
+    kinds = (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
+    return None if isinstance(rng, kinds) else generator(rng).bit_generator.seed_seq
+
+
 def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
     """n random uint64 that depend on (seed, stream) and their position alone.
 

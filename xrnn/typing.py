@@ -30,6 +30,17 @@ Size: TypeAlias = SupportsIndex
 DType: TypeAlias = Literal["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 """The dtypes of a layer's weights; complex numbers work in the forward pass only."""
 
+
+class _LibraryDType(Protocol):
+    """A dtype of an array library."""
+
+    @property
+    def itemsize(self) -> int: ...
+
+
+GivenDType: TypeAlias = DType | type[Any] | _LibraryDType
+"""A dtype as a user may give it: its name, or that of a library, such as ``numpy.float32``."""
+
 Precision: TypeAlias = Literal["ieee", "tf32"]
 """How products of float32 may be rounded."""
 

@@ -73,5 +73,8 @@ BACKEND = Backend(
     cross_entropy=partial(cross_entropy, block=2**24),
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
     dense=_dense,
+    # CuPy has no read-only arrays.
+    read_only=lambda array: array.copy(),
+    device=lambda text: cupy.cuda.Device(int(text)),
     device_of=lambda array: array.device.id,
 )

@@ -27,7 +27,7 @@ xrnn.Layer("lstm", 3, 5)  # error
 xrnn.LSTM(3, 5, batch_first="False")  # error
 xrnn.LSTM(3, 5, dropout="0.5")  # error
 xrnn.LSTM(3, 5, dtype="float23")  # error
-xrnn.LSTM(3, 5, dtype=np.float32)  # error
+xrnn.LSTM(3, 5, dtype=32)  # error
 xrnn.LSTM(3, 5, init="zeros")  # error
 xrnn.LSTM(3, 5, precision="fast")  # error
 xrnn.LSTM(3, 5, device=0)  # error

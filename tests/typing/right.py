@@ -19,8 +19,8 @@ lstm = xrnn.LSTM(sizes[0], sizes[1], num_layers=2, bias=True, dropout=0.5, rng=0
 rnn = xrnn.RNN(np.int64(3), np.int32(5), nonlinearity="relu", init="uniform", reverse=True)
 gru = xrnn.GRU(3, 5, reset="before", batch_first=False, rng=np.random.default_rng(0))
 peephole = xrnn.Layer(cells.PeepholeLSTM, 3, 5, dtype="float32", precision="tf32")
-readout = xrnn.Linear(5, 2, activation="relu", dtype="float32")
-embedding = xrnn.Embedding(10, 3, device="cpu")
+readout = xrnn.Linear(5, 2, activation="relu", dtype=np.float32)
+embedding = xrnn.Embedding(10, 3, dtype=np.dtype("float32"), device="numpy:cpu")
 xs, token_tape = embedding.forward(np.zeros((7, 2), int))
 
 # Passes and states

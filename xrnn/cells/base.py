@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from keyword import iskeyword
+from numbers import Integral
 from typing import Any, Generic
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -18,6 +19,7 @@ from xrnn.typing import (
     HState,
     Namespace,
     S,
+    Size,
     State,
     Step,
     StepBackward,
@@ -137,14 +139,22 @@ class Cell(Generic[S]):
         object.__setattr__(self, "state_type", _state_type(self.states))
         _cells[self.token] = self
 
-    def shapes(self, I: int, H: int, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    def shapes(self, I: Size, H: Size, bias: bool = True) -> dict[str, tuple[int, ...]]:
         """Name → shape of every weight, for I inputs and H hidden units.
 
+        Raises
+        ------
+        ValueError
+            If a size is not an integer of at least 1.
+
+        Examples
+        --------
         >>> from xrnn.cells import LSTM
         >>> LSTM.shapes(3, 5)
         {'W': (20, 3), 'U': (20, 5), 'b': (20,)}
         """
-        return dict(_shapes(self, I, H, bias))
+        check_sizes(self.name, I=I, H=H)
+        return dict(_shapes(self, int(I), int(H), bias))
 
     def letters(self, name: str, inputs: str = "I") -> str:
         """The shape of the weight `name` in letters, for messages: ``(4·H, I)``."""
@@ -192,6 +202,13 @@ class Cell(Generic[S]):
 
     def __repr__(self) -> str:
         return f"<cell {self.name}>"
+
+
+def check_sizes(kind: str, **sizes: Size) -> None:
+    """Raise ValueError unless all are integers of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{kind}: {name} is {value!r:.80}; it must be an integer ≥ 1")
 
 
 def _is_name(name: object) -> bool:

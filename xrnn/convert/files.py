@@ -272,7 +272,7 @@ def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) 
     if dtype_name(found.dtype) != said or said not in DTYPES:
         raise TypeError(f"{what} is {found.dtype}; its configuration says {said!r:.80}")
     found = rounded(what, found, dtype_name(placement.dtype))
-    return placement.accept(what, placement.backend.from_host(found))
+    return placement.accept(what, placement.from_host(found))
 
 
 def _keep_ties(name: str, weights: Entries, taken: dict[str, Array], found: Tensors) -> None:

@@ -22,10 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import array_api_compat
-
 from xrnn.backends import backend_of, host
-from xrnn.backends.host import to_host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
 from xrnn.convert.casting import rounded
 from xrnn.engine.checks import check_flags
@@ -109,7 +106,7 @@ def from_torch(
     dtype = dtype_name(placement.dtype)
     host = {name: _host(name, value, expected[name], dtype) for name, value in state_dict.items()}
     converted = {
-        name: placement.backend.from_host(rounded(name, value, dtype))
+        name: placement.from_host(rounded(name, value, dtype))
         for name, value in _from(layer, host, gradients).items()
     }
     if not gradients:
@@ -214,7 +211,8 @@ def _names(layer: Embedding | Linear) -> dict[str, str]:
 
 
 def _torch_shapes(layer: Layer[Any] | Embedding | Linear) -> dict[str, tuple[int, ...]]:
-    zero = {name: to_host(w) for name, w in layer.weights.items()}
+    # Of the shapes alone, which are known before the weights are drawn.
+    zero = {name: host.xp.zeros(spec.shape) for name, spec in layer.weights.specs.items()}
     return {name: value.shape for name, value in _to(layer, zero, gradients=True).items()}
 
 

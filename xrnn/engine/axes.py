@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
-from typing import Generic
+from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement, accept_state
@@ -69,6 +69,11 @@ class Axes(Generic[S]):
         self._shapes: dict[int, tuple[tuple[int, ...], str]] = {}
         #: for each cell the function that selects its part of an array (L·D, …)
         self._parts = [itemgetter((n, ...)) for n in range(self.cells)]
+
+    def __reduce__(self) -> Any:
+        how: Any = {"directions": self.D, "batch_first": self.batch_first, "stacked": self.stacked}
+        given = (self.cell, self.placement, self.I, self.H, self.suffixes)
+        return partial(Axes, **how), given
 
     def inputs(self, name: str, x: Array, axes: int) -> tuple[Array, bool]:
         """The checked input, time first and with an axis B; and whether that axis was added.

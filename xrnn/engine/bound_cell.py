@@ -62,10 +62,15 @@ class BoundCell:
         self._prepared: dict[Kernel, Weights] = {}
         self.xp = placement.backend.xp
 
+    def __reduce__(self) -> Any:
+        how: Any = {"given": self.given, "precision": self.precision, "reverse": self.reverse}
+        given = (self.cell, self.weights, self.placement)
+        return partial(BoundCell, **how, frozen=self.frozen), given
+
     def rebound(self, weights: Weights) -> BoundCell:
         """The same cell with new values of its weights; choices of kernels are kept."""
-        bound = copy(self)
-        bound.weights, bound._prepared = weights, {}
+        bound: BoundCell = copy(self)
+        bound.weights, bound._chosen = weights, self._chosen
         return bound
 
     def kernel(self, T: int, B: int) -> Kernel:
@@ -132,6 +137,11 @@ class Pass(NamedTuple):
     lengths: Array | None
     residuals: Any
 
+    def __reduce__(self) -> Any:
+        """Without what the kernel made: residuals and prepared weights have forms of its own, and
+        where this is copied to, another kernel may serve.  It runs forward again there."""
+        return _run_again, (self.bound, self.xs, self.first, self.lengths)
+
     def replay(self) -> tuple[Residuals, list[State]]:
         """Run the pass again by the cell's own code: its residuals, the state after each step."""
         bound, trace = self.bound, Trace()
@@ -158,6 +168,13 @@ class Pass(NamedTuple):
             bound.weights, residuals, dys, dstate, xp=bound.xp, trace=trace
         )
         return found, trace, residuals
+
+
+def _run_again(bound: BoundCell, xs: Array, first: State, lengths: Array | None) -> Pass:
+    """A pass from its copy or pickle."""
+    found = bound.run(xs, first, lengths, True)[2]
+    assert found is not None
+    return found
 
 
 def run_both(

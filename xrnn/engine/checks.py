@@ -16,13 +16,13 @@ import array_api_compat
 
 from xrnn.backends import Backend, backend_of, host
 from xrnn.cells.base import Cell
-from xrnn.typing import Array, Size, State, Weights, dtype_name, is_floating
+from xrnn.typing import Array, DType, State, Weights, dtype_name, is_floating
 
 PRECISIONS = ("ieee", "tf32")
 
 #: what a layer may store its weights in
-REAL_DTYPES = ("float16", "bfloat16", "float32", "float64")
-DTYPES = (*REAL_DTYPES, "complex64", "complex128")
+REAL_DTYPES: tuple[DType, ...] = ("float16", "bfloat16", "float32", "float64")
+DTYPES: tuple[DType, ...] = (*REAL_DTYPES, "complex64", "complex128")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,10 @@ class Placement:
         if backend.xp is host.xp and dtype.byteorder not in "=|":
             dtype = dtype.newbyteorder("=")
         return cls(kind, reference, backend, device, dtype, type(array), standard_device)
+
+    def __reduce__(self) -> Any:
+        # An array takes along what some libraries' devices and dtypes cannot: a name for pickles.
+        return Placement.of, (self.kind, self.reference, self.zeros((0,)))
 
     def called(self, reference: str) -> Placement:
         """The same placement, with another name of the reference array in messages."""
@@ -118,6 +122,10 @@ class Placement:
             )
         return array
 
+    def from_host(self, array: Array) -> Array:
+        """A copy of a NumPy array in the library and on the device of this placement."""
+        return self.backend.from_host(array, self.standard_device)
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """A new array of zeros with the library, device and dtype of this placement."""
         return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.standard_device)
@@ -151,18 +159,28 @@ def check_precision(kind: str, precision: str) -> None:
         raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
 
 
-def check_sizes(kind: str, **sizes: Size) -> None:
-    """Raise ValueError unless all are integers of at least 1."""
-    for name, value in sizes.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{kind}: {name} is {value!r}; it must be an integer ≥ 1")
-
-
 def check_flags(kind: str, **flags: bool) -> None:
     """Raise TypeError unless all are True or False (the string "False" would count as true)."""
     for name, value in flags.items():
         if not (isinstance(value, bool) or dtype_name(type(value)) in ("bool_", "bool")):
             raise TypeError(f"{kind}: {name} is {value!r}; it must be True or False")
+
+
+def accept_dtype(kind: str, dtype: Any, choices: Iterable[DType]) -> DType:
+    """The name of a dtype, which may be given as the dtype (or its class) of any array library.
+
+    Raises
+    ------
+    ValueError
+        If it is not one of the choices.
+    """
+    choices = {choice: choice for choice in choices}
+    # NumPy names its dtypes without their byte order; it is the native one that is stored.
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or dtype_name(dtype)
+    if name not in choices:
+        words = " or ".join(map(repr, choices))
+        raise ValueError(f"{kind}: dtype is {dtype!r:.80}; it must be {words}")
+    return choices[name]
 
 
 def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> None:

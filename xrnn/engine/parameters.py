@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple, Self
 
-from xrnn.backends import Backend, backend_of, get, host
+import array_api_compat
+
+from xrnn.backends import Backend, backend_of, host, locate
 from xrnn.engine.checks import Placement, looks_transposed, unknown_name
-from xrnn.typing import Array, dtype_name
+from xrnn.typing import Array, DType, dtype_name
+
+#: held while values are drawn, so that threads draw them once
+_drawing = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _drawing
+    _drawing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    # The child of a fork does not have the thread that may hold the lock.
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Spec(NamedTuple):
@@ -35,6 +53,10 @@ class Parameters(MutableMapping[str, Array]):
         The values.
     placement : Placement, optional
         The library, device and dtype of all arrays.  Default: those of the first array.
+    draw : callable, optional
+        ``draw() -> arrays``: values for the names that `arrays` lacks.  It is called when the
+        first of them is read; what is assigned before is not drawn.  With it `placement` is
+        required.
 
     Attributes
     ----------
@@ -62,12 +84,14 @@ it looks transposed: give U_l0.T
         arrays: Mapping[str, Array],
         *,
         placement: Placement | None = None,
+        draw: Callable[[], Mapping[str, Array]] | None = None,
     ) -> None:
         self.kind, self.specs = kind, dict(specs)
-        self.version, self.frozen = 0, False
+        self.version, self.frozen, self._draw = 0, False, draw
         if not isinstance(arrays, Mapping):
             raise TypeError(f"{kind}: weights must be a mapping of name to array")
-        if absent := [name for name in self.specs if name not in arrays]:
+        absent = [name for name in self.specs if name not in arrays]
+        if absent and draw is None:
             spec = self.specs[absent[0]]
             raise ValueError(
                 f"{kind}: weight {absent[0]} is missing; it must have shape "
@@ -78,7 +102,10 @@ it looks transposed: give U_l0.T
         self._arrays = self._checked(arrays)
 
     def __getitem__(self, name: str) -> Array:
-        return self._arrays[name]
+        return (self._arrays if name in self._arrays else self._all())[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs
 
     def __setitem__(self, name: str, array: Array) -> None:
         self.update({name: array})
@@ -87,10 +114,10 @@ it looks transposed: give U_l0.T
         raise TypeError(f"{self.kind}: weight {name} cannot be removed; assign another array")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self.specs)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.specs)
 
     def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
         return {**self, **other}
@@ -100,7 +127,7 @@ it looks transposed: give U_l0.T
         return self
 
     def __repr__(self) -> str:
-        words = (f"{name} {tuple(a.shape)}" for name, a in self._arrays.items())
+        words = (f"{name} {spec.shape}" for name, spec in self.specs.items())
         how = f"{dtype_name(self.placement.dtype)} on {self.placement.backend.name}"
         return f"<weights of {self.kind}, {how}: {', '.join(words)}>"
 
@@ -128,22 +155,24 @@ it looks transposed: give U_l0.T
             raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
         taken = self._checked(given)
         self._arrays.update(taken)
+        if len(self._arrays) == len(self.specs):
+            self._draw = None
         self.version += 1
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
         """New parameters of the same names and placement, from arrays of exactly these names."""
         return Parameters(self.kind, self.specs, arrays, placement=self.placement)
 
-    def moved(self, backend: Backend) -> Parameters:
-        """The same values in another library."""
-        arrays = {name: _moved(a, backend) for name, a in self._arrays.items()}
+    def moved(self, backend: Backend, device: Any = None) -> Parameters:
+        """The same values in another library, or on another of its devices."""
+        arrays = {name: _moved(a, backend, device) for name, a in self._all().items()}
         found = Parameters(self.kind, self.specs, arrays)
         return found.frozen_copy() if self.frozen else found
 
     def frozen_copy(self) -> Parameters:
         """Copies that cannot be assigned to; read-only where the library has such arrays."""
         backend = self.placement.backend
-        copies = {name: _fixed(a, backend) for name, a in self._arrays.items()}
+        copies = {name: _fixed(a, backend) for name, a in self._all().items()}
         found = Parameters(self.kind, self.specs, copies)
         found.frozen = True
         return found
@@ -157,12 +186,26 @@ it looks transposed: give U_l0.T
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("kind", "specs", "frozen", "_arrays")}
+        names = ("kind", "specs", "version", "frozen")
+        return {"_arrays": self._all(), **{name: self.__dict__[name] for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["kind"], state["specs"], state["_arrays"])  # type: ignore[misc]
         if state["frozen"]:
             self.__dict__.update(self.frozen_copy().__dict__)
+        # A tape that was copied along knows the version.
+        self.version = state["version"]
+
+    def _all(self) -> dict[str, Array]:
+        """The arrays, after those that are not there yet have been drawn."""
+        if self._draw is not None:
+            with _drawing:
+                drawn = {} if self._draw is None else self._checked(self._draw())
+                for name, array in drawn.items():
+                    # Another thread may have assigned it meanwhile.
+                    self._arrays.setdefault(name, array)
+                self._draw = None
+        return self._arrays
 
     def _checked(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """The arrays after all checks, in C order and native byte order."""
@@ -182,10 +225,13 @@ it looks transposed: give U_l0.T
         return taken
 
 
-def _moved(array: Array, backend: Backend) -> Array:
-    """The array in the library of `backend`, copied through the host if it is in another."""
-    placement = backend_of(array)
-    return array if placement is backend else backend.from_host(placement.to_host(array))
+def _moved(array: Array, backend: Backend, device: Any) -> Array:
+    """The array in the library of `backend`, and on one of its devices if one is given; copied
+    through the host if it is elsewhere."""
+    mine = backend_of(array)
+    if mine is backend and device in (None, array_api_compat.device(array)):
+        return array
+    return backend.from_host(mine.to_host(array), device)
 
 
 def _fixed(array: Array, backend: Backend) -> Array:
@@ -241,16 +287,17 @@ class Module:
         Parameters
         ----------
         device : str
-            "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+            "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+            devices after a colon, such as "cuda:0" or "torch:cuda:1".
 
         Raises
         ------
         ImportError
             If the library is not installed or finds no device; nothing is moved then.
         ValueError
-            If the name is not that of an array library; nothing is moved then.
+            If the name is not that of an array library or of a device; nothing is moved then.
         """
-        self._parameters = self._parameters.moved(get(device))
+        self._parameters = self._parameters.moved(*locate(device))
         return self
 
     def freeze(self) -> Self:
@@ -275,11 +322,45 @@ class Module:
         return self
 
 
-@host.ignore_underflow
-def cast(weights: Mapping[str, Array], dtype: str, backend: Backend) -> dict[str, Array]:
-    """Weights on the host (NumPy) as arrays of `backend`, cast to `dtype`."""
-    host_dtype = host.named_dtype(dtype)
-    return {name: backend.from_host(w.astype(host_dtype)) for name, w in weights.items()}
+def drawn(
+    kind: str,
+    specs: Mapping[str, Spec],
+    draw: Callable[[Any], Mapping[str, Array]],
+    *,
+    rng: Any,
+    dtype: DType,
+    device: str,
+) -> Parameters:
+    """Random parameters, whose values are drawn when they are first needed.
+
+    So nothing is drawn for weights that come from a file.  A generator that a user gave is used
+    at once, because the numbers it gives afterwards must not depend on when that is.
+
+    Parameters
+    ----------
+    kind, specs
+        As for `Parameters`.
+    draw : callable
+        ``draw(generator) -> arrays``: the values on the host, in float64.
+    rng, dtype, device
+        As for `xrnn.Layer`.
+    """
+    backend, where = locate(device)
+    stored = host.named_dtype(dtype)
+    seed = host.seed_of(rng)
+
+    @host.ignore_underflow
+    def values(random: Any) -> dict[str, Array]:
+        arrays = draw(host.generator(random)).items()
+        return {name: backend.from_host(w.astype(stored), where) for name, w in arrays}
+
+    if seed is None:
+        return Parameters(kind, specs, values(rng))
+    example = backend.from_host(host.xp.zeros(0, stored), where)
+    placement = Placement.of(kind, next(iter(specs)), example)
+    # A new generator at every attempt: one that was interrupted leaves no trace in the values.
+    later = partial(values, seed)
+    return Parameters(kind, specs, {}, placement=placement, draw=later)
 
 
 def count(weights: Mapping[str, Array]) -> int:
@@ -289,4 +370,5 @@ def count(weights: Mapping[str, Array]) -> int:
     >>> count(xrnn.LSTM(3, 5).weights)
     180
     """
-    return sum(prod(w.shape) for w in weights.values())
+    shapes = weights.specs if isinstance(weights, Parameters) else weights
+    return sum(prod(w.shape) for w in shapes.values())

@@ -22,6 +22,10 @@ class Tape(Generic[S]):
     a public interface.  It refers to the inputs and states of the forward pass without copying
     them, so do not change these arrays in place before backward.  If the weights of a layer have
     been assigned to since, backward raises an error.
+
+    A deep copy or a pickle of a tape takes a copy of its layer along, as `owner`, and only that
+    layer serves it: copy or pickle both together, as ``(layer, tape)``.  The forward pass is
+    computed again there, from the inputs, states and weights of this one.
     """
 
     axes: Axes[S]

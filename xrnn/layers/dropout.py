@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from numbers import Integral, Real
 
+import array_api_compat
+
 from xrnn.backends import backend_of, host
 from xrnn.engine.stack import Mask
-from xrnn.typing import Array
+from xrnn.typing import Array, Size
 
 
 def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
@@ -21,7 +23,7 @@ def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
         )
 
 
-def dropout_masks(kind: str, p: float, seed: int | None, dtype: str) -> Mask | None:
+def dropout_masks(kind: str, p: float, seed: Size | None, dtype: str) -> Mask | None:
     """The function that makes the mask for the outputs of a layer; None without dropout.
 
     Raises
@@ -44,5 +46,6 @@ def _mask(p: float, seed: int, dtype: str, k: int, ys: Array) -> Array:
     T, B, n = ys.shape
     backend = backend_of(ys)
     scaled = (host.counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)
-    mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n))
+    where = array_api_compat.device(ys)
+    mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n), where)
     return backend.xp.astype(mask, ys.dtype)

@@ -7,14 +7,18 @@ dE = Σ_t token_t ⊗ dx_t       (2)   the same, eqs 16-17 (corrected: see the e
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
-from xrnn.backends import backend_of, get, host
-from xrnn.engine.checks import REAL_DTYPES, check_choice, check_sizes
-from xrnn.engine.parameters import Module, Parameters, Spec, cast
+import array_api_compat
+
+from xrnn.backends import backend_of
+from xrnn.cells.base import check_sizes
+from xrnn.engine.checks import REAL_DTYPES, accept_dtype
+from xrnn.engine.parameters import Module, Spec, drawn
 from xrnn.recurrence.scatter import indices
-from xrnn.typing import Array, DType, Size, is_integer
+from xrnn.typing import Array, GivenDType, Size, is_integer
 
 
 class Embedding(Module):
@@ -58,18 +62,18 @@ class Embedding(Module):
         num_embeddings: Size,
         embedding_dim: Size,
         *,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
     ) -> None:
         sizes = {"num_embeddings": num_embeddings, "embedding_dim": embedding_dim}
         check_sizes("embedding", **sizes)
-        check_choice("embedding", "dtype", dtype, REAL_DTYPES)
         V, I = int(num_embeddings), int(embedding_dim)
-        self.num_embeddings, self.embedding_dim, self.dtype = V, I, dtype
-        arrays = {"E": host.generator(rng).normal(0, I**-0.5, (V, I))}
+        self.num_embeddings, self.embedding_dim = V, I
+        self.dtype = accept_dtype("embedding", dtype, REAL_DTYPES)
         specs = {"E": Spec((V, I), "(V, I)")}
-        self._parameters = Parameters("embedding", specs, cast(arrays, dtype, get(device)))
+        options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
+        self._parameters = drawn("embedding", specs, partial(_draw, V, I), **options)
 
     def __call__(self, tokens: Array) -> Array:
         """The vectors (…, I) of integer tokens (…); exceptions as for `forward`."""
@@ -88,7 +92,7 @@ class Embedding(Module):
         xs : array (…, I)
             Their rows of E.
         tape : integers (…)
-            For `backward`: the tokens themselves.
+            For `backward`: a copy of the tokens.
 
         Raises
         ------
@@ -108,15 +112,10 @@ class Embedding(Module):
         if not is_integer(tokens.dtype):
             raise TypeError(f"embedding: tokens are {tokens.dtype}; they must be integers")
         flat = indices(xp.reshape(tokens, (prod(tokens.shape),)), xp=xp)
-        if 0 not in tokens.shape:
-            low, high = int(xp.min(flat)), int(xp.max(flat))
-            if low < 0 or high >= self.num_embeddings:
-                raise ValueError(
-                    f"embedding: tokens go from {low} to {high}; "
-                    f"they must lie in 0…V−1 = 0…{self.num_embeddings - 1}"
-                )
+        self._check_range("tokens", flat)
         xs = xp.take(E, flat, axis=0)  # (1)
-        return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tokens
+        tape = placement.backend.read_only(xp.asarray(tokens, copy=True))
+        return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tape
 
     def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
         """The gradient of E; row v is the sum of dxs over all positions of token v.
@@ -142,14 +141,36 @@ class Embedding(Module):
             shape of the vectors.
         """
         placement = self.weights.placement
-        if backend_of(tape, "tape") is not placement.backend or not is_integer(tape.dtype):
-            raise TypeError("embedding: tape is another array than forward returned")
+        if (
+            not array_api_compat.is_array_api_obj(tape)
+            or backend_of(tape, "tape") is not placement.backend
+            or not is_integer(tape.dtype)
+        ):
+            raise TypeError(
+                f"embedding: tape is {_described(tape)}; it must be the tape that forward "
+                "returned, integer tokens"
+            )
         shape = (*tape.shape, self.embedding_dim)
         dxs = placement.accept_shaped("dxs", dxs, shape, "that of the vectors")
         backend, N = placement.backend, prod(tape.shape)
         xp = backend.xp
-        rows, tokens = xp.reshape(dxs, (N, self.embedding_dim)), xp.reshape(tape, (N,))
+        rows = xp.reshape(dxs, (N, self.embedding_dim))
+        tokens = indices(xp.reshape(tape, (N,)), xp=xp)
+        # The tape of a larger embedding would be an error of the library, or lose gradients.
+        self._check_range("the tokens of the tape", tokens)
         return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
+
+    def _check_range(self, name: str, tokens: Array) -> None:
+        """Raise ValueError unless all tokens (N,) have a row in E."""
+        xp = self.weights.placement.backend.xp
+        if tokens.shape[0] == 0:
+            return
+        low, high = int(xp.min(tokens)), int(xp.max(tokens))
+        if low < 0 or high >= self.num_embeddings:
+            raise ValueError(
+                f"embedding: {name} go from {low} to {high}; "
+                f"they must lie in 0…V−1 = 0…{self.num_embeddings - 1}"
+            )
 
     def __repr__(self) -> str:
         return f"<Embedding({self.num_embeddings}, {self.embedding_dim}): {self.weights!r}>"
@@ -162,3 +183,13 @@ class Embedding(Module):
             "embedding_dim": self.embedding_dim,
             "dtype": self.dtype,
         }
+
+
+def _described(tape: Any) -> str:
+    dtype = getattr(tape, "dtype", None)
+    return f"a {type(tape).__name__}" + (f" of {dtype}" if dtype is not None else "")
+
+
+def _draw(V: int, I: int, random: Any) -> dict[str, Array]:
+    """E, normal with variance 1/I."""
+    return {"E": random.normal(0, I**-0.5, (V, I))}

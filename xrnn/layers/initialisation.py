@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from xrnn.backends import host
@@ -53,7 +54,7 @@ def draw(
     Raises
     ------
     ValueError
-        If `init` is unknown.
+        If `init` is unknown, or `forget_bias` is not a number.
 
     Examples
     --------
@@ -62,7 +63,7 @@ def draw(
     >>> float(w["b"][5]), w["U"].shape  # the forget gate's bias; U
     (1.0, (20, 5))
     """
-    check_choice(cell.name, "init", init, INITS)
+    check_init(cell.name, init, forget_bias)
     xp, random = host.xp, host.generator(rng)
     shapes = cell.shapes(I, H, bias)
     if init == "uniform":
@@ -78,6 +79,26 @@ def draw(
         k = cell.gates.index("f")
         weights["b"][k * H : (k + 1) * H] = forget_bias
     return weights
+
+
+def draw_all(
+    cell: Cell[Any], parts: list[tuple[int, str]], H: int, rng: Any, **options: Any
+) -> dict[str, Array]:
+    """Draw the weights of all cells of a layer, one cell after the other.
+
+    `parts` are, for each cell, its inputs and the ending of its weights' names; `options` are
+    those of `draw`.
+    """
+    random = host.generator(rng)
+    drawn = [(suffix, draw(cell, I, H, rng=random, **options)) for I, suffix in parts]
+    return {f"{name}{suffix}": w for suffix, part in drawn for name, w in part.items()}
+
+
+def check_init(kind: str, init: str, forget_bias: float) -> None:
+    """Raise ValueError unless `init` is known and `forget_bias` is a number."""
+    check_choice(kind, "init", init, INITS)
+    if not isinstance(forget_bias, Real):
+        raise ValueError(f"{kind}: forget_bias is {forget_bias!r:.80}; it must be a number")
 
 
 def specs(

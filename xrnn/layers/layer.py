@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Generic
 
-from xrnn.backends import get, host
-from xrnn.cells.base import Cell
+from xrnn.cells.base import Cell, check_sizes
 from xrnn.engine.bound import Bound, bind
 from xrnn.engine.checks import (
     DTYPES,
+    accept_dtype,
     check_cell,
-    check_choice,
     check_flags,
     check_integer,
     check_precision,
-    check_sizes,
 )
-from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.engine.parameters import Module, Spec, drawn
 from xrnn.engine.signature import signature
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.layers.dropout import check_dropout, dropout_masks
-from xrnn.layers.initialisation import draw, specs
-from xrnn.typing import Array, DType, GivenState, Init, Precision, S, Size, dtype_name
+from xrnn.layers.initialisation import check_init, draw_all, specs
+from xrnn.typing import Array, GivenDType, GivenState, Init, Precision, S, Size, dtype_name
 
 #: the options of a layer that say what is computed, and what they are by default
 OPTIONS = {
@@ -63,11 +62,13 @@ class Layer(Module, Generic[S]):
     reverse : bool
         Whether all layers run from the end to the start (D = 1).
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, which inputs and states must have too.  bfloat16 needs
-        ml_dtypes, and a backend that computes in it: "cuda", by fused kernels, or "torch".
+        The dtype of the weights, which inputs and states must have too: its name, or the dtype
+        of an array library, such as ``np.float32``.  bfloat16 needs ml_dtypes, and a backend
+        that computes in it: "cuda", by fused kernels, or "torch".
         Complex numbers work in the forward pass only, for cells that are `Cell.analytic`.
     device : str
-        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+        devices after a colon, such as "cuda:0" or "torch:cuda:1".
     rng : int or numpy.random.Generator, optional
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
@@ -113,7 +114,7 @@ class Layer(Module, Generic[S]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
         init: Init = "orthogonal",
@@ -128,20 +129,18 @@ class Layer(Module, Generic[S]):
         if bidirectional and reverse:
             raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
         check_dropout(kind, dropout, int(num_layers))
-        check_choice(kind, "dtype", dtype, DTYPES)
         self.cell = cell
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.num_layers, self.bidirectional = int(num_layers), bool(bidirectional)
         self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
-        self.dropout, self.dtype = float(dropout), dtype
+        self.dropout, self.dtype = float(dropout), accept_dtype(kind, dtype, DTYPES)
         self.precision = precision
-        backend, random = get(device), host.generator(rng)
-        arrays: dict[str, Array] = {}
-        for k, suffix in self.parts():
-            sizes = self.inputs(k), self.hidden_size
-            drawn = draw(cell, *sizes, bias=bias, init=init, forget_bias=forget_bias, rng=random)
-            arrays |= {f"{name}{suffix}": w for name, w in drawn.items()}
-        self._parameters = Parameters(kind, self._specs(), cast(arrays, dtype, backend))
+        check_init(kind, init, forget_bias)
+        parts = [(self.inputs(k), suffix) for k, suffix in self.parts()]
+        how = {"bias": self.bias, "init": init, "forget_bias": forget_bias}
+        draw = partial(draw_all, cell, parts, self.hidden_size, **how)
+        options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
+        self._parameters = drawn(kind, self._specs(), draw, **options)
 
     @property
     def precision(self) -> Precision:
@@ -175,9 +174,12 @@ class Layer(Module, Generic[S]):
         """Name → shape of every weight."""
         return {name: spec.shape for name, spec in self._specs().items()}
 
-    def initial_state(self, B: int) -> S:
+    def initial_state(self, B: Size) -> S:
         """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
-        shape = (len(self.parts()), B, self.hidden_size)
+        check_integer(self.cell.name, "B", B)
+        if int(B) < 0:
+            raise ValueError(f"{self.cell.name}: B is {B}; it must be an integer ≥ 0")
+        shape = (len(self.parts()), int(B), self.hidden_size)
         return self.cell.state([self._parameters.placement.zeros(shape) for _ in self.cell.states])
 
     def __call__(
@@ -203,7 +205,7 @@ class Layer(Module, Generic[S]):
         state: GivenState | None = None,
         lengths: Any = None,
         *,
-        seed: int | None = None,
+        seed: Size | None = None,
     ) -> tuple[Array, S, Tape[S]]:
         """Run the layer and keep what `backward` needs.
 

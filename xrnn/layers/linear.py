@@ -9,22 +9,29 @@ because its gradient with respect to them is simple and stable.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any, Literal, NamedTuple
 
-from xrnn.backends import get, host
+from xrnn.backends import host
 from xrnn.cells.activations import relu, relu_slope
-from xrnn.engine.checks import DTYPES, check_choice, check_flags, check_sizes
-from xrnn.engine.parameters import Module, Parameters, Spec, cast
+from xrnn.cells.base import check_sizes
+from xrnn.engine.checks import DTYPES, accept_dtype, check_choice, check_flags
+from xrnn.engine.parameters import Module, Parameters, Spec, drawn
 from xrnn.recurrence.precision import rounded_sum
-from xrnn.typing import Array, DType, Size
+from xrnn.typing import Array, GivenDType, Size
 
 
 class LinearTape(NamedTuple):
-    """What `Linear.backward` needs."""
+    """What `Linear.backward` needs.
+
+    It refers to the inputs without copying them, so do not change that array in place before
+    backward.  A copied or unpickled tape has a copy of its linear map with it, as `owner`.
+    """
 
     hs: Array
     ys: Array
+    owner: Linear
     parameters: Parameters
     version: int
 
@@ -76,23 +83,21 @@ class Linear(Module):
         *,
         activation: Literal["relu"] | None = None,
         bias: bool = True,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
     ) -> None:
         check_sizes("linear", in_features=in_features, out_features=out_features)
         check_flags("linear", bias=bias)
         check_choice("linear", "activation", activation, (None, "relu"))
-        check_choice("linear", "dtype", dtype, DTYPES)
         H, O = int(in_features), int(out_features)
         self.in_features, self.out_features, self.bias = H, O, bool(bias)
-        self.activation, self.dtype = activation, dtype
-        limit = (6 / (H + O)) ** 0.5
-        arrays = {"W": host.generator(rng).uniform(-limit, limit, (O, H))}
+        self.activation, self.dtype = activation, accept_dtype("linear", dtype, DTYPES)
         specs = {"W": Spec((O, H), "(O, H)")}
         if bias:
-            arrays["b"], specs["b"] = host.xp.zeros(O), Spec((O,), "(O,)")
-        self._parameters = Parameters("linear", specs, cast(arrays, dtype, get(device)))
+            specs["b"] = Spec((O,), "(O,)")
+        options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
+        self._parameters = drawn("linear", specs, partial(_draw, H, O, self.bias), **options)
 
     def __call__(self, hs: Array) -> Array:
         """The outputs (…, O) for hs (…, H), without a tape; exceptions as for `forward`."""
@@ -122,8 +127,12 @@ class Linear(Module):
         """
         parameters = self._parameters
         hs = self._taken(hs)
-        ys = parameters.placement.backend.read_only(self._outputs(hs))
-        return ys, LinearTape(hs, ys, parameters, parameters.version)
+        backend, kept = parameters.placement.backend, self._outputs(hs)
+        ys = backend.read_only(kept)
+        if ys is kept and self.activation == "relu":
+            # The library has no read-only arrays, and backward reads the outputs again.
+            kept = backend.xp.asarray(ys, copy=True)
+        return ys, LinearTape(hs, kept, self, parameters, parameters.version)
 
     @host.ignore_underflow
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
@@ -147,13 +156,15 @@ class Linear(Module):
         ------
         TypeError, ValueError
             If dys does not have the library, dtype and shape of the outputs, the tape is not
-            from `forward`, or the weights have changed since.
+            from `forward` of this map, or the weights have changed since.
         """
         if not isinstance(tape, LinearTape):
             raise TypeError(
                 f"linear: tape is a {type(tape).__name__}; it must be the tape that forward "
                 "returned"
             )
+        if tape.owner is not self:
+            raise ValueError("linear: the tape was made by another linear map")
         self.check_unchanged(tape.parameters, tape.version)
         hs, ys, placement = tape.hs, tape.ys, self.weights.placement
         dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")
@@ -201,3 +212,10 @@ class Linear(Module):
             "bias": self.bias,
             "dtype": self.dtype,
         }
+
+
+def _draw(H: int, O: int, bias: bool, random: Any) -> dict[str, Array]:
+    """W, Glorot uniform (Glorot & Bengio, 2010), and b."""
+    limit = (6 / (H + O)) ** 0.5
+    W = {"W": random.uniform(-limit, limit, (O, H))}
+    return {**W, "b": host.xp.zeros(O)} if bias else W

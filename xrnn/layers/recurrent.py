@@ -7,7 +7,7 @@ from typing import Any, Literal
 from xrnn import cells
 from xrnn.engine.checks import check_choice
 from xrnn.layers.layer import Layer
-from xrnn.typing import DType, HCState, HState, Init, Precision, Size
+from xrnn.typing import GivenDType, HCState, HState, Init, Precision, Size
 
 
 class RNN(Layer[HState]):
@@ -33,9 +33,11 @@ class RNN(Layer[HState]):
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, which inputs and states must have too.
+        The dtype of the weights, which inputs and states must have too: its name, or the dtype
+        of an array library, such as ``np.float32``.
     device : str
-        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+        devices after a colon, such as "cuda:0" or "torch:cuda:1".
     rng : int or numpy.random.Generator, optional
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
@@ -73,7 +75,7 @@ class RNN(Layer[HState]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
         init: Init = "orthogonal",
@@ -121,9 +123,11 @@ class LSTM(Layer[HCState]):
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, which inputs and states must have too.
+        The dtype of the weights, which inputs and states must have too: its name, or the dtype
+        of an array library, such as ``np.float32``.
     device : str
-        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+        devices after a colon, such as "cuda:0" or "torch:cuda:1".
     rng : int or numpy.random.Generator, optional
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
@@ -167,7 +171,7 @@ class LSTM(Layer[HCState]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
         init: Init = "orthogonal",
@@ -219,9 +223,11 @@ class GRU(Layer[HState]):
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, which inputs and states must have too.
+        The dtype of the weights, which inputs and states must have too: its name, or the dtype
+        of an array library, such as ``np.float32``.
     device : str
-        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+        devices after a colon, such as "cuda:0" or "torch:cuda:1".
     rng : int or numpy.random.Generator, optional
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
@@ -260,7 +266,7 @@ class GRU(Layer[HState]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
         init: Init = "orthogonal",
@@ -308,9 +314,11 @@ class InputGatedLSTM(Layer[HCState]):
     reverse : bool
         Whether all layers run from the end to the start.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
-        The dtype of the weights, which inputs and states must have too.
+        The dtype of the weights, which inputs and states must have too: its name, or the dtype
+        of an array library, such as ``np.float32``.
     device : str
-        "cpu", "cuda" or the name of an array library, such as "torch" or "jax".
+        "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
+        devices after a colon, such as "cuda:0" or "torch:cuda:1".
     rng : int or numpy.random.Generator, optional
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
@@ -348,7 +356,7 @@ class InputGatedLSTM(Layer[HCState]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
-        dtype: DType = "float32",
+        dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
         init: Init = "orthogonal",

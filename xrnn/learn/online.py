@@ -19,23 +19,24 @@ a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM an
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, Generic, Literal
 
 import array_api_compat
 
-from xrnn.cells.base import Cell
+from xrnn.backends import backend_of, host
+from xrnn.cells.base import Cell, check_sizes
 from xrnn.engine.checks import (
     accept_state,
     cell_weights,
     check_cell,
     check_choice,
     check_numbers,
-    check_sizes,
 )
 from xrnn.engine.parameters import count
-from xrnn.recurrence.sensitivity import Rows, rows_backward, units
-from xrnn.typing import Array, GivenState, Namespace, S, Weights
+from xrnn.recurrence.masks import select_state
+from xrnn.recurrence.precision import accumulation_dtype, widen
+from xrnn.recurrence.sensitivity import Diagonal, Full, Sensitivity
+from xrnn.typing import Array, GivenState, Namespace, S, State, Weights
 
 METHODS = ("exact", "snap1")
 
@@ -51,7 +52,9 @@ class Online(Generic[S]):
         Names and shapes of ``cell.shapes(I, H)``; biases may be left out.  The mapping is
         kept, not copied: changes in it take effect from the next step on, and newly assigned
         arrays are checked then.  After a change the sensitivities still depend on the old
-        weights of past steps, an error that is small for small learning rates.
+        weights of past steps, an error that is small for small learning rates.  Of float16 and
+        bfloat16 only weights and states are stored: steps, sensitivities and sums are computed
+        in float32.
     batch : int
         B, the number of streams that run in parallel.
     state : tuple of array (B, H) or None, optional
@@ -69,9 +72,15 @@ class Online(Generic[S]):
     Attributes
     ----------
     state : named tuple of array (B, H)
-        The state after the last step.
+        The state after the last step, a copy; `reset` gives streams another one.
     nbytes : int
         The size of the sensitivities in bytes, which does not depend on the length of the stream.
+
+    Streams do not touch each other: what is NaN in one of them is NaN there alone, and in
+    gradients of losses that it takes part in, until `reset`.
+
+    A deep copy or a pickle goes on as the original does, bit by bit, on copies of the weights.
+    ``copy.copy`` gives another learner on the same weights.
 
     Raises
     ------
@@ -114,25 +123,115 @@ class Online(Generic[S]):
         self.cell, self.weights, self.B = cell, weights, int(batch)
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
-        self._seen = dict(weights)
+        self._set_seen(dict(weights))
         rows, self.I = self._complete["W"].shape
         self.H: int = rows // len(cell.gates)
-        self.xp = self._placement.backend.xp
-        shape = (self.B, self.H)
-        given = accept_state(cell, "state", state, self._placement, shape, "(B, H)")
-        self.state: S = cell.state([self._copy(part) for part in given])
+        self._state = self._copies(self._accepted(state))
         diagonal = method == "snap1" or cell.linear is not None
         rows = len(cell.states) * (1 if diagonal else self.H)
         numbers = rows * self.B * count(weights)
-        self.nbytes = numbers * self.xp.finfo(self._placement.dtype).bits // 8
+        wide = accumulation_dtype(self._placement.dtype, xp=self.xp)
+        #: whether numbers are stored in another dtype than they are computed in
+        self._half: bool = wide != self._placement.dtype
+        self.nbytes = numbers * self.xp.finfo(wide).bits // 8
         if self.nbytes > limit:
             raise ValueError(
                 f"{cell.name}: the sensitivities would take {self.nbytes:,} bytes ({numbers:,} "
                 f"numbers: {rows} rows · B = {self.B} · {count(weights):,} parameters), more "
                 f'than limit = {limit:,}; take a smaller H or batch, or method="snap1"'
             )
-        zero = self._placement.zeros(shape)
-        self._sensitivity = (_Diagonal if diagonal else _Full)(cell, weights, zero, xp=self.xp)
+        zero = self._widened(self._placement.zeros((self.B, self.H)))
+        self._rule = (Diagonal if diagonal else Full)(cell, weights, zero, xp=self.xp)
+        self._P: Sensitivity = self._rule.start(zero, xp=self.xp)
+
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the weights' library."""
+        return self._placement.backend.xp
+
+    @property
+    def state(self) -> S:
+        """The state after the last step, a copy."""
+        return self.cell.state(self._copies(self._state))
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        raise AttributeError(
+            f"{self.cell.name}: state cannot be assigned, because the sensitivities are those of "
+            "the present one; use reset(rows, state), which starts streams anew"
+        )
+
+    def reset(self, rows: Any = None, state: GivenState | None = None) -> None:
+        """Start streams anew: their past no longer counts.
+
+        Their states become those that are given, and their sensitivities exactly 0, even where
+        they were NaN.  Other streams go on.
+
+        Parameters
+        ----------
+        rows : integers, or bools (B,), optional
+            Which streams: their numbers in 0…B−1, or a mask.  Default: all.
+        state : tuple of array (B, H) or None, optional
+            The states to start from, of which those of other streams are not read.  Default:
+            zeros, for the tuple or any of its parts.
+
+        Raises
+        ------
+        TypeError
+            If the state is of another library, device or dtype than the weights.
+        ValueError
+            If a shape does not fit, or `rows` are not streams.
+
+        Examples
+        --------
+        >>> import numpy as np, xrnn
+        >>> weights = {k: np.ones(s) for k, s in xrnn.cells.GRU.shapes(3, 5).items()}
+        >>> online = xrnn.online.Online(xrnn.cells.GRU, weights, batch=2)
+        >>> _ = online.step(np.array([[1.0, 0.0, 2.0], [np.nan, 0.0, 0.0]]))
+        >>> online.reset(1)
+        >>> online.state.h[1].tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0]
+        >>> bool(np.isfinite(online.gradient(np.ones((2, 5)))["U"]).all())
+        True
+        """
+        given, chosen = self._accepted(state), self._mask(rows)
+        new = select_state(chosen[:, None], given, self._state, xp=self.xp)
+        # CuPy's `where` returns float32 for bfloat16.
+        self._state = tuple(self._stored(part) for part in new)
+        self._P = self._rule.only(~chosen, self._P, xp=self.xp)
+
+    def _mask(self, rows: Any) -> Array:
+        """Which streams `rows` are: bools (B,) of the weights' library."""
+        if array_api_compat.is_array_api_obj(rows):
+            rows = backend_of(rows, "rows").to_host(rows)
+        given = host.xp.asarray(range(self.B) if rows is None else rows)
+        mask = host.xp.zeros(self.B, bool)
+        if given.dtype == bool and given.shape == (self.B,):
+            mask = given
+        elif given.size == 0 and given.ndim == 1:
+            pass
+        elif (
+            host.xp.isdtype(given.dtype, "integral")
+            and given.ndim < 2
+            and 0 <= given.min() <= given.max() < self.B
+        ):
+            mask[given] = True
+        else:
+            raise ValueError(
+                f"{self.cell.name}: rows are {rows!r:.80}; they must be numbers of streams in "
+                f"0…B−1 = 0…{self.B - 1}, or bools (B,) = ({self.B},)"
+            )
+        return self._placement.from_host(mask)
+
+    def _accepted(self, state: GivenState | None) -> State:
+        """The parts of a state, checked; None becomes zeros."""
+        shape = (self.B, self.H)
+        return accept_state(self.cell, "state", state, self._placement, shape, "(B, H)")
+
+    def _set_seen(self, seen: dict[str, Array]) -> None:
+        """Remember the arrays that were checked, and of which ones there are copies."""
+        self._seen = seen
+        self._copied = [name for name, w in seen.items() if self._complete[name] is not w]
 
     def _bind(self) -> None:
         """Check the weights as they are now, and complete them.  After an error the next step
@@ -145,10 +244,28 @@ class Online(Generic[S]):
             )
         given = {name: self._placement.accept(name, w) for name, w in seen.items()}
         self._complete, _ = cell_weights(self.cell, given, I=self.I, H=self.H)
-        self._seen = seen
+        self._set_seen(seen)
 
-    def _copy(self, array: Array) -> Array:
-        return self._placement.backend.xp.asarray(array, copy=True)
+    def _now(self) -> dict[str, Array]:
+        """The weights as they are now, checked and complete, in the dtype of computations."""
+        seen, now = self._seen, self.weights
+        if len(now) != len(seen) or any(now.get(name) is not w for name, w in seen.items()):
+            self._bind()
+        dense = self._placement.backend.dense
+        # An array in another layout was copied, and the copy does not follow changes in place.
+        weights = {**self._complete, **{name: dense(self._seen[name]) for name in self._copied}}
+        return {name: self._widened(w) for name, w in weights.items()}
+
+    def _widened(self, array: Array) -> Array:
+        """The array in the dtype of computations."""
+        return widen(array, xp=self.xp) if self._half else array
+
+    def _stored(self, array: Array) -> Array:
+        """The array in the dtype of the weights."""
+        return self.xp.astype(array, self._placement.dtype, copy=False) if self._half else array
+
+    def _copies(self, state: State) -> State:
+        return tuple(self.xp.asarray(part, copy=True) for part in state)
 
     def step(self, x: Array) -> Array:
         """One time step.
@@ -170,17 +287,15 @@ class Online(Generic[S]):
         ValueError
             If its shape does not fit, or that of a weight that was assigned since.
         """
-        seen, now = self._seen, self.weights
-        if len(now) != len(seen) or any(now.get(name) is not w for name, w in seen.items()):
-            self._bind()
+        weights, xp = self._now(), self.xp
         x = self._placement.accept_shaped("x", x, (self.B, self.I), "(B, I)")
-        weights = self._complete
+        x, state = self._widened(x), tuple(map(self._widened, self._state))
         ax = x @ weights["W"].T + weights["b"]
-        state, saved = self.cell.step(ax, self.state, weights, xp=self.xp)
-        self._sensitivity.advance(saved, x, weights)
-        self.state = self.cell.state(state)
+        state, saved = self.cell.step(ax, state, weights, xp=xp)
+        self._P = self._rule.advance(self._P, saved, x, weights, xp=xp)
+        self._state = tuple(self._stored(part) for part in state)
         # A copy, so that a change of h does not change the state.
-        return self._copy(self.state[0])
+        return xp.asarray(self._state[0], copy=True)
 
     def gradient(self, dh: Array) -> dict[str, Array]:
         """∂L_t/∂weights of the loss at this step, through all of the past.
@@ -188,7 +303,8 @@ class Online(Generic[S]):
         Parameters
         ----------
         dh : array (B, H)
-            ∂L_t/∂h_t, for h as `step` has just returned it.
+            ∂L_t/∂h_t, for h as `step` has just returned it.  A stream for which it is exactly 0
+            takes no part in the sum, even if it is NaN.
 
         Returns
         -------
@@ -203,88 +319,8 @@ class Online(Generic[S]):
             If its shape does not fit.
         """
         dh = self._placement.accept_shaped("dh", dh, (self.B, self.H), "(B, H)")
-        found = self._sensitivity.gradient(dh)
-        return {name: found[name] for name in self.weights}
-
-
-class _Full:
-    """P (B, S·H, …): the derivative of every unit of the state by every parameter."""
-
-    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
-        self.cell, self.xp, self.shapes = cell, xp, {k: w.shape for k, w in weights.items()}
-        self.unit = units(cell, zero, xp=xp)
-        B, n = zero.shape[0], self.unit[0].shape[0]
-        self.P = {
-            name: _zeros((B, n, prod(shape)), zero, xp=xp) for name, shape in self.shapes.items()
-        }
-
-    def advance(self, saved: Any, x: Array, weights: Weights) -> None:
-        xp = self.xp
-        rows = rows_backward(self.cell, self.unit, saved, weights, xp=xp)
-        J = xp.permute_dims(xp.concat(rows.dprev, axis=-1), (1, 0, 2))
-        for name, P in self.P.items():
-            D = xp.permute_dims(_direct(name, rows, x, xp=xp), (1, 0, 2))
-            self.P[name] = J @ P + D  # (1)
-
-    def gradient(self, dh: Array) -> dict[str, Array]:
-        found = {}
-        for name, P in self.P.items():
-            h = P[:, : dh.shape[1], :]
-            summed = self.xp.sum(dh[:, None, :] @ h, axis=0)  # (2)
-            found[name] = self.xp.reshape(summed, self.shapes[name])
-        return found
-
-
-class _Diagonal:
-    """P (S, B, n, H, m): the derivative of unit k by row k of every block of rows alone.
-
-    It is computed by `rows_backward` for all units at once, with only the diagonals of the
-    blocks of U, as if no unit acted on another.
-    """
-
-    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
-        self.cell, self.xp, self.shapes = cell, xp, {k: w.shape for k, w in weights.items()}
-        (B, H), S = zero.shape, len(cell.states)
-        device = array_api_compat.device(zero)
-        eye = xp.eye(S, dtype=zero.dtype, device=device)
-        self.ones = tuple(xp.broadcast_to(eye[:, s, None, None], (S, B, H)) for s in range(S))
-        unit = xp.eye(H, dtype=zero.dtype, device=device)
-        self.diagonals = xp.concat([unit] * len(cell.gates))
-        self.P = {
-            name: _zeros((S, B, shape[0] // H, H, prod(shape[1:])), zero, xp=xp)
-            for name, shape in self.shapes.items()
-        }
-
-    def advance(self, saved: Any, x: Array, weights: Weights) -> None:
-        xp = self.xp
-        if "U" in weights:
-            weights = {**weights, "U": weights["U"] * self.diagonals}
-        rows = rows_backward(self.cell, self.ones, saved, weights, xp=xp)
-        for name, P in self.P.items():
-            new = xp.reshape(_direct(name, rows, x, xp=xp), P.shape)
-            for s, J in enumerate(rows.dprev):
-                new = new + J[:, :, None, :, None] * P[s, ...][None, ...]  # (1)
-            self.P[name] = new
-
-    def gradient(self, dh: Array) -> dict[str, Array]:
-        found = {}
-        for name, P in self.P.items():
-            summed = self.xp.sum(dh[:, None, :, None] * P[0, ...], axis=0)  # (2)
-            found[name] = self.xp.reshape(summed, self.shapes[name])
-        return found
-
-
-def _direct(name: str, rows: Rows, x: Array, *, xp: Namespace) -> Array:
-    """D (K, B, …) of (1), flat: the derivative by one weight at this step alone."""
-    K, B, _ = rows.da.shape
-    if name == "b":
-        return rows.da
-    part = ((rows.da, x[None, ...]),) if name == "W" else rows.dweights[name]
-    if isinstance(part, tuple):
-        outer = [left[..., None] * right[..., None, :] for left, right in part]
-        part = xp.concat(outer, axis=2)
-    return xp.reshape(part, (K, B, prod(part.shape[2:])))
-
-
-def _zeros(shape: tuple[int, ...], like: Array, *, xp: Namespace) -> Array:
-    return xp.zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
+        xp, P, live = self.xp, self._P, self.xp.any(dh != 0, axis=1)
+        if not bool(xp.all(live)):
+            P = self._rule.only(live, P, xp=xp)
+        found = self._rule.gradient(P, self._widened(dh), xp=xp)
+        return {name: self._stored(found[name]) for name in self.weights}

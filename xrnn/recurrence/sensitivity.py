@@ -1,17 +1,20 @@
 """One step, differentiated for every unit of the new state at once.
 
 `Cell.step_backward` takes one gradient of the new state.  Here one call computes many of them, each
-as if it were a sequence of its own.
+as if it were a sequence of its own.  `Full` and `Diagonal` carry such derivatives on from step to
+step: equations (1) and (2) of `xrnn.learn.online`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import array_api_compat
 
 from xrnn.cells.base import Cell
+from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Contribution, Namespace, State, Weights
 
 
@@ -57,3 +60,107 @@ def units(cell: Cell[Any], like: Array, *, xp: Namespace) -> State:
     eye = xp.eye(S * H, dtype=like.dtype, device=device)
     blocks = (eye[:, None, s * H : (s + 1) * H] for s in range(S))
     return tuple(xp.broadcast_to(block, (S * H, B, H)) for block in blocks)
+
+
+#: the sensitivities P of the state, for each weight; their axes are those of `Full` or `Diagonal`
+Sensitivity: TypeAlias = Mapping[str, Array]
+
+
+class Full:
+    """P (B, S·H, …): the derivative of every unit of the state by every parameter."""
+
+    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
+        self.cell, self.shapes = cell, {k: w.shape for k, w in weights.items()}
+        self.unit = units(cell, zero, xp=xp)
+
+    def start(self, zero: Array, *, xp: Namespace) -> Sensitivity:
+        """That of a state that does not depend on the weights; `zero` is (B, H)."""
+        B, n = zero.shape[0], self.unit[0].shape[0]
+        shapes = self.shapes.items()
+        return {name: _zeros((B, n, prod(shape)), zero, xp=xp) for name, shape in shapes}
+
+    def advance(
+        self, P: Sensitivity, saved: Any, x: Array, weights: Weights, *, xp: Namespace
+    ) -> Sensitivity:
+        """That after a step with inputs x."""
+        rows = rows_backward(self.cell, self.unit, saved, weights, xp=xp)
+        J = xp.permute_dims(xp.concat(rows.dprev, axis=-1), (1, 0, 2))
+        D = {name: xp.permute_dims(_direct(name, rows, x, xp=xp), (1, 0, 2)) for name in P}
+        return {name: J @ P[name] + D[name] for name in P}  # (1)
+
+    def gradient(self, P: Sensitivity, dh: Array, *, xp: Namespace) -> dict[str, Array]:
+        """The gradients of the weights from that of h."""
+        found = {}
+        for name, part in P.items():
+            h = part[:, : dh.shape[1], :]
+            summed = xp.sum(dh[:, None, :] @ h, axis=0)  # (2)
+            found[name] = xp.reshape(summed, self.shapes[name])
+        return found
+
+    def only(self, streams: Array, P: Sensitivity, *, xp: Namespace) -> Sensitivity:
+        """P for the streams of a mask (B,); exactly 0 for others."""
+        mask = streams[:, None, None]
+        return {name: apply_mask(mask, part, xp=xp) for name, part in P.items()}
+
+
+class Diagonal:
+    """P (S, B, n, H, m): the derivative of unit k by row k of every block of rows alone.
+
+    It is computed by `rows_backward` for all units at once, with only the diagonals of the
+    blocks of U, as if no unit acted on another.  The methods are those of `Full`.
+    """
+
+    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
+        self.cell, self.shapes = cell, {k: w.shape for k, w in weights.items()}
+        (B, H), S = zero.shape, len(cell.states)
+        device = array_api_compat.device(zero)
+        eye = xp.eye(S, dtype=zero.dtype, device=device)
+        self.ones = tuple(xp.broadcast_to(eye[:, s, None, None], (S, B, H)) for s in range(S))
+        unit = xp.eye(H, dtype=zero.dtype, device=device)
+        self.diagonals = xp.concat([unit] * len(cell.gates))
+
+    def start(self, zero: Array, *, xp: Namespace) -> Sensitivity:
+        (B, H), S = zero.shape, len(self.cell.states)
+        shapes = {k: (S, B, s[0] // H, H, prod(s[1:])) for k, s in self.shapes.items()}
+        return {name: _zeros(shape, zero, xp=xp) for name, shape in shapes.items()}
+
+    def advance(
+        self, P: Sensitivity, saved: Any, x: Array, weights: Weights, *, xp: Namespace
+    ) -> Sensitivity:
+        if "U" in weights:
+            weights = {**weights, "U": weights["U"] * self.diagonals}
+        rows = rows_backward(self.cell, self.ones, saved, weights, xp=xp)
+        found = {}
+        for name, part in P.items():
+            new = xp.reshape(_direct(name, rows, x, xp=xp), part.shape)
+            for s, J in enumerate(rows.dprev):
+                new = new + J[:, :, None, :, None] * part[s, ...][None, ...]  # (1)
+            found[name] = new
+        return found
+
+    def gradient(self, P: Sensitivity, dh: Array, *, xp: Namespace) -> dict[str, Array]:
+        found = {}
+        for name, part in P.items():
+            summed = xp.sum(dh[:, None, :, None] * part[0, ...], axis=0)  # (2)
+            found[name] = xp.reshape(summed, self.shapes[name])
+        return found
+
+    def only(self, streams: Array, P: Sensitivity, *, xp: Namespace) -> Sensitivity:
+        mask = streams[None, :, None, None, None]
+        return {name: apply_mask(mask, part, xp=xp) for name, part in P.items()}
+
+
+def _direct(name: str, rows: Rows, x: Array, *, xp: Namespace) -> Array:
+    """D (K, B, …) of (1), flat: the derivative by one weight at this step alone."""
+    K, B, _ = rows.da.shape
+    if name == "b":
+        return rows.da
+    part = ((rows.da, x[None, ...]),) if name == "W" else rows.dweights[name]
+    if isinstance(part, tuple):
+        outer = [left[..., None] * right[..., None, :] for left, right in part]
+        part = xp.concat(outer, axis=2)
+    return xp.reshape(part, (K, B, prod(part.shape[2:])))
+
+
+def _zeros(shape: tuple[int, ...], like: Array, *, xp: Namespace) -> Array:
+    return xp.zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
