@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from math import prod
@@ -14,19 +12,6 @@ import array_api_compat
 from xrnn.backends import Backend, backend_of, host, locate
 from xrnn.engine.checks import Placement, looks_transposed, unknown_name
 from xrnn.typing import Array, DType, dtype_name
-
-#: held while values are drawn, so that threads draw them once
-_drawing = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _drawing
-    _drawing = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    # The child of a fork does not have the thread that may hold the lock.
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Spec(NamedTuple):
@@ -198,13 +183,12 @@ it looks transposed: give U_l0.T
 
     def _all(self) -> dict[str, Array]:
         """The arrays, after those that are not there yet have been drawn."""
-        if self._draw is not None:
-            with _drawing:
-                drawn = {} if self._draw is None else self._checked(self._draw())
-                for name, array in drawn.items():
-                    # Another thread may have assigned it meanwhile.
-                    self._arrays.setdefault(name, array)
-                self._draw = None
+        if (draw := self._draw) is not None:
+            # Threads that come here together draw the same values, and the first ones are kept;
+            # a lock could stay closed after Ctrl-C.
+            for name, array in self._checked(draw()).items():
+                self._arrays.setdefault(name, array)
+            self._draw = None
         return self._arrays
 
     def _checked(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
