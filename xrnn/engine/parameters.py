@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from math import prod
 from typing import Any, NamedTuple, Self
+from weakref import WeakValueDictionary
 
-from xrnn.backends import Backend, backend_of, get, host
+from xrnn.backends import Backend, get, host
 from xrnn.engine.checks import Placement, looks_transposed, unknown_name
 from xrnn.typing import Array, dtype_name
 
@@ -18,12 +19,20 @@ class Spec(NamedTuple):
     letters: str
 
 
+#: address of an array → the parameters that hold it, or held it once
+_holders: WeakValueDictionary[int, Parameters] = WeakValueDictionary()
+
+
 class Parameters(MutableMapping[str, Array]):
     """Named weights of one library, device and dtype, each of a fixed shape.
 
     An assigned array is checked at once, and stored in C order and native byte order: an array
     that has both is stored itself, any other is copied.  So forward passes need not check weights
     again, and a misspelt name or a transposed matrix raises an error in the line that assigns it.
+
+    No array is held twice, since a change of one weight would change another.  An array that
+    other parameters of the same kind hold is copied, as by ``layer.weights = other.weights``.
+    One that parameters of another kind hold, or these under another name, is refused.
 
     Parameters
     ----------
@@ -35,6 +44,8 @@ class Parameters(MutableMapping[str, Array]):
         The values.
     placement : Placement, optional
         The library, device and dtype of all arrays.  Default: those of the first array.
+    instead_of : Parameters, optional
+        The parameters that these replace: their arrays may be kept.
 
     Attributes
     ----------
@@ -62,6 +73,7 @@ it looks transposed: give U_l0.T
         arrays: Mapping[str, Array],
         *,
         placement: Placement | None = None,
+        instead_of: Parameters | None = None,
     ) -> None:
         self.kind, self.specs = kind, dict(specs)
         self.version, self.frozen = 0, False
@@ -75,7 +87,8 @@ it looks transposed: give U_l0.T
             )
         first = next(iter(self.specs))
         self.placement = placement or Placement.of(kind, first, arrays[first])
-        self._arrays = self._checked(arrays)
+        self._arrays: dict[str, Array] = {}
+        self._hold(self._checked(arrays, instead_of))
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
@@ -119,24 +132,26 @@ it looks transposed: give U_l0.T
         TypeError
             If the weights are frozen, or an array is of another library, device or dtype.
         ValueError
-            If a name is unknown, or a shape does not fit.
+            If a name is unknown, a shape does not fit, or an array is already another weight.
         """
         self.check_changeable()
         try:
             given = {**dict(arrays), **named}
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
-        taken = self._checked(given)
-        self._arrays.update(taken)
+        self._hold(self._checked(given))
         self.version += 1
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
         """New parameters of the same names and placement, from arrays of exactly these names."""
-        return Parameters(self.kind, self.specs, arrays, placement=self.placement)
+        return Parameters(self.kind, self.specs, arrays, placement=self.placement, instead_of=self)
 
     def moved(self, backend: Backend) -> Parameters:
-        """The same values in another library."""
-        arrays = {name: _moved(a, backend) for name, a in self._arrays.items()}
+        """The same values in another library; the parameters themselves if they are in it."""
+        if backend is self.placement.backend:
+            return self
+        to_host = self.placement.backend.to_host
+        arrays = {name: backend.from_host(to_host(a)) for name, a in self._arrays.items()}
         found = Parameters(self.kind, self.specs, arrays)
         return found.frozen_copy() if self.frozen else found
 
@@ -164,9 +179,17 @@ it looks transposed: give U_l0.T
         if state["frozen"]:
             self.__dict__.update(self.frozen_copy().__dict__)
 
-    def _checked(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays after all checks, in C order and native byte order."""
-        taken = {}
+    def _hold(self, arrays: dict[str, Array]) -> None:
+        for name, array in arrays.items():
+            if array is not self._arrays.get(name):
+                self._arrays[name] = array
+                _holders[host.address(array)] = self
+
+    def _checked(
+        self, arrays: Mapping[str, Array], instead_of: Parameters | None = None
+    ) -> dict[str, Array]:
+        """The arrays after all checks, in C order and native byte order, each held only here."""
+        taken: dict[str, Array] = {}
         for name, array in arrays.items():
             if name not in self.specs:
                 raise ValueError(unknown_name(self.kind, name, self.specs))
@@ -179,13 +202,41 @@ it looks transposed: give U_l0.T
                     f"{looks_transposed(name, found, shape)}"
                 )
             taken[name] = self.placement.backend.dense(array)
-        return taken
+        return self._held_once(taken, instead_of)
+
+    def _held_once(
+        self, arrays: dict[str, Array], instead_of: Parameters | None
+    ) -> dict[str, Array]:
+        """The arrays, each held by no other weight: copied or refused if it is."""
+        if all(array is self._arrays.get(name) for name, array in arrays.items()):
+            return arrays  # changed in place
+        places: dict[int, str] = {}
+        for name, array in arrays.items():
+            place = host.address(array)
+            holder, held = _holder(place)
+            if place in places:
+                holder, held = self, places[place]
+            elif held in arrays and (holder is self or holder is instead_of):
+                holder = None  # that weight is assigned too
+            elif holder is not None and holder is not self and holder.kind == self.kind:
+                holder, arrays[name] = None, self.placement.backend.xp.asarray(array, copy=True)
+            if holder is not None:
+                raise ValueError(
+                    f"{self.kind}: {name} is the array {held} of {holder.kind}, and a change of "
+                    "one would change both; give a copy of it.  (To tie two weights, add up their "
+                    "gradients before each update of one, and assign a copy of it to the other.)"
+                )
+            places[place] = name
+        return arrays
 
 
-def _moved(array: Array, backend: Backend) -> Array:
-    """The array in the library of `backend`, copied through the host if it is in another."""
-    placement = backend_of(array)
-    return array if placement is backend else backend.from_host(placement.to_host(array))
+def _holder(place: int) -> tuple[Parameters | None, str | None]:
+    """Which living parameters hold the array at an address, and under which name."""
+    holder = _holders.get(place)
+    for name, array in () if holder is None else holder._arrays.items():
+        if host.address(array) == place:
+            return holder, name
+    return None, None
 
 
 def _fixed(array: Array, backend: Backend) -> Array:
