@@ -14,6 +14,7 @@ once.  What is too small for its dtype becomes 0 without a floating-point warnin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import cache
 from math import inf, sqrt
 from numbers import Real
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ import array_api_compat
 from xrnn.backends import backend_of, host
 from xrnn.engine.checks import check_library
 from xrnn.learn.trees import Tree, check_real, leaves, pairs
-from xrnn.recurrence.precision import accumulation_dtype, widen
+from xrnn.recurrence.precision import accumulation_dtype, cast, widen
 from xrnn.typing import Array, Namespace, dtype_name
 
 #: what a number must be, in words, and whether it is that; NaN never is
@@ -113,7 +114,7 @@ def _norm(arrays: list[Array], *, xp: Namespace) -> tuple[Array, Array]:
     each = [xp.astype(xp.max(xp.abs(g)), dtype) for g in filled]
     largest = xp.max(xp.stack(each))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    squares = [xp.sum((xp.astype(g, dtype, copy=False) / unit) ** 2) for g in filled]
+    squares = [xp.sum((cast(g, dtype, xp=xp) / unit) ** 2) for g in filled]
     return unit, xp.sqrt(xp.sum(xp.stack(squares)))
 
 
@@ -121,7 +122,7 @@ def _scaled(tree: Tree, divisor: Array, factor: Array, *, xp: Namespace) -> dict
     return {
         name: _scaled(value, divisor, factor, xp=xp)
         if isinstance(value, Mapping)
-        else xp.astype(widen(value, xp=xp) / divisor * factor, value.dtype, copy=False)
+        else cast(widen(value, xp=xp) / divisor * factor, value.dtype, xp=xp)
         for name, value in tree.items()
     }
 
@@ -185,9 +186,9 @@ class Optimizer:
                 xp = backend_of(w).xp
                 dtype = accumulation_dtype(w.dtype, xp=xp)
                 old = {s: self._stored(f"{s}.{path}", w, dtype, xp=xp) for s in self.slots}
-                g = xp.astype(g, dtype, copy=False)
-                direction, new = self._direction(widen(w, xp=xp), g, old, steps, xp=xp)
-                moves.append((holder, name, self.lr * direction))
+                g = cast(g, dtype, xp=xp)
+                move, new = self._move(widen(w, xp=xp), g, old, steps, xp=xp)
+                moves.append((holder, name, move))
                 state |= {f"{s}.{path}": a for s, a in new.items()}
         # From here on nothing can fail.
         with host.xp.errstate(all="ignore"):
@@ -196,32 +197,32 @@ class Optimizer:
                 xp, dtype = backend_of(w).xp, w.dtype
                 w -= move
                 # In a library without changes in place w is now another array, perhaps wider.
-                holder[name] = xp.astype(w, dtype, copy=False)
+                holder[name] = cast(w, dtype, xp=xp)
         self.state |= state
         self.steps = steps
 
     def _stored(self, key: str, w: Array, dtype: Any, *, xp: Namespace) -> Array:
         """The state under a key, in the library, on the device and of the shape of w."""
-        backend, device = backend_of(w), array_api_compat.device(w)
-        if key not in self.state:
-            return xp.zeros(w.shape, dtype=dtype, device=device)
-        a = self.state[key]
-        theirs = backend_of(a, f"state {key}")
+        a = self.state.get(key)
+        if a is None:
+            return xp.zeros(w.shape, dtype=dtype, device=array_api_compat.device(w))
+        backend, theirs = backend_of(w), backend_of(a, key)
         if tuple(a.shape) != tuple(w.shape):
             raise ValueError(
                 f"state {key} has shape {tuple(a.shape)}; it must be that of its weight, "
                 f"{tuple(w.shape)}"
             )
         if theirs is not backend:
-            a = xp.asarray(widen(theirs.to_host(a), xp=host.xp), device=device)
+            a = widen(theirs.to_host(a), xp=host.xp)
+            a = xp.asarray(a, device=array_api_compat.device(w))
         elif backend.device_of(a) != backend.device_of(w):
-            a = array_api_compat.to_device(a, device)
-        return xp.astype(a, dtype, copy=False)
+            a = array_api_compat.to_device(a, array_api_compat.device(w))
+        return cast(a, dtype, xp=xp)
 
-    def _direction(
+    def _move(
         self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
     ) -> tuple[Array, dict[str, Array]]:
-        """Against which direction w moves, and the new state, after so many steps."""
+        """What is subtracted from w, and the new state, at the step of that number."""
         raise NotImplementedError
 
 
@@ -261,13 +262,13 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("v",) if self.momentum else ()
 
-    def _direction(
+    def _move(
         self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
     ) -> tuple[Array, dict[str, Array]]:
         if not self.momentum:
-            return g, {}
+            return self.lr * g, {}
         v = self.momentum * old["v"] + g
-        return v, {"v": v}
+        return self.lr * v, {"v": v}
 
 
 class Adam(Optimizer):
@@ -324,15 +325,28 @@ class Adam(Optimizer):
         super().__init__(lr)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
 
-    def _direction(
+    def _move(
         self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
     ) -> tuple[Array, dict[str, Array]]:
-        m = self.beta1 * old["m"] + (1 - self.beta1) * g
-        v = self.beta2 * old["v"] + (1 - self.beta2) * (g * g)
-        m_hat = m / (1 - self.beta1**steps)
-        v_hat = v / (1 - self.beta2**steps)
-        eps = max(self.eps, sqrt(float(xp.finfo(w.dtype).smallest_normal)))
-        direction = m_hat / (xp.sqrt(v_hat) + eps)
+        # In place, but for what was given: fresh memory would take longer than the arithmetic.
+        m = self.beta1 * old["m"]
+        m += (1 - self.beta1) * g
+        square = g * g
+        square *= 1 - self.beta2
+        v = self.beta2 * old["v"]
+        v += square
+        root = xp.sqrt(v)
+        root /= sqrt(1 - self.beta2**steps)
+        root += max(self.eps, _least(w.dtype, xp))
+        direction = m / (1 - self.beta1**steps)
+        direction /= root
         if self.weight_decay and w.ndim > 1:
-            direction = direction + self.weight_decay * w
+            direction += self.weight_decay * w
+        direction *= self.lr
         return direction, {"m": m, "v": v}
+
+
+@cache
+def _least(dtype: Any, xp: Namespace) -> float:
+    """The square root of the smallest normal number."""
+    return sqrt(float(xp.finfo(dtype).smallest_normal))
