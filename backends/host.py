@@ -33,6 +33,20 @@ def to_host(array: Any) -> np.ndarray:
         return np.asarray(array)
 
 
+def address(array: Any) -> int:
+    """A number that is the same for arrays of one library that begin at the same memory.
+
+    Where the library does not tell, it is the identity of the array object.
+    """
+    if hasattr(array, "data_ptr"):
+        return int(array.data_ptr())
+    for name in ("__array_interface__", "__cuda_array_interface__"):
+        interface = getattr(array, name, None)
+        if interface is not None:
+            return int(interface["data"][0])
+    return id(array)
+
+
 def named_dtype(name: str) -> np.dtype:
     """NumPy's dtype of that name; bfloat16 comes from ml_dtypes.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, SupportsIndex, TypeAlias
 
 Array: TypeAlias = Any
@@ -203,6 +204,7 @@ class Stepping(Protocol):
         ...
 
 
+@cache
 def dtype_name(dtype: Any) -> str:
     """The name, such as "float32", of a dtype of any library and byte order, or of its class.
 
@@ -213,6 +215,7 @@ def dtype_name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2].rstrip("'>")
 
 
+@cache
 def is_floating(dtype: Any, *, xp: Namespace) -> bool:
     """Whether a dtype is real floating point; includes bfloat16, which NumPy does not know."""
     return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))

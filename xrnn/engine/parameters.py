@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from functools import partial
 from math import prod
 from typing import Any, NamedTuple, Self
+from weakref import WeakValueDictionary
 
-import array_api_compat
-
-from xrnn.backends import Backend, backend_of, host, locate
+from xrnn.backends import Backend, host
 from xrnn.engine.checks import Placement, looks_transposed, unknown_name
-from xrnn.typing import Array, DType, dtype_name
+from xrnn.typing import Array, dtype_name
 
 
 class Spec(NamedTuple):
@@ -21,12 +19,20 @@ class Spec(NamedTuple):
     letters: str
 
 
+#: address of an array → the parameters that hold it, or held it once
+_holders: WeakValueDictionary[int, Parameters] = WeakValueDictionary()
+
+
 class Parameters(MutableMapping[str, Array]):
     """Named weights of one library, device and dtype, each of a fixed shape.
 
     An assigned array is checked at once, and stored in C order and native byte order: an array
     that has both is stored itself, any other is copied.  So forward passes need not check weights
     again, and a misspelt name or a transposed matrix raises an error in the line that assigns it.
+
+    No array is held twice, since a change of one weight would change another.  An array that
+    other parameters of the same kind hold is copied, as by ``layer.weights = other.weights``.
+    One that parameters of another kind hold, or these under another name, is refused.
 
     Parameters
     ----------
@@ -42,6 +48,8 @@ class Parameters(MutableMapping[str, Array]):
         ``draw() -> arrays``: values for the names that `arrays` lacks.  It is called when the
         first of them is read; what is assigned before is not drawn.  With it `placement` is
         required.
+    instead_of : Parameters, optional
+        The parameters that these replace: their arrays may be kept.
 
     Attributes
     ----------
@@ -70,6 +78,7 @@ it looks transposed: give U_l0.T
         *,
         placement: Placement | None = None,
         draw: Callable[[], Mapping[str, Array]] | None = None,
+        instead_of: Parameters | None = None,
     ) -> None:
         self.kind, self.specs = kind, dict(specs)
         self.version, self.frozen, self._draw = 0, False, draw
@@ -84,7 +93,8 @@ it looks transposed: give U_l0.T
             )
         first = next(iter(self.specs))
         self.placement = placement or Placement.of(kind, first, arrays[first])
-        self._arrays = self._checked(arrays)
+        self._arrays: dict[str, Array] = {}
+        self._hold(self._checked(arrays, instead_of))
 
     def __getitem__(self, name: str) -> Array:
         return (self._arrays if name in self._arrays else self._all())[name]
@@ -131,26 +141,32 @@ it looks transposed: give U_l0.T
         TypeError
             If the weights are frozen, or an array is of another library, device or dtype.
         ValueError
-            If a name is unknown, or a shape does not fit.
+            If a name is unknown, a shape does not fit, or an array is already another weight.
         """
         self.check_changeable()
         try:
             given = {**dict(arrays), **named}
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
-        taken = self._checked(given)
-        self._arrays.update(taken)
+        self._hold(self._checked(given))
         if len(self._arrays) == len(self.specs):
             self._draw = None
         self.version += 1
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
         """New parameters of the same names and placement, from arrays of exactly these names."""
-        return Parameters(self.kind, self.specs, arrays, placement=self.placement)
+        return Parameters(self.kind, self.specs, arrays, placement=self.placement, instead_of=self)
 
     def moved(self, backend: Backend, device: Any = None) -> Parameters:
-        """The same values in another library, or on another of its devices."""
-        arrays = {name: _moved(a, backend, device) for name, a in self._all().items()}
+        """The same values in another library, or on another of its devices; the parameters
+        themselves if they are there."""
+        here = self.placement
+        if backend is here.backend and device in (None, here.standard_device):
+            return self
+        arrays = {
+            name: backend.from_host(here.backend.to_host(a), device)
+            for name, a in self._all().items()
+        }
         found = Parameters(self.kind, self.specs, arrays)
         return found.frozen_copy() if self.frozen else found
 
@@ -187,13 +203,22 @@ it looks transposed: give U_l0.T
             # Threads that come here together draw the same values, and the first ones are kept;
             # a lock could stay closed after Ctrl-C.
             for name, array in self._checked(draw()).items():
-                self._arrays.setdefault(name, array)
+                if self._arrays.setdefault(name, array) is array:
+                    _holders[host.address(array)] = self
             self._draw = None
         return self._arrays
 
-    def _checked(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays after all checks, in C order and native byte order."""
-        taken = {}
+    def _hold(self, arrays: dict[str, Array]) -> None:
+        for name, array in arrays.items():
+            if array is not self._arrays.get(name):
+                self._arrays[name] = array
+                _holders[host.address(array)] = self
+
+    def _checked(
+        self, arrays: Mapping[str, Array], instead_of: Parameters | None = None
+    ) -> dict[str, Array]:
+        """The arrays after all checks, in C order and native byte order, each held only here."""
+        taken: dict[str, Array] = {}
         for name, array in arrays.items():
             if name not in self.specs:
                 raise ValueError(unknown_name(self.kind, name, self.specs))
@@ -206,145 +231,45 @@ it looks transposed: give U_l0.T
                     f"{looks_transposed(name, found, shape)}"
                 )
             taken[name] = self.placement.backend.dense(array)
-        return taken
+        return self._held_once(taken, instead_of)
+
+    def _held_once(
+        self, arrays: dict[str, Array], instead_of: Parameters | None
+    ) -> dict[str, Array]:
+        """The arrays, each held by no other weight: copied or refused if it is."""
+        if all(array is self._arrays.get(name) for name, array in arrays.items()):
+            return arrays  # changed in place
+        places: dict[int, str] = {}
+        for name, array in arrays.items():
+            place = host.address(array)
+            holder, held = _holder(place)
+            if place in places:
+                holder, held = self, places[place]
+            elif held in arrays and (holder is self or holder is instead_of):
+                holder = None  # that weight is assigned too
+            elif holder is not None and holder is not self and holder.kind == self.kind:
+                holder, arrays[name] = None, self.placement.backend.xp.asarray(array, copy=True)
+            if holder is not None:
+                raise ValueError(
+                    f"{self.kind}: {name} is the array {held} of {holder.kind}, and a change of "
+                    "one would change both; give a copy of it.  (To tie two weights, add up their "
+                    "gradients before each update of one, and assign a copy of it to the other.)"
+                )
+            places[place] = name
+        return arrays
 
 
-def _moved(array: Array, backend: Backend, device: Any) -> Array:
-    """The array in the library of `backend`, and on one of its devices if one is given; copied
-    through the host if it is elsewhere."""
-    mine = backend_of(array)
-    if mine is backend and device in (None, array_api_compat.device(array)):
-        return array
-    return backend.from_host(mine.to_host(array), device)
+def _holder(place: int) -> tuple[Parameters | None, str | None]:
+    """Which living parameters hold the array at an address, and under which name."""
+    holder = _holders.get(place)
+    for name, array in () if holder is None else holder._arrays.items():
+        if host.address(array) == place:
+            return holder, name
+    return None, None
 
 
 def _fixed(array: Array, backend: Backend) -> Array:
     return backend.read_only(backend.xp.asarray(array, copy=True))
-
-
-class Module:
-    """The base class of objects with named weights: layers, `Embedding`, `Linear`."""
-
-    _parameters: Parameters
-    #: the attributes that cannot be assigned again
-    _fixed: frozenset[str] = frozenset()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._fixed and name in self.__dict__:
-            raise AttributeError(
-                f"{type(self).__name__}: {name} is {getattr(self, name)!r} and cannot be changed; "
-                "make another one with other options"
-            )
-        super().__setattr__(name, value)
-
-    def config(self) -> dict[str, Any]:
-        """The options that a file must have too to be loaded into this module."""
-        raise NotImplementedError
-
-    @property
-    def weights(self) -> Parameters:
-        """The weights by name.
-
-        Assign one weight or a whole mapping, or update arrays in place.  An array that does not
-        fit raises an error at once (see `xrnn.engine.parameters.Parameters`).
-        """
-        return self._parameters
-
-    @weights.setter
-    def weights(self, arrays: Mapping[str, Array]) -> None:
-        # Themselves, as `weights |= …` assigns them, are what they were.
-        if arrays is not self._parameters:
-            self._parameters = self._parameters.replaced(arrays)
-
-    def check_unchanged(self, parameters: Parameters | None, version: int) -> None:
-        """Raise ValueError if the weights have been replaced or assigned to since `version`."""
-        mine = self._parameters
-        if parameters is not mine or version != mine.version:
-            raise ValueError(
-                f"{mine.kind}: the weights have changed since the forward pass that made this "
-                "tape; run forward again, and backward before the next update"
-            )
-
-    def to(self, device: str) -> Self:
-        """Move the weights to another array library; return the module itself.
-
-        Parameters
-        ----------
-        device : str
-            "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its
-            devices after a colon, such as "cuda:0" or "torch:cuda:1".
-
-        Raises
-        ------
-        ImportError
-            If the library is not installed or finds no device; nothing is moved then.
-        ValueError
-            If the name is not that of an array library or of a device; nothing is moved then.
-        """
-        self._parameters = self._parameters.moved(*locate(device))
-        return self
-
-    def freeze(self) -> Self:
-        """Make the weights constant, for inference; return the module itself.
-
-        They are replaced by copies that cannot be assigned to; NumPy arrays cannot be written to
-        either.  So the native loops pack them once, in the layout that products read, and not at
-        every call: `Layer.step` takes 0.4 to 0.8 of the time, and its results are the same bit
-        for bit.  To change the weights again, assign a whole mapping:
-        ``layer.weights = {name: w.copy() for name, w in layer.weights.items()}``.
-
-        Examples
-        --------
-        >>> import numpy as np, xrnn
-        >>> layer = xrnn.LSTM(3, 5).freeze()
-        >>> y, state = layer.step(np.ones((1, 3), "float32"))
-        >>> layer.weights["W_l0"] *= 2
-        Traceback (most recent call last):
-        ValueError: output array is read-only
-        """
-        self._parameters = self._parameters.frozen_copy()
-        return self
-
-
-def drawn(
-    kind: str,
-    specs: Mapping[str, Spec],
-    draw: Callable[[Any], Mapping[str, Array]],
-    *,
-    rng: Any,
-    dtype: DType,
-    device: str,
-) -> Parameters:
-    """Random parameters, whose values are drawn when they are first needed.
-
-    So nothing is drawn for weights that come from a file.  A generator that a user gave is used
-    at once, because the numbers it gives afterwards must not depend on when that is.
-
-    Parameters
-    ----------
-    kind, specs
-        As for `Parameters`.
-    draw : callable
-        ``draw(generator) -> arrays``: the values on the host, in float64.
-    rng, dtype, device
-        As for `xrnn.Layer`.
-    """
-    backend, where = locate(device)
-    stored = host.named_dtype(dtype)
-    seed = host.seed_of(rng)
-
-    @host.ignore_underflow
-    def values(random: Any) -> dict[str, Array]:
-        arrays = draw(host.generator(random)).items()
-        return {name: backend.from_host(w.astype(stored), where) for name, w in arrays}
-
-    if seed is None:
-        return Parameters(kind, specs, values(rng))
-    example = backend.from_host(host.xp.zeros(0, stored), where)
-    placement = Placement.of(kind, next(iter(specs)), example)
-    # A new generator at every attempt: one that was interrupted leaves no trace in the values.
-    later = partial(values, seed)
-    return Parameters(kind, specs, {}, placement=placement, draw=later)
 
 
 def count(weights: Mapping[str, Array]) -> int:

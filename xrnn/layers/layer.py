@@ -15,7 +15,8 @@ from xrnn.engine.checks import (
     check_integer,
     check_precision,
 )
-from xrnn.engine.parameters import Module, Spec, drawn
+from xrnn.engine.module import Module, drawn
+from xrnn.engine.parameters import Spec
 from xrnn.engine.signature import signature
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.layers.dropout import check_dropout, dropout_masks

@@ -17,7 +17,8 @@ from xrnn.backends import host
 from xrnn.cells.activations import relu, relu_slope
 from xrnn.cells.base import check_sizes
 from xrnn.engine.checks import DTYPES, accept_dtype, check_choice, check_flags
-from xrnn.engine.parameters import Module, Parameters, Spec, drawn
+from xrnn.engine.module import Module, drawn
+from xrnn.engine.parameters import Parameters, Spec
 from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, GivenDType, Size
 

@@ -4,33 +4,46 @@ Each takes a tree of weights and the tree of their gradients.  A tree is a mappi
 arrays, like the weights of a layer, or a mapping of such mappings:
 ``{"rnn": layer.weights, "out": …}``.  Weights are updated in place if the library has arrays that
 can be written to.
+
+Everything is checked and computed before the first weight is changed: after an error weights, state
+and number of steps are as before.  Weights and gradients of half precision (float16, bfloat16) are
+for storage: norms, moments and the update are computed in float32, and the new weight is rounded
+once.  What is too small for its dtype becomes 0 without a floating-point warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping
+from functools import cache
+from math import inf, sqrt
+from numbers import Real
+from typing import Any, ClassVar
 
-from xrnn.backends import backend_of
+import array_api_compat
+
+from xrnn.backends import backend_of, host
 from xrnn.engine.checks import check_library
-from xrnn.engine.parameters import Parameters
-from xrnn.typing import Array, is_floating
+from xrnn.learn.trees import Tree, check_real, leaves, pairs
+from xrnn.recurrence.precision import accumulation_dtype, cast, widen
+from xrnn.typing import Array, Namespace, dtype_name
 
-Tree = Mapping[str, Any]
+#: what a number must be, in words, and whether it is that; NaN never is
+Bound = tuple[str, Callable[[float], bool]]
+POSITIVE: Bound = ("> 0", lambda x: x > 0)
+POSITIVE_FINITE: Bound = ("> 0 and finite", lambda x: 0 < x < inf)
+FINITE: Bound = ("≥ 0 and finite", lambda x: 0 <= x < inf)
+FRACTION: Bound = ("in [0, 1)", lambda x: 0 <= x < 1)
 
 
-def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """(path, mapping that holds it, its name there) of every array of a tree."""
-    if not isinstance(tree, Mapping):
-        raise TypeError(
-            f"{prefix.rstrip('.') or 'a tree'} is a {type(tree).__name__}; it must be a mapping of "
-            "names to arrays, or of names to such mappings"
-        )
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", tree, name
+def _number(name: str, value: Any, bound: Bound) -> float:
+    """The value as a float, if it is a number within the bound."""
+    words, fits = bound
+    scalar = getattr(value, "shape", None) == () and dtype_name(value.dtype) != "bool"
+    if isinstance(value, bool) or not (isinstance(value, Real) or scalar):
+        raise TypeError(f"{name} is {value!r:.80}; it must be a number {words}")
+    if not fits(float(value)):
+        raise ValueError(f"{name} is {value}; it must be {words}")
+    return float(value)
 
 
 def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], Array]:
@@ -41,22 +54,25 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
     dweights : tree of array
         The gradients.
     limit : float
-        The largest norm of the result.
+        The largest norm of the result, above 0.  inf, or a limit that the dtype of the norm cannot
+        hold, changes nothing.
 
     Returns
     -------
     clipped : tree of array
         New arrays; the gradients given are not written to.
     norm : array ()
-        The norm before scaling.  It is not finite if a gradient is not finite; the caller
-        should then skip the update.
+        The norm before scaling, float32 for gradients of half precision.  It is not finite if a
+        gradient is not finite; the gradients are then returned as they are, and the caller should
+        skip the update.
 
     Raises
     ------
+    TypeError
+        If `limit` is not a number, or a gradient is not an array of real floating point, or the
+        gradients are of different libraries.
     ValueError
-        If `limit` is not above 0.
-    IndexError
-        If the tree holds no array.
+        If `limit` is not above 0, or the tree holds no array.
 
     Examples
     --------
@@ -65,23 +81,48 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
     >>> [round(g, 3) for g in clipped["W"].tolist()], float(norm)
     ([0.6, 0.8], 5.0)
     """
-    if not limit > 0:
-        raise ValueError(f"limit is {limit}; it must be > 0")
-    arrays = [holder[name] for _, holder, name in leaves(dweights)]
+    limit = _number("limit", limit, POSITIVE)
+    arrays: list[Array] = []
+    for path, holder, name in leaves(dweights, "dweights"):
+        arrays.append(holder[name])
+        check_real(f"the gradient of {path}", arrays[-1])
+        check_library(f"the gradient of {path}", arrays[-1], "another", arrays[0])
     if not arrays:
         raise ValueError("dweights hold no gradient; give those of at least one weight")
-    xp = backend_of(arrays[0], "the gradient").xp
-    # Divided by the largest first, so that no square overflows (the limit of float16 is 65504).
-    largest = xp.max(xp.stack([xp.max(xp.abs(g)) for g in arrays]))
+    xp = backend_of(arrays[0]).xp
+    with host.xp.errstate(all="ignore"):
+        unit, root = _norm(arrays, xp=xp)
+        norm = unit * root
+        largest_limit = float(xp.finfo(norm.dtype).max)
+        over = norm > limit if limit <= largest_limit else xp.zeros_like(norm, dtype=xp.bool)
+        # Two factors, because the product of them may be too small for the dtype.
+        divisor = xp.where(over, unit, xp.ones_like(unit))
+        factor = xp.where(over, limit / root, xp.ones_like(root))
+        return _scaled(dweights, divisor, factor, xp=xp), norm
+
+
+def _norm(arrays: list[Array], *, xp: Namespace) -> tuple[Array, Array]:
+    """Two factors of the norm over all arrays: the largest absolute value, and the rest.
+
+    Divided by the largest, no square overflows.
+    """
+    dtype = xp.result_type(*(accumulation_dtype(g.dtype, xp=xp) for g in arrays))
+    filled = [g for g in arrays if 0 not in g.shape]
+    if not filled:
+        one = xp.ones((), dtype=dtype, device=array_api_compat.device(arrays[0]))
+        return one, xp.zeros_like(one)
+    each = [xp.astype(xp.max(xp.abs(g)), dtype) for g in filled]
+    largest = xp.max(xp.stack(each))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    norm = unit * xp.sqrt(xp.sum(xp.stack([xp.sum((g / unit) ** 2) for g in arrays])))
-    scale = limit / xp.where(norm > limit, norm, xp.ones_like(norm) * limit)
-    return _scaled(dweights, scale), norm
+    squares = [xp.sum((cast(g, dtype, xp=xp) / unit) ** 2) for g in filled]
+    return unit, xp.sqrt(xp.sum(xp.stack(squares)))
 
 
-def _scaled(tree: Tree, scale: Array) -> dict[str, Any]:
+def _scaled(tree: Tree, divisor: Array, factor: Array, *, xp: Namespace) -> dict[str, Any]:
     return {
-        name: _scaled(value, scale) if isinstance(value, Mapping) else value * scale
+        name: _scaled(value, divisor, factor, xp=xp)
+        if isinstance(value, Mapping)
+        else cast(widen(value, xp=xp) / divisor * factor, value.dtype, xp=xp)
         for name, value in tree.items()
     }
 
@@ -96,18 +137,25 @@ class Optimizer:
     steps : int
         Updates made so far.
     state : dict of str to array
-        The stored values for each weight, by slot and path (``"m.rnn.W_l0"``).  Save it with
-        `steps` to continue training exactly.
+        The stored values for each weight, by slot and path (``"m.rnn.W_l0"``), float32 for
+        weights of half precision.  Save it with `steps` to continue training exactly.  When
+        weights have moved to another library or device, the state follows at the next update.
     """
 
     slots: tuple[str, ...] = ()
 
+    #: the options that are numbers, and what these must be; checked when they are assigned
+    bounds: ClassVar[dict[str, Bound]] = {"lr": FINITE}
+
     def __init__(self, lr: float) -> None:
-        if not lr > 0:
-            raise ValueError(f"lr is {lr}; it must be > 0")
-        self.lr = lr
+        self.lr = _number("lr", lr, POSITIVE_FINITE)
         self.steps = 0
         self.state: dict[str, Array] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.bounds:
+            value = _number(name, value, self.bounds[name])
+        super().__setattr__(name, value)
 
     def update(self, weights: MutableMapping[str, Any], dweights: Tree) -> None:
         """Change every weight by its gradient, in place where the library allows it.
@@ -115,56 +163,67 @@ class Optimizer:
         Parameters
         ----------
         weights : tree of array
-            The weights, such as ``layer.weights``.
+            The weights, such as ``layer.weights``.  Each array once: for tied weights leave all
+            names but one out, and add up their gradients.
         dweights : tree of array
             Their gradients, under the same names and of the same shapes.
 
         Raises
         ------
         ValueError
-            If the trees do not have the same names and shapes, or a weight is read-only; nothing
-            is changed then.
+            If the trees do not have the same names and shapes or hold no array, a weight is
+            read-only, or two weights are one array; nothing is changed then.
         TypeError
-            If weights are frozen, or a weight or gradient is not of floating point, or they are
-            of different libraries; nothing is changed then.
+            If weights are frozen, or a weight or gradient is not of real floating point, or they
+            are of different libraries or devices; nothing is changed then.
         """
-        mine = {path: (holder, name) for path, holder, name in leaves(weights)}
-        theirs = {path: holder[name] for path, holder, name in leaves(dweights)}
-        if set(mine) != set(theirs):
-            odd = ", ".join(sorted(set(mine) ^ set(theirs)))
-            raise ValueError(f"weights and dweights differ in {odd}; they must have the same names")
-        for path, (holder, name) in mine.items():
-            if isinstance(holder, Parameters):
-                holder.check_changeable()
-            _check_pair(path, holder[name], theirs[path])
-            if tuple(holder[name].shape) != tuple(theirs[path].shape):
-                raise ValueError(
-                    f"the gradient of {path} has shape {tuple(theirs[path].shape)}; "
-                    f"it must be {tuple(holder[name].shape)}"
-                )
-        self.steps += 1
-        for path, (holder, name) in mine.items():
-            w, g = holder[name], theirs[path]
-            xp = backend_of(w, path).xp
-            for slot in self.slots:
-                if f"{slot}.{path}" not in self.state:
-                    self.state[f"{slot}.{path}"] = xp.zeros_like(w)
-            w -= self.lr * self._direction(path, w, g, xp)
-            holder[name] = w
+        given = pairs(weights, dweights)
+        state: dict[str, Array] = {}
+        steps, moves = self.steps + 1, []
+        with host.xp.errstate(under="ignore"):
+            for path, holder, name, g in given:
+                w = holder[name]
+                xp = backend_of(w).xp
+                dtype = accumulation_dtype(w.dtype, xp=xp)
+                old = {s: self._stored(f"{s}.{path}", w, dtype, xp=xp) for s in self.slots}
+                g = cast(g, dtype, xp=xp)
+                move, new = self._move(widen(w, xp=xp), g, old, steps, xp=xp)
+                moves.append((holder, name, move))
+                state |= {f"{s}.{path}": a for s, a in new.items()}
+        # From here on nothing can fail.
+        with host.xp.errstate(all="ignore"):
+            for holder, name, move in moves:
+                w = holder[name]
+                xp, dtype = backend_of(w).xp, w.dtype
+                w -= move
+                # In a library without changes in place w is now another array, perhaps wider.
+                holder[name] = cast(w, dtype, xp=xp)
+        self.state |= state
+        self.steps = steps
 
-    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
+    def _stored(self, key: str, w: Array, dtype: Any, *, xp: Namespace) -> Array:
+        """The state under a key, in the library, on the device and of the shape of w."""
+        a = self.state.get(key)
+        if a is None:
+            return xp.zeros(w.shape, dtype=dtype, device=array_api_compat.device(w))
+        backend, theirs = backend_of(w), backend_of(a, key)
+        if tuple(a.shape) != tuple(w.shape):
+            raise ValueError(
+                f"state {key} has shape {tuple(a.shape)}; it must be that of its weight, "
+                f"{tuple(w.shape)}"
+            )
+        if theirs is not backend:
+            a = widen(theirs.to_host(a), xp=host.xp)
+            a = xp.asarray(a, device=array_api_compat.device(w))
+        elif backend.device_of(a) != backend.device_of(w):
+            a = array_api_compat.to_device(a, array_api_compat.device(w))
+        return cast(a, dtype, xp=xp)
+
+    def _move(
+        self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
+    ) -> tuple[Array, dict[str, Array]]:
+        """What is subtracted from w, and the new state, at the step of that number."""
         raise NotImplementedError
-
-
-def _check_pair(path: str, w: Array, g: Array) -> None:
-    """Raise unless w can be changed by its gradient g."""
-    backend = backend_of(w, path)
-    check_library(f"the gradient of {path}", g, path, w)
-    for name, a in ((path, w), (f"the gradient of {path}", g)):
-        if not is_floating(a.dtype, xp=backend.xp):
-            raise TypeError(f"{name} is {a.dtype}; it must be real floating point")
-    if not getattr(getattr(w, "flags", None), "writeable", True):
-        raise ValueError(f"{path} is read-only; give a copy of it: weights[name] = w.copy()")
 
 
 class SGD(Optimizer):
@@ -175,12 +234,14 @@ class SGD(Optimizer):
     lr : float
         The learning rate.
     momentum : float
-        The fraction of the last direction that is kept (Polyak, 1964).
+        The fraction of the last direction that is kept (Polyak, 1964), in [0, 1).
 
     Raises
     ------
+    TypeError
+        If an option is not a number.
     ValueError
-        If `lr` is not above 0.
+        If `lr` is not above 0 and finite, or the momentum is not in [0, 1).
 
     Examples
     --------
@@ -191,17 +252,23 @@ class SGD(Optimizer):
     [0.8]
     """
 
+    bounds: ClassVar[dict[str, Bound]] = {"lr": FINITE, "momentum": FRACTION}
+
     def __init__(self, lr: float, momentum: float = 0.0) -> None:
         super().__init__(lr)
         self.momentum = momentum
-        self.slots = ("v",) if momentum else ()
 
-    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
+    @property
+    def slots(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("v",) if self.momentum else ()
+
+    def _move(
+        self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
+    ) -> tuple[Array, dict[str, Array]]:
         if not self.momentum:
-            return g
-        v = self.momentum * self.state[f"v.{path}"] + g
-        self.state[f"v.{path}"] = v
-        return v
+            return self.lr * g, {}
+        v = self.momentum * old["v"] + g
+        return self.lr * v, {"v": v}
 
 
 class Adam(Optimizer):
@@ -214,15 +281,20 @@ class Adam(Optimizer):
     ----------
     lr : float
         The learning rate.
-    beta1, beta2, eps : float
-        β₁, β₂, ε.
+    beta1, beta2 : float
+        β₁, β₂ in [0, 1).
+    eps : float
+        ε ≥ 0.  It counts as at least the square root of the smallest normal number of the
+        dtype: v, a square, cannot be told from 0 below it.
     weight_decay : float
-        The weight decay of matrices; vectors (biases, peepholes) do not decay.
+        The weight decay of matrices, ≥ 0; vectors (biases, peepholes) do not decay.
 
     Raises
     ------
+    TypeError
+        If an option is not a number.
     ValueError
-        If `lr` is not above 0.
+        If `lr` is not above 0 and finite, or another option is out of its range.
 
     Examples
     --------
@@ -234,6 +306,13 @@ class Adam(Optimizer):
     """
 
     slots = ("m", "v")
+    bounds: ClassVar[dict[str, Bound]] = {
+        "lr": FINITE,
+        "beta1": FRACTION,
+        "beta2": FRACTION,
+        "eps": FINITE,
+        "weight_decay": FINITE,
+    }
 
     def __init__(
         self,
@@ -246,11 +325,28 @@ class Adam(Optimizer):
         super().__init__(lr)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
 
-    def _direction(self, path: str, w: Array, g: Array, xp: Any) -> Array:
-        m = self.beta1 * self.state[f"m.{path}"] + (1 - self.beta1) * g
-        v = self.beta2 * self.state[f"v.{path}"] + (1 - self.beta2) * (g * g)
-        self.state[f"m.{path}"], self.state[f"v.{path}"] = m, v
-        m_hat = m / (1 - self.beta1**self.steps)
-        v_hat = v / (1 - self.beta2**self.steps)
-        direction = m_hat / (xp.sqrt(v_hat) + self.eps)
-        return direction + self.weight_decay * w if self.weight_decay and w.ndim > 1 else direction
+    def _move(
+        self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace
+    ) -> tuple[Array, dict[str, Array]]:
+        # In place, but for what was given: fresh memory would take longer than the arithmetic.
+        m = self.beta1 * old["m"]
+        m += (1 - self.beta1) * g
+        square = g * g
+        square *= 1 - self.beta2
+        v = self.beta2 * old["v"]
+        v += square
+        root = xp.sqrt(v)
+        root /= sqrt(1 - self.beta2**steps)
+        root += max(self.eps, _least(w.dtype, xp))
+        direction = m / (1 - self.beta1**steps)
+        direction /= root
+        if self.weight_decay and w.ndim > 1:
+            direction += self.weight_decay * w
+        direction *= self.lr
+        return direction, {"m": m, "v": v}
+
+
+@cache
+def _least(dtype: Any, xp: Namespace) -> float:
+    """The square root of the smallest normal number."""
+    return sqrt(float(xp.finfo(dtype).smallest_normal))

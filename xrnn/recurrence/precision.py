@@ -35,6 +35,16 @@ def widen(a: Array, *, xp: Namespace) -> Array:
     return xp.astype(a, xp.float32) if dtype_name(a.dtype) in HALF else a
 
 
+def cast(a: Array, dtype: Any, *, xp: Namespace) -> Array:
+    """The array in a dtype; the array itself if it already has it.
+
+    >>> import numpy as np
+    >>> cast(np.ones(2), np.float32, xp=np)
+    array([1., 1.], dtype=float32)
+    """
+    return a if a.dtype == dtype else xp.astype(a, dtype)
+
+
 def wide_sum(a: Array, *, axis: int | tuple[int, ...] | None = None, xp: Namespace) -> Array:
     """The sum over the axes, computed in the `accumulation_dtype` and returned in it.
 
