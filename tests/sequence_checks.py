@@ -61,6 +61,14 @@ def padding_is_not_read(kernel: Any, case: Case) -> None:
     same(found, clean)
 
 
+def infinite_weights_leave_the_padding_zero(kernel: Any, case: Case) -> None:
+    """Outputs, input gradients and what is handed on; zeros times infinity are not."""
+    assert case.lengths is not None
+    spoilt = case.copied()
+    spoilt.weights["W"][:, 0] = np.inf
+    padding_is_zero(spoilt, run(kernel, spoilt))
+
+
 def nan_stays_in_its_sequence(kernel: Any, case: Case, b: int) -> None:
     """A NaN in anything that sequence b is given is seen there and nowhere else."""
     clean = run(kernel, case)
