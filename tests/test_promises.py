@@ -38,7 +38,8 @@ class Path(NamedTuple):
 
 def numpy_alone(cell: Any) -> tuple[Kernel, ...]:
     """The kernel in NumPy, also for few steps, which the cell's own code runs otherwise."""
-    return (replace(NUMPY[cell], serves=lambda T, B, I, H: True),)
+    found = filter(None, [NUMPY.get(cell)])
+    return tuple(replace(kernel, serves=lambda T, B, I, H: True) for kernel in found)
 
 
 no_native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT or "built")
