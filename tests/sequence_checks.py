@@ -46,11 +46,27 @@ def padding_is_zero(case: Case, found: Results) -> None:
 
 
 def padding_is_not_read(kernel: Any, case: Case) -> None:
-    """Zeros and NaN past the ends give the same bits."""
+    """Zeros and NaN past the ends give the same bits, also as gradients of the last state of a
+    sequence without steps, which are handed on."""
     assert case.lengths is not None
-    found = run(kernel, replace(case, padding=float("nan")))
-    same(found, run(kernel, replace(case, padding=0.0)))
-    padding_is_zero(case, found)
+    spoilt = replace(case, padding=float("nan"))
+    empty = case.past_the_end().all(axis=0)
+    for d in spoilt.dstate:
+        d[empty] = np.nan
+    found, clean = run(kernel, spoilt), run(kernel, replace(case, padding=0.0))
+    padding_is_zero(spoilt, found)
+    for name in case.cell.states:
+        for results in (found, clean):
+            results[f"dfirst {name}"] = results[f"dfirst {name}"][~empty]
+    same(found, clean)
+
+
+def infinite_weights_leave_the_padding_zero(kernel: Any, case: Case) -> None:
+    """Outputs, input gradients and what is handed on; zeros times infinity are not."""
+    assert case.lengths is not None
+    spoilt = case.copied()
+    spoilt.weights["W"][:, 0] = np.inf
+    padding_is_zero(spoilt, run(kernel, spoilt))
 
 
 def nan_stays_in_its_sequence(kernel: Any, case: Case, b: int) -> None:

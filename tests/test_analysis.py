@@ -114,6 +114,19 @@ def test_lyapunov_sums_to_the_volume() -> None:
     np.testing.assert_allclose(lyapunov(tape, 2 * H).sum(axis=1), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("cell", [Elman, LSTM], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_lyapunov_exponents_come_in_order(cell: Cell[Any], dtype: str) -> None:
+    """After few steps the directions have not yet turned to those of largest growth."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        w = {k: rng.normal(size=s).astype(dtype) for k, s in cell.shapes(I, H).items()}
+        tape = xrnn.unroll(cell, w, rng.normal(size=(3, B, I)).astype(dtype))[2]
+        found = lyapunov(tape, H)
+        assert found.dtype == ("float32" if dtype == "float16" else dtype)
+        assert (np.diff(found, axis=1) <= 0).all()
+
+
 @pytest.mark.parametrize("k", [0, 9])
 def test_lyapunov_refuses(k: int) -> None:
     with pytest.raises(ValueError, match=f"lstm: k is {k} and the tape has 5 steps; k must lie in"):
@@ -146,3 +159,27 @@ def test_gradient_flow_of_one_cell_and_a_last_state_alone() -> None:
     for t in range(T):
         through = np.einsum("bi,bij->bj", d, jacobian(tape, t, span=T - 1 - t))
         np.testing.assert_allclose(flow["h"][t], np.linalg.norm(through), rtol=1e-12)
+
+
+#: (dtype, the size of a gradient)
+SIZES = {"float64": (1e-200, 1e200, 0.0, np.inf), "float32": (1e-30, 1e25), "float16": (2e-4, 3e4)}
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(k, n) for k, sizes in SIZES.items() for n in sizes])
+def test_gradient_flow_of_any_size(dtype: str, size: float) -> None:
+    """Neither the squares nor their sum overflow or are rounded to 0."""
+    weights = {k: np.zeros(s, dtype) for k, s in Elman.shapes(I, H).items()}
+    ys, _, tape = xrnn.unroll(Elman, weights, np.zeros((T, B, I), dtype))
+    dys = np.full_like(ys, size)
+    # In the cell 0 · ∞ is NaN, and the gradient of a float16 bias may overflow.
+    with np.errstate(all="raise", invalid="ignore", over="ignore"):
+        flow = gradient_flow(tape, dys)["h"]
+    assert flow.dtype == ("float32" if dtype == "float16" else dtype)
+    np.testing.assert_allclose(flow[-1], float(dys[0, 0, 0]) * np.sqrt(B * H), rtol=1e-6)
+
+
+def test_gradient_flow_of_nothing() -> None:
+    layer = xrnn.GRU(I, H)
+    for shape in ((0, B, I), (T, 0, I)):
+        tape = layer.forward(np.zeros(shape, "float32"))[2]
+        np.testing.assert_array_equal(gradient_flow(tape)["h_l0"], np.zeros(shape[0], "float32"))

@@ -121,6 +121,7 @@ def test_outputs_may_have_no_gradient(cell: AnyCell) -> None:
 def test_padding_is_not_read(cell: AnyCell, kind: str) -> None:
     kernel = clustered(cell, small(cell, kind))
     checks.padding_is_not_read(kernel, case_of(cell, kind, lengths=LENGTHS))
+    checks.infinite_weights_leave_the_padding_zero(kernel, case_of(cell, kind, lengths=LENGTHS))
 
 
 @emulated

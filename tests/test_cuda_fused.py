@@ -66,6 +66,7 @@ def test_padding_is_not_read(cell: AnyCell, dtype: str, H: int) -> None:
     for reverse in (False, True):
         case = small(cell, dtype, H, lengths=some_lengths(5, 5), reverse=reverse)
         checks.padding_is_not_read(fused(cell), case)
+        checks.infinite_weights_leave_the_padding_zero(fused(cell), case)
 
 
 @every_cell

@@ -91,6 +91,17 @@ def test_linear_sums_half_precision_in_float32(activation: Any) -> None:
         np.testing.assert_array_equal(d, np.float16(10000))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_linear_rounds_to_zero_without_an_error(dtype: Any) -> None:
+    tiny = np.finfo(dtype).smallest_normal
+    with np.errstate(all="raise"):
+        linear = xrnn.Linear(4, 6, dtype=dtype, rng=0)
+        _, tape = linear.forward(np.full((2, 4), tiny))
+        dhs, dweights = linear.backward(tape, np.full((2, 6), tiny))
+    assert abs(dhs).max() < 6 * tiny
+    assert not dweights["W"].any()
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4), (5, 0, 4), (4,), (2, 4)])
 def test_linear_of_any_shape(shape: tuple[int, ...]) -> None:
     linear = xrnn.Linear(4, 6, dtype="float64")

@@ -7,7 +7,10 @@ runs them emulated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pathlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -35,7 +38,8 @@ class Path(NamedTuple):
 
 def numpy_alone(cell: Any) -> tuple[Kernel, ...]:
     """The kernel in NumPy, also for few steps, which the cell's own code runs otherwise."""
-    return (replace(NUMPY[cell], serves=lambda T, B, I, H: True),)
+    found = filter(None, [NUMPY.get(cell)])
+    return tuple(replace(kernel, serves=lambda T, B, I, H: True) for kernel in found)
 
 
 no_native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT or "built")
@@ -159,24 +163,30 @@ GIVEN: dict[str, dict[str, float]] = {
 }
 
 
+@contextmanager
+def running(path: Path) -> Iterator[None]:
+    """NumPy's arrays have the kernels of the path."""
+    if path.kernels is None:
+        yield
+        return
+    table = {row.cell: path.kernels(row.cell) for row in ROWS}
+    register("numpy", replace(BACKEND, kernels=table))
+    try:
+        yield
+    finally:
+        unregister("numpy")
+
+
 @cache
 def outcomes(path: Path, given: str, errors: Any = "ignore") -> list[Outcome]:
     """The outcomes of every cell and case on a path; NumPy does that at floating-point errors."""
-    how = GIVEN[given]
-    if path.kernels is not None:
-        table = {row.cell: path.kernels(row.cell) for row in ROWS}
-        register("numpy", replace(BACKEND, kernels=table))
-    try:
-        with np.errstate(all=errors):
-            return [
-                outcome(path, row.cell, case, **how)
-                for row in ROWS
-                for case in CASES
-                if case.concerns(row.cell, path)
-            ]
-    finally:
-        if path.kernels is not None:
-            unregister("numpy")
+    with running(path), np.errstate(all=errors):
+        return [
+            outcome(path, row.cell, case, **GIVEN[given])
+            for row in ROWS
+            for case in CASES
+            if case.concerns(row.cell, path)
+        ]
 
 
 def past_the_end_all_is_zero(path: Path) -> None:
@@ -272,3 +282,87 @@ PROMISES = [
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda f: f.__name__)
 def test_promise(promise: Callable[[Path], None], path: Path) -> None:
     promise(path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_first_h_of_an_input_gated_lstm_is_not_read(path: Path) -> None:
+    """NaN there changes nothing, and its gradient is 0."""
+    backend = get(path.device)
+    with running(path):
+        layer = xrnn.InputGatedLSTM(I, H, dtype=path.dtype, device=path.device, rng=0)
+        xs = backend.from_host(np.ones((5, 2, I), path.dtype))
+        zeros = np.zeros((1, 2, H), path.dtype)
+        results = []
+        for first in (zeros, np.full_like(zeros, np.nan)):
+            state = [backend.from_host(first), backend.from_host(zeros)]
+            ys, last, tape = layer.forward(xs, state)
+            dxs, dfirst, dweights = layer.backward(tape, ys, last)
+            assert not backend.to_host(dfirst.h).any()
+            found = [ys, *last, *layer(xs, state)[1], dxs, dfirst.c, *dweights.values()]
+            results.append([backend.to_host(a) for a in found])
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_what_cannot_be_moved_or_taken_over_leaves_a_layer_as_it_was() -> None:
+    layer, linear = xrnn.LSTM(I, H, 2), xrnn.Linear(H, 2)
+    values = {name: w.copy() for name, w in layer.weights.items()}
+    faulty = xrnn.convert.to_torch(xrnn.LSTM(I, H, 2))
+    faulty["bias_hh_l1"] = faulty["bias_hh_l1"][:-1]
+    for attempt in (
+        lambda: layer.to("no_such_library"),
+        lambda: linear.to("json"),
+        lambda: xrnn.convert.from_torch(layer, faulty),
+        lambda: layer.weights.update({"W_l0": layer.weights["W_l0"] + 1, "b_l9": values["b_l0"]}),
+    ):
+        before = dict(layer.weights), dict(linear.weights)
+        with pytest.raises((ValueError, ImportError)):
+            attempt()
+        for now, then in zip((layer.weights, linear.weights), before, strict=True):
+            assert all(w is then[name] for name, w in now.items())
+    for name, w in layer.weights.items():
+        np.testing.assert_array_equal(w, values[name])
+
+
+def test_outputs_of_a_linear_map_are_read_only() -> None:
+    linear = xrnn.Linear(H, 2)
+    hs = np.ones((5, H), "float32")
+    assert not linear.forward(hs)[0].flags.writeable
+    assert linear(hs).flags.writeable
+
+
+#: words of a promise
+WORDS = re.compile(
+    r"exactly 0|as it was\b|not written to|not write to|shares? no memory|read-only|"
+    r"nothing is changed|nothing is moved|(is|are) not read\b",
+    re.IGNORECASE,
+)
+
+#: module whose documentation makes such promises → the module of tests that holds them
+KEPT_BY = {
+    "analysis/gates": "promises",
+    "cells/input_gated": "promises",
+    "certify/laws": "laws",
+    "convert/files": "files",
+    "convert/torch": "promises",
+    "engine/parameters": "promises",
+    "engine/unroll": "promises",
+    "layers/layer": "promises",
+    "layers/linear": "promises",
+    "learn/losses": "losses",
+    "learn/optim": "optim",
+    "typing": "promises",
+}
+
+
+def test_every_module_that_promises_is_tested() -> None:
+    """A promise in a module that is not in the table above is one that nothing tests."""
+    package = pathlib.Path(xrnn.__file__).parent
+    found = {
+        path.relative_to(package).with_suffix("").as_posix()
+        for path in package.glob("**/*.py")
+        if "backends" not in path.parts and WORDS.search(path.read_text("utf-8"))
+    }
+    assert found == set(KEPT_BY)
+    for name in KEPT_BY.values():
+        assert pathlib.Path(__file__).with_name(f"test_{name}.py").is_file()

@@ -278,6 +278,21 @@ def test_backward_refuses(dys: Any, dstate: Any, error: type[Exception], message
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("change", [{"U": None}, {"u": 0}], ids=["left out", "unknown"])
+def test_gradients_that_a_cell_does_not_give_are_named(change: dict[str, Any]) -> None:
+    def back(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        da, dprev, dweights = Elman.step_backward(dstate, saved, weights, xp=xp)
+        return da, dprev, {k: d for k, d in (dweights | change).items() if d is not None}
+
+    cell = replace(Elman, name="mine", step_backward=back)
+    _, _, tape = xrnn.unroll(cell, {"W": np.ones((4, 2)), "U": np.ones((4, 4))}, np.ones((3, 1, 2)))
+    given = "U, u" if "u" in change else ""
+    message = rf"mine: step_backward gives gradients of the weights \({given}\); it must give one "
+    for use in (xrnn.unroll_backward, xrnn.analysis.gate_gradients):
+        with pytest.raises(ValueError, match=message):
+            use(tape)
+
+
 def test_relu_keeps_a_nan() -> None:
     weights, xs, _ = given(ElmanReLU)
     xs[2, 1, 0] = np.nan

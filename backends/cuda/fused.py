@@ -215,6 +215,9 @@ class Fused:
         plan.times((rows, plan.I, n), (gates, ld), (W, plan.I), (plan.at(dxs), plan.I))
         plan.times((n, plan.I, rows), (gates, ld), (xs, plan.I), (plan.at(dW), plan.I), ta=True)
         db = plan.column_sums(gates, ld, n)
+        if run.mask is not None:
+            # They are 0 in the padding anyway unless a weight is infinite or NaN.
+            dxs = apply_mask(run.mask, dxs, xp=plan.xp)
         return dxs, {"W": self._from_columns(plan, dW), "b": self._from_columns(plan, db)}
 
     def recurrent_gradient(

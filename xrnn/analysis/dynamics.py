@@ -105,6 +105,7 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     array (B, k)
         The natural logarithm of the growth per step, largest first.  Below 0 a change of the
         state decays, above 0 it grows, and −∞ means that a step removes a direction completely.
+        In float32 where the tape has half precision.
 
     Raises
     ------
