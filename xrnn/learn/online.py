@@ -19,6 +19,7 @@ a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM an
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Generic, Literal
 
 import array_api_compat
@@ -85,7 +86,7 @@ class Online(Generic[S]):
     Raises
     ------
     TypeError
-        If weights and state are of different libraries or dtypes.
+        If weights and state are of different libraries or dtypes, or `limit` is no number.
     ValueError
         If a size, a shape or the method is wrong, or the sensitivities would take more than
         `limit` bytes.
@@ -120,6 +121,8 @@ class Online(Generic[S]):
         check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
+        if not isinstance(limit, Real) or isinstance(limit, bool):
+            raise TypeError(f"{cell.name}: limit is {limit!r:.80}; it must be a number of bytes")
         self.cell, self.weights, self.B = cell, weights, int(batch)
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
