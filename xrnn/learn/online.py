@@ -121,8 +121,7 @@ class Online(Generic[S]):
         check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
-        if not isinstance(limit, Real) or isinstance(limit, bool):
-            raise TypeError(f"{cell.name}: limit is {limit!r:.80}; it must be a number of bytes")
+        _check_limit(cell.name, limit)
         self.cell, self.weights, self.B = cell, weights, int(batch)
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
@@ -327,3 +326,8 @@ class Online(Generic[S]):
             P = self._rule.only(live, P, xp=xp)
         found = self._rule.gradient(P, self._widened(dh), xp=xp)
         return {name: self._stored(found[name]) for name in self.weights}
+
+
+def _check_limit(kind: str, limit: Any) -> None:
+    if not isinstance(limit, Real) or isinstance(limit, bool):
+        raise TypeError(f"{kind}: limit is {limit!r:.80}; it must be a number of bytes")
