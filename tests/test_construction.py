@@ -1,4 +1,4 @@
-"""How parts are made: sizes, dtypes and devices in every usual form, and weights drawn late."""
+"""How parts are made: sizes, seeds, dtypes and devices in every usual form."""
 
 from __future__ import annotations
 
