@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import array_api_compat
+
 from xrnn.backends import backend_of, host
 from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
 from xrnn.convert.casting import rounded

@@ -269,6 +269,7 @@ class Online(Generic[S]):
     def _copies(self, state: State) -> State:
         return tuple(self.xp.asarray(part, copy=True) for part in state)
 
+    @host.ignore_underflow
     def step(self, x: Array) -> Array:
         """One time step.
 
@@ -299,6 +300,7 @@ class Online(Generic[S]):
         # A copy, so that a change of h does not change the state.
         return xp.asarray(self._state[0], copy=True)
 
+    @host.ignore_underflow
     def gradient(self, dh: Array) -> dict[str, Array]:
         """∂L_t/∂weights of the loss at this step, through all of the past.
 
