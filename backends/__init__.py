@@ -261,4 +261,13 @@ def _library(name: str, module: str) -> Backend:
 @cache
 def _generic(xp: Namespace) -> Backend:
     name = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
-    return Backend(name, xp, host.to_host, device_of=array_api_compat.device)
+    options: Any = {"device_of": array_api_compat.device, "fingerprint": _changes}
+    return Backend(name, xp, host.to_host, **options)
+
+
+def _changes(array: Array) -> Any:
+    """How often the array was changed in place, in a library that counts it (PyTorch)."""
+    try:
+        return getattr(array, "_version", None)
+    except RuntimeError:  # an inference tensor, whose changes are not counted
+        return None

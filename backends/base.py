@@ -102,6 +102,9 @@ class Backend:
     read_only : callable
         ``read_only(array)``: an equal array that cannot be written to.  If the library has no such
         arrays: a copy if kernels keep their outputs for backward, else the array itself.
+    fingerprint : callable
+        ``fingerprint(array)``: a value that is another one after the array was changed in place;
+        None where that cannot happen, or cannot be told without waiting for a device.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.
@@ -121,6 +124,7 @@ class Backend:
     notes: Callable[[], list[str]] = list
     dense: Callable[[Array], Array] = lambda array: array
     read_only: Callable[[Array], Array] = lambda array: array
+    fingerprint: Callable[[Array], Any] = lambda array: None
     refused: tuple[type, ...] = ()
 
     def from_host(self, array: Array, device: Any = None) -> Array:

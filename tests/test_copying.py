@@ -236,6 +236,33 @@ class TestWhatIsGivenIsNotKept:
             lengths[...] = [4, 2]
 
     @every_cell
+    @pytest.mark.parametrize("H", [4, 40], ids=["small", "large"])
+    @pytest.mark.parametrize("device", ["cpu", "torch"])
+    def test_weights_of_one_cell(self, cell: Any, H: int, device: str) -> None:
+        """An update between forward and backward is noticed; new arrays are another matter."""
+        pytest.importorskip(device.replace("cpu", "numpy"))
+        put, xp = get(device).from_host, get(device).xp
+        weights = {k: put(noise(*s)) for k, s in cell.shapes(3, H).items()}
+        ys, _, tape = xrnn.unroll(cell, weights, put(noise(4, 2, 3)))
+        dys = xp.ones_like(ys)
+        expected = xrnn.unroll_backward(tape, dys)
+        again = {name: xp.asarray(w, copy=True) for name, w in weights.items()}
+        for name in weights:
+            ys, _, tape = xrnn.unroll(cell, weights, put(noise(4, 2, 3)))
+            weights[name][-1] += 1
+            for use in (
+                lambda tape=tape: xrnn.unroll_backward(tape, dys),
+                lambda tape=tape: xrnn.analysis.gates(tape),
+                lambda tape=tape: xrnn.analysis.gate_gradients(tape, dys),
+            ):
+                with pytest.raises(ValueError, match="the weights have changed since the forward"):
+                    use()
+            weights[name] = again[name]
+        ys, _, tape = xrnn.unroll(cell, weights, put(noise(4, 2, 3)))
+        weights.clear()
+        assert_equal(xrnn.unroll_backward(tape, dys), expected)
+
+    @every_cell
     @pytest.mark.parametrize("T", [1, 2, 12])
     @pytest.mark.parametrize("lengths", [False, True])
     def test_outputs_changed_before_backward(
@@ -250,6 +277,40 @@ class TestWhatIsGivenIsNotKept:
         expected = layer.backward(tape, dys)
         overwrite(ys, 0)
         assert_equal(layer.backward(tape, dys), expected, device)
+
+    @every_cell
+    @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+    @pytest.mark.parametrize("lengths", [False, True])
+    def test_results_share_nothing(
+        self, cell: Any, options: Any, lengths: bool, device: str
+    ) -> None:
+        """A change of one array in place reaches no other, of what is given and returned."""
+        backend = get(device)
+        host, layer = backend.to_host, xrnn.Layer(cell, 3, 4, device=device, **options)
+        # For many steps only NumPy has kernels of their own.
+        for T in (0, 1, 12, 130) if device == "cpu" else (0, 1, 3):
+            xs = backend.from_host(noise(*((2, T, 3) if layer.batch_first else (T, 2, 3))))
+            ends = [T, T // 2] if lengths else None
+            for run in (layer, lambda *given: layer.forward(*given, seed=0)[:2]):
+                shape = (len(layer.parts()), 2, 4)
+                given = [backend.from_host(noise(*shape)) for _ in cell.states]
+                ys, state = run(xs, given, ends)
+                all_arrays = [ys, *state, *given]
+                for n, array in enumerate(all_arrays):
+                    before = [host(a).copy() for a in all_arrays]
+                    overwrite(array, 7)
+                    for m, a in enumerate(all_arrays):
+                        if m != n:
+                            np.testing.assert_array_equal(host(a), before[m])
+
+    @every_cell
+    def test_states_keep_no_outputs_alive(self, cell: Any) -> None:
+        layer = xrnn.Layer(cell, 3, 4, num_layers=2, bidirectional=True)
+        xs = noise(3000, 2, 3)
+        ys, state, tape = layer.forward(xs)
+        for part in (*state, *layer(xs)[1], *layer.backward(tape, ys)[1]):
+            owner = part if part.base is None else part.base
+            assert owner.nbytes <= 4 * part.nbytes
 
     def test_outputs_of_a_linear_map(self, device: str) -> None:
         backend = get(device)

@@ -180,6 +180,11 @@ class TestErrors:
         with pytest.raises(ValueError, match="method is 'rtrl'; it must be 'exact' or 'snap"):
             Online(Elman, given(Elman)["weights"], B, method="rtrl")  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("limit", [None, "1e9", [1], True])
+    def test_limit(self, limit: Any) -> None:
+        with pytest.raises(TypeError, match=r"rnn: limit is .*; it must be a number of bytes"):
+            Online(Elman, given(Elman)["weights"], B, limit=limit)
+
     def test_batch(self) -> None:
         with pytest.raises(ValueError, match="batch is 0; it must be an integer ≥ 1"):
             Online(Elman, given(Elman)["weights"], 0)

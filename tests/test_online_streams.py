@@ -251,6 +251,26 @@ class TestHalfPrecision:
             np.testing.assert_allclose(found[name], d, rtol=2e-2, atol=2e-2)
 
 
+@every_cell
+@every_method
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_numbers_that_vanish_are_no_floating_point_error(
+    cell: Any, method: Any, dtype: str
+) -> None:
+    weights = {k: (4 * w).astype(dtype) for k, w in drawn(cell).items()}
+    dh = np.full((B, H), 1e-4, dtype)
+    if "U" in weights:
+        weights["U"] = weights["U"] / 1000
+    online = Online(cell, weights, B, method=method)
+    xs = (30 * noise(60, B, I, seed=3)).astype(dtype)
+    with np.errstate(all="raise"):
+        for x in xs:
+            online.step(x)
+            found = online.gradient(dh)
+        online.reset(0)
+    assert all(np.isfinite(d).all() for d in found.values())
+
+
 FORMS: dict[str, Any] = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda online: pickle.loads(pickle.dumps(online)),

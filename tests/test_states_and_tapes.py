@@ -75,6 +75,24 @@ class TestGivenStates:
                 np.testing.assert_array_equal(backend.to_host(a[0]), backend.to_host(b[0]))
         assert layer.initial_state(2).c.shape == (1, 2, 4)
 
+    def test_a_part_of_a_gradient_that_is_none_is_zeros(self, device: str) -> None:
+        put, host = get(device).from_host, get(device).to_host
+        layer = xrnn.LSTM(3, 4, device=device)
+        weights = {name: layer.weights[f"{name}_l0"] for name in ("W", "U", "b")}
+        xs, h = put(noise(5, 2, 3)), noise(1, 2, 4)
+        tape, of_cell = layer.forward(xs)[2], xrnn.unroll(xrnn.cells.LSTM, weights, xs)[2]
+        zero = put(h * 0)
+        for given, full in [
+            ((put(h), None), (put(h), zero)),
+            ((None, put(h)), (zero, put(h))),
+            (None, (zero, zero)),
+        ]:
+            found, expected = layer.backward(tape, None, given), layer.backward(tape, None, full)
+            alone = None if given is None else [s if s is None else s[0, ...] for s in given]
+            one = xrnn.unroll_backward(of_cell, None, alone)
+            for other in (found, one):
+                np.testing.assert_allclose(host(other[0]), host(expected[0]), rtol=1e-5, atol=1e-7)
+
     @pytest.mark.parametrize("T", [0, 1, 5])
     @pytest.mark.parametrize("cell", xrnn.cells.BY_NAME.values(), ids=lambda cell: cell.name)
     def test_what_is_returned_shares_no_memory(self, cell: Any, T: int) -> None:

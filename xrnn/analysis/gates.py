@@ -9,7 +9,7 @@ from xrnn.backends import host
 from xrnn.cells.base import blocks
 from xrnn.engine import stack
 from xrnn.engine.bound_cell import Pass
-from xrnn.engine.tape import Tape, check_made_by
+from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, GivenState
@@ -117,8 +117,7 @@ def check_tape(tape: Tape[Any]) -> None:
             f"tape is a {type(tape).__name__}; it must be the tape that xrnn.unroll or a "
             "layer's forward returned"
         )
-    if tape.owner is not None:
-        check_made_by(tape.owner, tape)
+    tape.check_unchanged()
 
 
 def _values(one: Pass) -> dict[str, Array]:

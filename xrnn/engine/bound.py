@@ -27,9 +27,9 @@ class Bound(Generic[S]):
         The bound cells, for each layer those of its directions.
     parameters : Parameters, optional
         The parameters of a layer; the cells hold their values.
-    version : int
+    version : int, or for `xrnn.unroll` a tuple
         The version of those values.  It is read before them, so that what another thread assigns
-        in between is seen by the next pass.
+        in between is seen by the next pass.  Without `parameters`: the fingerprint of the cell.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Bound(Generic[S]):
         axes: Axes[S],
         stack: Stack,
         parameters: Parameters | None = None,
-        version: int = 0,
+        version: Any = 0,
     ) -> None:
         self.axes, self.stack = axes, stack
         self.parameters, self.version = parameters, version

@@ -67,6 +67,10 @@ class BoundCell:
         given = (self.cell, self.weights, self.placement)
         return partial(BoundCell, **how, frozen=self.frozen), given
 
+    def fingerprint(self) -> tuple[Any, ...]:
+        """A value that is another one after a weight was changed in place."""
+        return tuple(map(self.placement.backend.fingerprint, self.weights.values()))
+
     def rebound(self, weights: Weights) -> BoundCell:
         """The same cell with new values of its weights; choices of kernels are kept."""
         bound: BoundCell = copy(self)

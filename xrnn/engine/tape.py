@@ -21,7 +21,8 @@ class Tape(Generic[S]):
     Pass it to `xrnn.unroll_backward`, `Layer.backward` or `xrnn.analysis`; its attributes are not
     a public interface.  It refers to the inputs and states of the forward pass without copying
     them, so do not change these arrays in place before backward.  If the weights of a layer have
-    been assigned to since, backward raises an error.
+    been assigned to since, backward raises an error; so it does if weights that `xrnn.unroll` was
+    given have been changed in place, on the CPU.
 
     A deep copy or a pickle of a tape takes a copy of its layer along, as `owner`, and only that
     layer serves it: copy or pickle both together, as ``(layer, tape)``.  The forward pass is
@@ -33,10 +34,27 @@ class Tape(Generic[S]):
     masks: list[Array]
     #: whether the inputs were one sequence, without an axis B
     unbatched: bool
-    #: the layer that made the tape, its parameters and their version then; None for `xrnn.unroll`
+    #: the layer that made the tape, its parameters and their version then.  For `xrnn.unroll`
+    #: there is no layer, and the version is `BoundCell.fingerprint`
     owner: Any
     parameters: Parameters | None
-    version: int
+    version: Any
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.owner is None:
+            # The passes have run again, on copies of the weights.
+            self.__dict__["version"] = self.passes[0].bound.fingerprint()
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError if the weights are not as they were in the forward pass."""
+        if self.owner is not None:
+            self.owner.check_unchanged(self.parameters, self.version)
+        elif self.passes[0].bound.fingerprint() != self.version:
+            raise ValueError(
+                f"{self.cell.name}: the weights have changed since the forward pass that made this "
+                "tape, in place; run unroll again, and backward before the next update"
+            )
 
     @property
     def cell(self) -> Cell[S]:
@@ -90,4 +108,4 @@ def check_made_by(layer: Any, tape: Any) -> None:
     if tape.owner is not layer:
         by = "xrnn.unroll; use xrnn.unroll_backward" if tape.owner is None else "another layer"
         raise ValueError(f"{name}: the tape was made by {by}")
-    layer.check_unchanged(tape.parameters, tape.version)
+    tape.check_unchanged()

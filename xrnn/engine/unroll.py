@@ -104,7 +104,8 @@ def unroll(
         cell, complete, placement, given=tuple(weights), precision=precision, reverse=bool(reverse)
     )
     axes = Axes(cell, placement, one.I, one.H, [""], stacked=False)
-    ys, last, tape = Bound(axes, [(one,)]).forward(xs, parts, lengths, keep=True)
+    bound = Bound(axes, [(one,)], version=one.fingerprint())
+    ys, last, tape = bound.forward(xs, parts, lengths, keep=True)
     assert tape is not None
     return ys, last, tape
 
@@ -141,7 +142,8 @@ def unroll_backward(
         If `tape` is not a tape, a gradient has another library or dtype than the outputs, or
         the outputs are complex.
     ValueError
-        If a layer made the tape, or the shape of a gradient is not that of its array.
+        If a layer made the tape, weights have been changed in place since, or the shape of a
+        gradient is not that of its array.
 
     Examples
     --------
@@ -161,4 +163,5 @@ def unroll_backward(
         raise ValueError(
             f"{tape.cell.name}: the tape was made by a layer; call backward of that layer"
         )
+    tape.check_unchanged()
     return tape.backward(dys, dstate)

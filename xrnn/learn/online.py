@@ -19,6 +19,7 @@ a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM an
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Generic, Literal
 
 import array_api_compat
@@ -85,7 +86,7 @@ class Online(Generic[S]):
     Raises
     ------
     TypeError
-        If weights and state are of different libraries or dtypes.
+        If weights and state are of different libraries or dtypes, or `limit` is no number.
     ValueError
         If a size, a shape or the method is wrong, or the sensitivities would take more than
         `limit` bytes.
@@ -120,6 +121,7 @@ class Online(Generic[S]):
         check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
+        _check_limit(cell.name, limit)
         self.cell, self.weights, self.B = cell, weights, int(batch)
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
@@ -267,6 +269,7 @@ class Online(Generic[S]):
     def _copies(self, state: State) -> State:
         return tuple(self.xp.asarray(part, copy=True) for part in state)
 
+    @host.ignore_underflow
     def step(self, x: Array) -> Array:
         """One time step.
 
@@ -297,6 +300,7 @@ class Online(Generic[S]):
         # A copy, so that a change of h does not change the state.
         return xp.asarray(self._state[0], copy=True)
 
+    @host.ignore_underflow
     def gradient(self, dh: Array) -> dict[str, Array]:
         """∂L_t/∂weights of the loss at this step, through all of the past.
 
@@ -324,3 +328,8 @@ class Online(Generic[S]):
             P = self._rule.only(live, P, xp=xp)
         found = self._rule.gradient(P, self._widened(dh), xp=xp)
         return {name: self._stored(found[name]) for name in self.weights}
+
+
+def _check_limit(kind: str, limit: Any) -> None:
+    if not isinstance(limit, Real) or isinstance(limit, bool):
+        raise TypeError(f"{kind}: limit is {limit!r:.80}; it must be a number of bytes")
