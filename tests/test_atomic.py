@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -80,6 +81,26 @@ def test_nothing_else_writes_files() -> None:
         if writing.search(path.read_text("utf-8"))
     }
     assert {name for name in found if "xrnn/backends" not in name} == {"xrnn/engine/atomic.py"}
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not flushed here")
+def test_the_file_is_flushed_before_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a crash of the machine could leave the new name with half of the content."""
+    fsync, rename, seen = os.fsync, os.replace, []
+
+    def flush(descriptor: int) -> None:
+        fsync(descriptor)
+        mode = os.fstat(descriptor).st_mode
+        seen.append("folder" if stat.S_ISDIR(mode) else f"{os.fstat(descriptor).st_size} bytes")
+
+    def replace(*given: Path) -> None:
+        rename(*given)
+        seen.append("name")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", replace)
+    atomic.replace(file, NEW)
+    assert seen == [f"{len(NEW)} bytes", "name", "folder"]
 
 
 def test_an_error_says_what_happened(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
