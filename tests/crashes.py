@@ -6,17 +6,25 @@ A test gives a function that puts the old files in place and one that writes the
         fault()  # prepares, writes, and disturbs one call
         ...      # old or new?
 
-Only calls through the module `os` are seen, which are those of `xrnn.engine.atomic`.
+Only calls through the module `os` are seen, which are those of `xrnn.engine.atomic`.  `Traced` sees
+every system call of a program, where strace is installed; it takes a second for each.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +169,50 @@ def _in_child(run: Callable[[], None]) -> None:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the copy was not killed, but ended with {status}"
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+class Traced:
+    """A program of Python under strace, which can be disturbed in each system call for files.
+
+    Parameters
+    ----------
+    before, program : str
+        What is run first, and what the faults are for.
+    """
+
+    #: strace injects them: the end of the process, or what the call returns instead of being made
+    FAULTS = ("signal=SIGKILL", "error=EIO", "error=ENOSPC")
+
+    available = shutil.which("strace") is not None
+
+    def __init__(self, before: str, program: str) -> None:
+        mark = 'import os; os.access("/the program begins", 0)'
+        self.text = "\n".join([before, mark, program, mark])
+
+    def calls(self) -> list[tuple[str, int]]:
+        """(name, how often it was called by then) of each system call for files."""
+        seen: Counter[str] = Counter()
+        found, marks = [], 0
+        for line in self._trace("-e", "trace=%file,%desc").splitlines():
+            name = line.partition("(")[0]
+            seen[name] += 1
+            marks += "/the program begins" in line and name == "access"
+            if marks == 1 and name not in ("access", "mmap"):
+                found.append((name, seen[name]))
+        assert marks == 2, "the program did not end"
+        return found
+
+    def disturb(self, name: str, n: int, fault: str) -> None:
+        """Run the program with a fault in the n-th call of this name."""
+        trace = self._trace("-e", f"trace={name},access", "-e", f"inject={name}:{fault}:when={n}")
+        before, _, after = trace.partition("/the program begins")
+        assert re.search(r"INJECTED|killed by SIGKILL", after), f"{name} {n}: no fault"
+        assert "INJECTED" not in before, f"{name} {n}: a fault before the program"
+
+    def _trace(self, *words: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "log")
+            strace = ["strace", "-qq", "-o", str(log), *words]
+            env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+            subprocess.run([*strace, sys.executable, "-c", self.text], env=env, capture_output=True)
+            return log.read_text("utf-8", "replace")

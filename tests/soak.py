@@ -1,4 +1,5 @@
-"""What only many repetitions show: memory that grows, threads that meet, processes that fork.
+"""What only many repetitions show: memory that grows, threads that meet, processes that fork
+or are killed.
 
 Each job is a function that repeats one thing ``scale`` times as often as usual, raises
 AssertionError when something is wrong, and returns its figures.  `test_soak.py` runs all of them
@@ -14,17 +15,21 @@ from __future__ import annotations
 import argparse
 import mmap
 import multiprocessing
+import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import crashes
 import numpy as np
 
 import xrnn
 from xrnn import losses, optim
+from xrnn.convert import files
 
 #: what a job tells of its run, by name
 Figures = dict[str, Any]
@@ -139,6 +144,67 @@ def spawn(scale: float) -> Figures:
 def forkserver(scale: float) -> Figures:
     """A process of a fork server computes the same bits."""
     return _children("forkserver", scale)
+
+
+def _is_whole(path: Path, layers: list[xrnn.LSTM]) -> None:
+    """AssertionError or ValueError unless the file holds one of the layers."""
+    found = files.read(path)[0]["U_l0"]
+    assert any(np.array_equal(found, layer.weights["U_l0"]) for layer in layers), "half a file"
+
+
+def _save_for_ever(path: Path, layer: xrnn.LSTM) -> None:
+    while True:
+        xrnn.save(path, layer)
+
+
+@job
+def saves(scale: float) -> Figures:
+    """Processes that save to one file are killed: it is always whole, and nothing stays behind."""
+    kills, reads = max(int(400 * scale), 4), 0
+    layers, rng = [xrnn.LSTM(64, 128, rng=rng) for rng in range(3)], np.random.default_rng(0)
+    processes, start = multiprocessing.get_context("fork"), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        xrnn.save(path, layers[2])
+        for _ in range(kills // 2):
+            writers = [
+                processes.Process(target=_save_for_ever, args=(path, layer)) for layer in layers[:2]
+            ]
+            for writer in writers:
+                writer.start()
+            end = time.perf_counter() + rng.uniform(0.001, 0.2)
+            while time.perf_counter() < end:
+                _is_whole(path, layers)
+                reads += 1
+            for writer in writers:
+                writer.kill()
+                writer.join()
+            _is_whole(path, layers)
+        xrnn.save(path, layers[2])
+        assert os.listdir(folder) == ["model"], os.listdir(folder)
+    return {"kills": kills, "reads": reads, "seconds": time.perf_counter() - start}
+
+
+@job
+def faults(scale: float) -> Figures:
+    """A save is killed, or gets an error, at each of its system calls: old or new, never half."""
+    if not crashes.Traced.available:
+        return {"faults": 0, "because": "strace is not installed"}
+    layers, start = [xrnn.LSTM(64, 128, rng=rng) for rng in range(2)], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        make = "import xrnn; layer = xrnn.LSTM(64, 128, rng=1)"
+        traced = crashes.Traced(make, f"xrnn.save({str(path)!r}, layer)")
+        xrnn.save(path, layers[0])
+        points = [(call, fault) for call in traced.calls() for fault in traced.FAULTS]
+        step = max(round(1 / scale) if scale else len(points), 1)
+        for (name, n), fault in points[::step]:
+            xrnn.save(path, layers[0])
+            traced.disturb(name, n, fault)
+            _is_whole(path, layers)
+            xrnn.save(path, layers[0])
+            assert os.listdir(folder) == ["model"], f"{fault} in {name} {n} left something behind"
+    return {"faults": len(points[::step]), "seconds": time.perf_counter() - start}
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import crashes
 import pytest
+from copies import CHECKOUT, ROOT
 
 from xrnn.engine import atomic
 
@@ -62,6 +65,42 @@ def test_a_fault_at_each_call_leaves_the_old_file_or_the_new(
         assert names(file) == ["file"], f"{fault}: the next call left something behind"
         assert file.read_bytes() == NEW
     assert kept > 3
+
+
+@CHECKOUT
+def test_nothing_else_writes_files() -> None:
+    """Whatever xrnn writes is written by this module, and so as a whole."""
+    writing = re.compile(
+        r"write_(text|bytes)\(|\bopen\([^)]*[\"'][rwax]b?\+?[\"']|"
+        r"os\.(open|write|rename|replace|fdopen)\(|savefig\((?!figure|out|picture)|save_file|mkstemp"
+    )
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("xrnn", "backends")
+        for path in (ROOT / folder).rglob("*.py")
+        if writing.search(path.read_text("utf-8"))
+    }
+    assert {name for name in found if "xrnn/backends" not in name} == {"xrnn/engine/atomic.py"}
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not flushed here")
+def test_the_file_is_flushed_before_its_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a crash of the machine could leave the new name with half of the content."""
+    fsync, rename, seen = os.fsync, os.replace, []
+
+    def flush(descriptor: int) -> None:
+        fsync(descriptor)
+        mode = os.fstat(descriptor).st_mode
+        seen.append("folder" if stat.S_ISDIR(mode) else f"{os.fstat(descriptor).st_size} bytes")
+
+    def replace(*given: Path) -> None:
+        rename(*given)
+        seen.append("name")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", replace)
+    atomic.replace(file, NEW)
+    assert seen == [f"{len(NEW)} bytes", "name", "folder"]
 
 
 def test_an_error_says_what_happened(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,6 +280,8 @@ def _keep_ties(name: str, weights: Entries, taken: dict[str, Array], found: Tens
     first: dict[int, str] = {}
     for key, (holder, weight) in weights.items():
         other = first.setdefault(id(holder[weight]), key)
+        if other == key:
+            continue
         if found[key].tobytes() != found[other].tobytes():
             raise ValueError(
                 f"{name}: {other} and {key} are one array here, and have different values in the "

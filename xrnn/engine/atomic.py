@@ -34,7 +34,8 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file, replacing what is there completely or, after an error, not at all.
 
     The mode of a file that is already there is kept, and its owner where the system allows that.
-    If the path is a symbolic link, the file that it leads to is replaced.  Several threads or
+    If the path is a symbolic link, the file that it leads to is replaced; other hard links to a
+    file keep the old content.  Several threads or
     processes may write to one path: each writes a whole file, and the last one stays.
 
     A writer that is killed leaves an unfinished file behind, ``.NAME.RANDOM.part``.  The next call
@@ -244,7 +245,7 @@ def _flush_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # EACCES: a folder in which files may be made, but which may not be read.
-        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+        # Other errors say that a folder cannot be read or flushed here, not that the disk failed.
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
             words = f"{error.strerror}; the new file is there, but may not outlast a crash"
             raise OSError(error.errno, words, os.fspath(folder)) from error
