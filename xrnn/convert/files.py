@@ -20,7 +20,7 @@ from xrnn.convert import encoding
 from xrnn.convert.casting import rounded
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, check_flags
-from xrnn.engine.parameters import Parameters
+from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.typing import Array, dtype_name
 
 #: how a safetensors file begins: 8 bytes that hold a length, then JSON
@@ -149,8 +149,7 @@ def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P:
         )
         what = f"{name}: {holder.kind}: {key}"
         taken[key] = _array(what, contents.tensors[key], said, holder, weight)
-    _keep_ties(name, weights, taken, contents.tensors)
-    _assign(weights, taken)
+    assign_together(_grouped(name, weights, taken, contents.tensors))
     return part
 
 
@@ -275,34 +274,21 @@ def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) 
     return placement.accept(what, placement.from_host(found))
 
 
-def _keep_ties(name: str, weights: Entries, taken: dict[str, Array], found: Tensors) -> None:
-    """Give weights that are one array now (tied weights) one array again."""
-    first: dict[int, str] = {}
+def _grouped(
+    name: str, weights: Entries, taken: Tensors, found: Tensors
+) -> list[tuple[Parameters, Tensors]]:
+    """The new arrays of each of the parameters; one part may have several names."""
+    groups: dict[int, tuple[Parameters, Tensors]] = {}
+    first: dict[tuple[int, str], str] = {}
     for key, (holder, weight) in weights.items():
-        other = first.setdefault(id(holder[weight]), key)
-        if other == key:
-            continue
+        other = first.setdefault((id(holder), weight), key)
         if found[key].tobytes() != found[other].tobytes():
             raise ValueError(
-                f"{name}: {other} and {key} are one array here, and have different values in the "
-                "file; assign a copy to one of them first"
+                f"{name}: {other} and {key} are one weight here, and have different values in the "
+                "file"
             )
-        taken[key] = taken[other]
-
-
-def _assign(weights: Entries, taken: dict[str, Array]) -> None:
-    """Assign all arrays, or in case of an error or of Ctrl-C none."""
-    new: dict[int, tuple[Parameters, dict[str, Array]]] = {}
-    for key, (holder, weight) in weights.items():
-        new.setdefault(id(holder), (holder, {}))[1][weight] = taken[key]
-    old = [(holder, dict(holder)) for holder, _ in new.values()]
-    try:
-        for holder, arrays in new.values():
-            holder.update(arrays)
-    except BaseException:
-        for holder, arrays in old:
-            holder.update(arrays)
-        raise
+        groups.setdefault(id(holder), (holder, {}))[1][weight] = taken[key]
+    return list(groups.values())
 
 
 def _check_json(name: str, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
@@ -257,6 +257,18 @@ it looks transposed: give U_l0.T
                 )
             places[place] = name
         return arrays
+
+
+def assign_together(changes: Sequence[tuple[Parameters, Mapping[str, Array]]]) -> None:
+    """Assign to several parameters: everything or, after an error or Ctrl-C, nothing."""
+    before = [(p, dict(p._arrays), p._draw, p.version) for p, _ in changes]
+    try:
+        for parameters, arrays in changes:
+            parameters.update(arrays)
+    except BaseException:
+        for parameters, *values in before:
+            parameters._arrays, parameters._draw, parameters.version = values
+        raise
 
 
 def _holder(place: int) -> tuple[Parameters | None, str | None]:
