@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_losses_edges import INTEGERS
+from test_precision import halves
 
 import xrnn
 from xrnn.backends import get
@@ -29,21 +31,39 @@ def test_embedding(device: str) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32", "int64"])
+@pytest.mark.parametrize("dtype", INTEGERS)
 @pytest.mark.parametrize(("N", "size"), [(0, 3), (1, 1), (7, 3), (1000, 5), (300, 5000)])
 def test_scatter_add(N: int, size: int, dtype: str, device: str) -> None:
-    if dtype == "uint16" and device == "torch":
-        pytest.skip("torch does not sort unsigned integers")
-    if dtype == "int8" and size > 127:
-        pytest.skip("size beyond int8")
     backend, rng = get(device), np.random.default_rng(N)
-    rows, places = rng.normal(size=(N, 2)), rng.integers(0, size, N) // 2
+    rows = rng.normal(size=(N, 2))
+    places = rng.integers(0, min(size, np.iinfo(dtype).max), N) // 2
     expected = np.zeros((size, 2))
     np.add.at(expected, places, rows)
     given = backend.from_host(rows), backend.from_host(places.astype(dtype))
     for add in (backend.scatter_add, scatter_add):
         found = backend.to_host(add(*given, size, xp=backend.xp))
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_tokens_of_every_integer_dtype(dtype: str, device: str) -> None:
+    put, host = get(device).from_host, get(device).to_host
+    embedding = xrnn.Embedding(300, 2, device=device)
+    xs, tape = embedding.forward(put(np.array([5, 7, 5], dtype)))
+    np.testing.assert_array_equal(host(xs), host(embedding.weights["E"])[[5, 7, 5]])
+    dE = host(embedding.backward(tape, put(np.ones((3, 2), "float32")))["E"])
+    assert {row: dE[row].tolist() for row in np.flatnonzero(dE.any(-1))} == {5: [2, 2], 7: [1, 1]}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_half_precision_are_summed_in_float32(dtype: str, device: str) -> None:
+    backend = get(device)
+    dxs = halves(np.ones((1000, 20, 3)), dtype, device)
+    tokens = backend.from_host(np.arange(20000).reshape(1000, 20) % 5)
+    embedding = xrnn.Embedding(6, 3, dtype=dtype, device=device)  # type: ignore[arg-type]
+    dE = embedding.backward(tokens, dxs)["E"]
+    assert dE.dtype == dxs.dtype
+    assert backend.to_host(dE)[:, 0].tolist() == [*[4000] * 5, 0]
 
 
 def test_embedding_refuses_gradients_that_do_not_fit() -> None:
@@ -148,6 +168,11 @@ EMBEDDING, LINEAR = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
             "embedding: tokens go from -6 to 0; they must lie",
         ),
         (lambda: EMBEDDING(HS), TypeError, "embedding: tokens are float64; they must be integers"),
+        (
+            lambda: EMBEDDING(TOKENS > 3),
+            TypeError,
+            "embedding: tokens are bool; they must be integers",
+        ),
         (
             lambda: LINEAR(HS[..., :3]),
             TypeError,

@@ -265,3 +265,43 @@ def test_several_are_assigned_in_place_by_or() -> None:
         layer.weights |= {"b_l0": np.ones(5, "float32")}
     layer.weights = layer.weights
     assert layer.weights.frozen
+
+
+def test_no_array_is_held_by_two_weights(device: str) -> None:
+    backend = get(device)
+    embedding, linear = xrnn.Embedding(4, 4, device=device), xrnn.Linear(4, 4, device=device)
+    message = "linear: W is the array E of embedding, and a change of one .* give a copy of it"
+    E, version = embedding.weights["E"], linear.weights.version
+    with pytest.raises(ValueError, match=message):
+        linear.weights["W"] = E
+    with pytest.raises(ValueError, match=message):
+        linear.weights = {**linear.weights, "W": E}
+    assert linear.weights.version == version
+    linear.weights["W"] = backend.xp.asarray(E, copy=True)
+    layer = xrnn.RNN(4, 4, num_layers=2, device=device)
+    with pytest.raises(ValueError, match="rnn: U_l1 is the array U_l0 of rnn"):
+        layer.weights["U_l1"] = layer.weights["U_l0"]
+    with pytest.raises(ValueError, match="rnn: U_l1 is the array U_l0 of rnn"):
+        layer.weights = {**layer.weights, "U_l1": layer.weights["U_l0"]}
+    one, two = layer.weights["U_l0"], layer.weights["U_l1"]
+    layer.weights |= {"U_l0": two, "U_l1": one}
+    assert layer.weights["U_l0"] is two
+    layer.weights = dict(layer.weights)
+    assert layer.weights["U_l0"] is two
+    del embedding
+    E = backend.xp.asarray(E, copy=True)
+    linear.weights["W"] = E
+    assert linear.weights["W"] is E
+
+
+def test_values_of_other_layers_are_copied(device: str) -> None:
+    layer, other = (xrnn.RNN(3, 5, device=device) for _ in range(2))
+    U = other.weights["U_l0"]
+    layer.weights["U_l0"] = U
+    assert layer.weights["U_l0"] is not U
+    layer.weights = other.weights
+    for weights in (layer.weights, copy.copy(layer.weights)):
+        for name, w in weights.items():
+            assert w is not other.weights[name]
+            host = get(device).to_host
+            np.testing.assert_array_equal(host(w), host(other.weights[name]))

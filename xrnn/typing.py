@@ -204,7 +204,6 @@ class Stepping(Protocol):
         ...
 
 
-@cache
 def dtype_name(dtype: Any) -> str:
     """The name, such as "float32", of a dtype of any library and byte order, or of its class.
 
@@ -212,12 +211,24 @@ def dtype_name(dtype: Any) -> str:
     >>> dtype_name(np.zeros(1).dtype), dtype_name(np.float32), dtype_name(np.dtype(">f4"))
     ('float64', 'float32', 'float32')
     """
+    library: Any = type(dtype)
+    return _name(library, dtype)
+
+
+# The type comes first: libraries warn when their dtypes are compared with those of others.
+@cache
+def _name(library: type, dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2].rstrip("'>")
 
 
-@cache
 def is_floating(dtype: Any, *, xp: Namespace) -> bool:
     """Whether a dtype is real floating point; includes bfloat16, which NumPy does not know."""
+    library: Any = type(dtype)
+    return _is_floating(library, dtype, xp)
+
+
+@cache
+def _is_floating(library: type, dtype: Any, xp: Namespace) -> bool:
     return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
 
 

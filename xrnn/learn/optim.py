@@ -337,7 +337,7 @@ class Adam(Optimizer):
         v += square
         root = xp.sqrt(v)
         root /= sqrt(1 - self.beta2**steps)
-        root += max(self.eps, _least(w.dtype, xp))
+        root += max(self.eps, _least(dtype_name(w.dtype), xp))
         direction = m / (1 - self.beta1**steps)
         direction /= root
         if self.weight_decay and w.ndim > 1:
@@ -347,6 +347,6 @@ class Adam(Optimizer):
 
 
 @cache
-def _least(dtype: Any, xp: Namespace) -> float:
-    """The square root of the smallest normal number."""
-    return sqrt(float(xp.finfo(dtype).smallest_normal))
+def _least(dtype: str, xp: Namespace) -> float:
+    """The square root of the smallest normal number of the dtype of that name."""
+    return sqrt(float(xp.finfo(getattr(xp, dtype)).smallest_normal))

@@ -1,0 +1,116 @@
+"""Softmax cross-entropy against PyTorch's: ``python benchmarks/losses.py [--threads 2]``.
+
+Loss and gradient of float32 logits: nanoseconds a value, the least and the median of several calls
+that take turns, and the most memory that was allocated meanwhile, as a multiple of the logits.
+Numbers go to ``results/losses-<machine>-<threads>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+SHAPES = ((64, 100_000), (32, 65_536), (256, 65_536), (4096, 100), (64, 100))
+KINDS = ("classes", "mask", "distribution")
+
+NAMES = ("xrnn", "torch")
+
+#: seconds that each point gets
+SECONDS = 3.0
+
+Call = Callable[[], Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XRNN_NUM_THREADS"):
+        os.environ[variable] = str(options.threads)
+    import machine
+
+    try:
+        import torch
+    except ImportError as error:
+        print(f"nothing to compare with: {error}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    points = []
+    for shape in SHAPES:
+        for kind in KINDS:
+            ours, theirs, size = calls(shape, kind)
+            point: dict[str, Any] = {"shape": shape, "kind": kind, "peak": peak(ours) / (4 * size)}
+            for name, times in zip(NAMES, race(ours, theirs), strict=True):
+                point[name] = [1e9 * least / size for least in (min(times), median(times))]
+            points.append(point)
+            words = (f"{name} {point[name][0]:6.2f} {point[name][1]:6.2f}" for name in NAMES)
+            print(f"{shape!s:15}{kind:13}{'  '.join(words)}  peak {point['peak']:.2f}", flush=True)
+    out = machine.results_file("cpu")
+    out = out.with_name(f"losses-{out.stem}-{options.threads}.json")
+    about = machine.describe("cpu", options.threads)
+    out.write_text(json.dumps({**about, "points": points}, indent=1) + "\n")
+    print(f"written to {out}")
+    return 0
+
+
+def calls(shape: tuple[int, int], kind: str) -> tuple[Call, Call, int]:
+    """xrnn's loss and PyTorch's of the same numbers, and the number of logits."""
+    import torch
+
+    import xrnn
+    from xrnn.backends.host import generator
+
+    random = generator(0)
+    logits = random.normal(size=shape).astype("float32")
+    targets = random.integers(0, shape[1], shape[0])
+    mask = random.uniform(size=shape[0]) < 0.5 if kind == "mask" else None
+    if kind == "distribution":
+        targets = random.dirichlet([1.0] * shape[1], shape[0]).astype("float32")
+    y, t = torch.tensor(logits, requires_grad=True), torch.tensor(targets)
+    if mask is not None:
+        t[~torch.tensor(mask)] = -100
+
+    def theirs() -> Any:
+        y.grad = None
+        torch.nn.functional.cross_entropy(y, t).backward()
+        return y.grad
+
+    def ours() -> Any:
+        return xrnn.losses.softmax_cross_entropy(logits, targets, mask)[1]
+
+    gap = float(abs(ours() - theirs().numpy()).max())
+    if not gap < 1e-6:
+        raise ValueError(f"the two gradients differ by {gap:.1e}")
+    return ours, theirs, logits.size
+
+
+def peak(call: Call) -> int:
+    """Bytes that a call allocates at most, its result included."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def race(*pair: Call) -> tuple[list[float], ...]:
+    """Seconds of each call; they take turns."""
+    times: tuple[list[float], ...] = tuple([] for _ in pair)
+    end = perf_counter() + SECONDS
+    while len(times[0]) < 5 or perf_counter() < end:
+        for call, series in zip(pair, times, strict=True):
+            start = perf_counter()
+            call()
+            series.append(perf_counter() - start)
+    return times
+
+
+if __name__ == "__main__":
+    sys.exit(main())
