@@ -67,6 +67,8 @@ class Case(NamedTuple):
 
     def concerns(self, cell: Any, path: Path) -> bool:
         """Whether the case takes another way than the others."""
+        if path.device not in ("cpu", "cuda"):
+            return self.T <= 2  # the same code runs any number of steps
         return not self.scan or (cell.linear is not None and path.kernels is numpy_alone)
 
 
