@@ -67,6 +67,8 @@ class Case(NamedTuple):
 
     def concerns(self, cell: Any, path: Path) -> bool:
         """Whether the case takes another way than the others."""
+        if path.device not in ("cpu", "cuda"):
+            return self.T <= 2  # the same code runs any number of steps
         return not self.scan or (cell.linear is not None and path.kernels is numpy_alone)
 
 
@@ -123,7 +125,7 @@ def outcome(
     host = {name: backend.to_host(a) for name, a in there.items()}
     weights = {name: backend.to_host(w).copy() for name, w in layer.weights.items()}
     if "weight" in fill:
-        for name in layer.weights:
+        for name in (name for name in weights if name.startswith("W")):
             weights[name][..., 0] = fill["weight"]
             layer.weights[name] = backend.from_host(weights[name])
     host |= {name: backend.to_host(w) for name, w in layer.weights.items()}
@@ -158,7 +160,7 @@ def _named(cell: Any, what: str, state: Any) -> dict[str, Any]:
 GIVEN: dict[str, dict[str, float]] = {
     "clean": {},
     "not finite": {"padding": np.inf, "idle": np.nan},
-    "infinite weights": {"padding": np.nan, "idle": np.inf, "weight": np.inf},
+    "infinite input weights": {"padding": np.nan, "idle": np.inf, "weight": np.inf},
     "saturated, and gradients that vanish": {"xs": 1e3, "dys": 1e-7},
 }
 
@@ -210,7 +212,7 @@ def what_does_not_count_is_not_read(path: Path) -> None:
 
 def without_a_step_a_state_is_handed_on(path: Path) -> None:
     """The last state is the one given, and the gradient of the one given that of the last."""
-    for given in ("clean", "not finite", "infinite weights"):
+    for given in ("clean", "not finite", "infinite input weights"):
         for one in outcomes(path, given):
             idle = one.past.all(axis=0)
             for name in one.cell.states:
