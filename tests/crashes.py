@@ -183,7 +183,13 @@ class Traced:
     #: strace injects them: the end of the process, or what the call returns instead of being made
     FAULTS = ("signal=SIGKILL", "error=EIO", "error=ENOSPC")
 
-    available = shutil.which("strace") is not None
+    @staticmethod
+    def available() -> bool:
+        """Whether strace is installed, and may trace here."""
+        if shutil.which("strace") is None:
+            return False
+        trial = ["strace", "-qq", "-e", "trace=none", sys.executable, "-c", ""]
+        return subprocess.run(trial, capture_output=True).returncode == 0
 
     def __init__(self, before: str, program: str) -> None:
         mark = 'import os; os.access("/the program begins", 0)'

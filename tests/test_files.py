@@ -229,6 +229,8 @@ class TestWhatIsGiven:
                 xrnn.save(tmp_path / "m", {odd: xrnn.LSTM(2, 2)})  # type: ignore[dict-item]
         with pytest.raises(TypeError, match="part 'a' is a dict; it must be a layer"):
             xrnn.save(tmp_path / "m", {"a": {"b": xrnn.LSTM(2, 2)}})  # type: ignore[arg-type, dict-item]
+        with pytest.raises(ValueError, match=r"the name 'a\\ud800', which UTF-8 cannot hold"):
+            xrnn.save(tmp_path / "m", {"a\ud800": xrnn.LSTM(2, 2)})
         for name in ("", "a.b", "__metadata__", "ü 文"):
             parts = {name: xrnn.LSTM(2, 2, rng=0), "b": xrnn.LSTM(2, 2, rng=1)}
             other = {name: xrnn.LSTM(2, 2), "b": xrnn.LSTM(2, 2)}

@@ -13,6 +13,7 @@ import pytest
 import xrnn
 from xrnn.backends import get
 from xrnn.cells import BY_NAME, LSTM
+from xrnn.engine.parameters import Parameters
 from xrnn.engine.signature import signature
 
 
@@ -164,3 +165,17 @@ class TestCast:
         xrnn.save(tmp_path / "m", xrnn.LSTM(3, 4, dtype="complex64"))
         with pytest.raises(TypeError, match="complex64; float32 cannot hold complex numbers"):
             xrnn.load(tmp_path / "m", xrnn.LSTM(3, 4), cast=True)
+
+
+def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
+    """The dtype in it is that of the weights, whatever the layer was made with."""
+    layer = xrnn.LSTM(3, 4)
+    half = {name: w.astype("float16") for name, w in layer.weights.items()}
+    with pytest.raises(TypeError, match="is float16; it must be float32"):
+        layer.weights = half  # type: ignore[assignment]
+    layer._parameters = Parameters("lstm", layer.weights.specs, half)
+    xrnn.save(tmp_path / "m", layer)
+    other = xrnn.load(tmp_path / "m", xrnn.LSTM(3, 4, dtype="float16"))
+    assert same(layer, other)
+    with pytest.raises(ValueError, match="dtype is 'float16' in the file, 'float32' here"):
+        xrnn.load(tmp_path / "m", xrnn.LSTM(3, 4))

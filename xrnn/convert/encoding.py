@@ -34,9 +34,6 @@ from xrnn.typing import Array, dtype_name
 
 FORMAT = "xrnn 3"
 
-#: the keys of the metadata that are not JSON values
-OWN_KEYS = ("format", "checksum")
-
 #: dtype in safetensors files → its name here
 DTYPES = {
     "BOOL": "bool",

@@ -70,7 +70,8 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
         If `part` is something else, `metadata` is not a JSON value, or the weights have a dtype
         that safetensors files cannot hold (complex128).
     ValueError
-        If `metadata` holds NaN or infinity, or is nested too deeply.
+        If `metadata` holds NaN or infinity, or is nested too deeply, or the name of a part cannot
+        be written as UTF-8.
 
     Examples
     --------
@@ -142,11 +143,10 @@ def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P:
     weights = {_key(prefix, w): (one.weights, w) for prefix, one in named for w in one.weights}
     if odd := sorted(weights.keys() ^ contents.tensors.keys()):
         raise ValueError(f"{name}: weights missing or unknown: {', '.join(odd)}")
+    configs = theirs if isinstance(part, Mapping) else {"": theirs}
     taken = {}
     for key, (holder, weight) in weights.items():
-        said = (theirs[key.rpartition(".")[0]] if isinstance(part, Mapping) else theirs).get(
-            "dtype"
-        )
+        said = configs[key.rpartition(".")[0]].get("dtype")
         what = f"{name}: {holder.kind}: {key}"
         taken[key] = _array(what, contents.tensors[key], said, holder, weight)
     assign_together(_grouped(name, weights, taken, contents.tensors))
@@ -210,6 +210,8 @@ def _named(part: Parts) -> Iterator[tuple[str, Part]]:
     for name, one in part.items() if isinstance(part, Mapping) else [("", part)]:
         if not isinstance(name, str):
             raise TypeError(f"part has the name {name!r:.80}; names of parts must be str")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"part has the name {name!r:.80}, which UTF-8 cannot hold")
         if not isinstance(getattr(one, "weights", None), Parameters):
             raise TypeError(
                 f"part{f' {name!r:.80}' if several else ''} is a {type(one).__name__}; it must be "

@@ -35,8 +35,8 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
 
     The mode of a file that is already there is kept, and its owner where the system allows that.
     If the path is a symbolic link, the file that it leads to is replaced; other hard links to a
-    file keep the old content.  Several threads or
-    processes may write to one path: each writes a whole file, and the last one stays.
+    file keep the old content.  Several threads or processes may write to one path: each writes a
+    whole file, and the last one stays.
 
     A writer that is killed leaves an unfinished file behind, ``.NAME.RANDOM.part``.  The next call
     for this path removes it.  (Windows has no locks that tell whether its writer lives; there it
