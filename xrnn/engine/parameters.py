@@ -266,8 +266,8 @@ def assign_together(changes: Sequence[tuple[Parameters, Mapping[str, Array]]]) -
         for parameters, arrays in changes:
             parameters.update(arrays)
     except BaseException:
-        for parameters, *values in before:
-            parameters._arrays, parameters._draw, parameters.version = values
+        for parameters, arrays, draw, version in before:
+            parameters._arrays, parameters._draw, parameters.version = arrays, draw, version
         raise
 
 
