@@ -7,6 +7,7 @@ and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral
@@ -175,8 +176,10 @@ def accept_dtype(kind: str, dtype: Any, choices: Iterable[DType]) -> DType:
         If it is not one of the choices.
     """
     choices = {choice: choice for choice in choices}
-    # NumPy names its dtypes without their byte order; it is the native one that is stored.
-    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or dtype_name(dtype)
+    name = dtype if isinstance(dtype, str) else None
+    with suppress(TypeError):  # raised for what cannot be a dtype, such as a list
+        # NumPy names its dtypes without their byte order; it is the native one that is stored.
+        name = name or getattr(dtype, "name", None) or dtype_name(dtype)
     if name not in choices:
         words = " or ".join(map(repr, choices))
         raise ValueError(f"{kind}: dtype is {dtype!r:.80}; it must be {words}")
