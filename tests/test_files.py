@@ -227,7 +227,7 @@ class TestWhatIsGiven:
         for odd in (1, None, ("a", "b")):
             with pytest.raises(TypeError, match="names of parts must be str"):
                 xrnn.save(tmp_path / "m", {odd: xrnn.LSTM(2, 2)})  # type: ignore[dict-item]
-        with pytest.raises(TypeError, match="part 'a' is a dict; it must be a layer"):
+        with pytest.raises(TypeError, match="part is a mapping whose 'a' is a dict; it must be"):
             xrnn.save(tmp_path / "m", {"a": {"b": xrnn.LSTM(2, 2)}})  # type: ignore[arg-type, dict-item]
         with pytest.raises(ValueError, match=r"the name 'a\\ud800', which UTF-8 cannot hold"):
             xrnn.save(tmp_path / "m", {"a\ud800": xrnn.LSTM(2, 2)})

@@ -214,8 +214,9 @@ def _named(part: Parts) -> Iterator[tuple[str, Part]]:
             raise ValueError(f"part has the name {name!r:.80}, which UTF-8 cannot hold")
         if not isinstance(getattr(one, "weights", None), Parameters):
             raise TypeError(
-                f"part{f' {name!r:.80}' if several else ''} is a {type(one).__name__}; it must be "
-                "a layer, an embedding, a linear map, or a mapping of names to those"
+                f"part is a {f'mapping whose {name!r:.80} is a ' if several else ''}"
+                f"{type(one).__name__}; it must be a layer, an embedding, a linear map, or a "
+                "mapping of names to those"
             )
         yield name, one
 
