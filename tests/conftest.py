@@ -13,9 +13,18 @@ from typing import Any
 import pytest
 import readonly
 
+import xrnn
 from xrnn.backends import get, register
 
 register("readonly", readonly.BACKEND)
+
+# Programs that tests start import the xrnn that is tested, and not what lies in the current folder:
+# the sources of an sdist have no backends inside them.
+os.environ["PYTHONSAFEPATH"] = "1"
+before = os.environ.get("PYTHONPATH")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(xrnn.__file__).parent.parent), *([before] if before else [])]
+)
 
 HAVE_JAX = importlib.util.find_spec("jax") is not None
 if HAVE_JAX:

@@ -16,6 +16,7 @@ import argparse
 import mmap
 import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -205,6 +206,49 @@ def faults(scale: float) -> Figures:
             xrnn.save(path, layers[0])
             assert os.listdir(folder) == ["model"], f"{fault} in {name} {n} left something behind"
     return {"faults": len(points[::step]), "seconds": time.perf_counter() - start}
+
+
+@job
+def runs(scale: float) -> Figures:
+    """kill -9 of `xrnn train` at random moments: it is gone on with until it is finished.
+
+    The end is that of a run that nobody killed, bit for bit, and no other file is left.
+    """
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        text, whole, run = (Path(place, name) for name in ("text", "whole", "run"))
+        text.write_text("".join(random.choice(list("abc \n"), size=4000).tolist()))
+        steps = max(int(20_000 * scale), 30)
+        start = time.perf_counter()
+        assert _train(text, whole, steps).wait() == 0
+        seconds, killed = time.perf_counter() - start, 0
+        for _ in range(max(int(100 * scale), 3)):
+            process = _train(text, run, steps)
+            try:
+                ended = process.wait(random.uniform(0, seconds / 3))
+                assert ended in (0, 2), ended  # 2: all its steps are made
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+        while not (run / "loss.png").exists():
+            assert _train(text, run, steps).wait() == 0
+        one, other = (files.read(f / "checkpoint.safetensors")[0] for f in (whole, run))
+        assert _equal([one[k] for k in sorted(one)], [other[k] for k in sorted(other)])
+        assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
+    return {"steps": steps, "kills": killed, "seconds": time.perf_counter() - start}
+
+
+def _train(text: Path, run: Path, steps: int) -> subprocess.Popen[bytes]:
+    """A process that begins a run, or goes on with it."""
+    sizes = "--hidden 8 --embedding 4 --batch 4 --length 8 --backend cpu"
+    more = ["--resume"] if (run / "checkpoint.safetensors").exists() else []
+    words = ["train", "--text", text, "--out", run, *sizes.split(), "--steps", steps, *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", "xrnn", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def main(arguments: list[str]) -> None:

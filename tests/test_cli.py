@@ -6,43 +6,29 @@ import csv
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from training_runs import OPTIONS, SIZES, train, write_text, xrnn
 
 from xrnn import _cli as cli
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
-from xrnn.charlm import model as charlm
-from xrnn.charlm import training
+from xrnn.charlm import model
+from xrnn.charlm.config import Config, RefusedError
+from xrnn.charlm.corpus import read_text
+from xrnn.charlm.run import FILES, begin
 from xrnn.convert import files
-
-SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "4", "--length", "8"]
-FILES = set(training.FILES)
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A small text: words of a few letters, ünïcode among them."""
-    words = random.Random(0)
-    path = tmp_path / "text.txt"
-    path.write_text(" ".join(words.choice(["tick", "tock", "küche"]) for _ in range(400)))
-    return path
-
-
-def xrnn(*words: object) -> int:
-    return cli.main([str(word) for word in words])
-
-
-def train(text: Path, out: Path, *more: object) -> int:
-    return xrnn("train", "--text", text, "--out", out, "--backend", "cpu", *SMALL, *more)
+    return write_text(tmp_path / "text.txt")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -55,10 +41,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return err.removeprefix("xrnn: error: ").strip()
 
 
-def arrays(folder: Path) -> dict[str, Any]:
-    return files.read(folder / "checkpoint.safetensors")[0]
-
-
 def history(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
 
@@ -69,7 +51,7 @@ def test_train_learns_and_writes_everything(
     run = tmp_path / "run"
     assert train(text, run, "--steps", 150, "--lr", 0.02) == 0
     out, err = capsys.readouterr()
-    assert {p.name for p in run.iterdir()} == FILES
+    assert {p.name for p in run.iterdir()} == set(FILES)
     assert "150 of 150 steps" in out
     assert "a sample" in out
     for word in ("bits/char", "chars/s", "left"):
@@ -87,67 +69,51 @@ def test_train_any_cell(cell: str, text: Path, tmp_path: Path) -> None:
     assert train(text, tmp_path / "run", "--cell", cell, "--steps", 3, "--layers", 2) == 0
 
 
-def test_resume_continues_exactly(text: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(text, whole, "--steps", 40)
-    trainer = training.begin(parts, charlm.Config(**_small(steps=40)), str(text), "cpu")
-    for _ in range(17):
-        trainer.trainer.advance()
-    trainer.save()
-    assert xrnn("train", "--resume", "--out", parts) == 0
-    one, other = arrays(whole), arrays(parts)
-    assert set(one) == set(other)
-    for name, array in one.items():
-        np.testing.assert_array_equal(array, other[name], name)
-
-
-def _small(**more: Any) -> dict[str, Any]:
-    return {"hidden": 12, "embedding": 6, "batch": 4, "length": 8} | more
-
-
-def test_resume_with_more_steps(text: Path, tmp_path: Path) -> None:
-    train(text, tmp_path / "run", "--steps", 10)
-    assert xrnn("train", "--resume", "--out", tmp_path / "run", "--steps", 14) == 0
-    assert files.read(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 14
-    rows = history(tmp_path / "run")
-    assert [int(row["step"]) for row in rows] == list(range(1, 15))
+@pytest.mark.parametrize("library", ["array_api_strict", "torch"])
+def test_train_on_any_library(library: str, text: Path, tmp_path: Path) -> None:
+    """And go on with it on another."""
+    pytest.importorskip(library)
+    run = tmp_path / "run"
+    assert train(text, run, "--steps", 2, "--backend", library) == 0
+    assert xrnn("train", "--resume", "--out", run, "--steps", 3, "--backend", "cpu") == 0
+    assert xrnn("train", "--resume", "--out", run, "--steps", 4, "--backend", library) == 0
+    assert xrnn("sample", run, "--length", 5, "--backend", library) == 0
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "xrnn", "train", "--text", str(text), "--out", str(run)]
     process = subprocess.Popen(
-        [*command, *SMALL, "--steps", "1000000", "--backend", "cpu"],
+        [*command, *OPTIONS, "--steps", "1000000", "--backend", "cpu"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
     )
     assert process.stderr is not None
-    while "bits/char" not in process.stderr.read(200):
-        assert process.poll() is None
+    assert "bits/char" in process.stderr.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert f"stopped; go on with: xrnn train --resume --out {run}" in out
-    assert {p.name for p in run.iterdir()} == FILES
+    assert {p.name for p in run.iterdir()} == set(FILES)
     assert files.read(run / "checkpoint.safetensors")[1]["step"] > 0
 
 
 def test_ctrl_c_before_the_first_step_still_saves_one(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = charlm.Trainer.advance
+    advance = model.Trainer.advance
 
-    def interrupted(trainer: charlm.Trainer) -> float:
+    def interrupted(trainer: model.Trainer) -> float:
         signal.raise_signal(signal.SIGINT)
         return advance(trainer)
 
-    monkeypatch.setattr(charlm.Trainer, "advance", interrupted)
+    monkeypatch.setattr(model.Trainer, "advance", interrupted)
     assert train(text, tmp_path / "run", "--steps", 90) == 0
     assert files.read(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 1
-    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
+    assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES)
 
 
 def test_sample(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +155,8 @@ class TestRefusals:
             ("--hidden", 0, "--hidden is 0; it must be at least 1"),
             ("--steps", -1, "--steps is -1; it must be at least 1"),
             ("--lr", "nan", "--lr is nan; it must be a number above 0"),
+            ("--seed", -1, "--seed is -1; it must be at least 0"),
+            ("--steps", 2**63, f"--steps is {2**63}; it must be at most {2**63 - 1}"),
             ("--backend", "abacus", "backend 'abacus': abacus is not installed"),
             ("--backend", "json", "backend 'json' is unknown; it must be one of cpu, cuda"),
         ],
@@ -235,7 +203,7 @@ class TestRefusals:
         message = refused(capsys, "train", "--text", text, "--out", tmp_path)
         assert "already holds loss.png" in message
         assert (tmp_path / "loss.png").read_text() == "mine"
-        message = refused(capsys, "train", *SMALL, "--text", text, "--out", text / "below")
+        message = refused(capsys, "train", *OPTIONS, "--text", text, "--out", text / "below")
         assert "Not a directory" in message
 
     def test_samples(self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,21 +213,71 @@ class TestRefusals:
         assert "the model never saw 'xz'" in refused(capsys, "sample", run, "--prime", "zx")
         assert "--temperature is -1.0" in refused(capsys, "sample", run, "--temperature", -1)
         assert "--length is -1" in refused(capsys, "sample", run, "--length", -1)
+        assert "--temperature is nan" in refused(capsys, "sample", run, "--temperature", "nan")
+        assert "--seed is -1" in refused(capsys, "sample", run, "--seed", -1)
         (run / "model.safetensors").write_bytes(b"junk")
         assert "is no safetensors file" in refused(capsys, "sample", run)
 
     def test_a_diverging_run(
         self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        trainer = training.begin(tmp_path / "run", charlm.Config(**_small()), str(text), "cpu")
-        trainer.trainer.model.readout.weights["b"][:] = np.nan
-        with pytest.raises(charlm.RefusedError, match="diverged at step 0; choose a smaller --lr"):
-            trainer.trainer.advance()
+        with begin(tmp_path / "run", Config(**SIZES), str(text), "cpu") as begun:
+            begun.trainer.model.readout.weights["b"][:] = np.nan
+            message = "diverged at step 0; choose a smaller --lr"
+            with pytest.raises(RefusedError, match=message):
+                begun.trainer.advance()
+        assert not (tmp_path / "run").exists()
 
-    def test_bad_usage_has_the_same_status(self) -> None:
+    @pytest.mark.filterwarnings("error")
+    def test_a_run_that_diverges_at_its_last_step(
+        self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Weights that are not finite are not saved."""
+        assert train(text, tmp_path / "run", "--steps", 1, "--lr", 1e39) == 2
+        message = "xrnn: error: training diverged at step 1; choose a smaller --lr\n"
+        assert capsys.readouterr().err == message
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["train", "--steps", "many"], "argument --steps: 'many' must be an integer"),
+            (["train", "--lr", "x"], "argument --lr: 'x' must be a number"),
+            (["train", "--out", ""], "argument --out: it is empty; it must be a name"),
+            (["train", "--text", "a\0"], "argument --text: 'a\\x00' must not contain \\0"),
+            (["sing"], "argument COMMAND: invalid choice: 'sing'"),
+            ([], "the following arguments are required: COMMAND"),
+        ],
+    )
+    def test_bad_usage_has_the_same_status(
+        self, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as caught:
-            cli.main(["train", "--steps", "many"])
+            cli.main(words)
         assert caught.value.code == 2
+        assert capsys.readouterr().err.startswith(f"xrnn: error: {message}")
+
+    @pytest.mark.parametrize("name", ["hidden", "layers", "embedding", "batch", "length"])
+    def test_memory_that_no_machine_has(
+        self, name: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ("train", "--text", text, "--out", tmp_path / "run", f"--{name}", 10**11)
+        assert "this takes at least" in refused(capsys, *words)
+        assert not (tmp_path / "run").exists()
+
+    def test_memory_that_is_not_there_now(
+        self,
+        text: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(trainer: model.Trainer) -> float:
+            raise MemoryError("Unable to allocate 3 GiB")
+
+        monkeypatch.setattr(model.Trainer, "advance", full)
+        assert train(text, tmp_path / "run") == 2
+        assert "out of memory (Unable to allocate 3 GiB)" in capsys.readouterr().err
 
 
 def test_certify(capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,9 +318,10 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_text_of_python_itself() -> None:
-    text = charlm.read_text(None)
-    assert len(text) > 300_000
-    assert "with" in text
+    text = read_text(None)
+    assert len(text.tokens) > 300_000
+    words = "".join(text.vocabulary[token] for token in text.tokens[:10_000])
+    assert "with" in words
 
 
 def test_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,6 +344,10 @@ def test_flow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--cells", "rnn,lstn"], f"--cells has 'lstn'; it must be of {', '.join(BY_NAME)}"),
         (["--steps", 0], "--steps is 0; it must be at least 1"),
         (["--hidden", -1], "--hidden is -1; it must be at least 1"),
+        (["--seed", -1], "--seed is -1; it must be at least 0"),
+        (["--hidden", 10**11], "this takes at least"),
+        (["--steps", 10**11], "this takes at least"),
+        (["--out", "/"], "--out is /, a folder or a device; give the name of a file"),
     ],
 )
 def test_flow_refuses(
@@ -332,6 +355,15 @@ def test_flow_refuses(
 ) -> None:
     assert refused(capsys, "flow", "--out", tmp_path / "f.png", *words).startswith(message)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_flow_into_a_pipe_or_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as /dev/null, which root could replace by a picture."""
+    os.mkfifo(tmp_path / "pipe")
+    message = refused(capsys, "flow", "--out", tmp_path / "pipe")
+    assert "a folder or a device; give the name of a file" in message
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_flow_into_a_folder_that_is_not_there(

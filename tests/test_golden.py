@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import xrnn
-from xrnn.charlm.training import load_model, resume
+from xrnn.charlm.resume import load_model, resume
 from xrnn.convert import encoding, files
 
 VERSIONS = sorted({p.name.partition("-")[0] for p in make_golden.FOLDER.iterdir()})
@@ -97,8 +97,8 @@ def test_a_cell_of_ones_own_in_the_first_format(tmp_path: Path) -> None:
 def test_a_run_is_resumed(version: str, tmp_path: Path) -> None:
     folder, text = make_golden.FOLDER / f"{version}-run", tmp_path / "text"
     text.write_text(TEXT, "utf-8")
-    run = resume(folder, {"steps": 6}, str(text), "cpu")
-    assert run.trainer.step == 5
-    bits = load_model(folder, "cpu").bits(run.trainer.corpus.held_out)
-    assert bits == pytest.approx(run.history[-1].held_out_bits, rel=1e-6)
-    assert run.trainer.model.bits(run.trainer.corpus.held_out) == bits
+    with resume(folder, {"steps": 6}, str(text), "cpu") as run:
+        assert run.trainer.step == 5
+        bits = load_model(folder, "cpu").bits(run.trainer.corpus.held_out)
+        assert bits == pytest.approx(run.history[-1].held_out_bits, rel=1e-6)
+        assert run.trainer.model.bits(run.trainer.corpus.held_out) == bits

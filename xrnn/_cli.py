@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from signal import SIGINT
+from typing import Any, NoReturn, TextIO
 
 from xrnn._version import __version__
 from xrnn.backends import Backend, folders, get
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
-from xrnn.charlm.model import Config, RefusedError
+from xrnn.charlm.config import Config, RefusedError, check_integer, check_memory
 from xrnn.engine.select import choose
 
 DEFAULTS = Config()
@@ -31,28 +34,112 @@ TYPICAL = (100, 32, 128, 128)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Characters that the encoding of the terminal or file lacks become question marks.
-            stream.reconfigure(errors="replace")
+    _prepare_streams()
+    if sys.stdout is None:
+        return _fail("standard output is closed; give it a file, such as /dev/null")
+    return _finish(_run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
     except BrokenPipeError:  # the reader (head, less) has closed the pipe
-        sys.stderr.close()
         return 0
     except KeyboardInterrupt:
-        print("xrnn: interrupted", file=sys.stderr)
+        _say("xrnn: interrupted")
         return 130
+    except MemoryError as error:
+        return _fail(f"out of memory ({error}); choose smaller sizes")
     except (RefusedError, ImportError, OSError) as error:
-        print(f"xrnn: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
     return status
+
+
+def _prepare_streams() -> None:
+    """Make standard error a file, and let both streams take every character."""
+    if sys.stderr is None:
+        # Its number would else be that of the next file that is opened.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Characters that the encoding of the terminal or file lacks become question marks.
+            stream.reconfigure(errors="replace")
+
+
+def _finish(status: int) -> int:
+    """Write what is left in buffers; return the exit status, an error if that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop(sys.stdout)
+    except OSError as error:
+        _drop(sys.stdout)
+        status = status or _fail(f"standard output: {error}")
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
+    return status
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what a stream still holds go nowhere, because its file takes no more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(line, file=sys.stderr, flush=True)
+
+
+def _fail(problem: str) -> int:
+    """Report an error of the user; return the exit status for it."""
+    _say(f"xrnn: error: {problem}")
+    return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports its errors as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_fail(f"{message}; see {self.prog} --help"))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            _say(message.rstrip())
+        sys.exit(_finish(status))
+
+
+def integer(word: str) -> int:
+    """An integer of the command line."""
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r:.80} must be an integer") from None
+
+
+def some_path(word: str) -> str:
+    """The name of a file or folder; the empty name would be that of the current folder."""
+    if not word:
+        raise argparse.ArgumentTypeError("it is empty; it must be a name")
+    if "\0" in word:
+        raise argparse.ArgumentTypeError(f"{word!r:.80} must not contain \\0")
+    return word
+
+
+def number(word: str) -> float:
+    """A number of the command line."""
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r:.80} must be a number") from None
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of all commands."""
-    top = argparse.ArgumentParser(prog="xrnn", description="Recurrent networks on array libraries.")
+    top = Parser(prog="xrnn", description="Recurrent networks on array libraries.")
     top.add_argument("--version", action="version", version=f"xrnn {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
@@ -72,7 +159,7 @@ def _add_train(commands: Any) -> None:
         "language reference.",
         argument_default=argparse.SUPPRESS,
     )
-    p.add_argument("--text", metavar="FILE", help="UTF-8 text to learn")
+    p.add_argument("--text", type=some_path, metavar="FILE", help="UTF-8 text to learn")
     p.add_argument("--cell", metavar="CELL", help=f"{' | '.join(BY_NAME)} (default: lstm)")
     numbers = {
         "hidden": "hidden units",
@@ -85,21 +172,23 @@ def _add_train(commands: Any) -> None:
     }
     for name, words in numbers.items():
         default = getattr(DEFAULTS, name)
-        p.add_argument(f"--{name}", type=int, metavar="N", help=f"{words} (default: {default})")
-    p.add_argument("--lr", type=float, help=f"learning rate at the start (default: {DEFAULTS.lr})")
+        p.add_argument(f"--{name}", type=integer, metavar="N", help=f"{words} (default: {default})")
+    p.add_argument("--lr", type=number, help=f"learning rate at the start (default: {DEFAULTS.lr})")
     _add_backend(p)
-    p.add_argument("--out", metavar="DIR", default="xrnn-run", help="default: xrnn-run")
+    p.add_argument(
+        "--out", type=some_path, metavar="DIR", default="xrnn-run", help="default: xrnn-run"
+    )
     p.add_argument("--resume", action="store_true", default=False, help="continue the run in DIR")
     p.set_defaults(command=train)
 
 
 def _add_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="write text with a trained model")
-    p.add_argument("folder", metavar="DIR", type=Path, help="the folder of a training run")
+    p.add_argument("folder", metavar="DIR", type=some_path, help="the folder of a training run")
     p.add_argument("--prime", metavar="TEXT", default="", help="the text to continue")
-    p.add_argument("--length", type=int, default=500, metavar="N", help="default: 500")
-    p.add_argument("--temperature", type=float, default=0.7, metavar="T", help="default: 0.7")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    p.add_argument("--length", type=integer, default=500, metavar="N", help="default: 500")
+    p.add_argument("--temperature", type=number, default=0.7, metavar="T", help="default: 0.7")
+    p.add_argument("--seed", type=integer, default=0, metavar="N", help="default: 0")
     _add_backend(p)
     p.set_defaults(command=sample)
 
@@ -120,10 +209,10 @@ def _add_flow(commands: Any) -> None:
     )
     names = "rnn,lstm,gru,input-gated"
     p.add_argument("--cells", metavar="A,B", default=names, help=f"default: {names}")
-    p.add_argument("--steps", type=int, default=200, metavar="N", help="default: 200")
-    p.add_argument("--hidden", type=int, default=64, metavar="N", help="default: 64")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    p.add_argument("--out", metavar="FILE", default="flow.png", type=Path, help="a PNG")
+    p.add_argument("--steps", type=integer, default=200, metavar="N", help="default: 200")
+    p.add_argument("--hidden", type=integer, default=64, metavar="N", help="default: 64")
+    p.add_argument("--seed", type=integer, default=0, metavar="N", help="default: 0")
+    p.add_argument("--out", metavar="FILE", default="flow.png", type=some_path, help="a PNG")
     p.set_defaults(command=show_flow)
 
 
@@ -140,37 +229,43 @@ def _add_backend(p: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """`xrnn train`."""
     _need("train", "tqdm", "matplotlib")
-    from xrnn.charlm import training
+    from xrnn.charlm import resume, training
+    from xrnn.charlm.run import FILES, begin
 
     options = vars(arguments)
     given = {f.name: options[f.name] for f in fields(Config) if f.name in options}
-    folder, text, device = Path(arguments.out), options.get("text"), _device(arguments.backend)
+    folder, text = Path(arguments.out), options.get("text")
+    Config(**given).check()
+    device = _device(arguments.backend)
     if arguments.resume:
-        run = training.resume(folder, given, text, device)
+        started = resume.resume(folder, given, text, device)
     else:
-        run = training.begin(folder, Config(**given), text, device)
-    finished = training.train(run)
-    row = run.history[-1]
-    print(
-        f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
-        f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
-    )
-    print(f"written to {folder}: {', '.join(training.FILES)}")
-    if not finished:
-        print(f"stopped; go on with: xrnn train --resume --out {folder}")
-        return 0
-    print(f"a sample (more: xrnn sample {folder}):\n")
-    print("".join(run.trainer.model.sample("", 300, temperature=0.7)))
+        started = begin(folder, Config(**given), text, device)
+    with started as run:
+        stopped_by = training.train(run)
+        row = run.history[-1]
+        print(
+            f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
+            f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
+        )
+        print(f"written to {folder}: {', '.join(FILES)}")
+        if stopped_by is not None:
+            print(f"stopped; go on with: xrnn train --resume --out {folder}")
+            return 0 if stopped_by == SIGINT else 128 + stopped_by
+        print(f"a sample (more: xrnn sample {folder}):\n")
+        print("".join(run.trainer.model.sample("", 300, temperature=0.7)))
     return 0
 
 
 def sample(arguments: argparse.Namespace) -> int:
     """`xrnn sample`."""
-    from xrnn.charlm import training
+    from xrnn.charlm.resume import load_model
 
-    if arguments.length < 0:
-        raise RefusedError(f"--length is {arguments.length}; it must be at least 0")
-    model = training.load_model(arguments.folder, _device(arguments.backend))
+    check_integer("length", arguments.length, 0)
+    check_integer("seed", arguments.seed, 0)
+    if not 0 <= arguments.temperature < float("inf"):
+        raise RefusedError(f"--temperature is {arguments.temperature}; it must be at least 0")
+    model = load_model(Path(arguments.folder), _device(arguments.backend))
     written = model.sample(arguments.prime, arguments.length, arguments.temperature, arguments.seed)
     first = next(written, "")
     print(arguments.prime + first, end="", flush=True)
@@ -201,16 +296,18 @@ def show_flow(arguments: argparse.Namespace) -> int:
     names = arguments.cells.split(",")
     if unknown := [name for name in names if name not in BY_NAME]:
         raise RefusedError(f"--cells has {unknown[0]!r}; it must be of {', '.join(BY_NAME)}")
-    for name in ("steps", "hidden"):
-        if getattr(arguments, name) < 1:
-            raise RefusedError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    for name, at_least in (("steps", 1), ("hidden", 1), ("seed", 0)):
+        check_integer(name, getattr(arguments, name), at_least)
+    check_memory(flow_chart.memory(arguments.steps, arguments.hidden), "--steps or --hidden")
+    out = Path(arguments.out)
+    _check_target(out)
     flows = [
         flow_chart.measure(BY_NAME[name], arguments.steps, arguments.hidden, arguments.seed)
         for name in names
     ]
     print("\n".join(flow_chart.table(flows)))
-    flow_chart.picture(flows, arguments.out)
-    print(f"written to {arguments.out}")
+    flow_chart.picture(flows, out)
+    print(f"written to {out}")
     return 0
 
 
@@ -229,6 +326,14 @@ def show_info(arguments: argparse.Namespace) -> int:
     others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
     print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
     return 0
+
+
+def _check_target(path: Path) -> None:
+    """Raise RefusedError unless a file can be written there."""
+    if path.exists() and not path.is_file():
+        raise RefusedError(f"--out is {path}, a folder or a device; give the name of a file")
+    if not path.parent.is_dir():
+        raise RefusedError(f"--out is {path}: No such file or directory; make its folder first")
 
 
 def _need(command: str, *modules: str) -> None:

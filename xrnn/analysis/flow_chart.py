@@ -50,7 +50,16 @@ class Flow:
     """The largest Lyapunov exponent, mean over the sequences"""
 
 
-def measure(cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = 8) -> Flow:
+#: sequences of noise
+BATCH = 8
+
+
+def memory(steps: int, hidden: int) -> int:
+    """The bytes that `measure` takes at least: inputs and states, and the Jacobian of a step."""
+    return 8 * BATCH * hidden * (2 * steps + hidden)
+
+
+def measure(cell: Cell[Any], steps: int, hidden: int, seed: int = 0, batch: int = BATCH) -> Flow:
     """Run one cell on noise, and the backward pass from a loss at the last step.
 
     >>> from xrnn.cells import LSTM

@@ -9,121 +9,24 @@ last state of the window before, and gradients do not cross from one window to a
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xrnn.backends import Backend, get, host
 from xrnn.cells import BY_NAME
+from xrnn.charlm.config import Config, RefusedError
+from xrnn.charlm.corpus import Corpus, columns
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
 from xrnn.learn import losses, optim
 from xrnn.typing import Array, State
 
-HELD_OUT = 0.05
 CLIP = 1.0
 
-
-class RefusedError(ValueError):
-    """A request that cannot be fulfilled; the message says what to do instead."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """All options of a training run."""
-
-    cell: str = "lstm"
-    hidden: int = 256
-    layers: int = 1
-    embedding: int = 64
-    batch: int = 32
-    length: int = 64
-    steps: int = 1000
-    lr: float = 8e-3
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise RefusedError for values that cannot be trained with."""
-        if self.cell not in BY_NAME:
-            raise RefusedError(
-                f"unknown cell {self.cell!r}; it must be one of {', '.join(BY_NAME)}"
-            )
-        for name in ("hidden", "layers", "embedding", "batch", "length", "steps"):
-            if getattr(self, name) < 1:
-                raise RefusedError(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.lr < math.inf:
-            raise RefusedError(f"--lr is {self.lr}; it must be a number above 0")
-
-
-def read_text(path: str | None) -> str:
-    """The text of a UTF-8 file; without a path, Python's own language reference.
-
-    The reference (`pydoc_data.topics`, about 465,000 characters of English) comes with
-    every CPython, so there is nothing to download.
-    """
-    if path is None:
-        from pydoc_data.topics import topics
-
-        return "\n\n".join(topics[name] for name in sorted(topics))
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"{path} is not UTF-8 text ({error.reason} at {error.start})") from None
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from None
-    if not text:
-        raise RefusedError(f"{path} is empty; give a text to learn from")
-    return text
-
-
-class Corpus:
-    """A text as tokens: most of it in `batch` parallel streams, its end held out.
-
-    Attributes
-    ----------
-    vocabulary : str
-        Every character of the text, in order of code points; a token is an index into it.
-    streams : NumPy array (n, batch) of int64
-        The training text, cut into parallel streams.
-    held_out : NumPy array (m,) of int64
-        The last 5 % of the text.
-    """
-
-    def __init__(self, text: str, batch: int, length: int) -> None:
-        xp = host.xp
-        self.vocabulary = "".join(sorted(set(text)))
-        index = {character: n for n, character in enumerate(self.vocabulary)}
-        tokens = xp.asarray([index[character] for character in text], dtype=xp.int64)
-        held_out = max(2, math.ceil(HELD_OUT * len(text)))
-        needed = batch * (length + 1)
-        if len(text) - held_out < needed:
-            raise RefusedError(
-                f"the text has {len(text)} characters, {held_out} of them held out; one window "
-                f"takes batch × (length + 1) = {batch} × {length + 1} = {needed}: give a longer "
-                "text, or smaller --batch or --length"
-            )
-        train = tokens[:-held_out]
-        n = len(train) // batch
-        self.streams = xp.ascontiguousarray(train[: n * batch].reshape(batch, n).T)
-        self.held_out = tokens[-held_out:]
-        self.length = length
-        self.sha256 = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-    @property
-    def windows(self) -> int:
-        """The number of windows in one pass over the streams."""
-        return int(self.streams.shape[0] - 1) // self.length
-
-    def window(self, step: int) -> tuple[Array, Array, bool]:
-        """Inputs and targets (T, B) of a step, and whether it starts a pass over the streams."""
-        k = step % self.windows
-        cut = slice(k * self.length, (k + 1) * self.length + 1)
-        tokens = self.streams[cut]
-        return tokens[:-1], tokens[1:], k == 0
+#: at most so many logits are held at once, or those of one step (64 MB in float32)
+LOGITS = 1 << 24
 
 
 class CharModel:
@@ -171,13 +74,36 @@ class CharModel:
         put = self.backend.from_host
         xs, embedding_tape = self.embedding.forward(put(tokens))
         hs, state, layer_tape = self.layer.forward(xs, state)
-        logits, readout_tape = self.readout.forward(hs)
-        nats, dlogits = losses.softmax_cross_entropy(logits, put(targets))
-        dhs, dreadout = self.readout.backward(readout_tape, dlogits)
+        nats, dhs, dreadout = self._read_out(hs, put(targets))
         dxs, _, dlayer = self.layer.backward(layer_tape, dhs)
         dembedding = self.embedding.backward(embedding_tape, dxs)
         gradients = {"embedding": dembedding, "layer": dlayer, "readout": dreadout}
         return nats / math.log(2), state, gradients
+
+    def _read_out(self, hs: Array, targets: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """Loss (nats), its gradient for hs (T, B, H), and the gradients of the readout.
+
+        The steps are read out in groups, so that a large vocabulary does not take T times the
+        memory of one step.
+        """
+        T, B = targets.shape
+        steps = self._steps_at_once(T, B)
+        nats, dhs = 0.0, []
+        dreadout: dict[str, Array] = {}
+        for t in range(0, T, steps):
+            group = slice(t, min(t + steps, T))
+            share = (group.stop - t) / T
+            logits, tape = self.readout.forward(hs[group, ...])
+            loss, dlogits = losses.softmax_cross_entropy(logits, targets[group, ...])
+            dh, dweights = self.readout.backward(tape, dlogits * share)
+            nats = loss * share + nats
+            dreadout = {k: dw + dreadout[k] if t else dw for k, dw in dweights.items()}
+            dhs.append(dh)
+        return nats, self.backend.xp.concat(dhs), dreadout
+
+    def _steps_at_once(self, T: int, B: int) -> int:
+        """How many of T steps of B sequences are read out together."""
+        return min(T, max(1, LOGITS // (B * len(self.vocabulary))))
 
     def bits(self, tokens: Array, streams: int = 16, window: int = 256) -> float:
         """Bits per character of a held-out text, read in parallel streams."""
@@ -185,10 +111,10 @@ class CharModel:
         n = (len(tokens) - 1) // streams
         starts = [k * n for k in range(streams)]
         total, state = 0.0, None
+        window = self._steps_at_once(window, streams)
         for t in range(0, n, window):
             stop = min(t + window, n)
-            columns = [tokens[s + t : s + stop + 1] for s in starts]
-            piece = host.xp.stack(columns, axis=1)
+            piece = columns(host.xp.stack([tokens[s + t : s + stop + 1] for s in starts]))
             put = self.backend.from_host
             hs, state = self.layer(self.embedding(put(piece[:-1])), state)
             nats, _ = losses.softmax_cross_entropy(self.readout(hs), put(piece[1:]))
@@ -215,16 +141,14 @@ class CharModel:
         """
         if unknown := sorted(set(prime) - set(self.vocabulary)):
             raise RefusedError(f"the model never saw {''.join(unknown)!r}; prime it with others")
-        if not 0 <= temperature < math.inf:
-            raise RefusedError(f"--temperature is {temperature}; it must be at least 0")
         random, xp = host.generator(seed), host.xp
         logits, state = xp.zeros(len(self.vocabulary)), None
         for character in prime or ("\n" if "\n" in self.vocabulary else ""):
             logits, state = self._read(character, state)
         for _ in range(length):
             if temperature:
-                scaled = (logits - logits.max()) / temperature
-                chances = xp.exp(scaled)
+                with xp.errstate(over="ignore", under="ignore"):  # 0 is then the right chance
+                    chances = xp.exp((logits - logits.max()) / temperature)
                 token = random.choice(len(self.vocabulary), p=chances / chances.sum())
             else:
                 token = logits.argmax()
@@ -281,3 +205,42 @@ class Trainer:
         self.state = state
         self.step += 1
         return float(bits)
+
+    def tensors(self) -> dict[str, Array]:
+        """Everything that training changes, by its name in a checkpoint."""
+        tensors = {f"optimizer.{k}": a for k, a in self.optimizer.state.items()}
+        for name, part in self.model.parts.items():
+            tensors |= {f"weights.{name}.{k}": w for k, w in part.weights.items()}
+        return tensors | {f"state.{k}": s for k, s in enumerate(self.state or ())}
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each of `tensors` after so many steps."""
+        config, layer = self.model.config, self.model.layer
+        weights = {
+            f"{name}.{k}": tuple(w.shape)
+            for name, part in self.model.parts.items()
+            for k, w in part.weights.items()
+        }
+        shapes = {f"weights.{k}": shape for k, shape in weights.items()}
+        if step:
+            for slot in self.optimizer.slots:
+                shapes |= {f"optimizer.{slot}.{k}": shape for k, shape in weights.items()}
+            for k in range(len(layer.cell.states)):
+                shapes[f"state.{k}"] = (config.layers, config.batch, config.hidden)
+        return shapes
+
+    def restore(self, tensors: Mapping[str, Array], step: int) -> None:
+        """Take over the tensors (NumPy) of a checkpoint after so many steps."""
+        put, states = self.model.backend.from_host, []
+        for key, value in tensors.items():
+            kind, _, path = key.partition(".")
+            if kind == "optimizer":
+                self.optimizer.state[path] = put(value)
+            elif kind == "weights":
+                part, _, name = path.partition(".")
+                self.model.parts[part].weights[name] = put(value)
+            else:
+                states.append(key)
+        if states:
+            self.state = self.model.layer.cell.state(put(tensors[k]) for k in sorted(states))
+        self.step = self.optimizer.steps = step

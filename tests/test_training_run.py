@@ -1,0 +1,230 @@
+"""A training run and its folder: crashes, two processes, and signals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import crashes
+import numpy as np
+import pytest
+from training_runs import OPTIONS, SIZES, contents, half_a_run, tensors, train, write_text, xrnn
+
+from xrnn.charlm import training
+from xrnn.charlm.config import Config, RefusedError
+from xrnn.charlm.model import Trainer
+from xrnn.charlm.resume import resume
+from xrnn.charlm.run import CHECKPOINT, FILES, Run, begin, locked
+from xrnn.convert import files
+
+STEPS = 20
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "text.txt")
+
+
+def first_save(folder: Path, text: Path) -> None:
+    with begin(folder, Config(**SIZES, steps=STEPS), str(text), "cpu") as run:
+        to_the_end(run)
+
+
+def later_save(folder: Path, text: Path) -> None:
+    with resume(folder, {}, None, "cpu") as run:
+        to_the_end(run)
+
+
+def to_the_end(run: Run) -> None:
+    while run.trainer.step < STEPS:
+        run.trainer.advance()
+    training.report(run, 1.0)
+    run.draw()
+
+
+@pytest.mark.parametrize("write", [first_save, later_save])
+def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
+    write: Callable[[Path, Path], None],
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors, Ctrl-C and SIGKILL at each system call of a save: begun or resumed, the end is that
+    of a run without them, and nothing is left behind."""
+    monkeypatch.setattr("xrnn.charlm.run.draw", lambda *given: b"a chart")
+    half, whole, run = tmp_path / "half", tmp_path / "whole", tmp_path / "run"
+    half_a_run(text, half, STEPS)
+    first_save(whole, text)
+    expected = tensors(whole)
+
+    def prepare() -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        if write is later_save:
+            shutil.copytree(half, run)
+
+    count = 0
+    for fault in crashes.faults(prepare, lambda: write(run, text)):
+        if fault.call == "lstat":  # on the folder's own file system it fails in no such way
+            continue
+        fault()
+        count += 1
+        if write is first_save and not any((run / name).exists() for name in FILES):
+            first_save(run, text)
+        elif not all((run / name).exists() for name in FILES) or _step(run) < STEPS:
+            assert _step(run) in (17, STEPS), fault
+            with resume(run, {}, None, "cpu") as again:
+                training.train(again)
+        assert set(contents(run)) == set(FILES), fault
+        found = tensors(run)
+        assert set(found) == set(expected), fault
+        for key, array in expected.items():
+            np.testing.assert_array_equal(array, found[key], f"{key} after {fault}")
+    assert count > 100
+
+
+def _step(run: Path) -> int:
+    return int(files.read(run / CHECKPOINT)[1]["step"])
+
+
+class TestLock:
+    def test_a_second_process_is_refused(
+        self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = tmp_path / "run"
+        for again in ([], ["--resume"]):
+            with locked(run):
+                before = contents(run)
+                words = ["train", "--text", text, "--out", run, *OPTIONS, "--steps", 5, *again]
+                assert xrnn(*words) == 2
+                assert "another process trains in" in capsys.readouterr().err
+                assert contents(run) == before
+            half_a_run(text, run) if not again else None
+        assert xrnn("train", "--resume", "--out", run, "--steps", 18) == 0
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_the_lock_ends_with_its_process(self, text: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        code = (
+            "import sys; from pathlib import Path; from xrnn.charlm.run import locked\n"
+            "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with pytest.raises(RefusedError, match="another process trains in"), locked(run):
+                pass
+            process.kill()
+        assert train(text, run, "--steps", 2) == 0
+        assert set(contents(run)) == set(FILES)
+
+    def test_a_folder_that_stays_empty_is_removed(self, tmp_path: Path) -> None:
+        with pytest.raises(RefusedError), locked(tmp_path / "run"):
+            raise RefusedError
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(RefusedError), locked(tmp_path / "mine"):
+            raise RefusedError
+        assert (tmp_path / "mine").exists()
+
+
+TERMINATIONS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Raise signals while a step is made."""
+
+    def plan(*numbers: int) -> None:
+        advance = Trainer.advance
+
+        def disturbed(trainer: Trainer) -> float:
+            for number in numbers:
+                signal.raise_signal(number)
+            return advance(trainer)
+
+        monkeypatch.setattr(Trainer, "advance", disturbed)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, *TERMINATIONS)]
+    yield plan
+    assert [signal.getsignal(n) for n in (signal.SIGINT, *TERMINATIONS)] == before
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", TERMINATIONS)
+    def test_the_run_is_saved(
+        self,
+        number: int,
+        text: Path,
+        tmp_path: Path,
+        interrupted: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        run = tmp_path / "run"
+        interrupted(number, *TERMINATIONS)
+        assert train(text, run, "--steps", 90) == 128 + number
+        assert f"stopped; go on with: xrnn train --resume --out {run}" in capsys.readouterr().out
+        assert _step(run) == 1
+        assert set(contents(run)) == set(FILES)
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+    def test_what_nohup_ignores_stays_ignored(
+        self, text: Path, tmp_path: Path, interrupted: Callable[..., None]
+    ) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            interrupted(signal.SIGHUP)
+            assert train(text, tmp_path / "run", "--steps", 3) == 0
+            assert _step(tmp_path / "run") == 3
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    def test_saved_before_the_held_out_text_is_read(
+        self,
+        text: Path,
+        tmp_path: Path,
+        interrupted: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It may take longer than the time that is given before the process is killed."""
+        run, saved = tmp_path / "run", []
+
+        def bits(*given: Any) -> float:
+            saved.append(_step(run))
+            return 1.0
+
+        monkeypatch.setattr("xrnn.charlm.model.CharModel.bits", bits)
+        interrupted(signal.SIGTERM)
+        train(text, run, "--steps", 90)
+        assert saved == [1]
+
+    def test_a_second_ctrl_c_while_saving_tears_nothing(
+        self,
+        text: Path,
+        tmp_path: Path,
+        interrupted: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run = tmp_path / "run"
+        half_a_run(text, run)
+        interrupted(signal.SIGINT)
+        original = os.fsync
+
+        def disturbed(descriptor: int) -> None:
+            signal.raise_signal(signal.SIGINT)
+            original(descriptor)
+
+        monkeypatch.setattr(os, "fsync", disturbed)
+        assert xrnn("train", "--resume", "--out", run) == 130
+        monkeypatch.undo()
+        assert _step(run) == 17
+        assert xrnn("train", "--resume", "--out", run, "--steps", 19) == 0
+        assert set(contents(run)) == set(FILES)

@@ -1,0 +1,87 @@
+"""The options of a character language model, and the requests that are refused."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from math import prod
+
+from xrnn.cells import BY_NAME
+
+#: integers from the command line are below this
+LIMIT = 2**63
+
+
+class RefusedError(ValueError):
+    """A request that cannot be fulfilled; the message says what to do instead."""
+
+
+def check_integer(name: str, value: int, at_least: int) -> None:
+    """Raise RefusedError unless `value`, of the option `name`, is in range."""
+    if value < at_least:
+        raise RefusedError(f"--{name} is {value}; it must be at least {at_least}")
+    if value >= LIMIT:
+        raise RefusedError(f"--{name} is {value!r:.30}; it must be at most {LIMIT - 1}")
+
+
+def check_memory(needed: int, options: str) -> None:
+    """Raise RefusedError if `needed` bytes are more than this machine has."""
+    here = _memory()
+    if needed > here:
+        raise RefusedError(
+            f"this takes at least {needed / 1e9:.3g} GB of memory and the machine has "
+            f"{here / 1e9:.3g} GB; choose smaller {options}"
+        )
+
+
+def _memory() -> int:
+    """The bytes of memory of this machine; more than any machine has if it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this operating system
+        return LIMIT
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options of a training run."""
+
+    cell: str = "lstm"
+    hidden: int = 256
+    layers: int = 1
+    embedding: int = 64
+    batch: int = 32
+    length: int = 64
+    steps: int = 1000
+    lr: float = 8e-3
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise RefusedError for values that cannot be trained with."""
+        if self.cell not in BY_NAME:
+            raise RefusedError(
+                f"unknown cell {self.cell!r}; it must be one of {', '.join(BY_NAME)}"
+            )
+        for name in ("hidden", "layers", "embedding", "batch", "length", "steps"):
+            check_integer(name, getattr(self, name), 1)
+        check_integer("seed", self.seed, 0)
+        if not 0 < self.lr < math.inf:
+            raise RefusedError(f"--lr is {self.lr}; it must be a number above 0")
+        # No vocabulary is smaller than one character: sizes that no text allows are seen before
+        # a text is read.
+        self.check_memory(1)
+
+    def check_memory(self, V: int) -> None:
+        """Raise RefusedError if training with a vocabulary of V takes more than the machine has.
+
+        Counted are weights, gradients and the two moments of Adam, and what a window keeps of the
+        recurrent layers for the backward pass: the least that is needed.
+        """
+        cell, I, H = BY_NAME[self.cell], self.embedding, self.hidden
+        first, other = (sum(map(prod, cell.shapes(n, H).values())) for n in (I, H))
+        weights = V * I + first + (self.layers - 1) * other + V * H + V
+        kept = self.batch * self.length * self.layers * H * (len(cell.gates) + len(cell.states))
+        check_memory(
+            4 * (4 * weights + kept), "--hidden, --layers, --embedding, --batch or --length"
+        )
