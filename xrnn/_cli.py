@@ -20,7 +20,7 @@ from signal import SIGINT
 from typing import Any, NoReturn, TextIO
 
 from xrnn._version import __version__
-from xrnn.backends import Backend, folders, get
+from xrnn.backends import Backend, folders, get, locate
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm.config import Config, RefusedError, check_integer, check_memory
@@ -283,7 +283,8 @@ def run_certify(arguments: argparse.Namespace) -> int:
         found = list(verdicts)
         print(report.as_json(found))
         return 0 if all(verdict.passed for verdict in found) else 1
-    print(f"{_versions()}; {device}: {get(device).describe() or get(device).name}")
+    backend, _ = locate(device)
+    print(f"{_versions()}; {device}: {backend.describe() or backend.name}")
     print(f"largest relative error in {arguments.dtype}\n")
     return 0 if report.as_table(verdicts) else 1
 
@@ -372,7 +373,7 @@ def _device(name: str) -> str:
     """The backend asked for; "auto" is cuda where it works, else cpu."""
     if name != "auto":
         try:
-            get(name)
+            locate(name)
         except ValueError as error:
             raise RefusedError(str(error)) from None
         return name

@@ -29,7 +29,7 @@ from typing import Any
 from safetensors.numpy import load
 
 from xrnn.analysis.gates import gate_gradients, gates
-from xrnn.backends import backend_of, get, host
+from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
 from xrnn.certify.trial import Inputs, Results, Trial
 from xrnn.layers.layer import Layer
@@ -251,17 +251,17 @@ def oracle(cell: Cell[Any], case: str, device: str = "cpu", dtype: str = "float6
     tensors, about = vectors()
     prefix = f"{cell.name}/{case}/"
     value = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    backend = get(device)
+    options: dict[str, Any] = {**json.loads(about["cases"])[case], "dtype": dtype}
+    I, H = value["xs"].shape[2], value["last.h"].shape[2]
+    layer: Any = Layer(cell, I, H, device=device, **options)
+    placement = layer.weights.placement
 
     def put(name: str) -> Array:
-        return backend.from_host(value[name].astype(dtype))
+        return placement.from_host(value[name].astype(dtype))
 
     def states(name: str) -> tuple[Array, ...]:
         return tuple(put(f"{name}.{k}") for k in cell.states)
 
-    options: dict[str, Any] = {**json.loads(about["cases"])[case], "dtype": dtype}
-    I, H = value["xs"].shape[2], value["last.h"].shape[2]
-    layer: Any = Layer(cell, I, H, device=device, **options)
     layer.weights = {name: put(f"weights.{name}") for name in layer.weights}
     lengths = value["lengths"].tolist() if "lengths" in value else None
     ys, last, tape = layer.forward(put("xs"), states("state"), lengths)
@@ -274,7 +274,7 @@ def oracle(cell: Cell[Any], case: str, device: str = "cpu", dtype: str = "float6
         *(value[f"dfirst.{k}"] for k in cell.states),
         *(value[f"dweights.{name}"] for name in layer.weights),
     ]
-    return difference(expected, [backend.to_host(a) for a in found])
+    return difference(expected, [placement.backend.to_host(a) for a in found])
 
 
 def cases(cell: Cell[Any]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from xrnn.backends import get
+from xrnn.backends import locate
 from xrnn.cells import BY_NAME, Cell
 from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
@@ -127,7 +127,7 @@ def certify(
     True
     """
     check_choice("certify", "dtype", dtype, BOUNDS)
-    get(device)
+    locate(device)
     cells = tuple(cells)
     for cell in cells:
         check_cell(cell)

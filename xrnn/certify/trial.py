@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from xrnn.backends import Backend, get, host
+from xrnn.backends import Backend, host, locate
 from xrnn.cells import Cell
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array, dtype_name
@@ -89,7 +89,7 @@ class Trial:
 
     @cached_property
     def backend(self) -> Backend:
-        return get(self.device)
+        return locate(self.device)[0]
 
     @cached_property
     def layer(self) -> Layer[Any]:
@@ -128,7 +128,8 @@ class Trial:
             init="uniform",
         )
         if weights is not None:
-            layer.weights = {k: get(device).from_host(w) for k, w in weights.items()}
+            put = layer.weights.placement.from_host
+            layer.weights = {name: put(w) for name, w in weights.items()}
         return layer
 
     @cached_property
@@ -162,7 +163,7 @@ class Trial:
         """The inputs as arrays of the backend."""
 
         def put(a: Array | None) -> Array | None:
-            return None if a is None else self.backend.from_host(a)
+            return None if a is None else self.layer.weights.placement.from_host(a)
 
         state = None if inputs.state is None else tuple(map(put, inputs.state))
         dlast = tuple(map(put, inputs.dlast))

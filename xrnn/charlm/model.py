@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xrnn.backends import Backend, get, host
+from xrnn.backends import host
 from xrnn.cells import BY_NAME
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.charlm.corpus import Corpus, columns
@@ -39,12 +39,11 @@ class CharModel:
     config : Config
         Sizes and seed.
     device : str
-        "cpu", "cuda" or the import name of an array library.
+        "cpu", "cuda", "cuda:1" or the import name of an array library.
     """
 
     def __init__(self, vocabulary: str, config: Config, device: str = "cpu") -> None:
         self.vocabulary, self.config = vocabulary, config
-        self.backend: Backend = get(device)
         V, I, H, seed = len(vocabulary), config.embedding, config.hidden, config.seed
         self.embedding = Embedding(V, I, device=device, rng=host.generator([seed, 0]))
         self.layer = Layer(
@@ -56,6 +55,7 @@ class CharModel:
             rng=host.generator([seed, 1]),
         )
         self.readout = Linear(H, V, device=device, rng=host.generator([seed, 2]))
+        self.placement = self.readout.weights.placement
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class CharModel:
         self, tokens: Array, targets: Array, state: State | None
     ) -> tuple[Array, State, dict[str, Any]]:
         """Bits per character of a window (T, B), the state at its end, all gradients."""
-        put = self.backend.from_host
+        put = self.placement.from_host
         xs, embedding_tape = self.embedding.forward(put(tokens))
         hs, state, layer_tape = self.layer.forward(xs, state)
         nats, dhs, dreadout = self._read_out(hs, put(targets))
@@ -99,7 +99,7 @@ class CharModel:
             nats = loss * share + nats
             dreadout = {k: dw + dreadout[k] if t else dw for k, dw in dweights.items()}
             dhs.append(dh)
-        return nats, self.backend.xp.concat(dhs), dreadout
+        return nats, self.placement.backend.xp.concat(dhs), dreadout
 
     def _steps_at_once(self, T: int, B: int) -> int:
         """How many of T steps of B sequences are read out together."""
@@ -115,7 +115,7 @@ class CharModel:
         for t in range(0, n, window):
             stop = min(t + window, n)
             piece = columns(host.xp.stack([tokens[s + t : s + stop + 1] for s in starts]))
-            put = self.backend.from_host
+            put = self.placement.from_host
             hs, state = self.layer(self.embedding(put(piece[:-1])), state)
             nats, _ = losses.softmax_cross_entropy(self.readout(hs), put(piece[1:]))
             total += float(nats) * (stop - t) / n
@@ -158,9 +158,9 @@ class CharModel:
 
     def _read(self, character: str, state: State | None) -> tuple[Array, State]:
         """Logits (float64, on the host) of what follows the character, and the new state."""
-        token = self.backend.from_host(host.xp.asarray([self.vocabulary.index(character)]))
+        token = self.placement.from_host(host.xp.asarray([self.vocabulary.index(character)]))
         h, state = self.layer.step(self.embedding(token), state)
-        return self.backend.to_host(self.readout(h))[0].astype("float64"), state
+        return self.placement.backend.to_host(self.readout(h))[0].astype("float64"), state
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -231,7 +231,7 @@ class Trainer:
 
     def restore(self, tensors: Mapping[str, Array], step: int) -> None:
         """Take over the tensors (NumPy) of a checkpoint after so many steps."""
-        put, states = self.model.backend.from_host, []
+        put, states = self.model.placement.from_host, []
         for key, value in tensors.items():
             kind, _, path = key.partition(".")
             if kind == "optimizer":

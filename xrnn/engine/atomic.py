@@ -197,7 +197,11 @@ def _locked(part: FileIO) -> bool:
         lock(part.fileno())
     except BlockingIOError:
         return False
-    return os.path.lexists(part.name)
+    try:
+        os.lstat(part.name)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _keep_mode(part: str, before: os.stat_result) -> None:

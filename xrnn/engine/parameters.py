@@ -94,7 +94,8 @@ it looks transposed: give U_l0.T
         first = next(iter(self.specs))
         self.placement = placement or Placement.of(kind, first, arrays[first])
         self._arrays: dict[str, Array] = {}
-        self._hold(self._checked(arrays, instead_of))
+        self._arrays = self._checked(arrays, instead_of)
+        self._register(self._arrays)
 
     def __getitem__(self, name: str) -> Array:
         return (self._arrays if name in self._arrays else self._all())[name]
@@ -148,10 +149,12 @@ it looks transposed: give U_l0.T
             given = {**dict(arrays), **named}
         except (TypeError, ValueError) as error:
             raise TypeError(f"{self.kind}: weights must be a mapping of name to array") from error
-        self._hold(self._checked(given))
-        if len(self._arrays) == len(self.specs):
-            self._draw = None
-        self.version += 1
+        taken = self._checked(given)
+        arrays = {**self._arrays, **taken}
+        draw = None if len(arrays) == len(self.specs) else self._draw
+        # In one statement: Ctrl-C comes before it or after it.
+        self._arrays, self._draw, self.version = arrays, draw, self.version + 1
+        self._register(taken)
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
         """New parameters of the same names and placement, from arrays of exactly these names."""
@@ -204,15 +207,13 @@ it looks transposed: give U_l0.T
             # a lock could stay closed after Ctrl-C.
             for name, array in self._checked(draw()).items():
                 if self._arrays.setdefault(name, array) is array:
-                    _holders[host.address(array)] = self
+                    self._register({name: array})
             self._draw = None
         return self._arrays
 
-    def _hold(self, arrays: dict[str, Array]) -> None:
-        for name, array in arrays.items():
-            if array is not self._arrays.get(name):
-                self._arrays[name] = array
-                _holders[host.address(array)] = self
+    def _register(self, arrays: Mapping[str, Array]) -> None:
+        for array in arrays.values():
+            _holders[host.address(array)] = self
 
     def _checked(
         self, arrays: Mapping[str, Array], instead_of: Parameters | None = None

@@ -69,5 +69,5 @@ def scatter_add(rows: Array, places: Array, size: int, *, xp: Namespace) -> Arra
     first = xp.searchsorted(places, everywhere)
     first = xp.where(first < N, first, xp.zeros_like(first))
     found = xp.take(places, first) == everywhere
-    out = xp.astype(xp.take(sums, first, axis=0), dtype, copy=False)
-    return xp.where(found[:, None], out, xp.zeros_like(out))
+    out = xp.take(sums, first, axis=0)
+    return xp.astype(xp.where(found[:, None], out, xp.zeros_like(out)), dtype, copy=False)
