@@ -284,11 +284,8 @@ def test_nothing_past_the_end_of_an_array_is_touched(isa: str) -> None:
 def test_the_environment_chooses_the_instruction_set() -> None:
     code = "from xrnn.backends.cpu import _native; print(_native.isa())"
     for name in native.isas():
-        assert in_a_process(code, XRNN_ISA=name).stdout.strip() == name
+        assert in_a_process(code, XRNN_ISA=f" {name.upper()}").stdout.strip() == name
     assert in_a_process(code, XRNN_ISA="").stdout.strip() == native.isas()[0]
-    wrong = in_a_process(code, XRNN_ISA="mmx")
-    assert wrong.returncode
-    assert "ImportError: no instruction set mmx here" in wrong.stderr
 
 
 def test_an_unknown_instruction_set_changes_nothing() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from xrnn._version import __version__
 from xrnn.backends import Backend, folders, get
+from xrnn.backends.environment import VariableError
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm.model import Config, RefusedError
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("xrnn: interrupted", file=sys.stderr)
         return 130
-    except (RefusedError, ImportError, OSError) as error:
+    except (RefusedError, VariableError, ImportError, OSError) as error:
         print(f"xrnn: error: {error}", file=sys.stderr)
         return 2
     return status

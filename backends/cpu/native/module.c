@@ -321,7 +321,7 @@ static PyObject* isa(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   if (n) {
     PyObject* bytes = PyUnicode_AsUTF8String(args[0]);
     if (!bytes) return NULL;
-    const int status = choose(PyBytes_AsString(bytes), PyExc_ValueError);
+    const int status = choose(PyBytes_AsString(bytes));
     Py_DECREF(bytes);
     if (status) return NULL;
   }
@@ -355,12 +355,10 @@ static struct PyModuleDef definition = {
 Py_EXPORTED_SYMBOL extern const char xrnn_native_loops[];
 const char xrnn_native_loops[] = "xrnn";
 
-// The environment variable XRNN_ISA selects an instruction set by its name.
 PyMODINIT_FUNC PyInit__native(void) {
 #if defined __x86_64__
   __builtin_cpu_init();
 #endif
-  const char* name = getenv("XRNN_ISA");
-  if (choose(name && *name ? name : NULL, PyExc_ImportError)) return NULL;
+  if (choose(NULL)) return NULL;
   return PyModule_Create(&definition);
 }

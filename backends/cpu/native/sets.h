@@ -32,13 +32,13 @@ static const Kernels* of_type(const Kernels* set, const Arguments* a) {
 
 // Selects the instruction set of that name, or without a name the fastest one.  Returns 0, or -1
 // with an exception set.
-static int choose(const char* name, PyObject* error) {
+static int choose(const char* name) {
   for (int i = 0; i < N_SETS; i++) {
     if (!runs(SETS[i]) || (name && strcmp(name, SETS[i]->isa))) continue;
     chosen = SETS[i];
     return 0;
   }
-  PyErr_Format(error, "no instruction set %s here; see isas()", name);
+  PyErr_Format(PyExc_ValueError, "no instruction set %s here; see isas()", name);
   return -1;
 }
 
