@@ -2,12 +2,6 @@
 //
 // An array is any object with a C-contiguous buffer of float32 or float64.  All sizes are checked
 // before anything is computed.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <stdlib.h>
-#include <string.h>
-
 #include "arguments.h"
 #include "calls.h"
 #include "native.h"
@@ -360,5 +354,10 @@ PyMODINIT_FUNC PyInit__native(void) {
   __builtin_cpu_init();
 #endif
   if (choose(NULL)) return NULL;
-  return PyModule_Create(&definition);
+  PyObject* module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+  // Calls share nothing but `chosen`, which is atomic, and packs, which never change.
+  if (module) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+  return module;
 }

@@ -5,6 +5,8 @@
 #include "arguments.h"
 #include "native.h"
 
+#include <string.h>
+
 // The kernels of the instruction set in use.  A call reads it once, because another thread may
 // change it at any time.
 static const Kernels* _Atomic chosen = kernels_portable;
