@@ -16,6 +16,7 @@ import argparse
 import mmap
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,37 @@ def threads(scale: float) -> Figures:
         worker.join()
     assert not wrong, wrong[:3]
     return {"threads": 64, "calls": 64 * calls, "seconds": time.perf_counter() - start}
+
+
+class _StoppedError(Exception):
+    """Raised by the handler of a signal."""
+
+
+def _stop(*_: object) -> None:
+    raise _StoppedError
+
+
+@job
+def interrupts(scale: float) -> Figures:
+    """Passes that signals end at any moment: the layer stays as it was, and so does the memory."""
+    rounds = max(int(1000 * scale), 3)
+    layer, xs = xrnn.LSTM(64, 128, rng=0), noise(100, 32, 64)
+    expected, ended = _passes(layer, xs), 0
+    before, start = signal.signal(signal.SIGALRM, _stop), time.perf_counter()
+    early = resident()
+    for round_ in range(rounds):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.001 + round_ % 60 * 0.001)
+            _passes(layer, xs)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except _StoppedError:
+            ended += 1
+    signal.signal(signal.SIGALRM, before)
+    assert _equal(_passes(layer, xs), expected)
+    grown = resident() - early
+    assert grown < 40, f"{grown:.1f} MB more after {rounds} rounds"
+    seconds = time.perf_counter() - start
+    return {"rounds": rounds, "ended": ended, "seconds": seconds, "MB grown": grown}
 
 
 def _same_in_this_process(expected: list[Any]) -> bool:

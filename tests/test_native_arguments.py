@@ -101,13 +101,14 @@ def test_the_table_of_cells() -> None:
         assert saved == (0 if gates == 1 else 4)
 
 
-def loop_arguments(cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of `forward` and of `backward` by name, for T, B, I, H = 3, 2, 4, 5.
+def loop_arguments(
+    cell: str, T: int = 3, B: int = 2, I: int = 4, H: int = 5
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `forward` and of `backward` by name.
 
     What the cell does not have is None.
     """
     number, G, saved = CELLS[cell]
-    T, B, I, H = 3, 2, 4, 5
 
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, "float32")
@@ -118,7 +119,8 @@ def loop_arguments(cell: str) -> tuple[dict[str, Any], dict[str, Any]]:
     c = {name: zeros(B, H) if has_c else None for name in ("c0", "c_last", "dc")}
     cs = zeros(T, B, H) if has_c else None
     U, v = zeros(G * H, H) if has_U else None, zeros(H) if has_v else None
-    lengths = np.array([3, 1])
+    lengths = np.full(B, T)
+    lengths[-1] = 1
     gates = zeros(T, B, saved * H) if saved else None
     W, b, xs, ys = zeros(G * H, I), zeros(G * H), zeros(T, B, I), zeros(T, B, H)
     forward = sizes | {"xs": xs, "W": W, "U": U, "b": b, "v": v, "lengths": lengths}

@@ -68,11 +68,9 @@ def run(name: str, x: Any) -> Any:
 
 
 def last_place(y: Any, dtype: str) -> Any:
-    """The distance of neighbouring numbers of the dtype at y, denormal ones included."""
+    """The distance of neighbouring numbers of the dtype at y."""
     _, exponent = np.frexp(abs(y))
-    least = np.finfo(dtype).minexp
-    bits = np.finfo(dtype).nmant
-    return np.ldexp(y.dtype.type(1), np.maximum(exponent - 1, least) - bits)
+    return np.ldexp(y.dtype.type(1), exponent - 1 - np.finfo(dtype).nmant)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2.0), ("float64", 2.2)])
@@ -90,8 +88,13 @@ def test_activations_in_units_of_the_last_place(
     x = np.concatenate([*near, small]).astype(dtype)
     y, wanted = run(name, x), exact(name, x)
     error = abs(y - wanted) / last_place(wanted, dtype)
+    # Denormal results are 0, and those next to them may be.
+    error[abs(wanted) < info.smallest_normal * (1 + 4 * info.eps)] = 0
     worst = int(np.argmax(error))
     assert error[worst] <= bound, f"{name}({x[worst]!r}) is {error[worst]:.2f} units off"
+    denormal = abs(wanted) < info.smallest_normal * (1 - 4 * info.eps)
+    assert denormal.sum() > 1000
+    assert not y[denormal].any()
 
 
 @pytest.mark.parametrize("dtype", REALS)
@@ -104,7 +107,7 @@ def test_activations_at_the_ends(isa: str, dtype: str) -> None:
     wanted = np.array([0.5, 0.5, 1, 0, np.nan, 1, 0], dtype)
     assert np.array_equal(run("sigmoid", x), wanted, equal_nan=True)
     tiny = np.array([1, -1, 3, -7], dtype) * info.smallest_subnormal
-    assert np.array_equal(run("tanh", tiny), tiny)
+    assert not run("tanh", tiny).any()
     assert np.all(run("sigmoid", tiny) == 0.5)
 
 
@@ -281,11 +284,8 @@ def test_nothing_past_the_end_of_an_array_is_touched(isa: str) -> None:
 def test_the_environment_chooses_the_instruction_set() -> None:
     code = "from xrnn.backends.cpu import _native; print(_native.isa())"
     for name in native.isas():
-        assert in_a_process(code, XRNN_ISA=name).stdout.strip() == name
+        assert in_a_process(code, XRNN_ISA=f" {name.upper()}").stdout.strip() == name
     assert in_a_process(code, XRNN_ISA="").stdout.strip() == native.isas()[0]
-    wrong = in_a_process(code, XRNN_ISA="mmx")
-    assert wrong.returncode
-    assert "ImportError: no instruction set mmx here" in wrong.stderr
 
 
 def test_an_unknown_instruction_set_changes_nothing() -> None:

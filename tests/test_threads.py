@@ -25,10 +25,20 @@ def test_threads_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads() == 5
     monkeypatch.setenv("XRNN_NUM_THREADS", "2000000")
     assert threads() == 256
-    monkeypatch.setenv("XRNN_NUM_THREADS", "²")
-    assert threads() == 3
-    monkeypatch.setenv("XRNN_NUM_THREADS", "none")
-    assert threads() == 3
+    for nothing in ("", " "):
+        monkeypatch.setenv("XRNN_NUM_THREADS", nothing)
+        assert threads() == 3
+    for other in ("none", "0", "-2", "²", ""):  # others' variable: what says nothing is ignored
+        monkeypatch.setenv("OMP_NUM_THREADS", other)
+        assert threads() == cores
+
+
+@pytest.mark.parametrize("wrong", ["abc", "0", "-1", "2.5", "²", "3,2", "1e3", "0x2"])
+def test_a_wrong_number_of_threads_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XRNN_NUM_THREADS", wrong)
+    words = f"XRNN_NUM_THREADS is '{wrong}'; it must be a whole number, at least 1, or unset"
+    with pytest.raises(ValueError, match=words):
+        threads()
 
 
 @native

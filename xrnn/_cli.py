@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TextIO
 
 from xrnn._version import __version__
 from xrnn.backends import Backend, folders, get, locate
+from xrnn.backends.environment import VariableError
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm.config import Config, RefusedError, check_integer, check_memory
@@ -51,7 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 130
     except MemoryError as error:
         return _fail(f"out of memory ({error}); choose smaller sizes")
-    except (RefusedError, ImportError, OSError) as error:
+    except (RefusedError, VariableError, ImportError, OSError) as error:
         return _fail(str(error))
     return status
 

@@ -7,7 +7,6 @@ This module allocates memory and prepares the arguments of the extension; the co
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from xrnn.backends import environment
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu.loops import DTYPES
-from xrnn.backends.cpu.threads import register_with_threadpoolctl, threads
+from xrnn.backends.cpu.threads import threads
 from xrnn.cells import BY_NAME
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
 _native: Any = None
-if os.environ.get("XRNN_NATIVE") == "0":
-    ABSENT = "the native loops are off (XRNN_NATIVE=0)"
+if not environment.switch("XRNN_NATIVE", True):
+    ABSENT = "the native loops are off (XRNN_NATIVE)"
 else:
     try:
         from xrnn.backends.cpu import _native  # type: ignore[attr-defined, no-redef]
@@ -32,8 +32,10 @@ else:
         ABSENT = ""
     except ImportError as error:
         ABSENT = f"the native loops are not built ({error})"
+if _native is not None and (_isa := environment.choice("XRNN_ISA", _native.isas())):
+    _native.isa(_isa)
 
-register_with_threadpoolctl()
+threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the first large pass
 
 #: cell → its number in the extension, and how many arrays (B, H) of each step it keeps
 CODES: dict[Cell[Any], tuple[int, int]] = {}
@@ -206,7 +208,7 @@ def _arguments(weights: Weights) -> tuple[Any, ...]:
 def notes() -> list[str]:
     """A line for `xrnn info`: the instruction set and the threads, or why there is no extension."""
     if _native is None:
-        return [ABSENT]
+        return [ABSENT, "denormal numbers, which are slow, are not avoided by NumPy alone"]
     return [f"native loops: {_native.isa()}, {threads()} threads"]
 
 

@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import Any
 
+from xrnn.backends import environment
+
 #: the largest number of threads, even if a variable asks for more
 MOST = 256
 
@@ -17,7 +19,12 @@ def threads() -> int:
     """The number of threads that the loops may use when called from this thread.
 
     It is the limit that threadpoolctl has set for this thread, else XRNN_NUM_THREADS, else
-    OMP_NUM_THREADS, else the number of cores.
+    OMP_NUM_THREADS if that is a number, else the number of cores.
+
+    Raises
+    ------
+    ValueError
+        If XRNN_NUM_THREADS is no whole number, or less than 1.
     """
     register_with_threadpoolctl()
     limit: int | None = getattr(_limits, "threads", None)
@@ -25,10 +32,12 @@ def threads() -> int:
 
 
 def _default() -> int:
-    for variable in ("XRNN_NUM_THREADS", "OMP_NUM_THREADS"):
-        value = os.environ.get(variable, "").partition(",")[0]
-        if value.isdecimal() and int(value) > 0:
-            return min(int(value), MOST)
+    if ours := environment.count("XRNN_NUM_THREADS"):
+        return min(ours, MOST)
+    # What other libraries read too, one number for each level of nesting, is never refused.
+    outer = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if outer.isascii() and outer.isdecimal() and int(outer) > 0:
+        return min(int(outer), MOST)
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not every system has it

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import cache, partial
 from importlib import resources
 from typing import Any
 
 from xrnn import cells
+from xrnn.backends import environment
 from xrnn.backends.base import Kernel, Sizes
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cells import (
@@ -91,7 +91,7 @@ def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Kernel]:
         kind = dtype_name(dtype)
 
         def serves(T: int, B: int, I: int, H: int) -> bool:
-            if os.environ.get(OPT_IN) != "1":
+            if not environment.switch(OPT_IN, False):
                 return False
             return loop.geometry(kind, B, H) is not None
 
@@ -126,7 +126,7 @@ def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Kernel:
 
 def notes() -> list[str]:
     """For `xrnn info`: how far clusters reach."""
-    word = "on" if os.environ.get(OPT_IN) == "1" else f"off; {OPT_IN}=1 turns them on"
+    word = "on" if environment.switch(OPT_IN, False) else f"off; {OPT_IN}=1 turns them on"
     lines = [f"clusters ({word}), the most hidden units with 8 / 16 blocks:"]
     for (cell, kind), (eight, sixteen) in cluster.table().items():
         lines.append(f"  {cell:<12} {kind:<9} {eight} / {sixteen}")

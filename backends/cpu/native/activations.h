@@ -1,7 +1,7 @@
 // The activation functions tanh and σ on vectors.
 //
-// The error is at most 2 units in the last place for float and 2.2 for double, for every argument,
-// also if the result is a denormal number.  NaN gives NaN.  Both functions are computed from
+// The error is at most 2 units in the last place for float and 2.2 for double, for every argument;
+// a denormal result is 0 (see denormals.h).  NaN gives NaN.  Both functions are computed from
 // e^x - 1 for x <= 0, which cannot overflow.
 
 #if BITS == 32
@@ -65,8 +65,8 @@ static INLINE vec N(vtanh)(vec x) {
 
 // σ(x) = 1 / (1 + e^-|x|) for x > 0, else e^-|x| / (1 + e^-|x|).
 //
-// e^-|x| is multiplied by 2^64 until the last operation, so that a denormal result is rounded only
-// once.  The rounding error `lost` of sum = 1 + e^-|x| is corrected at the end:
+// e^-|x| is multiplied by 2^64 until the last operation, so that no operation before it has a
+// denormal result.  The rounding error `lost` of sum = 1 + e^-|x| is corrected at the end:
 // y / (sum + lost) ≈ y / sum · (1 - lost).
 static INLINE vec N(vsigmoid)(vec x) {
   const N(bits) sign = (N(bits))N(set1)((real)-0.0);

@@ -2,8 +2,7 @@
 #ifndef XRNN_ARGUMENTS_H
 #define XRNN_ARGUMENTS_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "api.h"
 
 #include <string.h>
 

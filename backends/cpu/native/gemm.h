@@ -141,10 +141,11 @@ static void N(gemm_tile)(int rows, const N(Tile) * t) {
 // from column j on.  `panels` are the packed block of B; `rows` is memory for the rows of a
 // transposed A.
 static void N(gemm_block)(const Gemm* p, idx i0, idx i1, idx j, idx n, idx l, idx k,
-                          const real* panels, real* rows) {
+                          const real* panels, real* rows, Watch* watch) {
   const real *A = p->A, *bias = p->bias;
   for (idx i = i0; i < i1; i += GEMM_M) {
     const idx m = i1 - i < GEMM_M ? i1 - i : GEMM_M;
+    if (stopped(watch, 2.0 * m * n * k)) return;
     const real* x = A + i * p->lda + l;
     idx ldx = p->lda;
     if (p->a_transposed) {
@@ -194,6 +195,7 @@ static void N(gemm_share)(void* data, int share, int threads) {
   const idx end = share_start(size, unit, share + 1, threads);
   const idx i0 = tall ? start : 0, i1 = tall ? end : p->m;
   const idx j0 = tall ? 0 : start, j1 = tall ? p->n : end;
+  Watch w = watch_of(p->team, share);
   real *panels = job->memory + share * GEMM_MEMORY, *rows = panels + (size_t)GEMM_K * GEMM_N;
   for (idx j = j0; j < j1 && i0 < i1; j += GEMM_N) {
     const idx n = j1 - j < GEMM_N ? j1 - j : GEMM_N;
@@ -201,8 +203,9 @@ static void N(gemm_share)(void* data, int share, int threads) {
     for (idx l = 0; l == 0 || l < p->k; l += GEMM_K) {
       const idx k = p->k - l < GEMM_K ? p->k - l : GEMM_K;
       const real* B = (const real*)p->B + (p->b_transposed ? j * p->ldb + l : l * p->ldb + j);
+      if (stopped(&w, 16.0 * n * k)) return;
       N(gemm_pack)(B, p->ldb, p->b_transposed, k, n, panels);
-      N(gemm_block)(p, i0, i1, j, n, l, k, panels, rows);
+      N(gemm_block)(p, i0, i1, j, n, l, k, panels, rows, &w);
     }
   }
 }

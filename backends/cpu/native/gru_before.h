@@ -74,7 +74,7 @@ static void N(gru_before_step)(N(Slice) * s, idx t) {
     s->y[i] = a + 2 * H + s->own.from;
   }
   N(barrier)(s);  // q comes from all threads
-  N(multiply)(&s->u[1], s->n, s->x, s->y);
+  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_row)(s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b), N(h_at)(p, t, b));
@@ -93,7 +93,7 @@ static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
     s->y[i] = dq + s->own.from;
   }
   N(barrier)(s);  // da_n comes from all threads
-  N(multiply)(&s->u[1], s->n, s->x, s->y);
+  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),

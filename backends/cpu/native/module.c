@@ -1,61 +1,29 @@
 // The Python module xrnn.backends.cpu._native.  It checks the arguments and selects the kernels.
 //
 // An array is any object with a C-contiguous buffer of float32 or float64.  All sizes are checked
-// before anything is computed.  The global interpreter lock is released during the computation.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <stdlib.h>
-#include <string.h>
-
+// before anything is computed.
 #include "arguments.h"
+#include "calls.h"
 #include "native.h"
 #include "packs.h"
+#include "sets.h"
 
-// The kernels of the instruction set in use.
-static const Kernels* chosen = kernels_portable;
-
-static const Kernels* const SETS[] = {kernels_avx512, kernels_avx2, kernels_portable};
-#define N_SETS ((int)(sizeof SETS / sizeof *SETS))
-
-// Whether the kernels of this instruction set were built, and this processor can run them.
-static int runs(const Kernels* set) {
-  if (!set->isa) return 0;
-#if defined __x86_64__
-  if (set == kernels_avx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (set == kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-  return 1;
-}
-
-static const Kernels* kernels(const Arguments* a) { return &chosen[a->real == sizeof(double)]; }
-
-// Runs `call` with a team of n threads and without the interpreter lock, then releases the buffers
-// of the arguments.  Returns 0, or -1 with an exception set.
-static int perform(Arguments* a, Team* team, int n, int (*call)(const void*), const void* what) {
-  int status = 0;
-  if (!a->failed) {
-    PyThreadState* state = PyEval_SaveThread();
-    make_team(team, n);
-    status = call(what);
-    join(team);
-    PyEval_RestoreThread(state);
-  }
-  release(a);
-  if (status) PyErr_NoMemory();
-  return a->failed || status ? -1 : 0;
-}
-
-// The number of threads to start for a pass, at most `threads`.  Each weight that is read counts as
+// The number of operations of the products of a forward pass.  Each weight that is read counts as
 // at least 5 operations, because reading it takes as long even if there are few rows to multiply.
-static int team_size(const Pass* p, int threads, int is_backward) {
+static double products(const Pass* p) {
   const double weights = (double)p->cell->gates * p->H * (p->I + p->H);
+  return weights * p->T * (p->B < 3 ? 5 : 2 * p->B);
+}
+
+// The same, with those of the activations.
+static double operations(const Pass* p) {
+  return products(p) + 100.0 * p->cell->gates * p->H * p->T * p->B;
+}
+
+// The number of threads to start for a pass, at most `threads`.
+static int team_size(const Pass* p, int threads, int is_backward) {
   const double shares = p->B > most_by_units(p) ? p->B : most_by_units(p);
-  return worth_making(at_most(threads, shares),
-                      weights * p->T * (p->B < 3 ? 5 : 2 * p->B) * (is_backward ? 2 : 1));
+  return worth_making(at_most(threads, shares), products(p) * (is_backward ? 2 : 1));
 }
 
 // The number of items in the arrays of one call.
@@ -78,14 +46,14 @@ static Sizes sizes(Arguments* a, const Pass* p) {
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
 // Reads the number of a cell.
-static void read_cell(Arguments* a, Pass* p) {
-  p->code = (int)number(a, "cell", 0, chosen->n_cells - 1);
-  p->cell = chosen->cell(p->code);
+static void read_cell(Arguments* a, Pass* p, const Kernels* set) {
+  p->code = (int)number(a, "cell", 0, set->n_cells - 1);
+  p->cell = set->cell(p->code);
 }
 
 // Reads the cell and the sizes.
-static void read_shape(Arguments* a, Pass* p, int has_T) {
-  read_cell(a, p);
+static void read_shape(Arguments* a, Pass* p, const Kernels* set, int has_T) {
+  read_cell(a, p, set);
   p->T = has_T ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
   p->I = number(a, "I", 0, LARGEST);
@@ -118,11 +86,12 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
+  const Kernels* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
-  read_shape(&a, &p, 1);
+  read_shape(&a, &p, set, 1);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
-  read_weights(&a, &p, chosen);
+  read_weights(&a, &p, set);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.h0 = reals(&a, "h0", IN, s.bh, p.H);
@@ -138,7 +107,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   required(&a, "cs", p.cs, p.cell->has_c && p.gates);
   complete(&a);
   const int size = team_size(&p, threads, 0);
-  if (perform(&a, &team, size, kernels(&a)->forward, &p)) return NULL;
+  if (perform(&a, &team, size, operations(&p), of_type(set, &a)->forward, &p)) return NULL;
   return PyLong_FromLong(sharing);
 }
 
@@ -154,8 +123,9 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
+  const Kernels* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
-  read_shape(&a, &p, 1);
+  read_shape(&a, &p, set, 1);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
   p.U = reals(&a, "U", IN | OPTIONAL, s.ghh, p.H);
@@ -186,7 +156,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   required(&a, "dc", p.dc, p.cell->has_c);
   complete(&a);
   const int size = team_size(&p, threads, 1);
-  if (perform(&a, &team, size, kernels(&a)->backward, &p)) return NULL;
+  if (perform(&a, &team, size, 2 * operations(&p), of_type(set, &a)->backward, &p)) return NULL;
   return PyLong_FromLong(sharing);
 }
 
@@ -198,22 +168,21 @@ PyDoc_STRVAR(step_doc,
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Arguments a = {.args = args, .n = n};
-  Pass p = {0};  // without a team of threads
-  read_shape(&a, &p, 0);
+  Team team;
+  const Kernels* set = chosen;
+  Pass p = {.team = &team};
+  read_shape(&a, &p, set, 0);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi, p.I);
-  read_weights(&a, &p, chosen);
+  read_weights(&a, &p, set);
   p.h0 = reals(&a, "h", IN, s.bh, p.H);
   p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh, p.H);
   p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh, p.H);
   p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh, p.H);
   required(&a, "c", p.c0, p.cell->has_c);
   required(&a, "c_out", p.c_last, p.cell->has_c);
-  // A step takes less time than to release the interpreter lock and to acquire it again.
-  const int status = complete(&a) ? kernels(&a)->forward(&p) : 0;
-  release(&a);
-  if (a.failed) return NULL;
-  if (status) return PyErr_NoMemory();
+  complete(&a);
+  if (perform(&a, &team, 1, operations(&p), of_type(set, &a)->forward, &p)) return NULL;
   Py_RETURN_NONE;
 }
 
@@ -226,12 +195,13 @@ PyDoc_STRVAR(pack_doc,
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Arguments a = {.args = args, .n = n};
+  const Kernels* set = chosen;
   Pass shape = {0};
-  read_cell(&a, &shape);
+  read_cell(&a, &shape, set);
   shape.I = number(&a, "I", 0, LARGEST);
   shape.H = number(&a, "H", 1, LARGEST);
   const int fixed = (int)number(&a, "fixed", 0, 1);
-  return a.failed ? NULL : make_pack(&a, &shape, fixed, chosen);
+  return a.failed ? NULL : make_pack(&a, &shape, fixed, set);
 }
 
 PyDoc_STRVAR(
@@ -259,9 +229,24 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.ldb = g.b_transposed ? g.k : g.n;
   g.ldc = g.n;
   complete(&a);
-  const int size = worth_making(threads, 2.0 * g.m * g.n * g.k);
-  if (perform(&a, &team, size, kernels(&a)->gemm, &g)) return NULL;
+  const double flops = 2.0 * g.m * g.n * g.k;
+  const int size = worth_making(threads, flops);
+  if (perform(&a, &team, size, flops, of_type(chosen, &a)->gemm, &g)) return NULL;
   Py_RETURN_NONE;
+}
+
+// The arguments of `activation`.
+typedef struct {
+  void (*function)(const void* x, void* y, idx n);
+  const void* x;
+  void* y;
+  idx n;
+} Activation;
+
+static int run_activation(const void* what) {
+  const Activation* a = what;
+  a->function(a->x, a->y, a->n);
+  return 0;
 }
 
 PyDoc_STRVAR(activation_doc,
@@ -280,9 +265,11 @@ static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t 
   }
   const void* x = reals(&a, "x", IN, size, -1);
   void* y = reals(&a, "y", OUT, size, -1);
-  if (complete(&a)) (is_tanh ? kernels(&a)->tanh : kernels(&a)->sigmoid)(x, y, size);
-  release(&a);
-  if (a.failed) return NULL;
+  complete(&a);
+  const Kernels* k = of_type(chosen, &a);
+  const Activation what = {is_tanh ? k->tanh : k->sigmoid, x, y, size};
+  Team team;
+  if (perform(&a, &team, 1, 0, run_activation, &what)) return NULL;
   Py_RETURN_NONE;
 }
 
@@ -294,10 +281,10 @@ PyDoc_STRVAR(cells_doc,
 
 static PyObject* cells(PyObject* module, PyObject* none) {
   (void)module, (void)none;
-  const int n = chosen->n_cells;
-  PyObject* all = PyTuple_New(n);
-  for (int i = 0; all && i < n; i++) {
-    const Cell* cell = chosen->cell(i);
+  const Kernels* set = chosen;
+  PyObject* all = PyTuple_New(set->n_cells);
+  for (int i = 0; all && i < set->n_cells; i++) {
+    const Cell* cell = set->cell(i);
     PyObject* one = Py_BuildValue("(sii)", cell->name, cell->gates, cell->saved);
     if (!one || PyTuple_SetItem(all, i, one)) Py_CLEAR(all);
   }
@@ -322,25 +309,13 @@ static PyObject* isas(PyObject* module, PyObject* none) {
 PyDoc_STRVAR(isa_doc,
              "isa(use=None)\n\nThe instruction set in use.  With a name, selects that one.");
 
-// Selects the instruction set of that name, or without a name the fastest one.  Returns 0, or -1
-// with an exception set.
-static int choose(const char* name, PyObject* error) {
-  for (int i = 0; i < N_SETS; i++) {
-    if (!runs(SETS[i]) || (name && strcmp(name, SETS[i]->isa))) continue;
-    chosen = SETS[i];
-    return 0;
-  }
-  PyErr_Format(error, "no instruction set %s here; see isas()", name);
-  return -1;
-}
-
 static PyObject* isa(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   if (n > 1) return PyErr_Format(PyExc_TypeError, "%zd arguments; at most 1 was wanted", n);
   if (n) {
     PyObject* bytes = PyUnicode_AsUTF8String(args[0]);
     if (!bytes) return NULL;
-    const int status = choose(PyBytes_AsString(bytes), PyExc_ValueError);
+    const int status = choose(PyBytes_AsString(bytes));
     Py_DECREF(bytes);
     if (status) return NULL;
   }
@@ -374,12 +349,15 @@ static struct PyModuleDef definition = {
 Py_EXPORTED_SYMBOL extern const char xrnn_native_loops[];
 const char xrnn_native_loops[] = "xrnn";
 
-// The environment variable XRNN_ISA selects an instruction set by its name.
 PyMODINIT_FUNC PyInit__native(void) {
 #if defined __x86_64__
   __builtin_cpu_init();
 #endif
-  const char* name = getenv("XRNN_ISA");
-  if (choose(name && *name ? name : NULL, PyExc_ImportError)) return NULL;
-  return PyModule_Create(&definition);
+  if (choose(NULL)) return NULL;
+  PyObject* module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+  // Calls share nothing but `chosen`, which is atomic, and packs, which never change.
+  if (module) PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+  return module;
 }

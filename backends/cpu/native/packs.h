@@ -6,6 +6,7 @@
 #define XRNN_PACKS_H
 
 #include "arguments.h"
+#include "calls.h"
 #include "native.h"
 
 #define PACK "xrnn.pack"
@@ -55,6 +56,13 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
   p->W = of->W, p->U = of->U, p->b = of->b, p->v = of->v, p->panels = of->panels;
 }
 
+// Computes the panels of a pack.
+static int compute_panels(const void* data) {
+  const Pack* pack = data;
+  pack->kernels->prepack(&pack->pass, (void*)pack->pass.panels);
+  return 0;
+}
+
 // Makes a pack of the weights that are the next arguments, for the cell and the sizes of `shape`;
 // with panels if the weights are fixed.
 static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
@@ -73,11 +81,14 @@ static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
   if (complete(&pack->arguments)) {
     pack->kernels = &sets[pack->arguments.real == sizeof(double)];
     if (!fixed) return capsule;
-    void* panels = aligned_memory(pack->kernels->prepack(p, NULL));
-    if (panels) pack->kernels->prepack(p, panels);
-    p->panels = panels;
-    if (panels) return capsule;
-    PyErr_NoMemory();
+    const size_t size = pack->kernels->prepack(p, NULL);
+    p->panels = aligned_memory(size);
+    Team team;
+    p->team = &team;
+    const int status = p->panels ? compute(&team, 1, size, compute_panels, pack) : -1;
+    p->team = NULL;
+    if (!status) return capsule;
+    if (!p->panels) PyErr_NoMemory();
   }
   Py_DECREF(capsule);
   return NULL;

@@ -87,10 +87,17 @@ static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
 }
 
 // Packs the weights of all products that have memory for it.
-static void N(pack_all)(N(Slice) * s, Team* team) {
+static void N(pack_all)(const N(Slice) * s, Team* team) {
   N(pack)(&s->w, team);
   N(pack)(&s->u[0], team);
   N(pack)(&s->u[1], team);
+}
+
+// The same in one of several threads that have a slice each.
+static void N(pack_own)(N(Slice) * s) {
+  const N(Packed)* const all[] = {&s->w, &s->u[0], &s->u[1]};
+  for (int i = 0; i < 3; i++)
+    if (all[i]->panels) N(pack_part)(all[i], 0, 1, &s->watch);
 }
 
 // See Kernels in native.h.
@@ -99,7 +106,7 @@ static size_t N(prepack)(const Pass* p, void* memory) {
   N(Slice) s = {.p = p, .own = {0, p->H, p->H}};
   N(set_products)(&s, 0);
   N(take_panels)(&s, &at);
-  if (memory) N(pack_all)(&s, NULL);
+  if (memory) N(pack_all)(&s, p->team);
   return at - (uintptr_t)memory;
 }
 
@@ -127,6 +134,7 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .own = {0, H, H}, .peers = &plan->barrier};
   const idx rows = plan->ahead * most, scratch = N(scratch_size)(plan, most);
   for (int i = 0; i < n; i++) {
+    s.watch = watch_of(p->team, i);
     if (by_units) {
       s.own.from = share_start(H, L, i, n);
       s.own.to = share_start(H, L, i + 1, n);
@@ -189,7 +197,7 @@ static void N(input_projection)(N(Slice) * s, idx t1) {
         s->x[rows] = (const real*)p->xs + N(at)(p, t, b, p->I);
         s->y[rows++] = N(pre_at)(s, t, b) + s->own.from;
       }
-  N(multiply)(&s->w, rows, s->x, s->y);
+  N(multiply)(&s->w, rows, s->x, s->y, &s->watch);
 }
 
 // Copies the state after the last step of sequence b to h_last and c_last.
@@ -209,7 +217,7 @@ static void N(forward_share)(void* data, int i, int n) {
   const Pass* p = s->p;
   const Cell* cell = p->cell;
   (void)n;
-  if (plan->by_units) N(pack_all)(s, NULL);
+  if (plan->by_units) N(pack_own)(s);
   if (cell->has_c && !p->cs)
     for (idx b = s->b0; b < s->b1; b++)
       memcpy((real*)p->c_last + b * p->H + s->own.from, (const real*)p->c0 + b * p->H + s->own.from,
@@ -217,20 +225,21 @@ static void N(forward_share)(void* data, int i, int n) {
   for (idx done = 0; done < p->T; done += plan->ahead) {
     const idx to = done + plan->ahead < p->T ? done + plan->ahead : p->T;
     s->t0 = p->reverse ? p->T - to : done;
-    N(barrier)(s);
+    if (!N(barrier)(s)) return;
     N(input_projection)(s, s->t0 + to - done);
     for (idx j = done; j < to; j++) {
       const idx t = p->reverse ? p->T - 1 - j : j;
       N(active_sequences)(s, t);
+      if (N(stopped)(s)) return;
       s->loops->step(s, t);
     }
   }
-  N(barrier)(s);
-  if (s->own.from > 0) return;  // the first thread of those that divide the units does the rest
+  // The first thread of those that divide the units does the rest.
+  if (!N(barrier)(s) || s->own.from > 0) return;
   for (idx b = s->b0; b < s->b1; b++) N(copy_last)(p, b);
-  N(clear_padding)(p, p->ys, p->H, s->b0, s->b1);
+  N(clear_padding)(p, p->ys, p->H, s->b0, s->b1, &s->watch);
   if (cell->gates_in_dU && p->gates)
-    N(clear_padding)(p, p->gates, cell->saved * p->H, s->b0, s->b1);
+    N(clear_padding)(p, p->gates, cell->saved * p->H, s->b0, s->b1, &s->watch);
 }
 
 // See Kernels in native.h.
@@ -247,15 +256,15 @@ static void N(backward_share)(void* data, int i, int n) {
   N(Slice)* s = &plan->slices[i];
   const Pass* p = s->p;
   (void)n;
-  if (plan->by_units) N(pack_all)(s, NULL);
+  if (plan->by_units) N(pack_own)(s);
   for (idx j = 0; j < p->T; j++) {
     const idx t = p->reverse ? j : p->T - 1 - j;
     N(active_sequences)(s, t);
+    if (N(stopped)(s)) return;
     s->loops->step_backward(s, t);
   }
-  N(barrier)(s);
-  if (s->own.from > 0) return;
-  N(clear_padding)(p, p->das, row_blocks(p->cell) * p->H, s->b0, s->b1);
+  if (!N(barrier)(s) || s->own.from > 0) return;
+  N(clear_padding)(p, p->das, row_blocks(p->cell) * p->H, s->b0, s->b1, &s->watch);
 }
 
 // See Kernels in native.h.

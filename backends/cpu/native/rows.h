@@ -21,6 +21,10 @@
 #undef MOVE_COST
 #define MOVE_COST 16.0
 
+// About how many weights that are not packed are multiplied without looking whether to stop.
+#undef UNPACKED
+#define UNPACKED (1 << 20)
+
 // Loads min(n, L) lanes from p, for n ≥ 1.  Memory behind them is not read; the other lanes are 0.
 static INLINE vec N(get)(const real* p, idx n) {
   return n >= L ? N(load)(p) : N(load_part)(p, (int)n);
@@ -80,18 +84,30 @@ static void N(pack_columns)(const N(Packed) * m, idx g, idx o) {
       N(store)(to, N(get)(m->w + i * m->ld + g * m->stride + o + v * L, m->n - o - v * L));
 }
 
-static void N(pack_share)(void* data, int i, int n) {
-  const N(Packed)* m = data;
+// The i-th of n shares of the panels.
+static void N(pack_part)(const N(Packed) * m, int i, int n, Watch* w) {
   const idx o0 = share_start(m->n, 4 * L, i, n), o1 = share_start(m->n, 4 * L, i + 1, n);
   for (idx g = 0; g < m->groups; g++)
-    for (idx o = o0; o < o1; o += 4 * L) (m->columns ? N(pack_columns) : N(pack_rows))(m, g, o);
+    for (idx o = o0; o < o1 && !stopped(w, MOVE_COST * 4 * L * m->k); o += 4 * L)
+      (m->columns ? N(pack_columns) : N(pack_rows))(m, g, o);
+}
+
+typedef struct {
+  const N(Packed) * m;
+  Team* team;
+} N(PackJob);
+
+static void N(pack_share)(void* data, int i, int n) {
+  const N(PackJob)* job = data;
+  Watch w = watch_of(job->team, i);
+  N(pack_part)(job->m, i, n, &w);
 }
 
 // Packs all panels, with several threads if there is enough to do.
-static void N(pack)(N(Packed) * m, Team* team) {
+static void N(pack)(const N(Packed) * m, Team* team) {
   if (!m->panels) return;
   const double cost = MOVE_COST * m->groups * m->n * m->k;
-  parallel(team, worth(team, cost), N(pack_share), m);
+  parallel(team, worth(team, cost), N(pack_share), &(N(PackJob)){m, team});
 }
 
 // A panel: its weights and initial values, and the first of its outputs and their number.
@@ -193,7 +209,7 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
 // A panel stays in a cache while all rows are multiplied by it.  All tiles have about the same
 // number of rows: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
 static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* const* x,
-                              real* const* y) {
+                              real* const* y, Watch* watch) {
   static void (*const of_height[])(int, const N(Panel)*, const real* const*, real* const*) = {
       N(tile1), N(tile2), N(tile3),
 #if TALL == 6
@@ -204,23 +220,30 @@ static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* 
   for (idx o = 0; o < m->n; o += 4 * L) {
     const idx first = g * m->stride + o;
     const N(Panel) p = {N(panel)(m, g, o), m->bias ? m->bias + first : NULL, m->k, first, m->n - o};
-    for (idx i = 0; i < tiles; i++) {
+    for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
       of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
     }
   }
 }
 
-// The same for all groups, with packed weights or without.
-static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y) {
+// The same for all groups, with packed weights or without.  If the call is stopped in the middle of
+// a large product, the rest of y stays as it is.
+static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y,
+                        Watch* watch) {
+  // The operations of small products are counted with their time step (see slice.h).
+  if (2.0 * rows * m->n * m->k < LOOK_AFTER) watch = NULL;
   for (idx g = 0; g < m->groups; g++) {
     if (m->panels) {
-      N(multiply_group)(m, g, rows, x, y);
+      N(multiply_group)(m, g, rows, x, y, watch);
       continue;
     }
-    const idx first = g * m->stride;
+    const idx wide = UNPACKED / (2 * L * (m->k + 1)) * 2 * L + 2 * L;
     for (idx i = 0; i < rows; i++)
-      N(multiply_unpacked)(m->n, m->k, m->w + first * m->ld, (m->bias ? m->bias : y[i]) + first,
-                           x[i], y[i] + first);
+      for (idx o = 0; o < m->n && !(watch && stopped(watch, 2.0 * wide * m->k)); o += wide) {
+        const idx first = g * m->stride + o;
+        N(multiply_unpacked)(m->n - o < wide ? m->n - o : wide, m->k, m->w + first * m->ld,
+                             (m->bias ? m->bias : y[i]) + first, x[i], y[i] + first);
+      }
   }
 }

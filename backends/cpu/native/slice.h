@@ -22,6 +22,7 @@ typedef struct {
   // backward pass, the memory that the cell needs (Cell.scratch).
   real* scratch;
   idx t0;
+  Watch watch;
 } N(Slice);
 
 // What the engine needs to know of a cell: its properties, and its functions for one instruction
@@ -41,8 +42,20 @@ typedef struct N(Loops) {
 } N(Loops);
 
 // Waits for the threads that compute the other units.  This is necessary before reading what they
-// wrote, and before overwriting what they may still read.
-static INLINE void N(barrier)(N(Slice) * s) { barrier_wait(s->peers); }
+// wrote, and before overwriting what they may still read.  If the call is stopped, the time step
+// has no more sequences; returns whether it has.
+static INLINE int N(barrier)(N(Slice) * s) {
+  const int goes_on = barrier_wait(s->peers, &s->watch);
+  if (!goes_on) s->n = 0, s->watch.left = 0;
+  return goes_on;
+}
+
+// To be called before each time step.  Returns whether to stop instead.
+static INLINE int N(stopped)(N(Slice) * s) {
+  const Pass* p = s->p;
+  const idx rows = p->cell->gates * (s->own.to - s->own.from) * s->n;
+  return stopped(&s->watch, 500.0 + (double)(rows * (2 * (p->I + p->H) + 50)));
+}
 
 static INLINE idx N(steps)(const Pass* p, idx b) { return p->lengths ? (idx)p->lengths[b] : p->T; }
 
@@ -116,7 +129,7 @@ static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
     s->x[i] = N(h_before)(s->p, t, s->b[i]);
     s->y[i] = N(pre_at)(s, t, s->b[i]) + to * s->own.H + s->own.from;
   }
-  N(multiply)(&s->u[part], s->n, s->x, s->y);
+  N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
 }
 
 // The same in the backward pass: adds to dh the product of U transposed and the blocks of das from
@@ -126,7 +139,7 @@ static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + from * s->own.H;
     s->y[i] = N(dh_at)(s->p, s->b[i]) + s->own.from;
   }
-  N(multiply)(&s->u[part], s->n, s->x, s->y);
+  N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
 }
 
 // The product of h and U for the first gates, which most cells need before anything else.  Cells

@@ -20,26 +20,35 @@ static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, 
   return N(gemm)(&g);
 }
 
+// The number of rows that are summed without looking whether to stop.
+#undef SUM_ROWS
+#define SUM_ROWS 1024
+
 // The arguments of column_sums.
 typedef struct {
   idx rows, n, lda;
   const real* a;
   real* out;
+  Team* team;
 } N(ColumnSums);
 
 static void N(column_share)(void* data, int i, int threads) {
   const N(ColumnSums)* job = data;
+  Watch w = watch_of(job->team, i);
   const idx n = share_start(job->n, 4 * L, i + 1, threads);
   for (idx o = share_start(job->n, 4 * L, i, threads); o < n; o += 4 * L) {
     const real* a = job->a + o;
     const idx rest = job->n - o;
     vec sum[4] = {N(zero)(), N(zero)(), N(zero)(), N(zero)()};
-    if (rest >= 4 * L) {
-      for (idx r = 0; r < job->rows; r++, a += job->lda)
-        UNROLL for (int v = 0; v < 4; v++) sum[v] += N(load)(a + v * L);
-    } else {
-      for (idx r = 0; r < job->rows; r++, a += job->lda)
-        for (int v = 0; v * L < rest; v++) sum[v] += N(get)(a + v * L, rest - v * L);
+    for (idx r = 0; r < job->rows && !stopped(&w, MOVE_COST * 4 * L * SUM_ROWS);) {
+      const idx end = job->rows - r < SUM_ROWS ? job->rows : r + SUM_ROWS;
+      if (rest >= 4 * L) {
+        for (; r < end; r++, a += job->lda)
+          UNROLL for (int v = 0; v < 4; v++) sum[v] += N(load)(a + v * L);
+      } else {
+        for (; r < end; r++, a += job->lda)
+          for (int v = 0; v * L < rest; v++) sum[v] += N(get)(a + v * L, rest - v * L);
+      }
     }
     for (int v = 0; v < 4 && v * L < rest; v++) N(put)(job->out + o + v * L, sum[v], rest - v * L);
   }
@@ -47,7 +56,7 @@ static void N(column_share)(void* data, int i, int threads) {
 
 // out [n] = the sum of the rows of a, in their order.
 static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, Team* team) {
-  N(ColumnSums) job = {rows, n, lda, a, out};
+  N(ColumnSums) job = {rows, n, lda, a, out, team};
   parallel(team, worth(team, MOVE_COST * rows * n), N(column_share), &job);
 }
 
@@ -100,10 +109,10 @@ static int N(sum_W)(const Pass* p, const real* xs) {
 }
 
 // Sets all [T, B, n] to 0 after the end of each sequence, for the sequences b0 to b1 (exclusive).
-static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1) {
+static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1, Watch* w) {
   if (!p->lengths) return;
   for (idx b = b0; b < b1; b++)
-    for (idx t = N(steps)(p, b); t < p->T; t++)
+    for (idx t = N(steps)(p, b); t < p->T && !stopped(w, MOVE_COST * n); t++)
       memset(all + N(at)(p, t, b, n), 0, n * sizeof(real));
 }
 
@@ -112,16 +121,19 @@ static int N(sums)(const Pass* p, const N(Loops) * loops) {
   const idx I = p->I, width = row_blocks(p->cell) * p->H;
   const size_t xs_size = p->lengths ? (size_t)(p->T * p->B * I) : 0;
   real *xs = NULL, *gathered = NULL;
+  Watch w = watch_of(p->team, 0);
   if (p->lengths) {
     xs = aligned_memory((xs_size + (size_t)(p->B * width)) * sizeof(real));
     if (!xs) return -1;
     gathered = xs + xs_size;
-    memcpy(xs, p->xs, xs_size * sizeof(real));
-    N(clear_padding)(p, xs, I, 0, p->B);
+    const idx step = p->B * I;
+    for (idx t = 0; t < p->T && !stopped(&w, MOVE_COST * step); t++)
+      memcpy(xs + t * step, (const real*)p->xs + t * step, step * sizeof(real));
+    N(clear_padding)(p, xs, I, 0, p->B, &w);
   }
   int status = N(sum_W)(p, xs ? xs : p->xs);
   // The product has set dxs to 0 there, unless a weight is infinite or NaN.
-  N(clear_padding)(p, p->dxs, I, 0, p->B);
+  N(clear_padding)(p, p->dxs, I, 0, p->B, &w);
   if (p->cell->has_U) {
     const real* first = N(first_das)(p, gathered);
     status |= N(sum_U)(p, p->cell->first_gates * p->H, 0, p->dU, first);

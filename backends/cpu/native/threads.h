@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "denormals.h"
+#include "stop.h"
+
 #define MAX_THREADS 256
 
 typedef ptrdiff_t idx;
@@ -34,8 +37,12 @@ struct Team {
   int shares;
   atomic_uint jobs;  // the number of jobs given so far
   atomic_int busy;   // the number of members that have not finished the last job
+  Stop stop;
   Member members[MAX_THREADS];
 };
+
+// The operations that a thread could do while it waits briefly.
+#define WAITING 1e3
 
 // Waits briefly.  i is how often the caller has waited in a row; after many times, other threads
 // may use the core.
@@ -55,6 +62,7 @@ static inline void wait_a_little(int i) {
 static inline void* work(void* member) {
   const Member* me = member;
   Team* team = me->team;
+  flush_denormals();
   for (unsigned done = 0;; done++) {
     for (int i = 0; atomic_load_explicit(&team->jobs, memory_order_acquire) == done; i++)
       wait_a_little(i);
@@ -80,9 +88,14 @@ static inline void keep_off_this_core(int n, pthread_attr_t* attributes) {
 #endif
 }
 
-// Starts a team of n threads, or of fewer if the system allows no more.  `join` ends it.
-static inline void make_team(Team* team, int n) {
+// Starts a team of n threads, or of fewer if the system allows no more.  `join` ends it.  `ask`
+// tells from time to time whether to stop; see stop.h.
+static inline void make_team(Team* team, int n, int (*ask)(void* data), void* data) {
   team->n = 1;
+  team->stop.ask = ask;
+  team->stop.data = data;
+  team->stop.asked = ask ? nanoseconds() : 0;
+  atomic_init(&team->stop.is_set, 0);
   if (n <= 1) return;
   atomic_init(&team->jobs, 0);
   pthread_attr_t attributes;
@@ -97,6 +110,11 @@ static inline void make_team(Team* team, int n) {
   if (with_attributes) pthread_attr_destroy(&attributes);
 }
 
+// What the i-th member of a team, or of no team, watches while it does a job.
+static inline Watch watch_of(Team* team, int i) {
+  return (Watch){.stop = team ? &team->stop : NULL, .asks = i == 0};
+}
+
 // Calls job(data, i, n) for i = 0 … n-1, each on a thread of its own, and waits until all have
 // returned.  The calling thread runs i = 0.  n is at most team->n.
 static inline void parallel(Team* team, int n, void (*job)(void* data, int i, int n), void* data) {
@@ -108,8 +126,11 @@ static inline void parallel(Team* team, int n, void (*job)(void* data, int i, in
     atomic_fetch_add_explicit(&team->jobs, 1, memory_order_release);
   }
   job(data, 0, n > 1 ? n : 1);
-  for (int i = 0; n > 1 && atomic_load_explicit(&team->busy, memory_order_acquire); i++)
+  Watch w = watch_of(team, 0);
+  for (int i = 0; n > 1 && atomic_load_explicit(&team->busy, memory_order_acquire); i++) {
+    stopped(&w, WAITING);  // so that the others hear of it
     wait_a_little(i);
+  }
 }
 
 // Ends the threads of a team.
@@ -127,16 +148,22 @@ typedef struct {
   atomic_uint round;
 } Barrier;
 
-static inline void barrier_wait(Barrier* b) {
-  if (b->n < 2) return;
+// Returns whether all have arrived.  Otherwise the call is stopped: this member must do nothing
+// more that the others could see, because they may not wait for it.
+static inline int barrier_wait(Barrier* b, Watch* w) {
+  if (b->n < 2) return 1;
+  if (is_stopped(w->stop)) return 0;
   const unsigned round = atomic_load_explicit(&b->round, memory_order_relaxed);
   if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == b->n - 1) {
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&b->round, round + 1, memory_order_release);
-    return;
+    return 1;
   }
-  for (int i = 0; atomic_load_explicit(&b->round, memory_order_acquire) == round; i++)
+  for (int i = 0; atomic_load_explicit(&b->round, memory_order_acquire) == round; i++) {
+    if (stopped(w, WAITING)) return 0;
     wait_a_little(i);
+  }
+  return 1;
 }
 
 // Where the i-th of n shares of `total` begins.  It is a multiple of `unit`, or `total`.

@@ -1,0 +1,181 @@
+"""Long calls of the native loops: other threads run meanwhile, and a signal ends them."""
+
+from __future__ import annotations
+
+import collections
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_native_arguments import CELLS, loop_arguments
+from test_native_base import native
+
+import xrnn
+from xrnn import optim
+
+if not hasattr(signal, "setitimer"):
+    pytest.skip("the system has no timer that sends a signal", allow_module_level=True)
+
+
+class StoppedError(Exception):
+    """Raised by a handler, as KeyboardInterrupt is."""
+
+
+@contextmanager
+def alarm(handler: Callable[[], object], seconds: float = 0.03) -> Iterator[None]:
+    """Let a signal arrive after some time, and this function handle it."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def stop() -> None:
+    raise StoppedError
+
+
+def is_stopped(call: Callable[[], object], out: Any) -> None:
+    """The call raises what the handler raised, before `out`, full of NaN, is full of results."""
+    with pytest.raises(StoppedError), alarm(stop):
+        call()
+    assert np.isnan([out.flat[0], out.flat[-1]]).any()
+
+
+def threads() -> int:
+    """How many threads this process has; 0 where that is not told."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
+
+
+#: (T for a cell of four gates, B, I, H) and the threads of calls that take long, by what they share
+SIZES = {
+    "sequences": (100, 64, 400, 700, 2),
+    "units": (4000, 1, 400, 800, 2),
+    "nothing": (5_000_000, 1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_signal_ends_a_pass(cell: str, sizes: str, direction: str) -> None:
+    before = threads()
+    T, *shape, n = SIZES[sizes]
+    T = T if n == 1 else T * 4 // CELLS[cell][1]
+    given = loop_arguments(cell, T, *shape)[direction == "backward"]
+    # Without U, the steps of the backward pass take no time; the gradients of the weights do.
+    out = "ys" if direction == "forward" else "das" if given["U"] is not None else "dW"
+    given |= {"lengths": None, "threads": n, out: np.full_like(given[out], np.nan)}
+    first_gate = given[out][..., : shape[-1]]  # all cells write its gradients
+    is_stopped(lambda: getattr(native, direction)(*given.values()), first_gate)
+    assert threads() == before
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_signal_ends_a_product(n: int) -> None:
+    A, C = np.ones((5000, 5000), "float32"), np.full((5000, 5000), np.nan, "float32")
+    is_stopped(lambda: native.gemm(5000, 5000, 5000, A, 0, A, 1, C, None, 0, n), C)
+
+
+def test_a_signal_ends_the_gradients_of_weights() -> None:
+    _, given = loop_arguments("lstm", 1, 20_000, 1500, 100)
+    given |= {"lengths": None, "threads": 2, "dW": np.full((400, 1500), np.nan, "float32")}
+    is_stopped(lambda: native.backward(*given.values()), given["dW"])
+
+
+#: the shapes of W, U and b of an LSTM with 1500 inputs and units
+PACKED = [(6000, 1500), (6000, 1500), (6000,)]
+
+
+def long_step() -> dict[str, Any]:
+    """The arguments of a step of some tenths of a second."""
+    forward, _ = loop_arguments("lstm", 1, 4096, 600, 600)
+    names = ["cell", "B", "I", "H", "xs", "W", "U", "b", "v", "h0", "c0", "ys", "c_last"]
+    given = {name: forward[name] for name in names}
+    return given | {"ys": np.full((4096, 600), np.nan, "float32")}
+
+
+def test_a_signal_ends_a_step() -> None:
+    given = long_step()
+    is_stopped(lambda: native.step(*given.values()), given["ys"])
+
+
+@pytest.mark.parametrize("what", ["step", "pack"])
+def test_other_threads_run_during_a_long_call(what: str) -> None:
+    ticks, done, interval = [0], threading.Event(), sys.getswitchinterval()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks[0] += 1
+            time.sleep(0.001)
+
+    ticking, step = threading.Thread(target=tick), long_step()
+    pack = [CELLS["lstm"][0], 1500, 1500, 1, *(np.ones(s, "float32") for s in PACKED), None]
+    ticking.start()
+    try:
+        sys.setswitchinterval(1000)  # so that no thread gives the lock away unless it waits
+        before = ticks[0]
+        getattr(native, what)(*(step.values() if what == "step" else pack))
+        after = ticks[0]
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        ticking.join()
+    assert after > before
+
+
+def test_a_handler_that_raises_nothing_changes_nothing() -> None:
+    A, C, seen = (
+        np.full((1500, 1500), 1e-3, "float32"),
+        np.full((1500, 1500), np.nan, "float32"),
+        [],
+    )
+
+    def look() -> None:
+        """The call is not complete; here denormal numbers are numbers, and layers run."""
+        tiny = np.array([1e-40], "float32") / 2
+        seen.append((np.isnan(C[-1, -1]), tiny[0] > 0, xrnn.GRU(2, 3)(np.ones((4, 1, 2), "f4"))))
+
+    with alarm(look):
+        native.gemm(1500, 1500, 1500, A, 0, A, 1, C, None, 0, 2)
+    expected = np.empty_like(C)
+    native.gemm(1500, 1500, 1500, A, 0, A, 1, expected, None, 0, 1)
+    np.testing.assert_array_equal(C, expected)
+    assert seen[0][:2] == (True, True)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_after_an_interruption_all_is_as_before(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer, the tape and the optimizer; Ctrl-C is such a signal."""
+    monkeypatch.setenv("XRNN_NUM_THREADS", "2")
+    layer, xs = xrnn.LSTM(128, 128, rng=0), np.ones((300, 64, 128), "float32")
+    adam = optim.Adam(1e-3)
+    ys, _, tape = layer.forward(xs)
+    before = {name: w.copy() for name, w in layer.weights.items()}
+    call: dict[str, Callable[[], object]] = {
+        "forward": lambda: layer.forward(xs),
+        "backward": lambda: layer.backward(tape, ys),
+    }
+    with pytest.raises(KeyboardInterrupt), alarm(lambda: signal.raise_signal(signal.SIGINT)):
+        collections.deque((call[direction]() for _ in range(100)), maxlen=0)
+    for name, w in layer.weights.items():
+        np.testing.assert_array_equal(w, before[name])
+    again, _, other = layer.forward(xs)
+    np.testing.assert_array_equal(again, ys)
+    first, second = layer.backward(tape, ys)[2], layer.backward(other, ys)[2]
+    for name, d in first.items():
+        np.testing.assert_array_equal(d, second[name])
+    adam.update(layer.weights, first)
+    assert adam.steps == 1
