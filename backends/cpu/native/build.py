@@ -1,0 +1,46 @@
+"""What pyproject.toml cannot say of the build; setuptools finds these classes there by name.
+
+One wheel serves every Python from 3.11 on, by the limited API.  A free-threaded Python has no
+limited API, so its wheel is for that version alone.
+"""
+
+import sysconfig
+
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+class BuildExt(build_ext):
+    """Names the extension after the interpreter where there is no limited API."""
+
+    def finalize_options(self) -> None:
+        """As in setuptools, which chooses the name here."""
+        for extension in self.distribution.ext_modules or []:
+            extension.py_limited_api = extension.py_limited_api and not FREE_THREADED
+        super().finalize_options()
+
+
+class Wheel(bdist_wheel):
+    """Names the wheel after the limited API where there is one."""
+
+    def finalize_options(self) -> None:
+        """As in setuptools, which chooses the name here."""
+        if not FREE_THREADED:
+            self.py_limited_api = "cp311"
+        super().finalize_options()
+
+
+class SourceDistribution(sdist):
+    """Holds everything of the checkout that the tests read: they run without the checkout."""
+
+    def add_defaults(self) -> None:
+        """The files of the packages, and these."""
+        super().add_defaults()
+        for folder in ("tests", "benchmarks", "backends", ".ci"):
+            self.filelist.graft(folder)
+        self.filelist.extend([".clang-format", ".gitignore"])
+        for pattern in ("*.py[cod]", "*.so", "*.pyd", ".DS_Store"):
+            self.filelist.global_exclude(pattern)
