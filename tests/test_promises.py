@@ -347,12 +347,16 @@ KEPT_BY = {
     "certify/laws": "laws",
     "convert/files": "files",
     "convert/torch": "promises",
+    "engine/module": "construction",
     "engine/parameters": "promises",
     "engine/unroll": "promises",
     "layers/layer": "promises",
     "layers/linear": "promises",
     "learn/losses": "losses",
+    "learn/online": "online_streams",
     "learn/optim": "optim",
+    "learn/trees": "optim_edges",
+    "recurrence/sensitivity": "online_streams",
     "typing": "promises",
 }
 
