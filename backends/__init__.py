@@ -71,13 +71,22 @@ def register(library: str, backend: Backend) -> None:
     backend : Backend
         The backend to use; an earlier registration for this library is replaced.
 
+    Raises
+    ------
+    TypeError
+        If `library` is not a name, or `backend` is not a `Backend`.
+
     See Also
     --------
     unregister : undo this.
     """
+    if not isinstance(library, str):
+        raise TypeError(f"library is {library!r:.80}; it must be a name, such as 'numpy'")
+    if not isinstance(backend, Backend):
+        raise TypeError(f"backend is {backend!r:.80}; it must be an xrnn.backends.Backend")
     _registered[library] = backend
     _of_type.clear()
-    get.cache_clear()
+    _named.cache_clear()
 
 
 def unregister(library: str) -> None:
@@ -90,12 +99,17 @@ def unregister(library: str) -> None:
 
     Raises
     ------
-    KeyError
+    ValueError
         If nothing is registered for this library.
     """
+    if not isinstance(library, str) or library not in _registered:
+        raise ValueError(
+            f"library is {library!r:.80}; it must be one that was registered: "
+            f"{', '.join(_registered) or 'none is'}"
+        )
     del _registered[library]
     _of_type.clear()
-    get.cache_clear()
+    _named.cache_clear()
 
 
 def backend_of(x: Array, name: str = "x") -> Backend:
@@ -140,7 +154,8 @@ def _find(x: Array) -> Backend | None:
     for library in libraries:
         if library in _registered:
             return _registered[library]
-    if not array_api_compat.is_array_api_obj(x):
+    # The class of an array has the attributes of one.
+    if isinstance(x, type) or not array_api_compat.is_array_api_obj(x):
         return None
     for library in libraries:
         if library in folders():
@@ -148,7 +163,6 @@ def _find(x: Array) -> Backend | None:
     return _generic(array_api_compat.array_namespace(x))
 
 
-@cache
 def get(name: str) -> Backend:
     """The backend of a given name.
 
@@ -166,6 +180,8 @@ def get(name: str) -> Backend:
     ------
     ImportError
         If the library is not installed, or finds no device to run on.
+    TypeError
+        If the name is not a string.
     ValueError
         If the name is neither a backend nor a library that follows the standard.
 
@@ -176,6 +192,11 @@ def get(name: str) -> Backend:
     """
     if not isinstance(name, str):
         raise TypeError(f"device is {name!r:.80}; it must be a name, such as {ACCEPTED}")
+    return _named(name)
+
+
+@cache
+def _named(name: str) -> Backend:
     module = ALIASES.get(name, name)
     try:
         backend = _folder(module) if module in _names() else _library(name, module)
@@ -189,11 +210,11 @@ def get(name: str) -> Backend:
             raise
         known = ", ".join(sorted(_names()))
         raise ImportError(
-            f"backend {name!r}: {error.name} is not installed{hint}; there are {known}, and the "
-            'names of installed array libraries, such as "torch" or "jax"'
+            f"backend {name!r:.80}: {error.name:.80} is not installed{hint}; there are {known}, "
+            'and the names of installed array libraries, such as "torch" or "jax"'
         ) from error
     if problem := backend.missing():
-        raise ImportError(f"backend {name!r}: {problem}")
+        raise ImportError(f"backend {name!r:.80}: {problem}")
     return backend
 
 
@@ -234,8 +255,8 @@ def locate(device: str) -> tuple[Backend, Any]:
         backend.xp.asarray(0.0, device=found)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"device is {device!r}; {backend.name} has no device {number!r} here; it must be a "
-            f"name, such as {ACCEPTED}"
+            f"device is {device!r:.80}; {backend.name} has no device {number!r:.80} here; it must "
+            f"be a name, such as {ACCEPTED}"
         ) from error
     return backend, found
 
@@ -252,7 +273,7 @@ def _library(name: str, module: str) -> Backend:
     if not array_api_compat.is_array_api_obj(zero):
         known = ", ".join(_names())
         raise ValueError(
-            f"backend {name!r} is unknown; it must be one of {known}, or the name of a "
+            f"backend {name!r:.80} is unknown; it must be one of {known}, or the name of a "
             'library that follows the Python Array API standard, such as "torch" or "jax"'
         )
     return backend_of(zero)

@@ -137,7 +137,12 @@ class Backend:
             # The library has its own bfloat16 and cannot convert that of ml_dtypes.
             single = self.xp.asarray(array.astype("float32"), device=device)
             return self.xp.astype(single, self.xp.bfloat16)
-        return self.xp.asarray(array.copy(), device=device)
+        try:
+            return self.xp.asarray(array.copy(), device=device)
+        except TypeError as error:
+            raise TypeError(
+                f"backend {self.name!r} has no arrays of {array.dtype}; choose another dtype"
+            ) from error
 
     def __deepcopy__(self, memo: Any) -> Backend:
         return self

@@ -14,7 +14,7 @@ import sequence_checks as checks
 from sequences import AnyCell, Case, Results, backward, forward, of_sequences, run, same
 from shim.guards import Guarded, Guards
 
-from xrnn.backends import Backend, get, register, unregister
+from xrnn.backends import Backend, register, unregister
 from xrnn.backends.cpu import BACKEND, loops, sequences
 from xrnn.certify.laws import LAWS
 from xrnn.certify.report import bound
@@ -77,10 +77,8 @@ def test_it_is_the_cell(
 def looped() -> Iterator[None]:
     """NumPy arrays are served by the loops, however few the steps."""
     register("numpy", LOOPED)
-    get.cache_clear()
     yield
     unregister("numpy")
-    get.cache_clear()
 
 
 @every_cell

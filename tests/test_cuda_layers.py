@@ -15,7 +15,7 @@ from shim.recorder import Recorder, record
 from shim.runtime import LikeCupy, ShimRuntime
 
 import xrnn
-from xrnn.backends import Backend, get, register, unregister
+from xrnn.backends import Backend, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.backends.cuda import tables
 from xrnn.backends.cuda.linear import pieces
@@ -61,12 +61,10 @@ EMULATED_BACKEND = Backend(
 def served() -> Iterator[None]:
     """NumPy arrays are served by the kernels; whether they are right is for the tests to say."""
     register("numpy", EMULATED_BACKEND)
-    get.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrnn.engine.select.verified", lambda *given: True)
         yield
     unregister("numpy")
-    get.cache_clear()
 
 
 def test_kernels_are_those_of_known_cells() -> None:

@@ -1,14 +1,19 @@
-"""Arguments of a wrong kind: the message says which, and what it must be."""
+"""What the messages say of arguments of a wrong kind, one of each check.
+
+That every argument of every function is checked is for the fuzzer, `test_fuzz`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import xrnn
+from xrnn import backends
 from xrnn.cells import LSTM
 
 XS = np.ones((4, 2, 3))
@@ -17,54 +22,47 @@ TAPE: Any = xrnn.unroll(LSTM, WEIGHTS, XS)[2]
 ANY: Any = xrnn
 
 CALLS: list[tuple[Callable[[Any], Any], list[Any], str]] = [
-    (lambda v: xrnn.Layer(v, 3, 5), ["lstm", None, xrnn.LSTM], "cell is .* must be a cell"),
     (lambda v: xrnn.unroll(v, WEIGHTS, XS), ["lstm", None], "cell is .* must be a cell"),
-    (lambda v: ANY.online.Online(v, WEIGHTS, 2), ["lstm"], "cell is .* must be a cell"),
-    (
-        lambda v: xrnn.LSTM(3, 5, dropout=v),
-        ["a", None, [0.5]],
-        r"dropout is .* must be in \[0, 1\)",
-    ),
-    (lambda v: xrnn.LSTM(3, 5, dtype=v), ["int32", np.ones(3)], "dtype is .* it must be 'float16'"),
-    (lambda v: xrnn.Linear(3, 5, dtype=v), ["int32", None, "x"], "linear: dtype is .* it must be"),
-    (lambda v: xrnn.Embedding(3, 5, dtype=v), ["int8", None], "embedding: dtype is .* it must be"),
+    (lambda v: xrnn.LSTM(3, 5, dropout=v), ["a", None], r"dropout is .* must be in \[0, 1\)"),
+    (lambda v: xrnn.LSTM(3, 5, dtype=v), ["int32", [1]], "dtype is .* it must be 'float16'"),
     (lambda v: xrnn.LSTM(3, 5, device=v), [None, 0], "device is .* it must be a name"),
     (lambda v: xrnn.LSTM(3, 5, device=v), ["", ".x", "a b"], "backend .* is unknown"),
     (lambda v: xrnn.LSTM(3, 5, rng=v), [-1, "a", 1.5], "rng is .* it must be None, an integer"),
-    (lambda v: xrnn.LSTM(3, 5, precision=v), [np.ones(3), None], "precision is .* must be 'ieee'"),
-    (
-        lambda v: xrnn.LSTM(3, 5).path(v),
-        [3, (3,), (1, 2, 3, 4), "abc"],
-        "lstm: shape is .* that of xs",
-    ),
-    (
-        lambda v: xrnn.LSTM(3, 5).path(v),
-        [(1.5, 2, 3), (None, 3)],
-        "a size in shape is .* an integer",
-    ),
+    (lambda v: xrnn.LSTM(3, 5, precision=v), [5, None], "precision is .* must be 'ieee'"),
+    (lambda v: xrnn.LSTM(3, v), [0, 2.0, True, "5"], "hidden_size is .* an integer ≥ 1"),
+    (lambda v: xrnn.LSTM(v, 5), [2**31], "input_size is 2147483648; it must be at most 1,073"),
+    (lambda v: xrnn.Linear(v, 2**20), [2**30], "linear: the weights are .* choose smaller sizes"),
+    (lambda v: xrnn.LSTM(3, 5, forget_bias=v), ["1", np.inf], "forget_bias is .* a finite number"),
+    (lambda v: xrnn.LSTM(3, 5).forward(XS, seed=v), [1.5, "a"], "seed is .* an integer"),
+    (lambda v: xrnn.LSTM(3, 5).path(v), [3, (3,), "abc"], "lstm: shape is .* that of xs"),
+    (lambda v: xrnn.LSTM(3, 5).path((v, 2, 3)), [1.5, None], "a size in shape is .* an integer"),
+    (lambda v: xrnn.LSTM(3, 5).path((v, 2, 3)), [-1], "a size in shape is -1; it must be ≥ 0"),
+    (lambda v: xrnn.LSTM(3, 5).inputs(v), [1, -1], "k is .* an integer in 0…0"),
     (lambda v: xrnn.LSTM(3, 5).weights.update(v), [5, [1]], "lstm: weights must be a mapping"),
     (lambda v: xrnn.unroll(LSTM, WEIGHTS, XS, lengths=v), [[[1], [1, 2]]], "lengths are no array"),
-    (
-        lambda v: xrnn.analysis.jacobian(TAPE, v),
-        [None, 1.5, np.ones(3)],
-        "lstm: t is .* integer",
-    ),
-    (lambda v: xrnn.analysis.jacobian(TAPE, 0, v), [None, 1.5], "lstm: span is .* an integer"),
-    (lambda v: xrnn.analysis.jacobian(TAPE, 0, of=v), [np.ones(3), 3], "state .* is unknown"),
-    (lambda v: xrnn.analysis.lyapunov(TAPE, v), [None, 1.5, "a"], "lstm: k is .* an integer"),
+    (lambda v: xrnn.analysis.jacobian(TAPE, 0, of=v), ["g", 3], "state .* is unknown"),
     (lambda v: ANY.losses.squared_error(v, v), [np.ones((2, 2), int)], "ys is int64"),
-    (lambda v: ANY.losses.squared_error(v, v), [np.array(1.0)], r"ys has shape \(\); it must be"),
-    (lambda v: ANY.losses.squared_error(XS, XS, v), [[True], 1], "mask is a builtins"),
-    (lambda v: ANY.losses.softmax_cross_entropy(v, XS), [np.array(1.0)], r"logits has shape \(\)"),
-    (lambda v: ANY.optim.clip_by_global_norm(v, 1.0), [{}], "dweights hold no gradient"),
-    (lambda v: ANY.optim.clip_by_global_norm(v, 1.0), [5, None], "must be a mapping"),
+    (lambda v: ANY.optim.SGD(v), ["a", None, np.array("0"), True], "lr is .* it must be > 0"),
     (lambda v: ANY.optim.SGD(0.1).update(v, {}), [5, XS], "must be a mapping"),
+    (lambda v: ANY.save("/nowhere/file", v), [5, {"a": 1}, xrnn.LSTM], "part.* is a .* must be"),
+    (lambda v: LSTM.shapes(3, v), [0, 5.0, [5]], "lstm: H is .* an integer ≥ 1"),
+    (lambda v: LSTM.shapes(3, 5, v), ["yes", 1], "lstm: bias is .* True or False"),
+    (lambda v: LSTM.letters(v), ["V", [1]], "lstm: name is .* must be of W, U, b"),
+    (lambda v: LSTM.state(v), [5, (XS,)], "lstm: arrays is a .* one array for each of h, c"),
+    (lambda v: replace(LSTM, name=v), [None, ""], "name is .* the name of a cell"),
     (
-        lambda v: ANY.save("/nowhere/file", v),
-        [5, None, {"a": 1}, xrnn.LSTM],
-        "part is a .* must be",
+        lambda v: replace(LSTM, gates=v),
+        ["i", ("a", "a"), ("_a",), ()],
+        "gates is .* a tuple of",
     ),
-    (lambda v: xrnn.Embedding(3, 5).backward(v, XS), [None, XS], "tape is"),
+    (lambda v: replace(LSTM, step=v), [None, 5], "lstm: step is .* must be a function"),
+    (lambda v: replace(LSTM, extras=v), [None, {"p": 3}, {1: (3,)}], "lstm: extras is .* mapping"),
+    (lambda v: replace(LSTM, linear=v), [True], "lstm: linear is True; it must be a LinearRec"),
+    (lambda v: replace(LSTM, analytic=v), [None, "no"], "lstm: analytic is .* True or False"),
+    (lambda v: backends.register(v, backends.get("cpu")), [None, 5], "library is .* a name"),
+    (lambda v: backends.register("mine", v), [None, "cpu"], "backend is .* must be an xrnn"),
+    (lambda v: backends.unregister(v), ["nothing", None], "library is .* one that was registered"),
+    (lambda v: xrnn.certify("cpu", "float32", v), [None, 5], "cells is .* must be a list of cells"),
 ]
 
 
@@ -77,3 +75,12 @@ def test_the_message_says_what_it_must_be(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=match):
         call(value)
+
+
+def test_an_unknown_weight_is_a_key_error_of_the_house() -> None:
+    weights = xrnn.LSTM(3, 5).weights
+    names: list[Any] = ["W_l1", [1], None]
+    for name in names:
+        with pytest.raises(KeyError, match=r"lstm: unknown weight .* it has W_l0, U_l0, b_l0"):
+            weights[name]
+        assert name not in weights

@@ -177,6 +177,6 @@ def _block(one: Pass, state: str | None) -> slice:
     if state is None:
         return slice(None)
     if not isinstance(state, str) or state not in names:
-        raise ValueError(f"{cell.name}: state {state!r} is unknown; it has {', '.join(names)}")
+        raise ValueError(f"{cell.name}: state {state!r:.80} is unknown; it has {', '.join(names)}")
     k = names.index(state)
     return slice(k * H, (k + 1) * H)

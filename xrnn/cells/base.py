@@ -25,6 +25,7 @@ from xrnn.typing import (
     StepBackward,
     Total,
     Weights,
+    dtype_name,
 )
 
 
@@ -53,6 +54,9 @@ class LinearRecurrence:
 def _independent(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:
     return dstate
 
+
+#: the largest size, so that the product of two fits an index
+LARGEST = 2**30
 
 #: every cell of this process by its token, so that a pickle of it gives the same cell again
 _cells: WeakValueDictionary[str, Cell[Any]] = WeakValueDictionary()
@@ -128,13 +132,7 @@ class Cell(Generic[S]):
     state_type: type[S] = field(init=False, repr=False, default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for part in ("gates", "states", "biases"):
-            names = getattr(self, part)
-            if not isinstance(names, tuple) or not all(map(_is_name, names)):
-                raise ValueError(
-                    f"{self.name}: {part} is {names!r}; it must be a tuple of names, such as "
-                    "('h', 'c')"
-                )
+        _check_values(self)
         object.__setattr__(self, "token", uuid4().hex)
         object.__setattr__(self, "state_type", _state_type(self.states))
         _cells[self.token] = self
@@ -146,6 +144,8 @@ class Cell(Generic[S]):
         ------
         ValueError
             If a size is not an integer of at least 1.
+        TypeError
+            If `bias` is not a bool.
 
         Examples
         --------
@@ -153,12 +153,21 @@ class Cell(Generic[S]):
         >>> LSTM.shapes(3, 5)
         {'W': (20, 3), 'U': (20, 5), 'b': (20,)}
         """
-        check_sizes(self.name, I=I, H=H)
-        return dict(_shapes(self, int(I), int(H), bias))
+        check_positive(self.name, I=I, H=H)
+        check_flags(self.name, bias=bias)
+        return dict(_shapes(self, int(I), int(H), bool(bias)))
 
     def letters(self, name: str, inputs: str = "I") -> str:
-        """The shape of the weight `name` in letters, for messages: ``(4·H, I)``."""
-        dims = self._dims()[name]
+        """The shape of the weight `name` in letters, for messages: ``(4·H, I)``.
+
+        `inputs` is the letter that stands for the number of inputs.
+        """
+        known = self._dims()
+        if not isinstance(name, str) or name not in known:
+            raise ValueError(f"{self.name}: name is {name!r:.80}; it must be of {', '.join(known)}")
+        if not isinstance(inputs, str):
+            raise TypeError(f"{self.name}: inputs is {inputs!r:.80}; it must be a letter, as 'I'")
+        dims = known[name]
         words = [
             (inputs if letter == "I" else letter) if n == 1 else f"{n}·{letter}"
             for n, letter in dims
@@ -174,8 +183,20 @@ class Cell(Generic[S]):
         return dims | {k: tuple((n, "H") for n in shape) for k, shape in self.extras.items()}
 
     def state(self, arrays: Any) -> S:
-        """The arrays as a named tuple: ``state.h``, ``state.c``."""
-        return self.state_type(*arrays)
+        """The arrays as a named tuple: ``state.h``, ``state.c``.
+
+        Raises
+        ------
+        TypeError
+            If there is not one array for each of `states`.
+        """
+        try:
+            return self.state_type(*arrays)
+        except TypeError as error:
+            raise TypeError(
+                f"{self.name}: arrays is a {type(arrays).__name__}; it must hold one array for "
+                f"each of {', '.join(self.states)}"
+            ) from error
 
     @property
     def identity(self) -> str:
@@ -204,15 +225,67 @@ class Cell(Generic[S]):
         return f"<cell {self.name}>"
 
 
-def check_sizes(kind: str, **sizes: Size) -> None:
+def check_positive(kind: str, **sizes: Size) -> None:
     """Raise ValueError unless all are integers of at least 1."""
     for name, value in sizes.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{kind}: {name} is {value!r:.80}; it must be an integer ≥ 1")
 
 
+def check_sizes(kind: str, **sizes: Size) -> None:
+    """Raise ValueError unless all are integers of at least 1, and none is beyond any memory."""
+    check_positive(kind, **sizes)
+    for name, value in sizes.items():
+        if int(value) > LARGEST:
+            raise ValueError(f"{kind}: {name} is {value}; it must be at most {LARGEST:,}")
+
+
+def check_flags(kind: str, **flags: bool) -> None:
+    """Raise TypeError unless all are True or False (the string "False" would count as true)."""
+    for name, value in flags.items():
+        if not (isinstance(value, bool) or dtype_name(type(value)) in ("bool_", "bool")):
+            raise TypeError(f"{kind}: {name} is {value!r:.80}; it must be True or False")
+
+
+def _check_values(cell: Cell[Any]) -> None:
+    """Raise TypeError or ValueError unless the values of a cell have their types."""
+    name = cell.name
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name is {name!r:.80}; it must be the name of a cell, such as 'lstm'")
+    name = name[:80]
+    for part, fewest in (("gates", 1), ("states", 1), ("biases", 0)):
+        names = getattr(cell, part)
+        valid = isinstance(names, tuple) and len(names) >= fewest and all(map(_is_name, names))
+        if not valid or len(set(names)) < len(names):
+            raise ValueError(
+                f"{name}: {part} is {names!r:.80}; it must be a tuple of names, such as ('h', 'c')"
+            )
+    for part in ("step", "step_backward", "total"):
+        if not callable(getattr(cell, part)):
+            raise TypeError(f"{name}: {part} is {getattr(cell, part)!r:.80}; it must be a function")
+    check_flags(name, recurrent=cell.recurrent, analytic=cell.analytic)
+    if not isinstance(cell.extras, Mapping) or not all(map(_is_extra, cell.extras.items())):
+        raise ValueError(
+            f"{name}: extras is {cell.extras!r:.80}; it must be a mapping of names to shapes in "
+            "units of H, such as {'p': (3,)}"
+        )
+    if not isinstance(cell.linear, LinearRecurrence | None):
+        raise TypeError(
+            f"{name}: linear is {cell.linear!r:.80}; it must be a LinearRecurrence, or None"
+        )
+
+
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name.isidentifier() and not iskeyword(name)
+    """Whether it can be an attribute of a named tuple."""
+    if not isinstance(name, str) or name.startswith("_"):
+        return False
+    return name.isidentifier() and not iskeyword(name)
+
+
+def _is_extra(item: tuple[object, object]) -> bool:
+    name, shape = item
+    sizes = shape if isinstance(shape, tuple) else (0,)
+    return _is_name(name) and all(isinstance(n, int) and n > 0 for n in sizes)
 
 
 def _named(module: str, name: str) -> Cell[Any]:

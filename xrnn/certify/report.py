@@ -128,7 +128,10 @@ def certify(
     """
     check_choice("certify", "dtype", dtype, BOUNDS)
     locate(device)
-    cells = tuple(cells)
+    try:
+        cells = tuple(cells)
+    except TypeError as error:
+        raise TypeError(f"certify: cells is {cells!r:.80}; it must be a list of cells") from error
     for cell in cells:
         check_cell(cell)
     return Certificate(tuple(verdicts(device, dtype, cells)))

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from xrnn.backends import backend_of
+from xrnn.cells.base import check_flags
 from xrnn.convert import encoding
 from xrnn.convert.casting import rounded
 from xrnn.engine import atomic
-from xrnn.engine.checks import DTYPES, check_flags
+from xrnn.engine.checks import DTYPES
 from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.typing import Array, dtype_name
 
@@ -195,6 +196,11 @@ def _name(path: Any) -> str:
     """The path as a str."""
     try:
         name = os.fsdecode(path)
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"path is {path!r:.80}; it holds characters that no file name can have here"
+        ) from None
     except TypeError:
         raise TypeError(
             f"path is {path!r:.80}; it must be a str or a path, such as 'model.safetensors'"

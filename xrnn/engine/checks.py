@@ -157,14 +157,7 @@ def check_integer(kind: str, name: str, value: Any) -> None:
 def check_precision(kind: str, precision: str) -> None:
     """Raise ValueError unless the precision is one of `PRECISIONS`."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ValueError(f"{kind}: precision is {precision!r}; it must be 'ieee' or 'tf32'")
-
-
-def check_flags(kind: str, **flags: bool) -> None:
-    """Raise TypeError unless all are True or False (the string "False" would count as true)."""
-    for name, value in flags.items():
-        if not (isinstance(value, bool) or dtype_name(type(value)) in ("bool_", "bool")):
-            raise TypeError(f"{kind}: {name} is {value!r}; it must be True or False")
+        raise ValueError(f"{kind}: precision is {precision!r:.80}; it must be 'ieee' or 'tf32'")
 
 
 def accept_dtype(kind: str, dtype: Any, choices: Iterable[DType]) -> DType:
@@ -192,7 +185,7 @@ def check_choice(kind: str, name: str, value: Any, choices: Iterable[Any]) -> No
     # An array would be compared element by element.
     if not isinstance(value, str | None) or value not in choices:
         words = " or ".join(map(repr, choices))
-        raise ValueError(f"{kind}: {name} is {value!r}; it must be {words}")
+        raise ValueError(f"{kind}: {name} is {value!r:.80}; it must be {words}")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -205,7 +198,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
         key=lambda c: sum(a == b for a, b in zip(c.lower(), str(name).lower(), strict=False))
     )
     guess = f"; did you mean {close[-1]!r}?" if close else ";"
-    return f"{kind}: unknown weight {name!r}{guess} it has {', '.join(known)}"
+    return f"{kind}: unknown weight {name!r:.80}{guess} it has {', '.join(known)}"
 
 
 def looks_transposed(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 from typing import Any, Self
 
 from xrnn.backends import host, locate
 from xrnn.engine.checks import Placement
 from xrnn.engine.parameters import Parameters, Spec
 from xrnn.typing import Array, DType
+
+#: the largest number of weights of a module
+MOST_WEIGHTS = 2**40
 
 
 class Module:
@@ -122,6 +126,12 @@ def drawn(
     backend, where = locate(device)
     stored = host.named_dtype(dtype)
     seed = host.seed_of(rng)
+    total = sum(prod(spec.shape) for spec in specs.values())
+    if total > MOST_WEIGHTS:
+        raise ValueError(
+            f"{kind}: the weights are {total:,} numbers; no device holds more than "
+            f"{MOST_WEIGHTS:,}: choose smaller sizes"
+        )
 
     @host.ignore_underflow
     def values(random: Any) -> dict[str, Array]:

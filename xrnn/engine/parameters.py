@@ -98,16 +98,21 @@ it looks transposed: give U_l0.T
         self._register(self._arrays)
 
     def __getitem__(self, name: str) -> Array:
+        if name not in self:
+            raise KeyError(unknown_name(self.kind, name, self.specs))
         return (self._arrays if name in self._arrays else self._all())[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.specs
+        return isinstance(name, str) and name in self.specs
 
     def __setitem__(self, name: str, array: Array) -> None:
+        self.check_changeable()
+        if name not in self:
+            raise ValueError(unknown_name(self.kind, name, self.specs))
         self.update({name: array})
 
     def __delitem__(self, name: str) -> None:
-        raise TypeError(f"{self.kind}: weight {name} cannot be removed; assign another array")
+        raise TypeError(f"{self.kind}: weight {name!s:.80} cannot be removed; assign another array")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -116,7 +121,7 @@ it looks transposed: give U_l0.T
         return len(self.specs)
 
     def __or__(self, other: Mapping[str, Array]) -> dict[str, Array]:
-        return {**self, **other}
+        return {**self, **other} if isinstance(other, Mapping) else NotImplemented
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         self.update(other)
@@ -221,7 +226,7 @@ it looks transposed: give U_l0.T
         """The arrays after all checks, in C order and native byte order, each held only here."""
         taken: dict[str, Array] = {}
         for name, array in arrays.items():
-            if name not in self.specs:
+            if name not in self:
                 raise ValueError(unknown_name(self.kind, name, self.specs))
             shape, letters = self.specs[name]
             array = self.placement.accept(name, array)

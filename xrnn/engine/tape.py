@@ -106,6 +106,8 @@ def check_made_by(layer: Any, tape: Any) -> None:
             f"{name}: tape is a {type(tape).__name__}; it must be the tape that forward returned"
         )
     if tape.owner is not layer:
-        by = "xrnn.unroll; use xrnn.unroll_backward" if tape.owner is None else "another layer"
+        by = "another layer; give one that forward of this layer returned"
+        if tape.owner is None:
+            by = "xrnn.unroll; use xrnn.unroll_backward"
         raise ValueError(f"{name}: the tape was made by {by}")
     tape.check_unchanged()

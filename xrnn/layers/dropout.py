@@ -15,7 +15,7 @@ from xrnn.typing import Array, Size
 def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
     """Raise ValueError unless `dropout` is in [0, 1), and 0 if there is only one layer."""
     if not isinstance(dropout, Real) or isinstance(dropout, bool) or not 0 <= dropout < 1:
-        raise ValueError(f"{kind}: dropout is {dropout!r}; it must be in [0, 1)")
+        raise ValueError(f"{kind}: dropout is {dropout!r:.80}; it must be in [0, 1)")
     if dropout and num_layers == 1:
         raise ValueError(
             f"{kind}: dropout is {dropout} and num_layers is 1; it acts between layers: give "
@@ -29,15 +29,17 @@ def dropout_masks(kind: str, p: float, seed: Size | None, dtype: str) -> Mask | 
     Raises
     ------
     ValueError
-        If there is dropout and no seed.
+        If the seed is not an integer, or there is dropout and no seed.
     """
-    if not p:
+    if not p and seed is None:
         return None
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise ValueError(
-            f"{kind}: seed is {seed!r}; a layer with dropout needs an integer, another one at "
+            f"{kind}: seed is {seed!r:.80}; a layer with dropout needs an integer, another one at "
             "every training step: forward(xs, seed=step)"
         )
+    if not p:
+        return None
     return partial(_mask, p, int(seed), dtype)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from math import isfinite
 from typing import Any
 
 from xrnn.backends import host
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import check_choice
 from xrnn.engine.parameters import Spec
+from xrnn.engine.values import accept_number
 from xrnn.typing import Array, Init
 
 INITS = ("orthogonal", "uniform")
@@ -95,10 +96,9 @@ def draw_all(
 
 
 def check_init(kind: str, init: str, forget_bias: float) -> None:
-    """Raise ValueError unless `init` is known and `forget_bias` is a number."""
+    """Raise TypeError or ValueError unless `init` is known and `forget_bias` is a number."""
     check_choice(kind, "init", init, INITS)
-    if not isinstance(forget_bias, Real):
-        raise ValueError(f"{kind}: forget_bias is {forget_bias!r:.80}; it must be a number")
+    accept_number(f"{kind}: forget_bias", forget_bias, "a finite number", isfinite)
 
 
 def specs(

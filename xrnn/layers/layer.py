@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Generic
 
-from xrnn.cells.base import Cell, check_sizes
+from xrnn.cells.base import LARGEST, Cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
 from xrnn.engine.checks import (
     DTYPES,
     accept_dtype,
     check_cell,
-    check_flags,
     check_integer,
     check_precision,
 )
@@ -19,6 +18,7 @@ from xrnn.engine.module import Module, drawn
 from xrnn.engine.parameters import Spec
 from xrnn.engine.signature import signature
 from xrnn.engine.tape import Tape, check_made_by
+from xrnn.engine.values import check_index
 from xrnn.layers.dropout import check_dropout, dropout_masks
 from xrnn.layers.initialisation import check_init, draw_all, specs
 from xrnn.typing import Array, GivenDType, GivenState, Init, Precision, S, Size, dtype_name
@@ -156,6 +156,7 @@ class Layer(Module, Generic[S]):
 
     def inputs(self, k: int) -> int:
         """The size of the inputs of layer k: I, or the D·H outputs of the layer below."""
+        check_index(self.cell.name, "k", k, self.num_layers)
         return self.input_size if k == 0 else self.directions * self.hidden_size
 
     @property
@@ -169,6 +170,7 @@ class Layer(Module, Generic[S]):
 
     def suffixes(self, k: int) -> tuple[str, ...]:
         """The endings of the names of layer k's weights, one for each direction."""
+        check_index(self.cell.name, "k", k, self.num_layers)
         return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -177,9 +179,7 @@ class Layer(Module, Generic[S]):
 
     def initial_state(self, B: Size) -> S:
         """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
-        check_integer(self.cell.name, "B", B)
-        if int(B) < 0:
-            raise ValueError(f"{self.cell.name}: B is {B}; it must be an integer ≥ 0")
+        check_index(self.cell.name, "B", B, LARGEST)
         shape = (len(self.parts()), int(B), self.hidden_size)
         return self.cell.state([self._parameters.placement.zeros(shape) for _ in self.cell.states])
 
@@ -329,6 +329,8 @@ class Layer(Module, Generic[S]):
             )
         for n in shape:
             check_integer(self.cell.name, "a size in shape", n)
+            if n < 0:
+                raise ValueError(f"{self.cell.name}: a size in shape is {n}; it must be ≥ 0")
         if len(shape) == 2:
             T, B = shape[0], 1
         else:

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from xrnn.backends import host
 from xrnn.cells.activations import relu, relu_slope
-from xrnn.cells.base import check_sizes
-from xrnn.engine.checks import DTYPES, accept_dtype, check_choice, check_flags
+from xrnn.cells.base import check_flags, check_sizes
+from xrnn.engine.checks import DTYPES, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
 from xrnn.engine.parameters import Parameters, Spec
 from xrnn.recurrence.precision import rounded_sum
@@ -165,7 +165,10 @@ class Linear(Module):
                 "returned"
             )
         if tape.owner is not self:
-            raise ValueError("linear: the tape was made by another linear map")
+            raise ValueError(
+                "linear: the tape was made by another linear map; give one that forward of this "
+                "map returned"
+            )
         self.check_unchanged(tape.parameters, tape.version)
         hs, ys, placement = tape.hs, tape.ys, self.weights.placement
         dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")

@@ -115,7 +115,7 @@ def softmax_jacobian(p: Array) -> Array:
     Raises
     ------
     TypeError
-        If p is not an array.
+        If p is not an array of floating point.
     ValueError
         If p has no axis of classes.
 
@@ -126,8 +126,7 @@ def softmax_jacobian(p: Array) -> Array:
     [[0.1875, -0.1875], [-0.1875, 0.1875]]
     """
     xp = backend_of(p, "p").xp
-    if p.ndim < 1:
-        raise ValueError(f"p has shape {tuple(p.shape)}; it must be (…, V)")
+    _check_values("p", p, "(…, V)", xp=xp)
     eye = xp.eye(p.shape[-1], dtype=p.dtype, device=array_api_compat.device(p))
     with host.xp.errstate(under="ignore"):
         return eye * p[..., None, :] - p[..., :, None] * p[..., None, :]  # (4)

@@ -19,7 +19,6 @@ a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM an
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, Generic, Literal
 
 import array_api_compat
@@ -34,6 +33,7 @@ from xrnn.engine.checks import (
     check_numbers,
 )
 from xrnn.engine.parameters import count
+from xrnn.engine.values import accept_number
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
 from xrnn.recurrence.sensitivity import Diagonal, Full, Sensitivity
@@ -121,7 +121,8 @@ class Online(Generic[S]):
         check_cell(cell)
         check_sizes(cell.name, batch=batch)
         check_choice(cell.name, "method", method, METHODS)
-        _check_limit(cell.name, limit)
+        must = "a number of bytes ≥ 0"
+        most = accept_number(f"{cell.name}: limit", limit, must, lambda number: number >= 0)
         self.cell, self.weights, self.B = cell, weights, int(batch)
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
@@ -136,11 +137,11 @@ class Online(Generic[S]):
         #: whether numbers are stored in another dtype than they are computed in
         self._half: bool = wide != self._placement.dtype
         self.nbytes = numbers * self.xp.finfo(wide).bits // 8
-        if self.nbytes > limit:
+        if self.nbytes > most:
             raise ValueError(
                 f"{cell.name}: the sensitivities would take {self.nbytes:,} bytes ({numbers:,} "
                 f"numbers: {rows} rows · B = {self.B} · {count(weights):,} parameters), more "
-                f'than limit = {limit:,}; take a smaller H or batch, or method="snap1"'
+                f'than limit = {most:,.0f}; take a smaller H or batch, or method="snap1"'
             )
         zero = self._widened(self._placement.zeros((self.B, self.H)))
         self._rule = (Diagonal if diagonal else Full)(cell, weights, zero, xp=self.xp)
@@ -328,8 +329,3 @@ class Online(Generic[S]):
             P = self._rule.only(live, P, xp=xp)
         found = self._rule.gradient(P, self._widened(dh), xp=xp)
         return {name: self._stored(found[name]) for name in self.weights}
-
-
-def _check_limit(kind: str, limit: Any) -> None:
-    if not isinstance(limit, Real) or isinstance(limit, bool):
-        raise TypeError(f"{kind}: limit is {limit!r:.80}; it must be a number of bytes")

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, MutableMapping
 from copy import deepcopy
 from functools import cache
 from math import inf, sqrt
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.engine.checks import check_library
+from xrnn.engine.values import accept_number
 from xrnn.learn.trees import Tree, check_real, leaves, pairs
 from xrnn.recurrence.precision import accumulation_dtype, cast, widen
 from xrnn.typing import Array, Namespace, dtype_name
@@ -34,17 +34,6 @@ POSITIVE: Bound = ("> 0", lambda x: x > 0)
 POSITIVE_FINITE: Bound = ("> 0 and finite", lambda x: 0 < x < inf)
 FINITE: Bound = ("≥ 0 and finite", lambda x: 0 <= x < inf)
 FRACTION: Bound = ("in [0, 1)", lambda x: 0 <= x < 1)
-
-
-def _number(name: str, value: Any, bound: Bound) -> float:
-    """The value as a float, if it is a number within the bound."""
-    words, fits = bound
-    scalar = getattr(value, "shape", None) == () and dtype_name(value.dtype) != "bool"
-    if isinstance(value, bool) or not (isinstance(value, Real) or scalar):
-        raise TypeError(f"{name} is {value!r:.80}; it must be a number {words}")
-    if not fits(float(value)):
-        raise ValueError(f"{name} is {value}; it must be {words}")
-    return float(value)
 
 
 def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], Array]:
@@ -82,7 +71,7 @@ def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], A
     >>> [round(g, 3) for g in clipped["W"].tolist()], float(norm)
     ([0.6, 0.8], 5.0)
     """
-    limit = _number("limit", limit, POSITIVE)
+    limit = accept_number("limit", limit, *POSITIVE)
     arrays: list[Array] = []
     for path, holder, name in leaves(dweights, "dweights"):
         arrays.append(holder[name])
@@ -149,7 +138,7 @@ class Optimizer:
     bounds: ClassVar[dict[str, Bound]] = {"lr": FINITE}
 
     def __init__(self, lr: float) -> None:
-        self.lr = _number("lr", lr, POSITIVE_FINITE)
+        self.lr = accept_number("lr", lr, *POSITIVE_FINITE)
         self.steps = 0
         self.state: dict[str, Array] = {}
 
@@ -159,7 +148,7 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.bounds:
-            value = _number(name, value, self.bounds[name])
+            value = accept_number(name, value, *self.bounds[name])
         super().__setattr__(name, value)
 
     def update(self, weights: MutableMapping[str, Any], dweights: Tree) -> None:

@@ -1,0 +1,1 @@
+"""The fuzzer's words, its table of public functions, the kinds of their arguments, its judge."""

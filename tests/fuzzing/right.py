@@ -1,0 +1,142 @@
+"""Words of the fuzzer's calls: arguments that are right."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import xrnn
+from xrnn import cells
+from xrnn.backends import host
+from xrnn.typing import dtype_name
+
+#: the number of steps and of sequences of every argument
+T, B = 4, 2
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random float64 numbers, the same for the same arguments."""
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def put(it: Any, array: np.ndarray) -> Any:
+    """A NumPy array in the library and dtype of a layer's weights."""
+    dtype = dtype_name(it.weights.placement.dtype)
+    return it.weights.placement.backend.from_host(array.astype(host.named_dtype(dtype)))
+
+
+def sequence(it: Any) -> Any:
+    """The inputs of a layer."""
+    axes = (B, T) if it.batch_first else (T, B)
+    return put(it, floats(*axes, it.input_size, seed=1))
+
+
+def outputs(it: Any) -> Any:
+    """The gradient of its outputs."""
+    axes = (B, T) if it.batch_first else (T, B)
+    return put(it, floats(*axes, it.directions * it.hidden_size, seed=2))
+
+
+def state_of(it: Any) -> tuple[Any, ...]:
+    """The state of a layer."""
+    shape = (len(it.parts()), B, it.hidden_size)
+    return tuple(put(it, floats(*shape, seed=3 + k)) for k in range(len(it.cell.states)))
+
+
+def seed_of(it: Any) -> int | None:
+    """The seed that its forward pass needs."""
+    return 3 if it.dropout else None
+
+
+@functools.singledispatch
+def tape_of(it: Any) -> Any:
+    """The tape of a layer's forward pass."""
+    return it.forward(sequence(it), seed=seed_of(it))[2]
+
+
+@tape_of.register
+def _(it: xrnn.Linear) -> Any:
+    return it.forward(put(it, floats(T, B, it.in_features)))[1]
+
+
+@tape_of.register
+def _(it: xrnn.Embedding) -> Any:
+    return it.forward(tokens(it))[1]
+
+
+def tokens(it: Any) -> Any:
+    """The tokens that an embedding reads."""
+    integers = np.random.default_rng(0).integers(0, it.num_embeddings, (T, B))
+    return it.weights.placement.backend.from_host(integers)
+
+
+def weights_of(cell: Any, seed: int = 5) -> dict[str, np.ndarray]:
+    """Weights of a cell with 3 inputs and 5 hidden units."""
+    return {name: floats(*shape, seed=seed) for name, shape in cell.shapes(3, 5).items()}
+
+
+def cell_state(cell: Any) -> tuple[np.ndarray, ...]:
+    """A state of such a cell."""
+    return tuple(floats(B, 5, seed=6 + k) for k in range(len(cell.states)))
+
+
+def cell_tape(cell: Any = cells.LSTM, **options: Any) -> Any:
+    """The tape of such a cell."""
+    return xrnn.unroll(cell, weights_of(cell), floats(T, B, 3), **options)[2]
+
+
+def dstate_of(tape: Any) -> tuple[np.ndarray, ...]:
+    """The gradient of the last state of a tape, of one cell or of a layer of one."""
+    parts = cell_state(tape.cell)
+    return parts if tape.owner is None else tuple(part[None] for part in parts)
+
+
+def gradients_of(it: Any) -> dict[str, Any]:
+    """Arrays like the weights of a layer."""
+    return {name: put(it, floats(*w.shape, seed=7)) for name, w in it.weights.items()}
+
+
+def copied(it: Any) -> dict[str, Any]:
+    """Its weights, each a copy."""
+    backend = it.weights.placement.backend
+    return {name: backend.from_host(host.to_host(w)) for name, w in it.weights.items()}
+
+
+def learner(cell: Any = cells.GRU, **options: Any) -> Any:
+    """Online learning after one step."""
+    it = xrnn.online.Online(cell, weights_of(cell), B, **options)
+    it.step(floats(B, 3))
+    return it
+
+
+def tree() -> dict[str, Any]:
+    """Weights of several parts."""
+    return {"a": {"W": floats(3, 2), "b": floats(3)}, "E": floats(4, 2)}
+
+
+def folder() -> str:
+    """The folder of this process for files, made when it is needed."""
+    return str(_folder().name)
+
+
+@functools.cache
+def _folder() -> Any:
+    return tempfile.TemporaryDirectory(prefix="xrnn-fuzz-")
+
+
+def saved(part: Any, name: str = "saved") -> str:
+    """The path of a file that holds the part."""
+    path = f"{folder()}/{name}.safetensors"
+    xrnn.save(path, part)
+    return path
+
+
+def holding_bytes(content: bytes) -> str:
+    """The path of a file that holds these bytes."""
+    path = Path(folder()) / "odd.safetensors"
+    path.write_bytes(content)
+    return str(path)

@@ -1,0 +1,108 @@
+"""The entries of the fuzzer's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fuzzing.kinds import Argument
+from fuzzing.wrong import HAVE_TORCH
+from xrnn.cells import BY_NAME
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One public function.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the list of all public functions, `test_fuzz.public`.
+    call : str
+        The text of the function; "it" is the subject.
+    subjects : tuple of str
+        The texts of objects that it belongs to; each call makes one of them.
+    arguments : dict of str to Argument
+        By name; a name with a leading "_" stands for an argument that is given by position.
+    changes : bool
+        Whether a call that works changes the subject or its arguments.
+    shares : bool
+        Whether its result is, or holds, what it was given; said in its documentation.
+    words : str
+        Further words that name what a message is about.
+    share : int
+        How often the entry is chosen, compared with others.
+    undo : str
+        An expression that undoes what a call changed outside its arguments.
+    """
+
+    name: str
+    call: str
+    subjects: tuple[str, ...] = ("None",)
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    changes: bool = False
+    shares: bool = False
+    words: str = ""
+    share: int = 8
+    undo: str = "None"
+
+
+LAYERS = (
+    "xrnn.LSTM(3, 5, rng=0)",
+    "xrnn.LSTM(3, 5, dtype='float16', rng=0)",
+    "xrnn.GRU(3, 5, 2, bidirectional=True, batch_first=True, dtype='float64', rng=0)",
+    "xrnn.RNN(3, 5, reverse=True, rng=0, init='uniform')",
+    "xrnn.InputGatedLSTM(3, 5, rng=0).freeze()",
+    "xrnn.Layer(cells.MinGRU, 3, 5, device='array_api_strict', rng=0)",
+    "xrnn.Layer(cells.PeepholeLSTM, 3, 5, 2, dropout=0.5, rng=0)",
+    "xrnn.Layer(cells.GRUBefore, 3, 5, bias=False, precision='tf32', rng=0)",
+    "xrnn.LSTM(3, 5, dtype='complex128', rng=0)",
+    *(["xrnn.GRU(3, 5, device='torch', rng=0)"] if HAVE_TORCH else []),
+)
+#: layers whose weights can be assigned
+LOOSE = tuple(text for text in LAYERS if "freeze" not in text)
+LINEAR = (
+    "xrnn.Linear(3, 4, rng=0)",
+    "xrnn.Linear(3, 4, activation='relu', bias=False, dtype='float64', rng=0)",
+    "xrnn.Linear(3, 4, device='array_api_strict', rng=0)",
+    *(["xrnn.Linear(3, 4, device='torch', rng=0)"] if HAVE_TORCH else []),
+)
+EMBEDDING = (
+    "xrnn.Embedding(7, 3, rng=0)",
+    "xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0)",
+    *(["xrnn.Embedding(7, 3, device='torch', rng=0)"] if HAVE_TORCH else []),
+)
+MODULES = (*LAYERS[:3], LAYERS[4], LINEAR[1], EMBEDDING[0])
+CELLS = tuple(f"cells.BY_NAME[{name!r}]" for name in BY_NAME)
+LEARNERS = (
+    "learner()",
+    "learner(cells.InputGatedLSTM)",
+    "learner(cells.LSTM, method='snap1')",
+    "learner(cells.MinGRU, state=(floats(2, 5),))",
+)
+OPTIMIZERS = ("xrnn.optim.SGD(0.1)", "xrnn.optim.SGD(0.1, momentum=0.5)", "xrnn.optim.Adam()")
+
+#: arguments by name: the kind, and a text that is right
+Given = dict[str, Any]
+
+ENTRIES: list[Entry] = []
+
+
+def add(
+    name: str,
+    call: str = "",
+    subjects: tuple[str, ...] = ("None",),
+    /,
+    *,
+    changes: bool = False,
+    shares: bool = False,
+    words: str = "",
+    share: int = 8,
+    undo: str = "None",
+    **arguments: Any,
+) -> None:
+    """Add an entry to the table."""
+    given = {name: Argument(kind, right) for name, (kind, right) in arguments.items()}
+    ENTRIES.append(
+        Entry(name, call or f"xrnn.{name}", subjects, given, changes, shares, words, share, undo)
+    )
