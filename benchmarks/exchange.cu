@@ -20,7 +20,9 @@ extern "C" __global__ void __cluster_dims__(8) exchange(int rounds, unsigned* ou
     const int now = round & 1;
     if (lane == 0) mbarrier_expect(&arrived[now], C * sizeof(Words));
     const Words sent = {{value, value, value, value}};
-    if (lane < C) store_async16(box + now * C + rank, sent, &arrived[now], lane);
+    if (lane < C) {
+      store_async16(remote(box + now * C + rank, lane), sent, remote(&arrived[now], lane));
+    }
     mbarrier_wait(&arrived[now], (round >> 1) & 1);
     // The next value depends on all that came, so no round can begin before its predecessor ends.
     value = box[now * C + (lane & (C - 1))].at[0] + 1;

@@ -74,7 +74,7 @@ def held() -> dict[str, int]:
 
     if RUNTIME.capability() < cluster.CAPABILITY:
         return {}
-    return {str(size): RUNTIME.resident(*cluster.probe(size)) for size in cluster.SIZES}
+    return {str(size): RUNTIME.room().of(size) for size in cluster.SIZES}
 
 
 def launches(call: Callable[[], Any]) -> Counter[str]:

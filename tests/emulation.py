@@ -23,11 +23,12 @@ from sequences import AnyCell
 from shim import build
 from shim.build import Instance
 from shim.guards import Guarded, Guards
-from shim.recorder import HELD, Recorder, record
+from shim.recorder import ROOM, Recorder, record
 from shim.runtime import LikeCupy, ShimRuntime, matrix
 
-from xrnn.backends.cuda import cluster, linear, plan
-from xrnn.backends.cuda.cluster import Geometry
+from xrnn.backends.cuda import linear, plan
+from xrnn.backends.cuda.cluster import Room
+from xrnn.backends.cuda.geometry import KINDS, Geometry
 from xrnn.backends.cuda.plan import Product
 from xrnn.backends.cuda.tables import CLUSTERED, FUSED
 from xrnn.typing import Array
@@ -70,8 +71,8 @@ class Emulator(ShimRuntime):
     def capability(self) -> int:
         return 90
 
-    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
-        return HELD[size]
+    def room(self) -> Room:
+        return ROOM
 
     def launch(self, source: str, instance: str, *args: Any, **options: Any) -> None:
         self.launched.append(instance)
@@ -186,7 +187,7 @@ def instances(geometries: Iterable[Geometry]) -> list[Instance]:
 @cache
 def cluster_emulator() -> Emulator:
     """The emulator with every cell and kind in small clusters, compiled at once."""
-    return Emulator(instances(small(c, k) for c in CLUSTERED for k in cluster.KINDS))
+    return Emulator(instances(small(c, k) for c in CLUSTERED for k in KINDS))
 
 
 def clustered(

@@ -117,10 +117,10 @@ def test_what_a_cut_off_stage_started_ends_with_it(gpu: Any, tmp_path: Path) -> 
     ],
 )
 def test_clusters_run_only_where_they_work(gpu: Any, clustered: str, expected: str) -> None:
-    from xrnn.backends.cuda import tables
+    from xrnn.backends.cuda.cluster import OPT_IN
 
-    assert gpu.OPT_IN == tables.OPT_IN
-    tell = f"import os; print(os.environ[{gpu.OPT_IN!r}])"
+    assert gpu.OPT_IN == OPT_IN
+    tell = f"import os; print(os.environ[{OPT_IN!r}])"
     plain = "print('lstm done'); print('gru done'); raise SystemExit(1)"
     outcomes, _ = run(
         gpu,

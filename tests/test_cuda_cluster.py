@@ -38,7 +38,8 @@ from sequences import (
 from shim import build
 
 from xrnn.backends.cuda import cluster
-from xrnn.backends.cuda.cluster import Geometry, geometries, geometry
+from xrnn.backends.cuda.cluster import geometries, geometry
+from xrnn.backends.cuda.geometry import CELLS, KINDS, SHARED, Geometry
 from xrnn.backends.cuda.tables import CLUSTERED
 
 each_cell = pytest.mark.parametrize("cell", CLUSTERED, ids=lambda cell: cell.name)
@@ -175,6 +176,50 @@ def test_no_schedule_changes_a_bit(cell: AnyCell, kind: str) -> None:
             same(one, other)
 
 
+@cache
+def split_emulator() -> Emulator:
+    """float32 in small clusters, its weights split once, compiled at once."""
+    return Emulator(instances(replace(small(c, "float32"), split=True) for c in CLUSTERED))
+
+
+@emulated
+@each_cell
+def test_weights_that_are_split_once_give_the_same_bits(cell: AnyCell) -> None:
+    """As those that are split in every step."""
+    g, case = small(cell, "float32"), case_of(cell, "float32", lengths=LENGTHS)
+    _, expected = run_both(clustered(cell, g), case)
+    _, found = run_both(clustered(cell, replace(g, split=True), split_emulator()), case)
+    for one, other in zip(found, expected, strict=True):
+        same(one, other)
+
+
+def test_weights_are_split_once_where_there_is_room() -> None:
+    found = {H: choose_at(H) for H in (128, 256, 384, 512)}
+    assert {H for H, g in found.items() if g.split} == {128, 256}
+    whole = replace(found[256], split=False)
+    assert whole.instructions(True) > 1.5 * found[256].instructions(True)
+    assert whole.in_shared(2, 8, 4) * 2 == found[256].in_shared(2, 8, 4)
+    assert "<IeeeSplit, " in found[256].forward
+    assert "<IeeeWhole, " in found[512].backward
+
+
+def choose_at(H: int) -> Geometry:
+    chosen = geometry("lstm", "float32", H, 16, resident)
+    assert chosen is not None
+    return chosen
+
+
+def test_a_device_with_less_shared_memory_has_clusters() -> None:
+    """Of 99 KB, on consumer Blackwell: small layers need a quarter of it."""
+    chosen = geometry("lstm", "float16", 256, 16, resident, shared=99 * 1024)
+    assert chosen is not None
+    assert chosen.shared < 27 * 1024
+    for H in (256, 384, 512):
+        assert all(g.shared <= 99 * 1024 for g in geometries("lstm", "float16", H, 99 * 1024))
+    assert geometry("lstm", "tf32", 512, 16, resident, shared=99 * 1024) is None
+    assert geometry("lstm", "tf32", 512, 16, resident) is not None
+
+
 #: kind, H, B: what is chosen for them differs in cluster, slice and warps
 SHAPES = [
     ("float16", 96, 3),
@@ -225,7 +270,7 @@ def test_every_cluster_and_slice_equals_the_cell(size: int) -> None:
     for g in fit:
         case = case_of(by_name[g.cell], g.kind, g.H, T=3, B=g.batch + 3)
         equals_the_cell(g, case, emulator)
-    batches = {1: (8,), 2: (8, 16), 4: (8, 16, 32), 8: (8, 16, 32), 16: (8,)}
+    batches = {1: (8,), 2: (8, 16), 4: (8, 16, 32), 8: (8, 16, 32), 16: (8, 16, 32)}
     assert {g.batch for g in fit} == set(batches[size])
 
 
@@ -252,7 +297,7 @@ def test_shared_memory_is_what_the_kernels_use(tmp_path: Path) -> None:
             ):
                 policy, *rest = gates_first.partition("<")[2].rstrip(">").split(", ")
                 rest = rest[1:] if cell == "rnn" else rest
-                gates = cluster.CELLS[cell].gates
+                gates = CELLS[cell].gates
                 shape = f"{name}<{policy}, {gates}, {', '.join(rest)}>"
                 lines.append(f"static_assert({shape}::bytes == {bytes_});")
     assert len(lines) > 40
@@ -265,12 +310,12 @@ def test_shared_memory_is_what_the_kernels_use(tmp_path: Path) -> None:
 
 
 def test_what_fits_fits() -> None:
-    for cell in cluster.CELLS:
-        for kind in cluster.KINDS:
+    for cell in CELLS:
+        for kind in KINDS:
             for H in (1, 32, 96, 200, 512):
                 for g in geometries(cell, kind, H):
                     assert g.width >= H
-                    assert g.shared == max(g.shared_forward, g.shared_backward) <= cluster.SHARED
+                    assert g.shared == max(g.shared_forward, g.shared_backward) <= SHARED
                     assert 0 <= g.kept <= g.deep
                     assert 0 <= g.kept_back <= g.deep_back
                     kept = 4 * max(g.tiles * g.kept, g.tiles_back * g.kept_back)
@@ -283,7 +328,7 @@ def test_the_table_of_the_docstring_is_computed() -> None:
     told = {}
     for line in str(cluster.__doc__).splitlines():
         pairs = re.findall(r"(\d+) / (\d+)", line)
-        for kind, pair in zip(cluster.KINDS, pairs, strict=False):
+        for kind, pair in zip(KINDS, pairs, strict=False):
             told[line.split()[0], kind] = tuple(map(int, pair))
     assert told == cluster.table()
 
@@ -323,7 +368,8 @@ def test_a_geometry_names_its_launches() -> None:
 
 
 @pytest.mark.parametrize("size", cluster.SIZES)
-def test_the_probe_is_a_kernel_of_a_geometry(size: int) -> None:
-    """It asks for all shared memory, so that one block is on a multiprocessor."""
-    g = Geometry("rnn", "float16", 16 * size, 16, size, 8, 1, 1, kept=0, kept_back=0)
-    assert cluster.probe(size) == (g.source, g.forward, *g.block, cluster.SHARED, g.cluster)
+def test_the_probe_is_a_kernel_of_that_size(size: int) -> None:
+    source, instance, threads = cluster.probe(size)
+    assert source == "rnn_cluster.cu"
+    assert instance == f"rnn_cluster_forward<Half, 0, 16, {size}, 1, 1, 1, 0>"
+    assert threads == 32

@@ -20,8 +20,8 @@ from shim import nvrtc
 from shim.nvrtc import Usage
 from shim.recorder import HELD, Recorder, record
 
-from xrnn.backends.cuda import cluster, tables
-from xrnn.backends.cuda.cluster import Geometry
+from xrnn.backends.cuda import cluster
+from xrnn.backends.cuda.geometry import CELLS, KINDS, Geometry
 
 CHECKOUT = pytest.mark.skipif(not nvrtc.KERNELS.is_dir(), reason="the sources are not beside us")
 pytestmark = CHECKOUT
@@ -57,7 +57,7 @@ def launched() -> dict[str, dict[str, int]]:
     for capability in GENERATIONS:
         recorder = Recorder(capability)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(tables.OPT_IN, "1")
+            patch.setenv(cluster.OPT_IN, "1")
             record(recorder, SIZES)
         for source, instance, _, block, _, _ in recorder.launches:
             found[source][instance] = prod(block)
@@ -68,7 +68,7 @@ def launched() -> dict[str, dict[str, int]]:
 def in_clusters(source: str, generation: int) -> dict[str, int]:
     """Instance → threads in its block, of what clusters of this generation can launch."""
     found: dict[str, int] = {}
-    for cell, kind in product(cluster.CELLS, cluster.KINDS):
+    for cell, kind in product(CELLS, KINDS):
         for geometry in geometries(cell, kind, generation):
             if geometry.source == source:
                 found |= dict.fromkeys([geometry.forward, geometry.backward], *geometry.block)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ from shim.runtime import LikeCupy, ShimRuntime
 import xrnn
 from xrnn.backends import Backend, register, unregister
 from xrnn.backends.cpu import BACKEND
-from xrnn.backends.cuda import tables
+from xrnn.backends.cuda import cluster, tables
+from xrnn.backends.cuda.cluster import OPT_IN, Room
 from xrnn.backends.cuda.linear import pieces
 from xrnn.backends.host import named_dtype
-from xrnn.cells import BY_NAME, Elman, InputGatedLSTM, MinGRU
+from xrnn.cells import BY_NAME, LSTM, Elman, InputGatedLSTM, MinGRU
 from xrnn.certify.laws import LAWS
 from xrnn.certify.report import bound
 from xrnn.certify.trial import OPTIONS, Trial
@@ -30,6 +33,8 @@ from xrnn.typing import dtype_name
 
 #: dtype → the largest error, relative to the largest value
 BOUNDS = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-2, "bfloat16": 5e-2}
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 #: sizes (T, B, I, H) of layers that clusters run below
 CLUSTER_SIZES = ((4, 3, 3, 4), (4, 1, 3, 4), (3, 3, 4, 12), (4, 2, 3, 8))
@@ -41,7 +46,7 @@ every_clustered = pytest.mark.parametrize("cell", tables.CLUSTERED, ids=lambda c
 def cluster_instances() -> set[tuple[str, str]]:
     recorder = Recorder(capability=90)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(tables.OPT_IN, "1")
+        patch.setenv(OPT_IN, "1")
         record(recorder, CLUSTER_SIZES)
     return recorder.instances - fused_instances()
 
@@ -65,6 +70,84 @@ def served() -> Iterator[None]:
         patch.setattr("xrnn.engine.select.verified", lambda *given: True)
         yield
     unregister("numpy")
+
+
+def certified(results: Path) -> list[str]:
+    """The real devices on which all that ``benchmarks/gpu.py`` certifies of clusters has passed."""
+    found = []
+    for file in results.glob("*-certificate.txt"):
+        name = file.name.removesuffix("-certificate.txt")
+        stages = json.loads((results / f"{name}-stages.json").read_text("utf-8"))
+        ended = {s["stage"]: s["status"] for s in stages}
+        with_clusters = [f"certify {dtype} clusters" for dtype in ("float32", "float16")]
+        if "software" not in name and all(ended.get(s) == "passed" for s in with_clusters):
+            found.append(name)
+    return found
+
+
+def test_a_certificate_is_one_of_clusters_on_a_real_device(tmp_path: Path) -> None:
+    def ran(name: str, **status: str) -> None:
+        stages = [
+            {"stage": f"certify {dtype} clusters", "status": ended}
+            for dtype, ended in status.items()
+        ]
+        (tmp_path / f"{name}-certificate.txt").write_text("576 verdicts, 0 failed\n")
+        (tmp_path / f"{name}-stages.json").write_text(json.dumps(stages))
+
+    ran("cuda-ptx-machine-software", float32="passed", float16="passed")
+    ran("cuda-nvidia-a", float32="passed", float16="cut off")
+    ran("cuda-nvidia-b", float32="passed")
+    assert certified(tmp_path) == []
+    ran("cuda-nvidia-c", float32="passed", float16="passed")
+    assert certified(tmp_path) == ["cuda-nvidia-c"]
+
+
+def test_clusters_are_the_default_once_a_device_has_certified_them() -> None:
+    """The switch is `BY_DEFAULT`: a certificate in the results demands it, nothing else does."""
+    assert bool(certified(RESULTS)) == tables.BY_DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("by_default", "said", "expected"),
+    [
+        (False, None, False),
+        (False, "1", True),
+        (False, "0", False),
+        (True, None, True),
+        (True, "0", False),
+        (True, "1", True),
+        (True, "", True),
+    ],
+)
+def test_where_clusters_run(
+    by_default: bool, said: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BY_DEFAULT", by_default)
+    monkeypatch.delenv(OPT_IN, raising=False)
+    if said is not None:
+        monkeypatch.setenv(OPT_IN, said)
+    for capability in (80, 90, 120):
+        kernel = tables.kernels(Recorder(capability), frozenset({np.dtype("float32")}))[LSTM]
+        offered = [k.path(9, 2, 3, 64) for k in kernel if k.serves(9, 2, 3, 64)]
+        clusters = any("clusters" in path for path in offered)
+        assert clusters == (expected and capability >= 90)
+
+
+def test_what_keeps_clusters_from_running_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Recorder(90)
+    reasons = ("none of 8 blocks: they do not fit", "none of 16 blocks: CUDA_ERROR_X")
+    monkeypatch.setattr(runtime, "room", lambda: Room(99 * 1024, (170, 85, 40, 0, 0), reasons))
+    lines = tables.notes(runtime)
+    assert f"off; {OPT_IN}=1 turns them on" in lines[0]
+    assert "170 of 1, 85 of 2, 40 of 4, 0 of 8, 0 of 16 blocks" in lines[0]
+    assert [f"  {reason}" for reason in reasons] == lines[1:3]
+    # Two blocks of 99 KB fit less than one of 227.
+    told = {tuple(line.split()[:2]): line.split()[2:] for line in lines[4:]}
+    assert int(told["lstm", "float16"][2]) < cluster.largest("lstm", "float16")
+    monkeypatch.setenv(OPT_IN, "1")
+    assert f"on; {OPT_IN}=0 turns them off" in tables.notes(runtime)[0]
+    monkeypatch.setattr(runtime, "room", lambda: Room(reasons=("compute capability 80",)))
+    assert tables.notes(runtime)[1:] == ["  compute capability 80"]
 
 
 def test_kernels_are_those_of_known_cells() -> None:
@@ -189,7 +272,7 @@ class TestClusters:
 
     @pytest.fixture(autouse=True)
     def _opted_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(tables.OPT_IN, "1")
+        monkeypatch.setenv(OPT_IN, "1")
 
     @emulated
     @every_clustered
@@ -228,7 +311,7 @@ class TestClusters:
         assert len(RUNTIME.launched) == before + 1
         dys = np.cos(ys)
         found = [ys, *state, *layer.backward(tape, dys)[2].values()]
-        monkeypatch.delenv(tables.OPT_IN)
+        monkeypatch.delenv(OPT_IN)
         layer = copy.copy(layer)  # which has not chosen its kernels yet
         ys, state, tape = layer.forward(xs, lengths=[4, 2])
         expected = [ys, *state, *layer.backward(tape, dys)[2].values()]

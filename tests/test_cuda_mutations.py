@@ -16,10 +16,10 @@ from sequences import AnyCell, Case, Results, gap, reference, run, same
 from shim import build
 from shim.build import Instance
 
-from xrnn.backends.cuda.cluster import Geometry
+from xrnn.backends.cuda.geometry import Geometry
 from xrnn.backends.cuda.tables import CLUSTERED
 
-BLOCKS, COMMON = "cluster_blocks.cuh", "cluster.cuh"
+BLOCKS, COMMON = "cluster_blocks.cuh", "cluster_products.cuh"
 #: name → cell, one for each source of kernels
 CELLS = {small(c, "float16").source.partition("_")[0]: c for c in reversed(list(CLUSTERED))}
 SOURCES = {name: f"{name}_cluster.cu" for name in CELLS}
@@ -73,11 +73,14 @@ SHARED = [
         ),
         (
             *("forward: one buffer for the state", "rnn", False, BLOCKS),
-            *("states + (s & 1) * batch * ld", "states", -1, 2),
+            *("(s & 1) * ", "0 * ", -1, 4),
         ),
         (
             *("forward: one barrier for both buffers", "rnn", False, BLOCKS),
-            *("barriers + (s & 1), to);", "barriers, to);", 0, 2),
+            *(
+                "send(staged, Units * size, state, ld * size, s & 1)",
+                "send(staged, Units * size, state, ld * size, 0)",
+            ),
         ),
         (
             *("forward: fewer bytes announced", "rnn", False, BLOCKS),
@@ -85,27 +88,30 @@ SHARED = [
         ),
         (
             *("forward: the second barrier is not set up", "rnn", False, BLOCKS),
-            *("      mbarrier_init(barriers + 1);", "", 0, 2),
+            *("      mbarrier_init(barriers + 1);", ""),
         ),
         (
             *("forward: every thread announces", "rnn", False, BLOCKS),
             *("if (thread == 0) mbarrier_expect", "mbarrier_expect", 0, 2),
         ),
         (
-            *("forward: sent to one block too few", "rnn", False, BLOCKS),
-            *("e < C * batch * across", "e < (C - 1) * batch * across", 0, 2),
+            *("forward: one piece too few is sent", "rnn", False, BLOCKS),
+            *(
+                "lanes = Threads / C, pieces = Batch * Across;",
+                "lanes = Threads / C, pieces = Batch * Across - 1;",
+            ),
         ),
         (
             *("backward: the wrong phase is awaited", "rnn", True, BLOCKS),
-            *("(s & 1), (s >> 1) & 1);", "(s & 1), ((s + 1) >> 1) & 1);"),
+            *("await(s & 1, (s >> 1) & 1);", "await(s & 1, ((s + 1) >> 1) & 1);"),
         ),
         (
             *("backward: one buffer for the shares", "rnn", True, BLOCKS),
-            *("shares + (s & 1) * C * batch", "shares + 0 * C * batch"),
+            *("(s & 1) * ", "0 * ", -1, 4),
         ),
         (
             *("backward: one barrier for both buffers", "rnn", True, BLOCKS),
-            *("barriers + (s & 1), to);", "barriers, to);", 1, 2),
+            *("share, Units * 4, s & 1);", "share, Units * 4, 0);"),
         ),
         (
             *("backward: fewer bytes announced", "rnn", True, BLOCKS),
@@ -121,7 +127,10 @@ SHARED = [
         ),
         (
             *("weights in shared memory from the wrong place", "lstm", False, COMMON),
-            *("k - Kept) * 32] = w", "k - Kept) * 31] = w"),
+            *(
+                "if (k >= Kept) rest[place(m, k, part)]",
+                "if (k >= Kept) rest[place(m, k, part) + 1]",
+            ),
         ),
     )
 ]
@@ -214,6 +223,19 @@ def test_a_mutant_is_detected(mutant: Mutant) -> None:
     how = detected(CELLS[mutant.cell], emulator_of(mutant.cell, mutant))
     print(how)
     assert how
+
+
+@emulated
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_block_that_waits_in_vain_gives_up(cell: str, schedule: int) -> None:
+    """It ends, says where and at which sizes, and leaves NaN: there is no deadlock."""
+    for mutant in (m for m in MUTANTS if m.cell == cell and "bytes are not announced" in m.name):
+        runtime, case = emulator_of(cell, mutant), case_of(CELLS[cell])
+        with pytest.raises(RuntimeError) as failure:
+            run(clustered(CELLS[cell], geometry_of(CELLS[cell]), runtime, schedule), case)
+        assert "made no progress: it gave up near step" in str(failure.value)
+        assert "T = 9, with B = 5 and H = 32, and its results are NaN" in str(failure.value)
 
 
 @emulated

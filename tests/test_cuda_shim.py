@@ -22,7 +22,7 @@ SOURCE = "self_test.cu"
 KERNELS = (build.HERE / SOURCE).read_text(encoding="utf-8")
 
 INSTANCES = [
-    "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody",
+    "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody", "activations",
     "reads_unwritten", "writes_at", "counts_blocks", "too_late", "cluster_sum", "exchange",
     "product16<__half>", "product16<__nv_bfloat16>", "product8",
 ]  # fmt: skip
@@ -31,7 +31,7 @@ ZERO = np.int32(0)
 
 #: name → an edit of the exchange, which breaks it
 FAULTS = {
-    "no wait": ("mbarrier_wait(barriers + now, parity);", ""),
+    "no wait": ("mbarrier_wait(barriers + now, parity)", "true"),
     "wrong parity": ("parity = k / 2 % 2;", "parity = (k + 1) / 2 % 2;"),
     "one parity": ("parity = k / 2 % 2;", "parity = 0;"),
     "one buffer": ("now = k % 2, parity = k / 2 % 2;", "now = 0, parity = k % 2;"),
@@ -154,13 +154,40 @@ def test_an_order_of_blocks_is_seen(runtime: ShimRuntime) -> None:
 
 @emulated
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("kernel", ["half_a_barrier", "waits_for_nobody"])
-def test_a_deadlock_is_detected(kernel: str, schedule: int, runtime: ShimRuntime) -> None:
-    # In the first the ones wait for the block, the others for the cluster, where the block
-    # would have to come complete.
-    with pytest.raises(RuntimeError, match=rf"{kernel}: deadlock \(schedule {schedule}\)"):
-        launch(runtime, kernel, block=64, shared=8, schedule=schedule)
+def test_a_deadlock_is_detected(schedule: int, runtime: ShimRuntime) -> None:
+    # The ones wait for the block, the others for the cluster, where the block would have to come
+    # complete.
+    with pytest.raises(RuntimeError, match=rf"half_a_barrier: deadlock \(schedule {schedule}\)"):
+        launch(runtime, "half_a_barrier", block=64, shared=8, schedule=schedule)
     neighbours(runtime, 0)  # the next launch is not disturbed
+
+
+@emulated
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_bounded_wait_ends(schedule: int, runtime: ShimRuntime) -> None:
+    x = np.ones(64, np.int32)
+    launch(runtime, "waits_for_nobody", x, block=64, shared=8, schedule=schedule)
+    assert not x.any()
+    neighbours(runtime, 0)
+
+
+@emulated
+def test_activations_are_as_accurate_as_they_say(runtime: ShimRuntime) -> None:
+    """But for the errors of two instructions, which common.cuh adds: 2^x and 1/x are exact here."""
+    small = 10.0 ** np.linspace(-30, 0, 4001)
+    given = [np.linspace(-100, 100, 4001), np.linspace(-3, 3, 4001), small, -small]
+    x = np.concatenate([*given, [np.inf, -np.inf, np.nan, 0.0]]).astype(np.float32)
+    y = np.zeros((2, len(x)), np.float32)
+    launch(runtime, "activations", x, y, grid=len(x) // 8, block=8)
+    exact = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        sigmoid, tanh = 1 / (1 + np.exp(-exact)), np.tanh(exact)
+    np.testing.assert_allclose(y[0], sigmoid, rtol=0, atol=2.0**-22.5)
+    normal = sigmoid > 2.0**-126
+    bound = sigmoid[normal] * (2.0**-21 + abs(exact[normal]) * 2.0**-23)
+    finite = np.isfinite(bound)
+    assert (abs(y[0][normal] - sigmoid[normal])[finite] <= bound[finite]).all()
+    np.testing.assert_allclose(y[1], tanh, rtol=2.0**-21, atol=0)
 
 
 @emulated

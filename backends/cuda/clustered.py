@@ -7,29 +7,21 @@ one kernel (``kernels/*_cluster.cu``) runs all steps, of both directions of a la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cells import FusedElman, FusedElmanReLU, FusedGRU, FusedLSTM
-from xrnn.backends.cuda.cluster import Geometry
+from xrnn.backends.cuda.cluster import Room
 from xrnn.backends.cuda.fused import Fused
+from xrnn.backends.cuda.geometry import Geometry
 from xrnn.backends.cuda.plan import Plan
 from xrnn.typing import Array, State
 
 
 @cache
-def _geometry(
-    runtime: Any, cell: str, kind: str, B: int, H: int, directions: int
-) -> Geometry | None:
-    return cluster.geometry(cell, kind, H, B, partial(_held, runtime), directions)
-
-
-@cache
-def _held(runtime: Any, size: int) -> int:
-    """How many clusters of a size the device holds at once."""
-    held: int = runtime.resident(*cluster.probe(size))
-    return held
+def _geometry(room: Room, cell: str, kind: str, B: int, H: int, directions: int) -> Geometry | None:
+    return cluster.geometry(cell, kind, H, B, room.of, directions, room.shared)
 
 
 class Clustered(Fused):
@@ -37,11 +29,9 @@ class Clustered(Fused):
 
     def geometry(self, kind: str, B: int, H: int, directions: int = 1) -> Geometry | None:
         """The geometry of the clusters for these sizes, or None if there is none."""
-        if self.runtime.capability() < cluster.CAPABILITY:
-            return None
-        runtime: Any = self.runtime
         tf32 = self.tf32 and kind == "float32"
-        return _geometry(runtime, self.cell.name, "tf32" if tf32 else kind, B, H, directions)
+        kind = "tf32" if tf32 else kind
+        return _geometry(self.runtime.room(), self.cell.name, kind, B, H, directions)
 
     def drive(self, plans: Sequence[Plan], keep: bool) -> None:
         g = self._geometry_of(plans)
@@ -100,6 +90,7 @@ class Clustered(Fused):
             (
                 *map(one.int32, (one.T, one.B, one.H)),
                 one.lengths,
+                self.runtime.report(instance),
                 one.int32(one.run.reverse),
                 *save,
                 *pointers,

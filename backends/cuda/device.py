@@ -45,7 +45,7 @@ def _describe() -> str:
 
 def _notes() -> list[str]:
     compiled = ", ".join(RUNTIME.compiled()) or "none"
-    return [*notes(), f"compiled in this process: {compiled}"]
+    return [*notes(RUNTIME), f"compiled in this process: {compiled}"]
 
 
 def _dtypes() -> frozenset[cupy.dtype]:

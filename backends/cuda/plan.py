@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
+from xrnn.backends.cuda.cluster import Room
 from xrnn.typing import Array, State, Weights, dtype_name
 
 #: threads in a block of an elementwise kernel
@@ -55,7 +56,9 @@ class Runtime(Protocol):
 
     def capability(self) -> int: ...
 
-    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int: ...
+    def room(self) -> Room: ...
+
+    def report(self, instance: str) -> int: ...
 
     def launch(
         self,
@@ -65,7 +68,7 @@ class Runtime(Protocol):
         block: tuple[int, ...],
         args: Sequence[Any],
         shared: int = 0,
-        cluster: int = 1,
+        cluster: int = 0,
     ) -> None: ...
 
     def gemm(self, product: Product) -> None: ...

@@ -16,13 +16,19 @@ from typing import Any
 
 import array_api_compat.cupy
 import cupy
-from cupy.cuda import device, driver
+from cupy.cuda import compiler, device, driver
 
+from xrnn.backends.cuda import cluster
+from xrnn.backends.cuda.cluster import CAPABILITY, SIZES, Room
 from xrnn.backends.cuda.plan import Product
 
 #: bytes of shared memory that a kernel may use without asking, and the attribute of a
 #: kernel that lets its clusters have more than 8 blocks (cuda.h)
 PLAIN_SHARED, NON_PORTABLE_CLUSTER = 48 * 1024, 14
+
+#: numbers of errors that tell of this moment, not of the device (cuda.h): no memory is left, or the
+#: stream is being captured
+PASSING = {2, *range(900, 909)}
 
 #: dtype → cuBLAS's numbers for storing it and for summing its products (cublas_api.h)
 TYPES = {"float16": (2, 68), "bfloat16": (14, 68), "float32": (0, 68), "float64": (1, 70)}
@@ -53,6 +59,8 @@ class CupyRuntime:
     def __init__(self) -> None:
         self.xp: Any = array_api_compat.cupy
         self._kernels: dict[tuple[int, str], Any] = {}
+        self._rooms: dict[int, Room] = {}
+        self._reports: dict[str, tuple[Any, Any]] = {}
         self._lock = Lock()
         # cuBLAS reads its factors from host memory, whose address must outlive the call.
         self._factors = {
@@ -79,24 +87,76 @@ class CupyRuntime:
         """Of the current device: 90 for a Hopper."""
         return int(device.Device().compute_capability)
 
-    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
-        """How many clusters of `size` blocks of this kernel the device holds at once; 0 where it
-        cannot run at all."""
-        try:
-            kernel = self._kernel(source, instance, shared, size)
-            query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
-        except Exception:  # too little shared memory, or an old driver: other kernels run then
-            return 0
+    def room(self) -> Room:
+        """What the current device has for clusters.  It is asked once, and again where the answer
+        was that of a moment (no memory left, a stream that is being captured)."""
+        here = device.get_device_id()
+        if here not in self._rooms:
+            room, final = self._measured_room()
+            if not final:
+                return room
+            self._rooms[here] = room
+        return self._rooms[here]
+
+    def _measured_room(self) -> tuple[Room, bool]:
+        """The room of the current device, and whether the answer is final."""
+        if (capability := self.capability()) < CAPABILITY:
+            reason = f"compute capability {capability}; clusters need {CAPABILITY} or newer"
+            return Room(reasons=(reason,)), True
+        shared = int(device.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+        held, reasons, final = [], [], True
+        for size in SIZES:
+            number, problem = 0, ""
+            try:
+                number = self._resident(size, shared)
+            except (OSError, AttributeError) as error:
+                problem = f"the driver cannot be asked: {error}"
+            except (RuntimeError, MemoryError, compiler.CompileException) as error:
+                problem = str(error).partition("\n")[0]
+                passing = getattr(error, "status", 0) in PASSING or isinstance(error, MemoryError)
+                final = final and not passing
+            held.append(number)
+            if not number:
+                reasons.append(f"none of {size} blocks: {problem or 'they do not fit'}")
+        return Room(shared, tuple(held), tuple(reasons)), final
+
+    def _resident(self, size: int, shared: int) -> int:
+        """How many clusters of `size` blocks, each with a multiprocessor of its own, the current
+        device holds at once."""
+        source, instance, threads = cluster.probe(size)
+        kernel = self._kernel(source, instance, shared, size)
+        query = ctypes.CDLL("libcuda.so.1").cuOccupancyMaxActiveClusters
         config, attribute = _Config(), _Attribute(id=4)
         attribute.value[:3] = (size, 1, 1)
-        config.grid[:], config.block[:] = (size, 1, 1), (block, 1, 1)
+        config.grid[:], config.block[:] = (size, 1, 1), (threads, 1, 1)
         config.shared, config.count = shared, 1
         config.attributes = ctypes.pointer(attribute)
         found = ctypes.c_int()
         status = query(
             ctypes.byref(found), ctypes.c_void_p(kernel.kernel.ptr), ctypes.byref(config)
         )
-        return 0 if status else found.value
+        driver.check_status(status)
+        return found.value
+
+    def report(self, instance: str) -> int:
+        """The address of four int32 of the host, where a kernel in clusters that gives up says so.
+
+        Raises
+        ------
+        RuntimeError
+            If any kernel has given up since the last call.
+        """
+        for name, (_, numbers) in list(self._reports.items()):
+            if numbers[0]:
+                said = cluster.gave_up(name, list(numbers))
+                numbers[0] = 0
+                raise RuntimeError(said)
+        if instance not in self._reports:
+            memory = cupy.cuda.alloc_pinned_memory(16)  # which kernels can write to, too
+            numbers = (ctypes.c_int * 4).from_address(memory.ptr)
+            numbers[:] = [0, 0, 0, 0]
+            self._reports[instance] = memory, numbers
+        return int(self._reports[instance][0].ptr)
 
     def launch(
         self,
@@ -106,9 +166,15 @@ class CupyRuntime:
         block: tuple[int, ...],
         args: Sequence[Any],
         shared: int = 0,
-        cluster: int = 1,
+        cluster: int = 0,
     ) -> None:
-        """Start a kernel on the current stream; addresses are int, numbers NumPy's."""
+        """Start a kernel on the current stream; addresses are int, numbers NumPy's.
+
+        A block of a cluster gets all shared memory, whatever it needs: so no two of them come to
+        lie on one multiprocessor, where each would be half as fast, while others idle.
+        """
+        if cluster:
+            shared = self.room().shared
         kernel = self._kernel(source, instance, shared, cluster)
         kernel(grid, block, tuple(args), shared_mem=shared)
 

@@ -19,6 +19,7 @@ from xrnn.backends.cuda.cells import (
     FusedLSTM,
     FusedPeephole,
 )
+from xrnn.backends.cuda.cluster import OPT_IN
 from xrnn.backends.cuda.clustered import (
     Clustered,
     ClusteredElman,
@@ -53,8 +54,9 @@ CLUSTERED: Mapping[Cell[Any], type[Clustered]] = {
 #: the relative error that products of rounded factors may have
 TF32_TOLERANCE = 5e-3
 
-#: set to 1 to let clusters run: they have not been verified on a device yet
-OPT_IN = "XRNN_CUDA_CLUSTERS"
+#: whether clusters run where the variable `OPT_IN` says nothing.  To be switched in the commit that
+#: brings the certificate of a real device (benchmarks/results), and not before: a test compares.
+BY_DEFAULT = False
 
 
 def kernels(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell[Any], tuple[Kernel, ...]]:
@@ -91,9 +93,7 @@ def _clustered(loop: Clustered, dtypes: frozenset[Any]) -> list[Kernel]:
         kind = dtype_name(dtype)
 
         def serves(T: int, B: int, I: int, H: int) -> bool:
-            if not environment.switch(OPT_IN, False):
-                return False
-            return loop.geometry(kind, B, H) is not None
+            return clusters_may_run() and loop.geometry(kind, B, H) is not None
 
         def path(T: int, B: int, I: int, H: int) -> str:
             g = loop.geometry(kind, B, H)
@@ -124,11 +124,24 @@ def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Kernel:
     )
 
 
-def notes() -> list[str]:
-    """For `xrnn info`: how far clusters reach."""
-    word = "on" if environment.switch(OPT_IN, False) else f"off; {OPT_IN}=1 turns them on"
-    lines = [f"clusters ({word}), the most hidden units with 8 / 16 blocks:"]
-    for (cell, kind), (eight, sixteen) in cluster.table().items():
+def clusters_may_run() -> bool:
+    """Whether clusters run where they can: as the variable says, else by default."""
+    return environment.switch(OPT_IN, BY_DEFAULT)
+
+
+def notes(runtime: Runtime) -> list[str]:
+    """For `xrnn info`: how far clusters reach, and what keeps them from running."""
+    word = f"on; {OPT_IN}=0 turns them off"
+    if not clusters_may_run():
+        word = f"off; {OPT_IN}=1 turns them on"
+    room = runtime.room()
+    held = ", ".join(f"{n} of {size}" for n, size in zip(room.held, cluster.SIZES, strict=True))
+    lines = [f"clusters ({word}); the device holds at once: {held} blocks"]
+    lines += [f"  {reason}" for reason in room.reasons]
+    if not any(room.held):
+        return lines
+    lines.append("the most hidden units with clusters of 8 / 16 blocks:")
+    for (cell, kind), (eight, sixteen) in cluster.table(room.shared).items():
         lines.append(f"  {cell:<12} {kind:<9} {eight} / {sixteen}")
     return lines
 

@@ -11,11 +11,14 @@ import numpy as np
 
 from xrnn.backends import Kernel, Sizes
 from xrnn.backends.cuda import tables
+from xrnn.backends.cuda.cluster import SIZES, Room
+from xrnn.backends.cuda.geometry import SHARED
 from xrnn.backends.cuda.plan import Product
 from xrnn.cells.base import Cell
 
 #: size of a cluster → how many of them a Hopper with 132 multiprocessors may hold at once
 HELD = {1: 132, 2: 66, 4: 33, 8: 15, 16: 7}
+ROOM = Room(SHARED, tuple(HELD[size] for size in SIZES))
 
 
 class Recorder:
@@ -47,8 +50,11 @@ class Recorder:
     def capability(self) -> int:
         return self._capability
 
-    def resident(self, source: str, instance: str, block: int, shared: int, size: int) -> int:
-        return HELD[size] if self._capability >= 90 else 0
+    def room(self) -> Room:
+        return ROOM if self._capability >= 90 else Room()
+
+    def report(self, instance: str) -> int:
+        return 0
 
     def launch(
         self,
@@ -58,7 +64,7 @@ class Recorder:
         block: tuple[int, ...],
         args: Sequence[Any],
         shared: int = 0,
-        cluster: int = 1,
+        cluster: int = 0,
     ) -> None:
         self.launches.append((source, instance, grid, block, shared, cluster))
         self.work += 1

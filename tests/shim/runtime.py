@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from shim.build import KERNELS, Instance, library
+from xrnn.backends.cuda.cluster import gave_up
 from xrnn.backends.cuda.plan import Product
 
 FAILURES = {
@@ -77,6 +78,11 @@ class ShimRuntime:
         for group in map(frozenset, groups):
             self._group_of |= dict.fromkeys(group, group)
         self._entries: dict[Instance, Any] = {}
+        self._report = (ctypes.c_int * 4)()
+
+    def report(self, instance: str) -> int:
+        """Where a kernel says that it gave up."""
+        return ctypes.addressof(self._report)
 
     def pointer(self, array: Any) -> int:
         """The address of the array's first value."""
@@ -90,17 +96,21 @@ class ShimRuntime:
         block: tuple[int, ...],
         args: Sequence[Any],
         shared: int = 0,
-        cluster: int = 1,
+        cluster: int = 0,
     ) -> None:
         """Run a kernel to its end; RuntimeError if it fails, with the schedule it failed under."""
         boxes = [_boxed(arg) for arg in args]
         pointers = (ctypes.c_void_p * len(boxes))(*(address for address, _, _ in boxes))
         sizes = (ctypes.c_int * len(boxes))(*(size for _, size, _ in boxes))
-        how = _Launch(_three(grid), _three(block), shared, cluster, self.schedule)
+        how = _Launch(_three(grid), _three(block), shared, max(1, cluster), self.schedule)
         code = self._entry((source, instance))(ctypes.byref(how), pointers, sizes, len(boxes))
         if code:
             what = FAILURES.get(code, f"argument {code - 100} has the wrong size or kind")
             raise RuntimeError(f"{source}: {instance}: {what} (schedule {self.schedule})")
+        if self._report[0]:
+            said = gave_up(instance, list(self._report))
+            self._report[0] = 0
+            raise RuntimeError(f"{said} (schedule {self.schedule})")
 
     def use(self, instance: Instance, entry: Any) -> None:
         """Launch another entry in the place of an instance."""

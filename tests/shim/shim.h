@@ -88,8 +88,10 @@ static jmp_buf home;              // the scheduler
 static dim3 grid_size, block_size;
 static Body body;
 static bool gone = false;  // somebody used the shared memory of a block that has ended
-// Counts all that brings somebody further; a round in which it stands still is a deadlock.
+// Counts all that brings somebody further; a round in which it stands still is a deadlock: at first
+// it becomes late, and bounded waits end; if that helps nobody, the launch fails.
 static unsigned long progress = 0;
+static bool late = false;
 
 // ---- fibers ------------------------------------------------------------------------------
 
@@ -202,7 +204,8 @@ static Outcome run_in_turn(std::vector<Fiber>& fibers, int schedule, Random& ran
       if (!fiber->done) resume(fiber);
     }
     idle = progress == before ? idle + 1 : 0;
-    if (idle > 8) return kDeadlock;
+    if (idle > 8 && late) return kDeadlock;
+    if (idle > 8) late = true, idle = 0;
   }
   return kDone;
 }
@@ -223,7 +226,8 @@ static Outcome run_starving(std::vector<Fiber>& fibers, size_t unit, Random& ran
       }
     } while (progress != before);
     idle = progress == at_first ? idle + 1 : 0;
-    if (idle > 64 * units + 64) return kDeadlock;
+    if (idle > 64 * units + 64 && late) return kDeadlock;
+    if (idle > 64 * units + 64) late = true, idle = 0;
   }
   return kDone;
 }
@@ -270,6 +274,7 @@ static Outcome run_cluster(const Launch& how, unsigned first, Random& random) {
     fibers[i].warp = &fibers[i].block->warps[thread / 32];
     fibers[i].warp->barrier.needed++;
   }
+  late = false;
   Outcome outcome = how.schedule < 100
                         ? run_in_turn(fibers, how.schedule, random)
                         : run_starving(fibers, how.schedule % 2 ? 32 : threads, random);
@@ -347,6 +352,7 @@ static int launch(void (*kernel)(P...), const Launch& how, void** arguments, con
 static inline void __syncthreads() { shim::wait(shim::current->block->barrier); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { shim::wait(shim::current->warp->barrier); }
 static inline void __nanosleep(unsigned) { shim::yield(); }
+static inline void __threadfence_system() {}
 
 // The value of lane `from` of this warp.
 template <class T>

@@ -6,13 +6,32 @@
 static inline int cluster_rank() { return shim::current->block->rank; }
 static inline void cluster_sync() { shim::wait(shim::current->block->cluster->barrier); }
 
-// Where `mine`, an address in this block's shared memory, lies in that of block `rank`.
+template <class T>
+static inline T kept_in_register(T value) {
+  return value;
+}
+
+// A place in the shared memory of block `rank`: that of `mine` in this block's.
+struct Remote {
+  unsigned char* mine;
+  int rank;
+  Remote operator+(int bytes) const { return {mine + bytes, rank}; }
+};
+static inline Remote remote(const void* mine, int rank) {
+  return {static_cast<unsigned char*>(const_cast<void*>(mine)), rank};
+}
+
+// Where it lies.
+static inline unsigned char* dsmem(Remote place) {
+  const shim::Block* const block = shim::current->block;
+  const shim::Block* const other = block->cluster->blocks[place.rank];
+  if (!other->alive) shim::gone = true;
+  return other->shared + (place.mine - block->shared);
+}
+
 template <class T>
 static inline T* dsmem(T* mine, int rank) {
-  const shim::Block* const block = shim::current->block;
-  const shim::Block* const other = block->cluster->blocks[rank];
-  if (!other->alive) shim::gone = true;
-  return reinterpret_cast<T*>(other->shared + ((unsigned char*)mine - block->shared));
+  return reinterpret_cast<T*>(dsmem(remote(mine, rank)));
 }
 
 // ---- mbarrier and st.async ---------------------------------------------------------------
@@ -40,19 +59,20 @@ static inline void mbarrier_expect(unsigned long long* bar, unsigned bytes) {
   host_mbarrier(bar)->arrivals--;
   turn_if_complete(host_mbarrier(bar));
 }
-// Wait until the phase of this parity is over.
-static inline void mbarrier_wait(unsigned long long* bar, unsigned parity) {
+// Waits until the phase of this parity is over; false where nobody comes further any more.
+static inline bool mbarrier_wait(unsigned long long* bar, unsigned parity) {
   const HostMbarrier* const state = host_mbarrier(bar);
   ++shim::progress;
-  while (static_cast<unsigned>(state->phase) == parity) shim::yield();
+  while (static_cast<unsigned>(state->phase) == parity && !shim::late) shim::yield();
   ++shim::progress;
+  return static_cast<unsigned>(state->phase) != parity;
 }
-// 16 bytes to the same place in block `rank`, whose mbarrier counts them.
+// 16 bytes to a place, and off the count of an mbarrier in the same block.
 template <class V>
-static inline void store_async16(void* to, const V& value, unsigned long long* bar, int rank) {
+static inline void store_async16(Remote to, const V& value, Remote bar) {
   static_assert(sizeof(V) == 16);
-  memcpy(dsmem(static_cast<unsigned char*>(to), rank), &value, 16);
-  HostMbarrier* const theirs = host_mbarrier(dsmem(bar, rank));
+  memcpy(dsmem(to), &value, 16);
+  HostMbarrier* const theirs = reinterpret_cast<HostMbarrier*>(dsmem(bar));
   theirs->bytes -= 16;
   turn_if_complete(theirs);
 }

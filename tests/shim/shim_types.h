@@ -32,6 +32,10 @@ static inline To bits_as(From from) {
 static inline float __uint_as_float(unsigned u) { return bits_as<float>(u); }
 static inline unsigned __float_as_uint(float f) { return bits_as<unsigned>(f); }
 
+// The instructions of the wrappers in common.cuh, here without their errors.
+static inline float exp2_approx(float x) { return exp2f(x); }
+static inline float reciprocal_approx(float x) { return 1.0f / x; }
+
 struct __half {
   _Float16 value;
   __half() = default;

@@ -1,5 +1,4 @@
-// Whole sequences on thread-block clusters (sm_90 and later): the instructions they need, and
-// matrix products of weights that stay on the chip.
+// Whole sequences on thread-block clusters (sm_90 and later): the instructions they need.
 //
 // A cluster is C blocks on C multiprocessors.  It runs a slice of the batch through all steps;
 // each of its blocks owns `Units` neighbouring hidden units, and holds the rows of U that belong
@@ -9,13 +8,12 @@
 // no fence, no barrier of the cluster or grid, and no atomic addition in the loop over time, and
 // every sum has one fixed order.
 //
-// Here: PTX in wrappers (the shim has their host versions), the arithmetic of the products, and
-// `Resident`, a warp's share of the weights.  What blocks exchange: cluster_blocks.cuh.
+// Here: PTX in wrappers, of which the shim has host versions.  Products: cluster_products.cuh; what
+// blocks exchange: cluster_blocks.cuh.
 #pragma once
 #include "common.cuh"
 
 #define ROLL _Pragma("unroll 1")
-#define FEW _Pragma("unroll 4")
 
 // 16 bytes, moved as one.
 struct __align__(16) Words {
@@ -23,6 +21,13 @@ struct __align__(16) Words {
 };
 
 #ifndef XRNN_HOST
+// The same value, which the compiler computes once, and not again in every step.  All threads of
+// the warp are there.
+template <class T>
+__device__ __forceinline__ T kept_in_register(T value) {
+  return __shfl_sync(0xffffffffu, value, threadIdx.x & 31);
+}
+
 // The number of this block in its cluster.
 __device__ __forceinline__ int cluster_rank() {
   unsigned rank;
@@ -43,10 +48,15 @@ __device__ __forceinline__ unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
-// The same place in the shared memory of block `rank`.
-__device__ __forceinline__ unsigned address_in(unsigned address, int rank) {
-  unsigned there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+// A place in the shared memory of a block of the cluster; it can be moved by bytes.
+typedef unsigned Remote;
+
+// The place `p` of this block's shared memory, in that of block `rank`.
+__device__ __forceinline__ Remote remote(const void* p, int rank) {
+  Remote there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(there)
+               : "r"(shared_address(p)), "r"(rank));
   return there;
 }
 
@@ -67,28 +77,42 @@ __device__ __forceinline__ void mbarrier_expect(unsigned long long* barrier, uns
       : "memory");
 }
 
-// Waits for the end of the phase of this parity: 0 for the first, 1 for the second, 0 …
-__device__ __forceinline__ void mbarrier_wait(unsigned long long* barrier, unsigned parity) {
+// Whether the phase of this parity has ended: 0 for the first, 1 for the second, 0 …  May take
+// some time to say no.
+__device__ __forceinline__ bool mbarrier_try_wait(unsigned long long* barrier, unsigned parity) {
   unsigned done;
-  do {
-    asm volatile(
-        "{.reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;}"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
-  } while (!done);
+  asm volatile(
+      "{.reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;}"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return done;
 }
 
-// Stores 16 bytes to the place `to` of block `rank` and counts them off at `barrier` there.
-__device__ __forceinline__ void store_async16(void* to, const Words& value,
-                                              unsigned long long* barrier, int rank) {
+// Cycles after which a wait is given up, some seconds; a step takes some thousands.
+constexpr long long PATIENCE = 1ll << 33;
+
+// Waits for the end of the phase of this parity; false if it was given up.  A kernel that was
+// suspended is late when it goes on, and has a thousand tries nevertheless.
+__device__ __forceinline__ bool mbarrier_wait(unsigned long long* barrier, unsigned parity) {
+  long long begun = 0;
+  for (bool late = false;; late = clock64() - begun > PATIENCE) {
+    ROLL for (int tries = 0; tries < 1024; tries++) {
+      if (mbarrier_try_wait(barrier, parity)) return true;
+    }
+    if (late) return false;
+    if (begun == 0) begun = clock64();
+  }
+}
+
+// Stores 16 bytes to `to` and counts them off at `barrier`, both in the same block.
+__device__ __forceinline__ void store_async16(Remote to, const Words& value, Remote barrier) {
   asm volatile(
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 "
-      "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(address_in(shared_address(to), rank)),
-      "r"(value.at[0]), "r"(value.at[1]), "r"(value.at[2]), "r"(value.at[3]),
-      "r"(address_in(shared_address(barrier), rank))
+      "[%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+      "r"(value.at[0]), "r"(value.at[1]), "r"(value.at[2]), "r"(value.at[3]), "r"(barrier)
       : "memory");
 }
 
@@ -147,212 +171,4 @@ __device__ __forceinline__ unsigned bits_of(float x) {
 __device__ __forceinline__ float float_of(unsigned bits) {
   return *reinterpret_cast<const float*>(&bits);
 }
-
-// The arithmetic of a product is a policy P:
-//   Type     what arrays are stored in; sums are float
-//   depth    k of one mma;  pad: what a row in shared memory is longer by, against conflicts
-//   pack     one tile of weights [16, depth], as the lanes keep it: 16 bytes a lane
-//   rows     packed weights, as `multiply` wants them
-//   columns  8 vectors of `depth` values from shared memory, as `multiply` wants them
-//   multiply sum [16, 8] += rows · columns
-// Of a tile, lane = 4 g + q has rows g and g + 8; of the vectors, it has vector g; of a sum,
-// rows g, g + 8 of vectors 2q, 2q + 1: {(g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)}.
-
-// Products of 16-bit values are exact in float.
-template <class T>
-struct SixteenBits {
-  typedef T Type;
-  typedef Words Rows;
-  struct Columns {
-    unsigned at[2];
-  };
-  static constexpr int depth = 16, pad = 8;
-
-  static __device__ __forceinline__ unsigned pair(T low, T high) {
-    Vector<T, 2> both;
-    both.at[0] = low, both.at[1] = high;
-    return *reinterpret_cast<const unsigned*>(&both);
-  }
-  template <class F>
-  static __device__ __forceinline__ Words pack(int lane, F weight) {
-    const int g = lane >> 2, k = 2 * (lane & 3);
-    Words w;
-    w.at[0] = pair(weight(g, k), weight(g, k + 1));
-    w.at[1] = pair(weight(g + 8, k), weight(g + 8, k + 1));
-    w.at[2] = pair(weight(g, k + 8), weight(g, k + 9));
-    w.at[3] = pair(weight(g + 8, k + 8), weight(g + 8, k + 9));
-    return w;
-  }
-  static __device__ __forceinline__ const Words& rows(const Words& packed) { return packed; }
-  static __device__ __forceinline__ Columns columns(int lane, const T* vectors, int ld) {
-    const unsigned* v =
-        reinterpret_cast<const unsigned*>(vectors + (lane >> 2) * ld + 2 * (lane & 3));
-    return {{v[0], v[4]}};
-  }
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const Rows& a,
-                                                  const Columns& b) {
-    mma16816<T>(sum, a.at, b.at);
-  }
-};
-typedef SixteenBits<__half> Half;
-typedef SixteenBits<__nv_bfloat16> Bfloat16;
-
-// Floats as they are stored, in tiles of depth 8.
-struct FloatTiles {
-  typedef float Type;
-  static constexpr int depth = 8, pad = 4;
-
-  template <class F>
-  static __device__ __forceinline__ Words pack(int lane, F weight) {
-    const int g = lane >> 2, k = lane & 3;
-    return {{bits_of(weight(g, k)), bits_of(weight(g + 8, k)), bits_of(weight(g, k + 4)),
-             bits_of(weight(g + 8, k + 4))}};
-  }
-};
-
-// Each factor rounded to tf32: relative error 2^-11 a factor.
-struct Tf32 : FloatTiles {
-  typedef Words Rows;
-  struct Columns {
-    unsigned at[2];
-  };
-  template <class F>
-  static __device__ __forceinline__ Words pack(int lane, F weight) {
-    Words w = FloatTiles::pack(lane, weight);
-    UNROLL for (int i = 0; i < 4; i++) w.at[i] = to_tf32(float_of(w.at[i]));
-    return w;
-  }
-  static __device__ __forceinline__ const Words& rows(const Words& packed) { return packed; }
-  static __device__ __forceinline__ Columns columns(int lane, const float* vectors, int ld) {
-    const float* v = vectors + (lane >> 2) * ld + (lane & 3);
-    return {{to_tf32(v[0]), to_tf32(v[4])}};
-  }
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const Rows& a,
-                                                  const Columns& b) {
-    mma1688(sum, a.at, b.at);
-  }
-};
-
-// Each factor x as high + low, both tf32: high is x rounded, low the rest with its last bits cut
-// off, so that |low| <= 2^-11 |x| and |x - high - low| < 2^-21 |x|.  Of the four products
-// low · low (2^-22 of the whole) is left out.  So a product is wrong by less than 2^-19.8 = 1.1e-6
-// of its size (root mean square 8e-8), with either sign: sums are as good as those of float.  An
-// infinite factor gives NaN, NaN stays NaN.
-struct Ieee : FloatTiles {
-  struct Rows {
-    unsigned high[4], low[4];
-  };
-  struct Columns {
-    unsigned high[2], low[2];
-  };
-  static __device__ __forceinline__ void split(float x, unsigned& high, unsigned& low) {
-    high = to_tf32_each_time(x);
-    low = bits_of(x - float_of(high)) & 0xffffe000;
-  }
-  static __device__ __forceinline__ Rows rows(const Words& packed) {
-    Rows r;
-    UNROLL for (int i = 0; i < 4; i++) split(float_of(packed.at[i]), r.high[i], r.low[i]);
-    return r;
-  }
-  static __device__ __forceinline__ Columns columns(int lane, const float* vectors, int ld) {
-    const float* v = vectors + (lane >> 2) * ld + (lane & 3);
-    Columns c;
-    split(v[0], c.high[0], c.low[0]);
-    split(v[4], c.high[1], c.low[1]);
-    return c;
-  }
-  static __device__ __forceinline__ void multiply(float (&sum)[4], const Rows& a,
-                                                  const Columns& b) {
-    mma1688(sum, a.low, b.high);  // the small ones first
-    mma1688(sum, a.high, b.low);
-    mma1688(sum, a.high, b.high);
-  }
-};
-
-template <class P>
-using Stored = typename P::Type;
-
-// One warp's share of a matrix: Tiles · 16 rows, Deep · P::depth columns.  The first Kept tiles
-// of each row of tiles lie in registers, the others in shared memory.
-template <class P, int Tiles, int Deep, int Kept>
-struct Resident {
-  static_assert(0 <= Kept && Kept <= Deep, "no more than all tiles in registers");
-  static constexpr int words = Tiles * (Deep - Kept) * 32;  // in shared memory, of one warp
-
-  Words kept[Tiles][Kept > 0 ? Kept : 1];
-  Words* rest;  // this lane's, 32 apart
-
-  // weight(row, k): row < Tiles · 16, k < Deep · P::depth.  `shared`: [words] of this warp.
-  template <class F>
-  __device__ __forceinline__ void load(int lane, Words* shared, F weight) {
-    rest = shared + lane;
-    // A loop indeed: unrolled, all weights would be read before the first is packed, and there
-    // are no registers for that.  So where in `kept` a tile goes is found by comparing.
-    UNROLL for (int m = 0; m < Tiles; m++) {
-      UNROLL for (int k = 0; k < Kept; k++) kept[m][k] = {{0, 0, 0, 0}};
-    }
-    ROLL for (int k = 0; k < Deep; k++) {
-      UNROLL for (int m = 0; m < Tiles; m++) {
-        const Words w = P::pack(
-            lane, [&](int row, int column) { return weight(m * 16 + row, k * P::depth + column); });
-        UNROLL for (int to = 0; to < Kept; to++) {
-          UNROLL for (int i = 0; i < 4; i++) {
-            kept[m][to].at[i] = k == to ? w.at[i] : kept[m][to].at[i];
-          }
-        }
-        if (k >= Kept) rest[(m * (Deep - Kept) + k - Kept) * 32] = w;
-      }
-    }
-  }
-
-  // sum = weights · vectors; vectors [8 · N, ld] in shared memory, from this warp's first k on.
-  template <int N>
-  __device__ __forceinline__ void product(float (&sum)[Tiles][N][4], int lane,
-                                          const Stored<P>* vectors, int ld) const {
-    UNROLL for (int m = 0; m < Tiles; m++) {
-      UNROLL for (int n = 0; n < N; n++) { UNROLL for (int i = 0; i < 4; i++) sum[m][n][i] = 0.0f; }
-    }
-    UNROLL for (int k = 0; k < Kept; k++) {
-      typename P::Columns b[N];
-      read(b, lane, vectors + k * P::depth, ld);
-      UNROLL for (int m = 0; m < Tiles; m++) multiply(sum[m], kept[m][k], b);
-    }
-    // Not all of them at once: the compiler would read far ahead, with registers it lacks.
-    FEW for (int k = Kept; k < Deep; k++) {
-      typename P::Columns b[N];
-      read(b, lane, vectors + k * P::depth, ld);
-      UNROLL for (int m = 0; m < Tiles; m++) {
-        multiply(sum[m], rest[(m * (Deep - Kept) + k - Kept) * 32], b);
-      }
-    }
-  }
-
- private:
-  template <int N>
-  static __device__ __forceinline__ void read(typename P::Columns (&b)[N], int lane,
-                                              const Stored<P>* vectors, int ld) {
-    UNROLL for (int n = 0; n < N; n++) b[n] = P::columns(lane, vectors + n * 8 * ld, ld);
-  }
-  template <int N>
-  static __device__ __forceinline__ void multiply(float (&sum)[N][4], const Words& packed,
-                                                  const typename P::Columns (&b)[N]) {
-    const typename P::Rows a = P::rows(packed);
-    UNROLL for (int n = 0; n < N; n++) P::multiply(sum[n], a, b[n]);
-  }
-};
-
-// A product's sums to shared memory: sums[vector][row], rows `ld` apart.
-template <int Tiles, int N>
-__device__ __forceinline__ void put(float* sums, int ld, int lane,
-                                    const float (&sum)[Tiles][N][4]) {
-  const int g = lane >> 2, q = lane & 3;
-  UNROLL for (int m = 0; m < Tiles; m++) {
-    UNROLL for (int n = 0; n < N; n++) {
-      float* at = sums + (n * 8 + 2 * q) * ld + m * 16 + g;
-      at[0] = sum[m][n][0];
-      at[ld] = sum[m][n][1];
-      at[8] = sum[m][n][2];
-      at[ld + 8] = sum[m][n][3];
-    }
-  }
-}
+__device__ __forceinline__ float not_a_number() { return float_of(0x7fffffff); }

@@ -1,7 +1,8 @@
 // What one block of a cluster does in every cell: its slice, its product, its exchange.
 //
 // Template arguments, the same in all kernels:
-//   P         arithmetic of the products: Half, Bfloat16, Tf32, Ieee (cluster.cuh)
+//   P         arithmetic of the products: Half, Bfloat16, Tf32, IeeeSplit, IeeeWhole
+//             (cluster_products.cuh)
 //   Units     hidden units of one block, a multiple of 16; C · Units >= H, what is beyond H is
 //             padding: its weights and states are 0
 //   C         blocks of a cluster
@@ -10,7 +11,7 @@
 //             the Warps / RowWarps such groups share its depth
 //   Kept      tiles of weights in registers, of each row of tiles of a warp
 #pragma once
-#include "cluster.cuh"
+#include "cluster_products.cuh"
 
 // One of the (sequence, unit) pairs whose state a thread keeps.
 struct Pair {
@@ -26,28 +27,45 @@ struct Slice {
   static_assert(Units % 16 == 0, "tiles have 16 rows");
   static constexpr int batch = 8 * N, threads = 32 * Warps, width = Units * C;
   static constexpr int pairs = (batch * Units + threads - 1) / threads;  // of one thread
+  static constexpr bool all_held = batch * Units % threads == 0;
+  static constexpr int tail_bytes = 32;
 
   int B, H, rank, first, thread, warp, lane;
+  unsigned long long* barriers;  // [2], one for each buffer of what comes in
+  int* gave_up;                  // not 0 once a thread of this block has waited in vain
 
-  __device__ __forceinline__ Slice(int B, int H)
+  // `tail`: the last bytes of the shared memory.
+  __device__ __forceinline__ Slice(char* tail, int B, int H)
       : B(B),
         H(H),
         rank(cluster_rank()),
         first(static_cast<int>(blockIdx.x / C) * batch),
-        thread(threadIdx.x),
-        warp(threadIdx.x >> 5),
-        lane(threadIdx.x & 31) {}
+        thread(kept_in_register(static_cast<int>(threadIdx.x))),
+        warp(thread >> 5),
+        lane(thread & 31),
+        barriers(reinterpret_cast<unsigned long long*>(tail)),
+        gave_up(reinterpret_cast<int*>(tail + 16)) {
+    if (thread == 0) {
+      mbarrier_init(barriers);
+      mbarrier_init(barriers + 1);
+      *gave_up = 0;
+    }
+  }
 
   // This thread's j-th pair.
   __device__ __forceinline__ Pair pair(int j) const {
-    const int e = thread + j * threads;
     Pair p;
-    p.row = e / Units;
-    p.column = e - p.row * Units;
+    if (threads % Units == 0) {  // all of a thread's pairs are of one unit
+      p.row = thread / Units + j * (threads / Units);
+      p.column = thread % Units;
+    } else {
+      p.row = (thread + j * threads) / Units;
+      p.column = (thread + j * threads) % Units;
+    }
     p.b = first + p.row;
     p.unit = rank * Units + p.column;
     p.at = p.b * H + p.unit;
-    p.held = e < batch * Units;
+    p.held = all_held || thread + j * threads < batch * Units;
     p.real = p.held && p.b < B && p.unit < H;
     return p;
   }
@@ -61,6 +79,79 @@ struct Slice {
     }
     return most < steps ? most : steps;
   }
+
+  // Waits at one of the barriers.  After a wait in vain what follows is undefined: all threads of
+  // the block see it after the next __syncthreads, and leave the loop over time …
+  __device__ __forceinline__ void await(int buffer, unsigned parity) {
+    if (!mbarrier_wait(barriers + buffer, parity)) *gave_up = 1;
+  }
+  __device__ __forceinline__ bool stalled() const {
+    return *static_cast<const volatile int*>(gave_up);
+  }
+
+  // … and tells the host the step and the sizes.  To be called after the loop, by all: no block
+  // ends before the others, which may still be sending to it when it has given up.
+  __device__ __forceinline__ bool ended_well(int s, int steps, int* report) {
+    cluster_sync();
+    if (!stalled()) return true;
+    if (thread == 0) {
+      report[1] = steps, report[2] = B, report[3] = H;
+      __threadfence_system();
+      report[0] = s + 1;
+    }
+    return false;
+  }
+};
+
+// How the threads of a block send the others `Batch` rows of `Across` pieces of 16 bytes each:
+// every thread to one block.  They do not all begin with the same one.
+template <int C, int Threads, int Batch, int Across>
+struct Sender {
+  static constexpr int lanes = Threads / C, pieces = Batch * Across;  // for each block
+  static constexpr int each = (pieces + lanes - 1) / lanes, at_once = 4;
+  static_assert(lanes * C == Threads, "blocks by threads");
+
+  int to, lane;
+  Remote data, barriers;
+
+  // `data` and `barriers`: where they are in the block that is sent to.
+  __device__ __forceinline__ Sender(int thread, int rank, const void* data, const void* barriers)
+      : to((rank + thread / lanes) % C),
+        lane(thread % lanes),
+        data(remote(data, to)),
+        barriers(remote(barriers, to)) {}
+
+  // The piece at from + row · stride + column · 16 bytes goes to data + row · there + column · 16
+  // bytes, and is counted off at `barriers` + 8 · buffer.
+  __device__ __forceinline__ void send(const void* from, int stride, Remote data, int there,
+                                       int buffer) const {
+    UNROLL for (int some = 0; some < each; some += at_once) {
+      Words piece[at_once];
+      UNROLL for (int k = some; k < some + at_once && k < each; k++) {
+        if (valid(k)) {
+          piece[k - some] = *reinterpret_cast<const Words*>(static_cast<const char*>(from) +
+                                                            row(k) * stride + column(k) * 16);
+        }
+      }
+      UNROLL for (int k = some; k < some + at_once && k < each; k++) {
+        if (valid(k)) {
+          store_async16(data + (row(k) * there + column(k) * 16), piece[k - some],
+                        barriers + 8 * buffer);
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ bool valid(int k) const {
+    return pieces % lanes == 0 || lane + k * lanes < pieces;
+  }
+  __device__ __forceinline__ int row(int k) const {
+    return lanes % Across == 0 ? lane / Across + k * (lanes / Across) : (lane + k * lanes) / Across;
+  }
+  __device__ __forceinline__ int column(int k) const {
+    return lanes % Across == 0 ? lane % Across : (lane + k * lanes) % Across;
+  }
 };
 
 // Forward: a block computes all gates of its units, from the whole state h_prev [batch, width].
@@ -72,6 +163,7 @@ template <class P, int Gates, int Units, int C, int N, int Warps, int RowWarps, 
 struct Forward : Slice<Units, C, N, Warps> {
   typedef Slice<Units, C, N, Warps> Base;
   typedef Stored<P> T;
+  using Base::barriers;
   using Base::batch, Base::width, Base::threads;
   using Base::H, Base::B, Base::rank, Base::first, Base::thread, Base::warp, Base::lane;
 
@@ -86,22 +178,28 @@ struct Forward : Slice<Units, C, N, Warps> {
   static constexpr int state_bytes = batch * ld * static_cast<int>(sizeof(T));
   static constexpr int sums_bytes = groups * batch * sums_ld * 4;
   static constexpr int staged_bytes = batch * Units * static_cast<int>(sizeof(T));
-  static constexpr int bytes = weight_bytes + 2 * state_bytes + sums_bytes + staged_bytes + 16;
+  static constexpr int data_bytes = weight_bytes + 2 * state_bytes + sums_bytes + staged_bytes;
+  static constexpr int bytes = data_bytes + Base::tail_bytes;
 
+  T* states;     // [2][batch, ld]
+  float* sums;   // [groups][batch, sums_ld]
+  T* staged;     // [batch, Units]: this block's part of the next state
+  int from, to;  // where in states and sums this lane reads and writes
+  Sender<C, threads, batch, Units* static_cast<int>(sizeof(T)) / 16> sender;
   Weights weights;
-  T* states;                     // [2][batch, ld]
-  float* sums;                   // [groups][batch, sums_ld]
-  T* staged;                     // [batch, Units]: this block's part of the next state
-  unsigned long long* barriers;  // [2], one for each buffer of the state
 
-  __device__ __forceinline__ Forward(char* memory, int B, int H) : Base(B, H) {
-    states = reinterpret_cast<T*>(memory + weight_bytes);
-    sums = reinterpret_cast<float*>(memory + weight_bytes + 2 * state_bytes);
-    staged = reinterpret_cast<T*>(memory + weight_bytes + 2 * state_bytes + sums_bytes);
-    barriers = reinterpret_cast<unsigned long long*>(memory + bytes - 16);
-  }
+  __device__ __forceinline__ Forward(char* memory, int B, int H)
+      : Base(memory + data_bytes, B, H),
+        states(reinterpret_cast<T*>(memory + weight_bytes)),
+        sums(reinterpret_cast<float*>(memory + weight_bytes + 2 * state_bytes)),
+        staged(reinterpret_cast<T*>(memory + weight_bytes + 2 * state_bytes + sums_bytes)),
+        from(kept_in_register(P::place(lane, ld) + warp / RowWarps * deep * P::depth)),
+        to(kept_in_register(sum_place<sums_ld>(lane) + warp / RowWarps * batch * sums_ld +
+                            warp % RowWarps * tiles * 16)),
+        sender(thread, rank, states + rank * Units, barriers) {}
 
-  // U [Gates·H, H], the state given [B, H].  The blocks may begin after the next cluster_sync.
+  // U [Gates·H, H], less than 2^31 values; the state given [B, H].  The blocks may begin after the
+  // next cluster_sync.
   __device__ __forceinline__ void begin(char* memory, const T* U, const T* given) {
     const int row0 = warp % RowWarps * tiles * 16, k0 = warp / RowWarps * deep * P::depth;
     weights.load(lane, reinterpret_cast<Words*>(memory) + warp * Weights::words,
@@ -109,17 +207,13 @@ struct Forward : Slice<Units, C, N, Warps> {
                    const int gate = (row0 + row) / Units, unit = (row0 + row) % Units;
                    const int mine = rank * Units + unit, from = k0 + k;
                    if (mine >= H || from >= H) return static_cast<T>(0.0f);
-                   return U[(static_cast<i64>(gate) * H + mine) * H + from];
+                   return U[static_cast<unsigned>((gate * H + mine) * H + from)];
                  });
     for (int e = thread; e < batch * width; e += threads) {
       const int row = e / width, unit = e % width;
       const bool real = first + row < B && unit < H;
       states[row * ld + unit] =
-          real ? given[static_cast<i64>(first + row) * H + unit] : static_cast<T>(0.0f);
-    }
-    if (thread == 0) {
-      mbarrier_init(barriers);
-      mbarrier_init(barriers + 1);
+          real ? P::vector(given[static_cast<i64>(first + row) * H + unit]) : static_cast<T>(0.0f);
     }
   }
 
@@ -129,17 +223,13 @@ struct Forward : Slice<Units, C, N, Warps> {
   }
 
   // … and here.  Step 1 ends the first phase of barrier 1, step 2 that of barrier 0.
-  __device__ __forceinline__ void wait(int s) {
-    mbarrier_wait(barriers + (s & 1), ((s - 1) >> 1) & 1);
-  }
+  __device__ __forceinline__ void wait(int s) { this->await(s & 1, ((s - 1) >> 1) & 1); }
 
   // This warp's share of U h_prev, for step s.
   __device__ __forceinline__ void product(int s) {
-    const int group = warp / RowWarps;
     float sum[tiles][N][4];
-    weights.template product<N>(sum, lane, states + (s & 1) * batch * ld + group * deep * P::depth,
-                                ld);
-    put(sums + group * batch * sums_ld + warp % RowWarps * tiles * 16, sums_ld, lane, sum);
+    weights.template product<N>(sum, states + (s & 1) * batch * ld + from, ld);
+    put<sums_ld>(sums + to, sum);
   }
 
   // U h_prev of one gate of a pair, from the shares of all warps.
@@ -151,20 +241,14 @@ struct Forward : Slice<Units, C, N, Warps> {
   }
 
   __device__ __forceinline__ void stage(const Pair& p, T h) {
-    staged[p.row * Units + p.column] = h;
+    staged[p.row * Units + p.column] = P::vector(h);
   }
 
   // Sends what was staged to all blocks, this one included: their state before step s.
   __device__ __forceinline__ void send(int s) {
-    constexpr int piece = 16 / static_cast<int>(sizeof(T)), across = Units / piece;
-    T* state = states + (s & 1) * batch * ld;
-    for (int e = thread; e < C * batch * across; e += threads) {
-      const int to = (rank + e / (batch * across)) % C;  // not all to the same one at a time
-      const int row = e / across % batch, column = e % across * piece;
-      store_async16(state + row * ld + rank * Units + column,
-                    *reinterpret_cast<const Words*>(staged + row * Units + column),
-                    barriers + (s & 1), to);
-    }
+    constexpr int size = static_cast<int>(sizeof(T));
+    const Remote state = sender.data + (s & 1) * state_bytes;
+    sender.send(staged, Units * size, state, ld * size, s & 1);
   }
 };
 
@@ -178,7 +262,7 @@ struct Backward : Slice<Units, C, N, Warps> {
   typedef Slice<Units, C, N, Warps> Base;
   typedef Stored<P> T;
   using Base::batch, Base::width, Base::threads;
-  using Base::H, Base::rank, Base::thread, Base::warp, Base::lane;
+  using Base::H, Base::rank, Base::thread, Base::warp, Base::lane, Base::barriers;
 
   static constexpr int rows = Gates * Units;
   static constexpr int tiles = width / 16 / Warps, deep = rows / P::depth;
@@ -190,34 +274,34 @@ struct Backward : Slice<Units, C, N, Warps> {
   static constexpr int da_bytes = batch * ld * static_cast<int>(sizeof(T));
   static constexpr int sums_bytes = batch * sums_ld * 4;
   static constexpr int share_bytes = C * batch * Units * 4;
-  static constexpr int bytes = weight_bytes + da_bytes + sums_bytes + 2 * share_bytes + 16;
+  static constexpr int data_bytes = weight_bytes + da_bytes + sums_bytes + 2 * share_bytes;
+  static constexpr int bytes = data_bytes + Base::tail_bytes;
 
+  T* da;          // [batch, ld]: of this block's units
+  float* sums;    // [batch, sums_ld]: this block's share of da U
+  float* shares;  // [2][C][batch, Units]: of all blocks, for this block's units
+  int from, to;   // where in da and sums this lane reads and writes
+  Sender<C, threads, batch, Units / 4> sender;
   Weights weights;
-  T* da;                         // [batch, ld]: of this block's units
-  float* sums;                   // [batch, sums_ld]: this block's share of da U
-  float* shares;                 // [2][C][batch, Units]: of all blocks, for this block's units
-  unsigned long long* barriers;  // [2], one for each buffer of shares
 
-  __device__ __forceinline__ Backward(char* memory, int B, int H) : Base(B, H) {
-    da = reinterpret_cast<T*>(memory + weight_bytes);
-    sums = reinterpret_cast<float*>(memory + weight_bytes + da_bytes);
-    shares = reinterpret_cast<float*>(memory + weight_bytes + da_bytes + sums_bytes);
-    barriers = reinterpret_cast<unsigned long long*>(memory + bytes - 16);
-  }
+  __device__ __forceinline__ Backward(char* memory, int B, int H)
+      : Base(memory + data_bytes, B, H),
+        da(reinterpret_cast<T*>(memory + weight_bytes)),
+        sums(reinterpret_cast<float*>(memory + weight_bytes + da_bytes)),
+        shares(reinterpret_cast<float*>(memory + weight_bytes + da_bytes + sums_bytes)),
+        from(kept_in_register(P::place(lane, ld))),
+        to(kept_in_register(sum_place<sums_ld>(lane) + warp * tiles * 16)),
+        sender(thread, rank, shares + rank * batch * Units, barriers) {}
 
-  // U [Gates·H, H].  The blocks may begin after the next cluster_sync.
+  // U [Gates·H, H], less than 2^31 values.  The blocks may begin after the next cluster_sync.
   __device__ __forceinline__ void begin(char* memory, const T* U) {
     const int row0 = warp * tiles * 16;
     weights.load(lane, reinterpret_cast<Words*>(memory) + warp * Weights::words,
                  [&](int row, int k) {
                    const int gate = k / Units, mine = rank * Units + k % Units, to = row0 + row;
                    if (mine >= H || to >= H) return static_cast<T>(0.0f);
-                   return U[(static_cast<i64>(gate) * H + mine) * H + to];
+                   return U[static_cast<unsigned>((gate * H + mine) * H + to)];
                  });
-    if (thread == 0) {
-      mbarrier_init(barriers);
-      mbarrier_init(barriers + 1);
-    }
   }
 
   // The shares of step s are awaited: announced …
@@ -226,31 +310,24 @@ struct Backward : Slice<Units, C, N, Warps> {
   }
 
   // … and here.  Step 0 ends the first phase of barrier 0, step 1 that of barrier 1.
-  __device__ __forceinline__ void wait(int s) { mbarrier_wait(barriers + (s & 1), (s >> 1) & 1); }
+  __device__ __forceinline__ void wait(int s) { this->await(s & 1, (s >> 1) & 1); }
 
   // One gate's da, in the order of the rows of U.
   __device__ __forceinline__ void stage(int gate, const Pair& p, float value) {
-    da[p.row * ld + gate * Units + p.column] = static_cast<T>(value);
+    da[p.row * ld + gate * Units + p.column] = P::vector(static_cast<T>(value));
   }
 
   // This block's share of da U, each warp some of the units.
   __device__ __forceinline__ void product() {
     float sum[tiles][N][4];
-    weights.template product<N>(sum, lane, da, ld);
-    put(sums + warp * tiles * 16, sums_ld, lane, sum);
+    weights.template product<N>(sum, da + from, ld);
+    put<sums_ld>(sums + to, sum);
   }
 
   // Sends each block the share of its units, this one included, for step s.
   __device__ __forceinline__ void send(int s) {
-    constexpr int across = Units / 4;
-    float* share = shares + ((s & 1) * C + rank) * batch * Units;
-    for (int e = thread; e < C * batch * across; e += threads) {
-      const int to = (rank + e / (batch * across)) % C;  // not all to the same one at a time
-      const int row = e / across % batch, column = e % across * 4;
-      store_async16(share + row * Units + column,
-                    *reinterpret_cast<const Words*>(sums + row * sums_ld + to * Units + column),
-                    barriers + (s & 1), to);
-    }
+    const Remote share = sender.data + (s & 1) * share_bytes;
+    sender.send(sums + sender.to * Units, sums_ld * 4, share, Units * 4, s & 1);
   }
 
   // (da U) of a pair: the sum of all blocks' shares of step s.

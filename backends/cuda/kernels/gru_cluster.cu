@@ -1,6 +1,6 @@
 // The GRU (reset after) over whole sequences, forward and backward, each in one launch: clusters
 // of blocks hold U on the chip.  Equations: xrnn/cells/gru.py.  Template arguments:
-// cluster_blocks.cuh; launch, direction and rows of the states: as in lstm_cluster.cu.
+// cluster_blocks.cuh; launch, direction, rows of the states and report: as in lstm_cluster.cu.
 #include "cluster_blocks.cuh"
 
 // steps, B, H
@@ -14,8 +14,8 @@
 // hs       [steps + 1, B, H]  in: the state given; out: all other rows
 template <class P, int Units, int C, int N, int Warps, int RowWarps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
-    gru_cluster_forward(int steps, int B, int H, const int* lengths, int reverse, int save,
-                        const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias,
+    gru_cluster_forward(int steps, int B, int H, const int* lengths, int* report, int reverse,
+                        int save, const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias,
                         const Stored<P>* v, Stored<P>* hs, const Stored<P>* U_2, Stored<P>* gates_2,
                         const Stored<P>* bias_2, const Stored<P>* v_2, Stored<P>* hs_2) {
   typedef Stored<P> T;
@@ -25,73 +25,88 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   }
   SHARED(char, memory);
   Block block(memory, B, H);
-  const i64 state = static_cast<i64>(B) * H;
   const int count = block.longest(lengths, steps), given = reverse ? steps : 0;
+  const int begin = reverse ? count - 1 : 0, next = reverse ? -1 : 1;
+  const i64 state = static_cast<i64>(B) * H, forward = kept_in_register(next * state);
   block.begin(memory, U, hs + given * state);
 
-  float h[Block::pairs], x_r[Block::pairs], x_z[Block::pairs], x_n[Block::pairs];
+  float h[Block::pairs], b[Block::pairs][4];  // biases of r, z, n, and v
   int end[Block::pairs];
+  T x[Block::pairs][3];  // W x of n, r, z, as it is read: nothing waits for it there
+  T y[Block::pairs][4];  // n, r, z, m
+  T *x_at[Block::pairs], *h_at[Block::pairs];
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
     h[j] = p.real ? static_cast<float>(hs[given * state + p.at]) : 0.0f;
     end[j] = p.real && lengths ? lengths[p.b] : steps;
+    UNROLL for (int k = 0; k < 3; k++) {
+      x[j][k] = static_cast<T>(0.0f);
+      b[j][k] = p.real ? static_cast<float>(bias[k * H + p.unit]) : 0.0f;
+    }
+    b[j][3] = p.real ? static_cast<float>(v[p.unit]) : 0.0f;
+    x_at[j] = gates + 4 * (begin * state + p.b * H) + p.unit;
+    h_at[j] = hs + (begin + !reverse) * state + p.at;
   }
-  const auto fetch = [&](int t) {  // W x + b of step t
-    const T* x = gates + 4 * t * state;
+  const auto fetch = [&] {
     UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
-      x_r[j] = x_z[j] = x_n[j] = 0.0f;
-      if (!p.real) continue;
-      const int at = 4 * p.b * H + p.unit;
-      x_n[j] = static_cast<float>(x[at]) + static_cast<float>(bias[2 * H + p.unit]);
-      x_r[j] = static_cast<float>(x[at + H]) + static_cast<float>(bias[p.unit]);
-      x_z[j] = static_cast<float>(x[at + 2 * H]) + static_cast<float>(bias[H + p.unit]);
+      if (!block.pair(j).real) continue;
+      UNROLL for (int k = 0; k < 3; k++) x[j][k] = x_at[j][k * H];
     }
   };
-  const auto keep = [&] {  // the state, through the steps past all ends
-    for (int t = count; t < steps; t++) {
+  const auto keep = [&] {  // what a step has computed
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      if (block.pair(j).real) {
+        *h_at[j] = static_cast<T>(h[j]);
+        UNROLL for (int k = 0; k < 4; k++) {
+          if (save) x_at[j][k * H] = y[j][k];
+        }
+      }
+      x_at[j] += 4 * forward, h_at[j] += forward;
+    }
+  };
+  const auto fill = [&](int from, int to) {  // the state as it is, in these steps
+    for (int t = from; t < to; t++) {
       UNROLL for (int j = 0; j < Block::pairs; j++) {
         const Pair p = block.pair(j);
         if (p.real) hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
       }
     }
   };
-  if (reverse) keep();
-  if (count > 0) fetch(reverse ? count - 1 : 0);
+  if (reverse) fill(count, steps);
+  if (count > 0) fetch();
   cluster_sync();
 
-  for (int s = 0; s < count; s++) {
-    const int t = reverse ? count - 1 - s : s;
+  int s = 0;
+  for (int t = begin; s < count; s++, t += next) {
     if (s + 1 < count) block.expect(s + 1);
     if (s > 0) block.wait(s);
     block.product(s);
     __syncthreads();
+    const bool stalled = block.stalled();
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
       if (!p.held) continue;
-      const float shift = p.real ? static_cast<float>(v[p.unit]) : 0.0f;
-      const float r = sigmoid(x_r[j] + block.sum(0, p));  // (1)
-      const float z = sigmoid(x_z[j] + block.sum(1, p));  // (2)
-      const float m = block.sum(2, p) + shift;
-      const float n = tanh_of(x_n[j] + r * m);        // (3)
-      const float new_h = z * h[j] + (1.0f - z) * n;  // (4)
+      const float r = sigmoid(static_cast<float>(x[j][1]) + b[j][0] + block.sum(0, p));  // (1)
+      const float z = sigmoid(static_cast<float>(x[j][2]) + b[j][1] + block.sum(1, p));  // (2)
+      const float m = block.sum(2, p) + b[j][3];
+      const float n = tanh_of(static_cast<float>(x[j][0]) + b[j][2] + r * m);  // (3)
+      const float new_h = z * h[j] + (1.0f - z) * n;                           // (4)
       if (t < end[j]) h[j] = static_cast<float>(static_cast<T>(new_h));
       block.stage(p, static_cast<T>(h[j]));
-      if (!p.real) continue;
-      hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
-      if (save) {
-        T* y = gates + 4 * t * state + 4 * p.b * H + p.unit;
-        y[0] = static_cast<T>(n), y[H] = static_cast<T>(r);
-        y[2 * H] = static_cast<T>(z), y[3 * H] = static_cast<T>(m);
-      }
+      y[j][0] = static_cast<T>(n), y[j][1] = static_cast<T>(r);
+      y[j][2] = static_cast<T>(z), y[j][3] = static_cast<T>(m);
     }
     __syncthreads();
-    if (s + 1 < count) {
-      block.send(s + 1);
-      fetch(reverse ? t - 1 : t + 1);
-    }
+    if (stalled) break;
+    if (s + 1 < count) block.send(s + 1);
+    keep();  // nobody waits for that
+    if (s + 1 < count) fetch();
   }
-  if (!reverse) keep();
+  if (!block.ended_well(s, steps, report)) {
+    UNROLL for (int j = 0; j < Block::pairs; j++) h[j] = not_a_number();
+    fill(0, steps);
+  }
+  if (!reverse) fill(count, steps);
 }
 
 // U        [3H, H] rows r, z, n
@@ -101,7 +116,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
 // dh       [B, H]  in: gradient of the last state; out: of the state given
 template <class P, int Units, int C, int N, int Warps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
-    gru_cluster_backward(int steps, int B, int H, const int* lengths, int reverse,
+    gru_cluster_backward(int steps, int B, int H, const int* lengths, int* report, int reverse,
                          const Stored<P>* U, Stored<P>* gates, const Stored<P>* hs,
                          const Stored<P>* dys, float* dh, const Stored<P>* U_2, Stored<P>* gates_2,
                          const Stored<P>* hs_2, const Stored<P>* dys_2, float* dh_2) {
@@ -112,46 +127,51 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   }
   SHARED(char, memory);
   Block block(memory, B, H);
-  const i64 state = static_cast<i64>(B) * H;
   const int count = block.longest(lengths, steps);
+  const int begin = reverse ? 0 : count - 1, next = reverse ? 1 : -1;
+  const i64 state = static_cast<i64>(B) * H, back = kept_in_register(next * state);
   block.begin(memory, U);
 
   float from_h[Block::pairs];
   int end[Block::pairs];
+  // What forward left of the step to come, as it is read: nothing waits for it there.
+  T y[Block::pairs][4], h_prev[Block::pairs], above[Block::pairs];
+  T* y_at[Block::pairs];
+  const T *h_prev_at[Block::pairs], *above_at[Block::pairs];
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
     from_h[j] = p.real ? dh[p.at] : 0.0f;
     end[j] = !p.real ? 0 : lengths ? lengths[p.b] : steps;
+    above[j] = static_cast<T>(0.0f);
+    y_at[j] = gates + 4 * (begin * state + p.b * H) + p.unit;
+    h_prev_at[j] = hs + (begin + reverse) * state + p.at;
+    above_at[j] = dys + begin * state + p.at;
   }
-  float y[Block::pairs][4], h_prev[Block::pairs], above[Block::pairs];
-  const auto fetch = [&](int t) {  // what forward left of step t
-    const T* gate = gates + 4 * t * state;
+  const auto fetch = [&](int t) {
     UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
       if (t >= end[j]) continue;
-      UNROLL for (int k = 0; k < 4; k++) {
-        y[j][k] = static_cast<float>(gate[4 * p.b * H + k * H + p.unit]);
+      UNROLL for (int k = 0; k < 4; k++) y[j][k] = y_at[j][k * H];
+      h_prev[j] = *h_prev_at[j];
+      if (dys) above[j] = *above_at[j];
+    }
+  };
+  const auto fill = [&](int from, int to, float value) {  // da of these steps
+    for (int t = from; t < to; t++) {
+      UNROLL for (int j = 0; j < Block::pairs; j++) {
+        const Pair p = block.pair(j);
+        T* da = gates + 4 * (t * state + p.b * H) + p.unit;
+        UNROLL for (int k = 0; k < 4; k++) {
+          if (p.real) da[k * H] = static_cast<T>(value);
+        }
       }
-      h_prev[j] = static_cast<float>(hs[(t + reverse) * state + p.at]);
-      above[j] = dys ? static_cast<float>(dys[t * state + p.at]) : 0.0f;
     }
   };
-  const auto put_da = [&](int t, const Pair& p, float n, float r, float z, float m) {
-    T* to = gates + 4 * t * state + 4 * p.b * H + p.unit;
-    to[0] = static_cast<T>(n), to[H] = static_cast<T>(r);
-    to[2 * H] = static_cast<T>(z), to[3 * H] = static_cast<T>(m);
-  };
-  for (int t = count; t < steps; t++) {
-    UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
-      if (p.real) put_da(t, p, 0.0f, 0.0f, 0.0f, 0.0f);
-    }
-  }
-  if (count > 0) fetch(reverse ? 0 : count - 1);
+  fill(count, steps, 0.0f);
+  if (count > 0) fetch(begin);
   cluster_sync();
 
-  for (int s = 0; s < count; s++) {
-    const int t = reverse ? s : count - 1 - s;
+  int s = 0;
+  for (int t = begin; s < count; s++, t += next) {
     block.expect(s);
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
@@ -159,26 +179,36 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       float da_n = 0.0f, da_r = 0.0f, da_z = 0.0f, dm = 0.0f;
       if (t < end[j]) {
         const float n = y[j][0], r = y[j][1], z = y[j][2], m = y[j][3];
-        const float d_h = from_h[j] + above[j];
-        da_n = d_h * (1.0f - z) * tanh_slope(n);          // (4), (3)
-        dm = da_n * r;                                    // (3)
-        da_z = d_h * (h_prev[j] - n) * sigmoid_slope(z);  // (4), (2)
-        da_r = da_n * m * sigmoid_slope(r);               // (3), (1)
-        from_h[j] = d_h * z;                              // (4)
+        const float d_h = from_h[j] + static_cast<float>(above[j]);
+        da_n = d_h * (1.0f - z) * tanh_slope(n);                              // (4), (3)
+        dm = da_n * r;                                                        // (3)
+        da_z = d_h * (static_cast<float>(h_prev[j]) - n) * sigmoid_slope(z);  // (4), (2)
+        da_r = da_n * m * sigmoid_slope(r);                                   // (3), (1)
+        from_h[j] = d_h * z;                                                  // (4)
       }
-      if (p.real) put_da(t, p, da_n, da_r, da_z, dm);
+      if (p.real) {
+        y_at[j][0] = static_cast<T>(da_n), y_at[j][H] = static_cast<T>(da_r);
+        y_at[j][2 * H] = static_cast<T>(da_z), y_at[j][3 * H] = static_cast<T>(dm);
+      }
       block.stage(0, p, da_r), block.stage(1, p, da_z), block.stage(2, p, dm);
+      y_at[j] += 4 * back, h_prev_at[j] += back, above_at[j] += back;
     }
     __syncthreads();
+    const bool stalled = block.stalled();
     block.product();
     __syncthreads();
+    if (stalled) break;
     block.send(s);
-    if (s + 1 < count) fetch(reverse ? t + 1 : t - 1);
+    if (s + 1 < count) fetch(t + next);
     block.wait(s);
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
       if (p.held) from_h[j] += block.total(s, p);  // (da_r, da_z, dm) U
     }
+  }
+  if (!block.ended_well(s, steps, report)) {
+    UNROLL for (int j = 0; j < Block::pairs; j++) from_h[j] = not_a_number();
+    fill(0, steps, not_a_number());
   }
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);

@@ -12,6 +12,8 @@
 
 // steps, B, H
 // lengths  [B] or null: from step lengths[b] on, sequence b keeps its state
+// report   [4]: what a block that gives up tells the host: the step counted from 1, steps,
+//          B, H.  Then its outputs are NaN.
 // reverse  the first set runs from the last step to the first
 // save     gates and cs are kept for backward
 // U        [4H, H]
@@ -22,9 +24,9 @@
 // cs       if `save` as hs, else [B, H]: in: the state given, out: the last
 template <class P, int Units, int C, int N, int Warps, int RowWarps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
-    lstm_cluster_forward(int steps, int B, int H, const int* lengths, int reverse, int save,
-                         const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias, Stored<P>* hs,
-                         float* cs, const Stored<P>* U_2, Stored<P>* gates_2,
+    lstm_cluster_forward(int steps, int B, int H, const int* lengths, int* report, int reverse,
+                         int save, const Stored<P>* U, Stored<P>* gates, const Stored<P>* bias,
+                         Stored<P>* hs, float* cs, const Stored<P>* U_2, Stored<P>* gates_2,
                          const Stored<P>* bias_2, Stored<P>* hs_2, float* cs_2) {
   typedef Stored<P> T;
   typedef Forward<P, 4, Units, C, N, Warps, RowWarps, Kept> Block;
@@ -33,31 +35,50 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   }
   SHARED(char, memory);
   Block block(memory, B, H);
-  const i64 state = static_cast<i64>(B) * H;
   const int count = block.longest(lengths, steps), given = reverse ? steps : 0;
+  const int begin = reverse ? count - 1 : 0, next = reverse ? -1 : 1;
+  const i64 state = static_cast<i64>(B) * H, forward = kept_in_register(next * state);
   block.begin(memory, U, hs + given * state);
 
-  float c[Block::pairs], h[Block::pairs], a[Block::pairs][4];
+  float c[Block::pairs], h[Block::pairs], b[Block::pairs][4];
   int end[Block::pairs];
+  T x[Block::pairs][4];  // W x of the step to come, as it is read: nothing waits for it there
+  T y[Block::pairs][4];  // gates
+  T *x_at[Block::pairs], *h_at[Block::pairs];
+  float* c_at[Block::pairs];
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
     h[j] = p.real ? static_cast<float>(hs[given * state + p.at]) : 0.0f;
     c[j] = p.real ? cs[(save ? given * state : 0) + p.at] : 0.0f;
     end[j] = p.real && lengths ? lengths[p.b] : steps;
+    UNROLL for (int k = 0; k < 4; k++) {
+      x[j][k] = static_cast<T>(0.0f);
+      b[j][k] = p.real ? static_cast<float>(bias[k * H + p.unit]) : 0.0f;
+    }
+    x_at[j] = gates + 4 * (begin * state + p.b * H) + p.unit;
+    h_at[j] = hs + (begin + !reverse) * state + p.at;
+    c_at[j] = cs + (begin + !reverse) * state + p.at;
   }
-  const auto fetch = [&](int t) {  // W x + b of step t
-    const T* x = gates + 4 * t * state;
+  const auto fetch = [&] {
     UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
-      UNROLL for (int k = 0; k < 4; k++) {
-        a[j][k] = p.real ? static_cast<float>(x[4 * p.b * H + k * H + p.unit]) +
-                               static_cast<float>(bias[k * H + p.unit])
-                         : 0.0f;
-      }
+      if (!block.pair(j).real) continue;
+      UNROLL for (int k = 0; k < 4; k++) x[j][k] = x_at[j][k * H];
     }
   };
-  const auto keep = [&] {  // the state, through the steps past all ends
-    for (int t = count; t < steps; t++) {
+  const auto keep = [&] {  // what a step has computed
+    UNROLL for (int j = 0; j < Block::pairs; j++) {
+      if (block.pair(j).real) {
+        *h_at[j] = static_cast<T>(h[j]);
+        if (save) *c_at[j] = c[j];
+        UNROLL for (int k = 0; k < 4; k++) {
+          if (save) x_at[j][k * H] = y[j][k];
+        }
+      }
+      x_at[j] += 4 * forward, h_at[j] += forward, c_at[j] += forward;
+    }
+  };
+  const auto fill = [&](int from, int to) {  // the state as it is, in these steps
+    for (int t = from; t < to; t++) {
       UNROLL for (int j = 0; j < Block::pairs; j++) {
         const Pair p = block.pair(j);
         if (p.real) hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
@@ -65,44 +86,46 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       }
     }
   };
-  if (reverse) keep();
-  if (count > 0) fetch(reverse ? count - 1 : 0);
+  if (reverse) fill(count, steps);
+  if (count > 0) fetch();
   cluster_sync();
 
-  for (int s = 0; s < count; s++) {
-    const int t = reverse ? count - 1 - s : s;
+  int s = 0;
+  for (int t = begin; s < count; s++, t += next) {
     if (s + 1 < count) block.expect(s + 1);
     if (s > 0) block.wait(s);
     block.product(s);
     __syncthreads();
+    const bool stalled = block.stalled();
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
       if (!p.held) continue;
-      UNROLL for (int k = 0; k < 4; k++) a[j][k] += block.sum(k, p);
-      const float i = sigmoid(a[j][0]);        // (1)
-      const float f = sigmoid(a[j][1]);        // (2)
-      const float g = tanh_of(a[j][2]);        // (3)
-      const float o = sigmoid(a[j][3]);        // (4)
+      float a[4];
+      UNROLL for (int k = 0; k < 4; k++) {
+        a[k] = static_cast<float>(x[j][k]) + b[j][k] + block.sum(k, p);
+      }
+      const float i = sigmoid(a[0]);           // (1)
+      const float f = sigmoid(a[1]);           // (2)
+      const float g = tanh_of(a[2]);           // (3)
+      const float o = sigmoid(a[3]);           // (4)
       const float new_c = f * c[j] + i * g;    // (5)
       const float new_h = o * tanh_of(new_c);  // (6)
       if (t < end[j]) c[j] = new_c, h[j] = static_cast<float>(static_cast<T>(new_h));
       block.stage(p, static_cast<T>(h[j]));
-      if (!p.real) continue;
-      hs[(t + !reverse) * state + p.at] = static_cast<T>(h[j]);
-      if (save) {
-        cs[(t + !reverse) * state + p.at] = c[j];
-        T* y = gates + 4 * t * state + 4 * p.b * H + p.unit;
-        y[0] = static_cast<T>(i), y[H] = static_cast<T>(f);
-        y[2 * H] = static_cast<T>(g), y[3 * H] = static_cast<T>(o);
-      }
+      y[j][0] = static_cast<T>(i), y[j][1] = static_cast<T>(f);
+      y[j][2] = static_cast<T>(g), y[j][3] = static_cast<T>(o);
     }
     __syncthreads();
-    if (s + 1 < count) {
-      block.send(s + 1);
-      fetch(reverse ? t - 1 : t + 1);
-    }
+    if (stalled) break;
+    if (s + 1 < count) block.send(s + 1);
+    keep();  // nobody waits for that
+    if (s + 1 < count) fetch();
   }
-  if (!reverse) keep();
+  if (!block.ended_well(s, steps, report)) {
+    UNROLL for (int j = 0; j < Block::pairs; j++) h[j] = c[j] = not_a_number();
+    fill(0, steps);
+  }
+  if (!reverse) fill(count, steps);
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
     if (p.real && !save) cs[p.at] = c[j];
@@ -116,7 +139,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
 // dh, dc   [B, H]  in: gradient of the last state; out: of the state given
 template <class P, int Units, int C, int N, int Warps, int Kept>
 __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
-    lstm_cluster_backward(int steps, int B, int H, const int* lengths, int reverse,
+    lstm_cluster_backward(int steps, int B, int H, const int* lengths, int* report, int reverse,
                           const Stored<P>* U, Stored<P>* gates, const float* cs,
                           const Stored<P>* dys, float* dh, float* dc, const Stored<P>* U_2,
                           Stored<P>* gates_2, const float* cs_2, const Stored<P>* dys_2,
@@ -128,47 +151,55 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   }
   SHARED(char, memory);
   Block block(memory, B, H);
-  const i64 state = static_cast<i64>(B) * H;
   const int count = block.longest(lengths, steps);
+  const int begin = reverse ? 0 : count - 1, next = reverse ? 1 : -1;
+  const i64 state = static_cast<i64>(B) * H, back = kept_in_register(next * state);
   block.begin(memory, U);
 
-  float from_h[Block::pairs], from_c[Block::pairs];
+  float from_h[Block::pairs], from_c[Block::pairs], c[Block::pairs];
   int end[Block::pairs];
+  // What forward left of the step to come, as it is read: nothing waits for it there.
+  T y[Block::pairs][4], above[Block::pairs];
+  float c_prev[Block::pairs];
+  T* y_at[Block::pairs];
+  const T* above_at[Block::pairs];
+  const float* c_prev_at[Block::pairs];
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
     from_h[j] = p.real ? dh[p.at] : 0.0f;
     from_c[j] = p.real ? dc[p.at] : 0.0f;
+    c[j] = p.real && count > 0 ? cs[(begin + !reverse) * state + p.at] : 0.0f;
     end[j] = !p.real ? 0 : lengths ? lengths[p.b] : steps;
+    above[j] = static_cast<T>(0.0f);
+    y_at[j] = gates + 4 * (begin * state + p.b * H) + p.unit;
+    above_at[j] = dys + begin * state + p.at;
+    c_prev_at[j] = cs + (begin + reverse) * state + p.at;
   }
-  float y[Block::pairs][4], c[Block::pairs], c_prev[Block::pairs], above[Block::pairs];
-  const auto fetch = [&](int t) {  // what forward left of step t
-    const T* gate = gates + 4 * t * state;
+  const auto fetch = [&](int t) {
     UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
+      if (block.pair(j).real) c_prev[j] = *c_prev_at[j];
       if (t >= end[j]) continue;
-      UNROLL for (int k = 0; k < 4; k++) {
-        y[j][k] = static_cast<float>(gate[4 * p.b * H + k * H + p.unit]);
+      UNROLL for (int k = 0; k < 4; k++) y[j][k] = y_at[j][k * H];
+      if (dys) above[j] = *above_at[j];
+    }
+  };
+  const auto fill = [&](int from, int to, float value) {  // da of these steps
+    for (int t = from; t < to; t++) {
+      UNROLL for (int j = 0; j < Block::pairs; j++) {
+        const Pair p = block.pair(j);
+        T* da = gates + 4 * (t * state + p.b * H) + p.unit;
+        UNROLL for (int k = 0; k < 4; k++) {
+          if (p.real) da[k * H] = static_cast<T>(value);
+        }
       }
-      c[j] = cs[(t + !reverse) * state + p.at];
-      c_prev[j] = cs[(t + reverse) * state + p.at];
-      above[j] = dys ? static_cast<float>(dys[t * state + p.at]) : 0.0f;
     }
   };
-  const auto put_da = [&](int t, const Pair& p, const float (&da)[4]) {
-    T* to = gates + 4 * t * state + 4 * p.b * H + p.unit;
-    UNROLL for (int k = 0; k < 4; k++) to[k * H] = static_cast<T>(da[k]);
-  };
-  for (int t = count; t < steps; t++) {
-    UNROLL for (int j = 0; j < Block::pairs; j++) {
-      const Pair p = block.pair(j);
-      if (p.real) put_da(t, p, {0.0f, 0.0f, 0.0f, 0.0f});
-    }
-  }
-  if (count > 0) fetch(reverse ? 0 : count - 1);
+  fill(count, steps, 0.0f);
+  if (count > 0) fetch(begin);
   cluster_sync();
 
-  for (int s = 0; s < count; s++) {
-    const int t = reverse ? s : count - 1 - s;
+  int s = 0;
+  for (int t = begin; s < count; s++, t += next) {
     block.expect(s);
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
@@ -176,7 +207,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
       float da[4] = {0.0f, 0.0f, 0.0f, 0.0f};
       if (t < end[j]) {
         const float i = y[j][0], f = y[j][1], g = y[j][2], o = y[j][3];
-        const float tanh_c = tanh_of(c[j]), d_h = from_h[j] + above[j];
+        const float tanh_c = tanh_of(c[j]), d_h = from_h[j] + static_cast<float>(above[j]);
         const float d_c = from_c[j] + d_h * o * tanh_slope(tanh_c);  // (6)
         da[3] = d_h * tanh_c * sigmoid_slope(o);                     // (4)
         da[2] = d_c * i * tanh_slope(g);                             // (3)
@@ -185,19 +216,29 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
         from_c[j] = d_c * f;                                         // (5)
         from_h[j] = 0.0f;
       }
-      if (p.real) put_da(t, p, da);
-      UNROLL for (int k = 0; k < 4; k++) block.stage(k, p, da[k]);
+      UNROLL for (int k = 0; k < 4; k++) {
+        if (p.real) y_at[j][k * H] = static_cast<T>(da[k]);
+        block.stage(k, p, da[k]);
+      }
+      c[j] = c_prev[j];
+      y_at[j] += 4 * back, above_at[j] += back, c_prev_at[j] += back;
     }
     __syncthreads();
+    const bool stalled = block.stalled();
     block.product();
     __syncthreads();
+    if (stalled) break;
     block.send(s);
-    if (s + 1 < count) fetch(reverse ? t + 1 : t - 1);
+    if (s + 1 < count) fetch(t + next);
     block.wait(s);
     UNROLL for (int j = 0; j < Block::pairs; j++) {
       const Pair p = block.pair(j);
       if (p.held) from_h[j] += block.total(s, p);  // da U
     }
+  }
+  if (!block.ended_well(s, steps, report)) {
+    UNROLL for (int j = 0; j < Block::pairs; j++) from_h[j] = from_c[j] = not_a_number();
+    fill(0, steps, not_a_number());
   }
   UNROLL for (int j = 0; j < Block::pairs; j++) {
     const Pair p = block.pair(j);
