@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -189,6 +189,36 @@ class TestDevices:
         backends.register("array_api_strict", Backend("strict", xp, host.to_host, **named))
         yield xp
         backends.unregister("array_api_strict")
+
+    @pytest.fixture
+    def narrow(self) -> Iterator[str]:
+        """A library that makes float32 of float64, as JAX does unless it is told otherwise."""
+        library = pytest.importorskip("array_api_strict")
+
+        class Narrow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(library, name)
+
+            def asarray(self, a: Any, **how: Any) -> Any:
+                a = library.asarray(a, **how)
+                return library.astype(a, library.float32) if a.dtype == library.float64 else a
+
+        backends.register("array_api_strict", Backend("narrow", Narrow(), host.to_host))
+        yield "array_api_strict"
+        backends.unregister("array_api_strict")
+
+    @every_maker
+    def test_where_the_library_has_not_the_dtype(self, make: Any, narrow: str) -> None:
+        """An error instead of other weights than were asked for."""
+        assert make(device=narrow).weights.placement.backend.name == "narrow"
+        calls: list[Any] = [
+            lambda: make(dtype="float64", device=narrow),
+            lambda: make(dtype="float64", device=narrow, rng=np.random.default_rng(0)),
+            lambda: make(dtype="float64").to(narrow),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="narrow stores float64 as float32 here; choose"):
+                call()
 
     @pytest.mark.parametrize(
         "device",

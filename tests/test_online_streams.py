@@ -115,7 +115,19 @@ class TestStartingAnew:
 
     @pytest.mark.parametrize(
         "rows",
-        [3, -1, [0, 3], 1.0, [0.5], "1", [[0, 1]], [True, False], np.zeros((3, 1), bool), {0}],
+        [
+            3,
+            -1,
+            [0, 3],
+            1.0,
+            [0.5],
+            "1",
+            [[0, 1]],
+            [[0], [1, 2]],
+            [True, False],
+            np.zeros((3, 1), bool),
+            {0},
+        ],
         ids=repr,
     )
     def test_what_are_no_streams(self, rows: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 from types import MappingProxyType
 from typing import Any
@@ -187,6 +189,55 @@ def test_frozen_weights_and_a_wrong_state_change_nothing() -> None:
     assert not optimizer.steps
     for name, w in before.items():
         np.testing.assert_array_equal(weights["a"][name], w)
+
+
+def test_tensors_that_cannot_be_changed_in_place_are_refused() -> None:
+    """Before any weight is changed: torch refuses them only when they are written to."""
+    torch: Any = pytest.importorskip("torch")
+    with torch.inference_mode():
+        inference = torch.ones(2)
+    recording = torch.ones(2, requires_grad=True)
+    for w, g, message in (
+        (torch.ones(1).expand(2), torch.ones(2), "b repeats its values in memory; give a copy"),
+        (inference, torch.ones(2), "b was made in torch.inference_mode; give a copy"),
+        (torch.ones(2), recording, "the gradient of b records gradients; give g.detach()"),
+    ):
+        weights, optimizer = {"a": torch.ones(2), "b": w}, Adam()
+        with pytest.raises(ValueError, match=message):
+            optimizer.update(weights, {"a": torch.ones(2), "b": g})
+        assert weights["a"].tolist() == [1, 1]
+        assert not optimizer.steps
+    with torch.inference_mode():
+        Adam(0.1).update({"b": inference}, {"b": torch.ones(2)})
+    assert inference.tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_weights_in_8_bits_are_refused() -> None:
+    """Libraries store such numbers, but do not compute with them."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    arrays: list[Any] = [np.ones(2, ml_dtypes.float8_e4m3fn), np.ones(2, ml_dtypes.int4)]
+    with contextlib.suppress(ImportError):
+        torch: Any = importlib.import_module("torch")
+        arrays.append(torch.ones(2, dtype=torch.float8_e5m2))
+    for a in arrays:
+        with pytest.raises(TypeError, match=r"^W is (torch\.)?\w+; it must be real floating point"):
+            SGD(0.1).update({"W": a}, {"W": a})
+        with pytest.raises(TypeError, match="; it must be real floating point"):
+            clip_by_global_norm({"W": a}, 1.0)
+        with pytest.raises(TypeError, match="it must be real floating point"):
+            xrnn.losses.squared_error(a, a)
+
+
+def test_a_state_that_was_read_stays_as_it_was() -> None:
+    """Another optimizer goes on from it, while the first one goes on too."""
+    first, second, gradient = Adam(0.1), Adam(0.1), {"W": np.ones(2)}
+    one = {"W": np.ones(2)}
+    first.update(one, gradient)
+    second.state, second.steps = first.state, first.steps
+    other = {"W": one["W"].copy()}
+    first.update(one, gradient)
+    second.update(other, gradient)
+    assert one["W"].tolist() == other["W"].tolist()
 
 
 LAYER = xrnn.RNN(2, 2)

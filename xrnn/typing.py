@@ -222,14 +222,22 @@ def _name(library: type, dtype: Any) -> str:
 
 
 def is_floating(dtype: Any, *, xp: Namespace) -> bool:
-    """Whether a dtype is real floating point; includes bfloat16, which NumPy does not know."""
+    """Whether a dtype is real floating point of 16 bits or more.
+
+    It includes bfloat16, which NumPy does not know.  Numbers of 8 bits or less can be stored, but
+    libraries do not compute with them.
+    """
     library: Any = type(dtype)
     return _is_floating(library, dtype, xp)
 
 
 @cache
 def _is_floating(library: type, dtype: Any, xp: Namespace) -> bool:
-    return dtype_name(dtype) == "bfloat16" or bool(xp.isdtype(dtype, "real floating"))
+    name = dtype_name(dtype)
+    # The others of 8 bits or less have such names too: float8_e4m3fn, float4_e2m1fn.
+    if "_" in name or not name.startswith(("float", "longdouble")):
+        return name == "bfloat16"
+    return bool(xp.isdtype(dtype, "real floating"))
 
 
 def is_integer(dtype: Any) -> bool:

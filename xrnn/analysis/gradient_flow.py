@@ -48,7 +48,9 @@ def gradient_flow(
     >>> bool(norms[0] < 1e-3 * norms[-1])
     True
     """
-    _, dstates = gate_gradients(tape, dys, dstate)
+    # Sums over sequences, such as gradients of weights, may overflow where no norm does.
+    with host.xp.errstate(over="ignore", invalid="ignore"):
+        _, dstates = gate_gradients(tape, dys, dstate)
     time = 1 if tape.axes.batch_first and not tape.unbatched else 0
     return {name: _norms(d, time, xp=tape.axes.xp) for name, d in dstates.items()}
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from xrnn.backends import host, locate
 from xrnn.engine.checks import Placement
-from xrnn.engine.parameters import Parameters, Spec
+from xrnn.engine.parameters import Parameters, Spec, stored
 from xrnn.typing import Array, DType
 
 #: the largest number of weights of a module
@@ -124,7 +124,7 @@ def drawn(
         As for `xrnn.Layer`.
     """
     backend, where = locate(device)
-    stored = host.named_dtype(dtype)
+    own = host.named_dtype(dtype)
     seed = host.seed_of(rng)
     total = sum(prod(spec.shape) for spec in specs.values())
     if total > MOST_WEIGHTS:
@@ -136,11 +136,11 @@ def drawn(
     @host.ignore_underflow
     def values(random: Any) -> dict[str, Array]:
         arrays = draw(host.generator(random)).items()
-        return {name: backend.from_host(w.astype(stored), where) for name, w in arrays}
+        return {name: stored(kind, backend, w.astype(own), where) for name, w in arrays}
 
     if seed is None:
         return Parameters(kind, specs, values(rng))
-    example = backend.from_host(host.xp.zeros(0, stored), where)
+    example = stored(kind, backend, host.xp.zeros(0, own), where)
     placement = Placement.of(kind, next(iter(specs)), example)
     # A new generator at every attempt: one that was interrupted leaves no trace in the values.
     later = partial(values, seed)

@@ -172,7 +172,7 @@ it looks transposed: give U_l0.T
         if backend is here.backend and device in (None, here.standard_device):
             return self
         arrays = {
-            name: backend.from_host(here.backend.to_host(a), device)
+            name: stored(self.kind, backend, here.backend.to_host(a), device)
             for name, a in self._all().items()
         }
         found = Parameters(self.kind, self.specs, arrays)
@@ -284,6 +284,23 @@ def _holder(place: int) -> tuple[Parameters | None, str | None]:
         if host.address(array) == place:
             return holder, name
     return None, None
+
+
+def stored(kind: str, backend: Backend, array: Array, device: Any) -> Array:
+    """A copy of a NumPy array in a library, on one of its devices, in the same dtype.
+
+    Raises
+    ------
+    ValueError
+        If the library has not this dtype, and would silently take another one.
+    """
+    found, name = backend.from_host(array, device), dtype_name(array.dtype)
+    if dtype_name(found.dtype) != name:
+        raise ValueError(
+            f"{kind}: {backend.name} stores {name} as {dtype_name(found.dtype)} here; choose "
+            "another dtype, or allow it this one (jax has an option for that, jax_enable_x64)"
+        )
+    return found
 
 
 def _fixed(array: Array, backend: Backend) -> Array:

@@ -207,7 +207,10 @@ class Online(Generic[S]):
         """Which streams `rows` are: bools (B,) of the weights' library."""
         if array_api_compat.is_array_api_obj(rows):
             rows = backend_of(rows, "rows").to_host(rows)
-        given = host.xp.asarray(range(self.B) if rows is None else rows)
+        try:
+            given = host.xp.asarray(range(self.B) if rows is None else rows)
+        except (TypeError, ValueError):  # raised for what is no array, such as [[0], [1, 2]]
+            given = host.xp.asarray(None)
         mask = host.xp.zeros(self.B, bool)
         if given.dtype == bool and given.shape == (self.B,):
             mask = given

@@ -192,7 +192,8 @@ class Optimizer:
                 w -= move
                 # In a library without changes in place w is now another array, perhaps wider.
                 holder[name] = cast(w, dtype, xp=xp)
-        self.state |= state
+        # A new mapping: a state that was read before stays as it was.
+        self.state = self.state | state
         self.steps = steps
 
     def _stored(self, key: str, w: Array, dtype: Any, *, xp: Namespace) -> Array:

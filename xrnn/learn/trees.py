@@ -79,14 +79,27 @@ def _check_pair(path: str, holder: Any, w: Array, g: Array) -> None:
             f"the gradient of {path} is on device {other} and {path} on device {device}; "
             "move one of them"
         )
-    if not getattr(getattr(w, "flags", None), "writeable", True):
-        raise ValueError(f"{path} is read-only; give a copy of it: weights[name] = w.copy()")
-    if getattr(w, "requires_grad", False):
-        raise ValueError(f"{path} records gradients; give it without: weights[name] = w.detach()")
+    _check_changeable(path, w)
+    if getattr(g, "requires_grad", False):
+        raise ValueError(f"the gradient of {path} records gradients; give g.detach()")
     if tuple(w.shape) != tuple(g.shape):
         raise ValueError(
             f"the gradient of {path} has shape {tuple(g.shape)}; it must be {tuple(w.shape)}"
         )
+
+
+def _check_changeable(path: str, w: Array) -> None:
+    """Raise ValueError if w can be changed in its library, but not this array, in place."""
+    if not getattr(getattr(w, "flags", None), "writeable", True):
+        raise ValueError(f"{path} is read-only; give a copy of it: weights[name] = w.copy()")
+    if getattr(w, "requires_grad", False):
+        raise ValueError(f"{path} records gradients; give it without: weights[name] = w.detach()")
+    # The rest is known of torch alone, which refuses such tensors when they are written to.
+    if hasattr(w, "is_inference") and w.is_inference() and not w.new_empty(0).is_inference():
+        raise ValueError(f"{path} was made in torch.inference_mode; give a copy of it: w.clone()")
+    strides = w.stride() if callable(getattr(w, "stride", None)) else ()
+    if any(n > 1 and not step for n, step in zip(w.shape, strides, strict=False)):
+        raise ValueError(f"{path} repeats its values in memory; give a copy of it: w.clone()")
 
 
 def check_real(name: str, a: Array) -> None:
