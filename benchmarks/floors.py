@@ -156,4 +156,4 @@ def exchange_source() -> str:
     """The kernel with the headers of xrnn's own, as NVRTC takes it."""
     from xrnn.backends.cuda import runtime
 
-    return runtime.text("cluster.cuh") + EXCHANGE.read_text()
+    return runtime.text("cluster.cuh") + EXCHANGE.read_text("utf-8")

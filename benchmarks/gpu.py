@@ -321,12 +321,12 @@ def write(out: Path, name: str, outcomes: Sequence[Outcome], scratch: Path) -> N
     certified = [o for o in outcomes if o.stage.startswith("certify") and o.output]
     if certified:
         text = "\n".join(o.output for o in certified)
-        (out / f"{name}-certificate.txt").write_text(text)
+        (out / f"{name}-certificate.txt").write_text(text, "utf-8")
     seen = [
         json.loads(line)
         for precision in PRECISIONS
         if (scratch / f"{precision}.jsonl").exists()
-        for line in (scratch / f"{precision}.jsonl").read_text().splitlines()
+        for line in (scratch / f"{precision}.jsonl").read_text("utf-8").splitlines()
     ]
     if seen:
         (out / f"{name}-launches.json").write_text(json.dumps(seen, indent=1) + "\n")

@@ -68,7 +68,7 @@ class Load:
         """Seconds of the clock, of all processes (stolen ones too), and of this one."""
         wall, own = time.perf_counter(), time.process_time()
         try:
-            line = Path("/proc/stat").read_text().partition("\n")[0]
+            line = Path("/proc/stat").read_text("utf-8").partition("\n")[0]
         except OSError:
             return wall, own, own
         user, nice, system, _, _, irq, softirq, steal, *_ = map(int, line.split()[1:])
@@ -88,7 +88,7 @@ def device(backend: str) -> str:
 
 def processor() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -150,7 +150,7 @@ def results_file(backend: str) -> Path:
 def store(path: str | Path, record: dict[str, Any]) -> None:
     """Add one line; it takes the place of an older one of the same case and setting."""
     path = Path(path)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if setting(json.loads(line)) != setting(record)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*kept, json.dumps(record)]) + "\n")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def stream(file: Path) -> str:
     """What `stream.py` found: one row a size and cell, one column a side."""
-    found = json.loads(file.read_text())
+    found = json.loads(file.read_text("utf-8"))
     names = list(dict.fromkeys(entry["side"] for entry in found["found"]))
     rows: dict[str, dict[str, str]] = {}
     for entry in found["found"]:
@@ -68,7 +68,7 @@ def stream(file: Path) -> str:
 
 def memory(file: Path) -> str:
     """What `scale.py` found of memory."""
-    found = json.loads(file.read_text())
+    found = json.loads(file.read_text("utf-8"))
     told = ", ".join(f"{who} {n:.0f}" for who, n in found["memory"].items())
     return (
         "Bytes that a training step of an LSTM takes at its peak, for each step and unit of B·H, "
@@ -78,20 +78,20 @@ def memory(file: Path) -> str:
 
 def read(file: Path) -> list[Record]:
     """The results in a file, each case as a `Case`."""
-    records = [json.loads(line) for line in file.read_text().splitlines()]
+    records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     return [{**record, "case": Case(**record["case"])} for record in records]
 
 
 def replace(file: Path, texts: dict[str, str]) -> None:
     """Put each text between its two markers in a file, which must be there, in order."""
-    whole = file.read_text()
+    whole = file.read_text("utf-8")
     for name, text in texts.items():
         before, opened, rest = whole.partition(f"<!-- {name} -->")
         _, closed, after = rest.partition(f"<!-- /{name} -->")
         if not (opened and closed):
             raise ValueError(f"{file} lacks <!-- {name} --> and <!-- /{name} -->; add them")
         whole = f"{before}{opened}\n\n{text}\n\n{closed}{after}"
-    file.write_text(whole)
+    file.write_text(whole, "utf-8")
 
 
 def section(file: Path) -> str:

@@ -35,7 +35,7 @@ def summary(out: Path, name: str) -> str:
 
 
 def _load(file: Path) -> list[Record]:
-    found: list[Record] = json.loads(file.read_text()) if file.exists() else []
+    found: list[Record] = json.loads(file.read_text("utf-8")) if file.exists() else []
     return found
 
 

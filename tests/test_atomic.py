@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import crashes
 import pytest
@@ -34,7 +36,7 @@ def names(file: Path) -> list[str]:
 
 
 def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "ünï 文.bin"
+    path = tmp_path / os.fsdecode("ünï 文.bin".encode())  # the letters, where names are UTF-8
     for content in (OLD, NEW, b""):
         atomic.replace(path, content)
         assert path.read_bytes() == atomic.read(str(path)) == content
@@ -133,6 +135,13 @@ class TestPlaces:
         with pytest.raises(ValueError, match="is a folder or a device"):
             atomic.read(tmp_path)
 
+    def test_the_name_of_a_folder(self, file: Path) -> None:
+        for given in (f"{file}/", f"{file.parent}/new/", ""):
+            with pytest.raises(IsADirectoryError, match="this is a folder; give the name of"):
+                atomic.replace(given, NEW)
+        assert [p.name for p in file.parent.iterdir()] == [file.name]
+        assert file.read_bytes() == OLD
+
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
     def test_a_pipe_is_neither_replaced_nor_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
@@ -150,7 +159,9 @@ class TestPlaces:
 
     def test_a_name_of_255_bytes(self, tmp_path: Path) -> None:
         for letter in ("x", "文"):
-            path = tmp_path / (letter * (255 // len(letter.encode())))
+            # As bytes: the encoding of the file system may have no such character.
+            name = letter.encode() * (255 // len(letter.encode()))
+            path = tmp_path / os.fsdecode(name)
             atomic.replace(path, NEW)
             assert path.read_bytes() == NEW
 
@@ -187,6 +198,20 @@ class TestModesAndLinks:
         atomic.replace(file, NEW)
         assert file.stat().st_mode & 0o7777 == mode
         assert file.read_bytes() == NEW
+
+    @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ENOTSUP])
+    def test_where_owners_cannot_be_set(
+        self, file: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A container may have no number for the owner, a file system no owners at all."""
+
+        def refuse(*arguments: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        file.chmod(0o600)
+        monkeypatch.setattr(os, "chown", refuse)
+        atomic.replace(file, NEW)
+        assert (file.stat().st_mode & 0o7777, file.read_bytes()) == (0o600, NEW)
 
     @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
     def test_a_new_file_has_the_usual_mode(self, tmp_path: Path, mask: int) -> None:

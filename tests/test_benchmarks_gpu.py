@@ -227,7 +227,7 @@ def test_results_are_read_by_the_report_and_the_summary(gpu: Any, tmp_path: Path
         gpu.Outcome("memcheck", "failed", 2.0, "exit status 9", "invalid read of size 4\n"),
     ]
     gpu.write(tmp_path, "cuda-test", outcomes, scratch)
-    assert (tmp_path / "cuda-test-certificate.txt").read_text().endswith("0 failed\n")
+    assert (tmp_path / "cuda-test-certificate.txt").read_text("utf-8").endswith("0 failed\n")
     written = sorted(p.name for p in tmp_path.iterdir() if p.is_file())
     ends = ["-certificate.txt", "-launches.json", "-stages.json", ".jsonl"]
     assert written == [f"cuda-test{end}" for end in ends]
@@ -293,8 +293,8 @@ def test_the_exchange_exchanges(tmp_path: Path) -> None:
     runtime_module = pytest.importorskip("shim.runtime", reason="ml_dtypes is not installed")
     for name in ("common.cuh", "cluster.cuh"):
         shutil.copy(build.KERNELS / name, tmp_path)
-    text = '#include "cluster.cuh"\n' + (BENCHMARKS / "exchange.cu").read_text()
-    (tmp_path / "exchange.cu").write_text(text)
+    text = '#include "cluster.cuh"\n' + (BENCHMARKS / "exchange.cu").read_text("utf-8")
+    (tmp_path / "exchange.cu").write_text(text, "utf-8")
     value = np.repeat(np.arange(8, dtype=np.uint32)[:, None], 32, axis=1)  # [rank, lane]
     lanes = np.arange(32)
     for _ in range(7):

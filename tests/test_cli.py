@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 def history(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    return list(csv.DictReader((folder / "history.csv").read_text("utf-8").splitlines()))
 
 
 def test_train_learns_and_writes_everything(
@@ -186,7 +186,7 @@ class TestRefusals:
         assert "was trained with --cell lstm, not gru" in message
         assert "has made all of its 2 steps" in refused(capsys, *call, "--resume")
         other = tmp_path / "other.txt"
-        other.write_text(text.read_text()[::-1])
+        other.write_text(text.read_text("utf-8")[::-1], "utf-8")
         message = refused(capsys, *call[:2], other, "--resume", "--out", run, "--steps", 9)
         assert "was trained on another text" in message
         nothing = tmp_path / "nothing"
@@ -202,7 +202,7 @@ class TestRefusals:
         (tmp_path / "loss.png").write_text("mine")
         message = refused(capsys, "train", "--text", text, "--out", tmp_path)
         assert "already holds loss.png" in message
-        assert (tmp_path / "loss.png").read_text() == "mine"
+        assert (tmp_path / "loss.png").read_text("utf-8") == "mine"
         message = refused(capsys, "train", *OPTIONS, "--text", text, "--out", text / "below")
         assert "Not a directory" in message
 

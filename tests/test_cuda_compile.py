@@ -124,7 +124,9 @@ def greedy(source: str, used: dict[str, Usage], threads: dict[str, int]) -> list
 
 
 def test_every_kernel_is_launched_and_every_launch_has_its_kernel() -> None:
-    written = {name: nvrtc.kernels((nvrtc.KERNELS / name).read_text()) for name in nvrtc.sources()}
+    written = {
+        name: nvrtc.kernels((nvrtc.KERNELS / name).read_text("utf-8")) for name in nvrtc.sources()
+    }
     asked = {
         source: {kernel_of(name) for g in generations(source) for name in instances(source, g)}
         for source in nvrtc.sources()

@@ -37,7 +37,7 @@ def test_the_public_classes_have_examples() -> None:
 
 
 def test_readme_examples() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     numpy_blocks = [block for block in blocks if "cupy" not in block]
     assert len(numpy_blocks) >= 2
     for block in numpy_blocks:

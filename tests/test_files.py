@@ -68,6 +68,12 @@ def test_weights_in_any_memory_order(tmp_path: Path) -> None:
     assert same(layer, xrnn.load(tmp_path / "m", xrnn.LSTM(3, 4, rng=1)))
 
 
+def test_a_name_that_no_file_can_have() -> None:
+    for call in (xrnn.save, xrnn.load):
+        with pytest.raises(ValueError, match=r"path is '\\ud800x'; .* names of files here, lacks"):
+            call("\ud800x", xrnn.LSTM(3, 4))
+
+
 def broken(tmp_path: Path, how: str) -> Path:
     path = tmp_path / "broken.safetensors"
     xrnn.save(path, xrnn.LSTM(3, 4))

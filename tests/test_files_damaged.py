@@ -70,10 +70,11 @@ class TestChecksum:
         with pytest.raises(ValueError):
             encoding.decode(data + b"\0")
 
-    @pytest.mark.parametrize("where", [100, -10], ids=["metadata", "numbers"])
-    def test_load_names_a_damaged_file(self, file: Path, where: int) -> None:
+    @pytest.mark.parametrize("where", ["metadata", "numbers"])
+    def test_load_names_a_damaged_file(self, file: Path, where: str) -> None:
         data = bytearray(file.read_bytes())
-        data[where] ^= 1
+        # The order of the metadata in a file is a matter of chance.
+        data[data.index(b"note") if where == "metadata" else -10] ^= 1
         file.write_bytes(data)
         assert "is damaged: its checksum is sha256:" in refused(file)
         with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):

@@ -54,7 +54,7 @@ def module_of(path: Path) -> str:
 def imported(path: Path) -> set[str]:
     """The folders of xrnn that a file imports from."""
     rooms: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "xrnn":
             rooms |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xrnn."):
@@ -80,7 +80,7 @@ def test_imports_go_downwards_only() -> None:
 
 @CHECKOUT
 def test_every_folder_with_code_is_packaged() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     listed = set(project["tool"]["setuptools"]["packages"])
     folders = {p.parent.relative_to(ROOT) for p in sources() if p.name == "__init__.py"}
     packages = {".".join(folder.parts) for folder in folders}
@@ -91,7 +91,7 @@ def test_every_folder_with_code_is_packaged() -> None:
 def test_no_file_is_over_400_lines_and_no_function_over_a_screen() -> None:
     long = []
     for path in [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if text.count("\n") > 400:
             long.append(f"{path.name}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
@@ -109,7 +109,9 @@ def test_every_cell_has_its_row() -> None:
 
 @CHECKOUT
 def test_every_cell_in_a_file_is_public() -> None:
-    files = [p for p in (ROOT / "xrnn" / "cells").glob("*.py") if "\ndef step(" in p.read_text()]
+    files = [
+        p for p in (ROOT / "xrnn" / "cells").glob("*.py") if "\ndef step(" in p.read_text("utf-8")
+    ]
     homes = {cell.step.__module__.rpartition(".")[2] for cell in cells.BY_NAME.values()}  # type: ignore[attr-defined]
     assert {p.stem for p in files} == homes
     public = {name for name in cells.__all__ if isinstance(getattr(cells, name), cells.Cell)}

@@ -302,7 +302,7 @@ def test_an_unknown_instruction_set_changes_nothing() -> None:
 def test_every_source_is_in_the_build() -> None:
     if not SOURCES.is_dir():
         pytest.skip("not a checkout")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     (module,) = project["tool"]["setuptools"]["ext-modules"]
     listed = {Path(name).name for name in module["sources"] + module["depends"]}
     assert listed == {path.name for path in SOURCES.iterdir() if path.suffix in (".c", ".h")}
@@ -312,6 +312,6 @@ def test_no_source_is_long() -> None:
     if not SOURCES.is_dir():
         pytest.skip("not a checkout")
     for path in SOURCES.iterdir():
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8").splitlines()
         assert len(lines) <= 400, path.name
         assert max(map(len, lines)) <= 100, path.name

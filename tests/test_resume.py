@@ -159,7 +159,27 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     ),
     "a vocabulary of nothing": (lambda t, i: i.update(vocabulary=""), "vocabulary is ''"),
     "another text": (lambda t, i: i.update(sha256="0" * 64), "was trained on another text"),
-    "a text that is a number": (lambda t, i: i.update(text=3), "text is 3; it must be a string"),
+    "a text that is a number": (lambda t, i: i.update(text=3), "text is 3; it must be the path"),
+    "a text that no file can be": (
+        lambda t, i: i.update(text="a\0b"),
+        "text is 'a\\x00b'; it must be the path of a file",
+    ),
+    "a negative mean of squares": (
+        lambda t, i: t["optimizer.v.layer.b_l0"].fill(-1),
+        "optimizer.v.layer.b_l0 holds negative numbers",
+    ),
+    "seconds that are no number": (
+        lambda t, i: i.update(seconds=float("nan")),
+        "seconds is nan; it must be a finite number",
+    ),
+    "a learning rate that no float holds": (
+        lambda t, i: i["charlm"].update(lr=10**400),
+        "charlm.lr is 1000",
+    ),
+    "a loss that is infinite": (
+        lambda t, i: i.update(history=[{**_row(3), "train_bits": float("inf")}]),
+        "history[0].train_bits is inf; it must be a finite number",
+    ),
 }
 
 

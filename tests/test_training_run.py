@@ -22,6 +22,7 @@ from xrnn.charlm.model import Trainer
 from xrnn.charlm.resume import resume
 from xrnn.charlm.run import CHECKPOINT, FILES, Run, begin, locked
 from xrnn.convert import files
+from xrnn.engine import atomic
 
 STEPS = 20
 
@@ -130,10 +131,37 @@ class TestLock:
         with pytest.raises(RefusedError), locked(tmp_path / "run"):
             raise RefusedError
         assert not (tmp_path / "run").exists()
+        with pytest.raises(RefusedError), locked(tmp_path / "several" / "folders" / "run"):
+            raise RefusedError
+        assert not (tmp_path / "several").exists()
         (tmp_path / "mine").mkdir()
         with pytest.raises(RefusedError), locked(tmp_path / "mine"):
             raise RefusedError
         assert (tmp_path / "mine").exists()
+
+    @pytest.mark.skipif(os.name == "nt", reason="there the lock is a file, which keeps the folder")
+    def test_two_that_begin_at_the_same_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No process trains in a folder that another one removes."""
+        run, lock = tmp_path / "run", atomic.lock
+
+        def late(descriptor: int) -> bool:
+            run.rmdir()
+            return lock(descriptor)
+
+        with monkeypatch.context() as other:
+            other.setattr(atomic, "lock", late)
+            with pytest.raises(RefusedError, match="another process trains in"), locked(run):
+                pytest.fail("it has the lock of a folder that is no longer there")
+
+        def busy(descriptor: int) -> bool:
+            raise BlockingIOError
+
+        monkeypatch.setattr(atomic, "lock", busy)
+        with pytest.raises(RefusedError, match="another process trains in"), locked(run):
+            pass
+        assert run.exists(), "the other process trains there"
 
 
 TERMINATIONS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

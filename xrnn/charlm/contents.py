@@ -6,6 +6,7 @@ values of the tensors, so that training never goes on from something that a file
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,11 +19,17 @@ from xrnn.typing import Array, dtype_name
 
 DTYPE = "float32"
 
+#: how the names of tensors begin that are means of squares
+SQUARES = "optimizer.v."
+
 #: what a value must be, in words, and whether it is
 Kind = tuple[str, Callable[[Any], bool]]
 
 COUNT: Kind = ("an integer ≥ 0 that fits in 64 bits", lambda v: type(v) is int and 0 <= v < LIMIT)
-NUMBER: Kind = ("a number", lambda v: type(v) in (int, float))
+NUMBER: Kind = (
+    "a finite number",
+    lambda v: type(v) in (int, float) and abs(v) <= sys.float_info.max,
+)
 STRING: Kind = ("a string", lambda v: isinstance(v, str))
 
 ABOUT: dict[str, Kind] = {
@@ -35,7 +42,10 @@ ABOUT: dict[str, Kind] = {
 IN_CHECKPOINT = ABOUT | {
     "step": COUNT,
     "seconds": NUMBER,
-    "text": ("a string or null", lambda v: v is None or isinstance(v, str)),
+    "text": (
+        "the path of a file or null",
+        lambda v: v is None or (isinstance(v, str) and v != "" and "\0" not in v),
+    ),
     "sha256": STRING,
     "history": ("a list", lambda v: isinstance(v, list)),
 }
@@ -90,7 +100,10 @@ def check_history(path: Path, history: list[Any], step: int) -> None:
 def check_tensors(
     path: Path, tensors: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise RefusedError unless the tensors are exactly these, float32 and finite."""
+    """Raise RefusedError unless the tensors are exactly these, float32 and finite.
+
+    The second moments of an optimizer are means of squares; they must not be negative.
+    """
     if odd := sorted(set(tensors) ^ set(shapes)):
         state = "missing" if odd[0] in shapes else "unknown"
         raise _refusal(path, f"the tensor {odd[0]} is {state}")
@@ -103,6 +116,9 @@ def check_tensors(
                 f"{DTYPE} of shape {shape}",
             )
     check_finite(path, tensors)
+    for name, array in tensors.items():
+        if name.startswith(SQUARES) and (array < 0).any():
+            raise _refusal(path, f"{name} holds negative numbers; it must be a mean of squares")
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array]) -> None:

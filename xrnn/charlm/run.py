@@ -142,25 +142,32 @@ def absolute(text: str | None) -> str | None:
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder if it is not there, and keep other processes from training in it.
 
-    The operating system gives the folder free when the process ends, however it ends.  A folder
-    that was made here is removed if nothing has been written to it.
+    The operating system gives the folder free when the process ends, however it ends.  Folders
+    that were made here are removed if nothing has been written to them.
     """
     if folder.exists() and not folder.is_dir():
         raise RefusedError(f"{folder} is a file; --out must be a folder")
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RefusedError(f"{folder} cannot be written to; choose another --out")
+    lock = _lock(folder)
     try:
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise RefusedError(f"{folder} cannot be written to; choose another --out")
-        lock = _lock(folder)
-        try:
-            yield
-        finally:
-            os.close(lock)
+        yield
     finally:
-        if made:
-            with suppress(OSError):  # it holds files
-                folder.rmdir()
+        if os.name == "nt":  # the lock is a file in the folder
+            os.close(lock)
+            _remove_empty(made)
+        else:  # while no other process can have begun to train there
+            _remove_empty(made)
+            os.close(lock)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the inner ones first, up to the first that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _lock(folder: Path) -> int:
@@ -176,7 +183,10 @@ def _lock(folder: Path) -> int:
     lock = os.open(folder, os.O_RDONLY)
     try:
         held = atomic.lock(lock)
-    except BlockingIOError:
+        # The process that made the folder may have removed it since it was opened here.
+        if not os.path.samestat(os.fstat(lock), os.stat(folder)):
+            raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError):
         os.close(lock)
         raise RefusedError(busy) from None
     if not held:  # as on some file systems over a network

@@ -65,6 +65,8 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
     """
     target = Path(os.path.realpath(path))
     try:
+        if not os.path.basename(path):  # "model/", of which realpath takes the last letter
+            raise IsADirectoryError(errno.EISDIR, "this is a folder; give the name of a file")
         before = _present(target)
         _remove_leftovers(target)
         while not _write_and_rename(target, before, content):
@@ -206,7 +208,7 @@ def _locked(part: FileIO) -> bool:
 
 def _keep_mode(part: str, before: os.stat_result) -> None:
     if hasattr(os, "chown"):
-        with suppress(PermissionError):
+        with suppress(OSError):
             os.chown(part, before.st_uid, before.st_gid)
     os.chmod(part, stat.S_IMODE(before.st_mode) & 0o777)
 
