@@ -245,6 +245,7 @@ class TestRefusals:
             (["train", "--lr", "x"], "argument --lr: 'x' must be a number"),
             (["train", "--out", ""], "argument --out: it is empty; it must be a name"),
             (["train", "--text", "a\0"], "argument --text: 'a\\x00' must not contain \\0"),
+            (["sample", "\ud800"], "argument DIR: '\\ud800' must be a name in "),
             (["sing"], "argument COMMAND: invalid choice: 'sing'"),
             ([], "the following arguments are required: COMMAND"),
         ],

@@ -164,6 +164,10 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         lambda t, i: i.update(text="a\0b"),
         "text is 'a\\x00b'; it must be the path of a file",
     ),
+    "a text of a name that cannot be encoded": (
+        lambda t, i: i.update(text="\ud800"),
+        "'\\ud800' is no name of a file in",
+    ),
     "a negative mean of squares": (
         lambda t, i: t["optimizer.v.layer.b_l0"].fill(-1),
         "optimizer.v.layer.b_l0 holds negative numbers",

@@ -127,6 +127,13 @@ def some_path(word: str) -> str:
         raise argparse.ArgumentTypeError("it is empty; it must be a name")
     if "\0" in word:
         raise argparse.ArgumentTypeError(f"{word!r:.80} must not contain \\0")
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError as error:
+        # Python can decode what it cannot encode, with some encodings of East Asia.
+        raise argparse.ArgumentTypeError(
+            f"{word!r:.80} must be a name in {error.encoding}, the encoding of names of files here"
+        ) from None
     return word
 
 

@@ -7,6 +7,7 @@ This module allocates memory and prepares the arguments of the extension; the co
 from __future__ import annotations
 
 import hashlib
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,8 @@ if not environment.switch("XRNN_NATIVE", True):
     ABSENT = "the native loops are off (XRNN_NATIVE)"
 else:
     try:
-        from xrnn.backends.cpu import _native  # type: ignore[attr-defined, no-redef]
-
+        # As a module: where it is not there, the message then is no riddle about circular imports.
+        _native = importlib.import_module("xrnn.backends.cpu._native")
         ABSENT = ""
     except ImportError as error:
         ABSENT = f"the native loops are not built ({error})"

@@ -88,6 +88,8 @@ def read_text(path: str | None) -> Text:
         text = Text.of(_pieces(path))
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}") from None
+    except UnicodeEncodeError as error:  # as a checkpoint from another place may hold
+        raise RefusedError(f"{path!r:.80} is no name of a file in {error.encoding}") from None
     if not len(text.tokens):
         raise RefusedError(f"{path} is empty; give a text to learn from")
     return text

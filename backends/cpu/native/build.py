@@ -36,11 +36,13 @@ class Wheel(bdist_wheel):
 class SourceDistribution(sdist):
     """Holds everything of the checkout that the tests read: they run without the checkout."""
 
-    def add_defaults(self) -> None:
-        """The files of the packages, and these."""
-        super().add_defaults()
+    def make_distribution(self) -> None:
+        """As in setuptools, with these files beside those that it has found."""
         for folder in ("tests", "benchmarks", "backends", ".ci"):
             self.filelist.graft(folder)
         self.filelist.extend([".clang-format", ".gitignore"])
         for pattern in ("*.py[cod]", "*.so", "*.pyd", ".DS_Store"):
             self.filelist.global_exclude(pattern)
+        self.filelist.sort()
+        self.filelist.remove_duplicates()
+        super().make_distribution()
