@@ -140,6 +140,8 @@ class TestRefusals:
         assert refused(capsys, *call, tmp_path / "no").endswith("no: No such file or directory")
         assert "empty is empty; give a text" in refused(capsys, *call, empty)
         assert "binary is not UTF-8 text" in refused(capsys, *call, binary)
+        if os.path.exists("/dev/zero"):
+            assert "/dev/zero is a device" in refused(capsys, *call, "/dev/zero")
         message = refused(capsys, *call, text, "--batch", 64)
         assert "one window takes batch × (length + 1) = 64 × 65 = 4160" in message
         assert not run.exists()

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -258,7 +259,7 @@ def train(arguments: argparse.Namespace) -> int:
         )
         print(f"written to {folder}: {', '.join(FILES)}")
         if stopped_by is not None:
-            print(f"stopped; go on with: xrnn train --resume --out {folder}")
+            print(f"stopped; go on with: xrnn train --resume --out {shlex.quote(str(folder))}")
             return 0 if stopped_by == SIGINT else 128 + stopped_by
         print(f"a sample (more: xrnn sample {folder}):\n")
         print("".join(run.trainer.model.sample("", 300, temperature=0.7)))

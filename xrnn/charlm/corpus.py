@@ -10,6 +10,8 @@ import codecs
 import hashlib
 import io
 import math
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -111,6 +113,8 @@ def _pieces(path: str) -> Iterator[str]:
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     done = 0
     with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            raise RefusedError(f"{path} is a device, which may have no end; give a file")
         while True:
             block = file.read(BLOCK)
             done += len(block)
