@@ -166,7 +166,7 @@ def to_torch(
     host = {}
     for name, (shape, letters) in layer.weights.specs.items():
         host[name] = backend_of(tree[name], name).to_host(tree[name])
-        _check_floating(name, host[name], layer.dtype)
+        _check_floating(name, tree[name], host[name], layer.dtype)
         if host[name].shape != shape:
             raise ValueError(f"{name} has shape {host[name].shape}; it must be {letters} = {shape}")
     return {name: value.copy() for name, value in _to(layer, host, gradients).items()}
@@ -189,19 +189,19 @@ def _host(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> Array:
             f"{name} is {getattr(value, 'dtype', type(value).__name__)}, which NumPy cannot take "
             f"({error}); give an array or tensor of float16, float32 or float64 (tensor.float())"
         ) from error
-    _check_floating(name, array, dtype)
+    _check_floating(name, value, array, dtype)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
     wide = [d if d not in HALF else "float32" for d in (dtype, dtype_name(array.dtype))]
     return array.astype(host.xp.result_type(*wide))
 
 
-def _check_floating(name: str, array: Array, dtype: str) -> None:
-    """Raise TypeError unless a NumPy array holds numbers for a layer of that dtype."""
+def _check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
+    """Raise TypeError unless the NumPy array of a value holds numbers for a layer of that dtype."""
     kinds = ("real floating", "complex floating")[: 1 + dtype.startswith("complex")]
     if dtype_name(array.dtype) != "bfloat16" and not host.xp.isdtype(array.dtype, kinds):
         raise TypeError(
-            f"{name} is {array!r:.60} ({array.dtype}); it must be an array of floating-point "
+            f"{name} is {value!r:.60} ({array.dtype}); it must be an array of floating-point "
             "numbers"
         )
 
