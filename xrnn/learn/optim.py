@@ -101,7 +101,7 @@ def _norm(arrays: list[Array], *, xp: Namespace) -> tuple[Array, Array]:
     if not filled:
         one = xp.ones((), dtype=dtype, device=array_api_compat.device(arrays[0]))
         return one, xp.zeros_like(one)
-    each = [xp.astype(xp.max(xp.abs(g)), dtype) for g in filled]
+    each = [xp.max(xp.abs(cast(g, dtype, xp=xp))) for g in filled]
     largest = xp.max(xp.stack(each))
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
     squares = [xp.sum((cast(g, dtype, xp=xp) / unit) ** 2) for g in filled]
