@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,12 @@ from xrnn.cells.base import Cell
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.recurrence.scatter import scatter_add
 from xrnn.typing import Array, BothDirections, Namespace, Sequence, Stepping, dtype_name
+
+#: numbers of the errors of the system that may be gone at the next call
+SCARCE = {
+    getattr(errno, name, None)
+    for name in ("ENOMEM", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EAGAIN", "EINTR")
+} - {None}
 
 #: T, B, I, H
 Sizes = tuple[int, int, int, int]
@@ -64,8 +71,10 @@ class Kernel:
 
 
 def passing(error: Exception) -> bool:
-    """Whether an error tells that memory, the stack or a service of the system ran out."""
-    return isinstance(error, MemoryError | RecursionError | OSError)
+    """Whether an error tells that memory, the stack, or the system's files or space ran out."""
+    if isinstance(error, OSError):
+        return error.errno in SCARCE
+    return isinstance(error, MemoryError | RecursionError)
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,6 +98,7 @@ def compiled(
     all_options = (
         *core.assemble_cupy_compiler_options(options),
         *OPTIONS,
+        *compiler._get_extra_include_dir_opts(),  # CUDA's headers, where they come as a wheel
         f"-arch=sm_{arch}",
     )
     # A private class: what CuPy exports asks for a device even where the target is named.
