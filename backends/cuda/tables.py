@@ -116,9 +116,8 @@ def _fewest(loop: Clustered, kind: str, B: int, H: int) -> int:
 
     wanted = geometries(B)
     assert wanted[0] is not None
-    batch = wanted[0].batch
-    slices = range(1 if batch >= B else 2, -(-B // batch) + 1)
-    fewer = ((n - 1) * batch + 3 for n in slices)
+    step, batch = cluster.BATCHES[0], wanted[0].batch  # no geometry changes within a step
+    fewer = range(3 + (batch if batch < B else 0), B + step, step)
     return next((b for b in fewer if geometries(b) == wanted), B)
 
 
