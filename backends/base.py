@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,12 @@ from xrnn.cells.base import Cell
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.recurrence.scatter import scatter_add
 from xrnn.typing import Array, BothDirections, Namespace, Sequence, Stepping, dtype_name
+
+#: numbers of the errors of the system that may be gone at the next call
+SCARCE = {
+    getattr(errno, name, None)
+    for name in ("ENOMEM", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EAGAIN", "EINTR")
+} - {None}
 
 #: T, B, I, H
 Sizes = tuple[int, int, int, int]
@@ -39,7 +46,7 @@ class Kernel:
         it is verified with them.
     tolerance : float, optional
         The accepted relative difference from its cell.  Default: that of the dtype,
-        `xrnn.engine.verify.TOLERANCE`.
+        `xrnn.engine.trial.tolerance`.
     path : callable
         ``path(T, B, I, H) -> str``: a short description of what runs for these sizes.
     both : BothDirections, optional
@@ -63,6 +70,13 @@ class Kernel:
         return self
 
 
+def passing(error: Exception) -> bool:
+    """Whether an error tells that memory, the stack, or the system's files or space ran out."""
+    if isinstance(error, OSError):
+        return error.errno in SCARCE
+    return isinstance(error, MemoryError | RecursionError)
+
+
 @dataclass(frozen=True, eq=False)
 class Backend:
     """An array library, and the faster kernels that xrnn has for it.
@@ -79,7 +93,14 @@ class Backend:
     kernels : mapping of Cell to tuple of Kernel
         For a cell the kernels that run it faster than its own code, the best first.
     describe : callable
-        ``describe() -> str``: everything that a verification depends on: library, device, driver.
+        ``describe() -> str``: everything that a verification depends on: library, driver, and the
+        device that kernels run on now.  It is asked for each choice of a kernel.
+    occupied : callable
+        ``occupied() -> str | None``: the reason why nothing can be verified at this moment, such
+        as a stream that is being captured; or None.
+    passing : callable
+        ``passing(error) -> bool``: whether an error tells of the moment alone, so that the same
+        call may succeed later; default: `passing`.
     missing : callable
         ``missing() -> str | None``: the reason why the backend cannot work here, or None.
     scatter_add : callable
@@ -115,6 +136,8 @@ class Backend:
     to_host: Callable[[Array], Array]
     kernels: Mapping[Cell[Any], tuple[Kernel, ...]] = field(default_factory=dict)
     describe: Callable[[], str] = lambda: ""
+    occupied: Callable[[], str | None] = lambda: None
+    passing: Callable[[Exception], bool] = passing
     missing: Callable[[], str | None] = lambda: None
     scatter_add: Callable[..., Array] = scatter_add
     cross_entropy: Callable[..., tuple[Array, Array]] = cross_entropy

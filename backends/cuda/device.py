@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from functools import partial
+from functools import cache, partial
 
 import array_api_compat.cupy
 import cupy
 
 from xrnn.backends.base import Backend
-from xrnn.backends.cuda.runtime import CupyRuntime
+from xrnn.backends.cuda import INSTALL
+from xrnn.backends.cuda.runtime import OPTIONS, CupyRuntime, passing
 from xrnn.backends.cuda.tables import kernels, notes
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.typing import Array, dtype_name
@@ -20,10 +21,24 @@ RUNTIME = CupyRuntime()
 
 
 #: the oldest CuPy and compute capability that are served
-CUPY, CAPABILITY = (13, 4), 70
+CUPY, CAPABILITY = (14, 0), 70
 
 
 VERSION = tuple(int(part) for part in re.findall(r"\d+", cupy.__version__)[:2])
+
+
+#: what every kernel needs of NVRTC: both headers, the options, the device's architecture
+PROBE = """
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+extern "C" __global__ void probe() {}
+"""
+
+#: a part of NVRTC's message → what to do; the last fits all others
+ADVICE = {
+    "gpu-architecture": 'CUDA 12 may know it: pip install "xrnn-array[cuda12]"',
+    "": f"CuPy needs NVRTC and CUDA's headers of its own version: {INSTALL}",
+}
 
 
 def _missing() -> str | None:
@@ -32,15 +47,49 @@ def _missing() -> str | None:
     if not cupy.cuda.is_available():
         return f"CuPy {cupy.__version__} finds no NVIDIA device or driver"
     if (capability := RUNTIME.capability()) < CAPABILITY:
-        name = _describe().rpartition(", ")[2]
-        return f"{name} has compute capability {capability}; it must be {CAPABILITY} or newer"
+        return f"{_named()} has compute capability {capability}; it must be {CAPABILITY} or newer"
+    return _refused()
+
+
+def _refused() -> str | None:
+    """Why no kernel can be compiled for the current device, or None if one was."""
+    try:
+        cupy.RawModule(code=PROBE, options=OPTIONS).get_function("probe")
+    except Exception as error:  # CuPy has several ways to say that NVRTC or a header is not there
+        if passing(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        advice = next(words for part, words in ADVICE.items() if part in reason)
+        return (
+            f"no kernel can be compiled for {_named()}, of compute capability "
+            f"{RUNTIME.capability()}: {reason}; {advice}"
+        )
     return None
 
 
-def _describe() -> str:
+def _named() -> str:
+    """The name of the current device."""
     runtime = cupy.cuda.runtime
-    device = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
-    return f"cupy {cupy.__version__}, driver {runtime.driverGetVersion()}, {device}"
+    name: str = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+    return name
+
+
+def _describe() -> str:
+    return _described(cupy.cuda.runtime.getDevice())
+
+
+@cache
+def _described(device: int) -> str:
+    """Of the current device, whose number is `device`; asking takes longer than a launch."""
+    driver = cupy.cuda.runtime.driverGetVersion()
+    capability = RUNTIME.capability()
+    return f"cupy {cupy.__version__}, driver {driver}, capability {capability}, {_named()}"
+
+
+def _occupied() -> str | None:
+    if cupy.cuda.get_current_stream().is_capturing():
+        return "the current stream is being captured"
+    return None
 
 
 def _notes() -> list[str]:
@@ -49,9 +98,9 @@ def _notes() -> list[str]:
 
 
 def _dtypes() -> frozenset[cupy.dtype]:
-    """The dtypes of the kernels; bfloat16 only where CuPy has it and ml_dtypes is installed."""
+    """The dtypes of the kernels; bfloat16 only where ml_dtypes is installed."""
     names = ["float16", "float32", "float64"]
-    if VERSION >= (14,) and importlib.util.find_spec("ml_dtypes") is not None:
+    if importlib.util.find_spec("ml_dtypes") is not None:
         importlib.import_module("ml_dtypes")
         names.append("bfloat16")
     return frozenset(cupy.dtype(name) for name in names)
@@ -68,6 +117,8 @@ BACKEND = Backend(
     kernels=kernels(RUNTIME, _dtypes()),
     describe=_describe,
     missing=_missing,
+    occupied=_occupied,
+    passing=passing,
     notes=_notes,
     # Blocks larger than by default: each takes a dozen launches.
     cross_entropy=partial(cross_entropy, block=2**24),

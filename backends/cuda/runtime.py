@@ -18,6 +18,7 @@ import array_api_compat.cupy
 import cupy
 from cupy.cuda import compiler, device, driver
 
+from xrnn.backends import base
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cluster import CAPABILITY, SIZES, Room
 from xrnn.backends.cuda.plan import Product
@@ -26,13 +27,27 @@ from xrnn.backends.cuda.plan import Product
 #: kernel that lets its clusters have more than 8 blocks (cuda.h)
 PLAIN_SHARED, NON_PORTABLE_CLUSTER = 48 * 1024, 14
 
-#: numbers of errors that tell of this moment, not of the device (cuda.h): no memory is left, or the
-#: stream is being captured
-PASSING = {2, *range(900, 909)}
+#: class of an error → numbers that tell of this moment, not of the device or the kernel: no memory
+#: is left, a stream is being captured (cuda.h), a handle finds no memory (cublas_api.h)
+CUDA_PASSING = frozenset({2, *range(900, 909)})
+PASSING = {
+    "CUDARuntimeError": CUDA_PASSING,
+    "CUDADriverError": CUDA_PASSING,
+    "CUBLASError": frozenset({1, 3}),
+}
+
+#: of NVRTC
+OPTIONS = ("-std=c++17",)
 
 #: dtype → cuBLAS's numbers for storing it and for summing its products (cublas_api.h)
 TYPES = {"float16": (2, 68), "bfloat16": (14, 68), "float32": (0, 68), "float64": (1, 70)}
 FAST_TF32 = 77
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same call may succeed later, see `xrnn.backends.base.passing`."""
+    known = PASSING.get(type(error).__name__, frozenset())
+    return base.passing(error) or getattr(error, "status", None) in known
 
 
 @cache
@@ -113,8 +128,7 @@ class CupyRuntime:
                 problem = f"the driver cannot be asked: {error}"
             except (RuntimeError, MemoryError, compiler.CompileException) as error:
                 problem = str(error).partition("\n")[0]
-                passing = getattr(error, "status", 0) in PASSING or isinstance(error, MemoryError)
-                final = final and not passing
+                final = final and not passing(error)
             held.append(number)
             if not number:
                 reasons.append(f"none of {size} blocks: {problem or 'they do not fit'}")
@@ -204,7 +218,7 @@ class CupyRuntime:
             kernel = self._kernels.get(key)  # another thread may have made it meanwhile
             if kernel is None:
                 module = cupy.RawModule(
-                    code=text(source), options=("-std=c++17",), name_expressions=(instance,)
+                    code=text(source), options=OPTIONS, name_expressions=(instance,)
                 )
                 kernel = module.get_function(instance)
                 if shared > PLAIN_SHARED:

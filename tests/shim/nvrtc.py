@@ -98,6 +98,8 @@ def compiled(
     all_options = (
         *core.assemble_cupy_compiler_options(options),
         *OPTIONS,
+        # CuPy 14.0 adds CUDA's headers from a wheel here, later ones above.
+        *getattr(compiler, "_get_extra_include_dir_opts", tuple)(),
         f"-arch=sm_{arch}",
     )
     # A private class: what CuPy exports asks for a device even where the target is named.

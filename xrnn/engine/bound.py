@@ -153,10 +153,12 @@ class Bound(Generic[S]):
         cells = [cell for (cell,) in self.stack]
         found = [cell.stepper(B) for cell in cells]
         steppers = [s or cell.step for s, cell in zip(found, cells, strict=True)]
-        if len(self._steppers) >= REMEMBERED:
-            self._steppers.clear()
-        self._steppers[B] = (found[0] if len(cells) == 1 else None), steppers
-        return self._steppers[B]
+        both = (found[0] if len(cells) == 1 else None), steppers
+        if all(cell.settled(1, B) for cell in cells):
+            if len(self._steppers) >= REMEMBERED:
+                self._steppers.clear()
+            self._steppers[B] = both
+        return both
 
 
 def bind(

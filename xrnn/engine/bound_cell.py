@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import Kernel
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement
-from xrnn.engine.select import OwnCode, choose
+from xrnn.engine.select import OwnCode, decide
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, Gradients, State, Weights
 
@@ -82,13 +82,19 @@ class BoundCell:
         found = self._chosen.get((T, B))
         if found is None:
             sizes = (T, B, self.I, self.H)
-            found = choose(
+            found, final = decide(
                 self.placement.backend, self.cell, sizes, self.placement.dtype, self.precision
             )
+            if not final:
+                return found
             if len(self._chosen) >= REMEMBERED:
                 self._chosen.clear()
             self._chosen[T, B] = found
         return found
+
+    def settled(self, T: int, B: int) -> bool:
+        """Whether the kernel for T steps of B sequences is chosen and stays so."""
+        return (T, B) in self._chosen
 
     def weights_for(self, kernel: Kernel) -> Weights:
         """The weights in the form that a kernel takes; they are prepared once and kept."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
-from xrnn.engine.verify import verified
+from xrnn.engine.verify import NotNow, verified
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import dtype_name
 
@@ -25,27 +26,60 @@ def candidates(
     ]
 
 
-def choose(
+class Choice(NamedTuple):
+    """A kernel, and whether it is final: otherwise the next call is to choose again."""
+
+    kernel: Kernel
+    final: bool = True
+
+
+def decide(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
-) -> Kernel:
+) -> Choice:
     """The kernel that runs the cell: the first candidate that passes verification on this
     machine, or else the cell's own code.  Empty inputs always run by the cell's own code.
+
+    If a candidate cannot be verified at this moment, a warning tells it, and what serves instead
+    is not final.
 
     Raises
     ------
     TypeError
         If the library itself does not compute in the dtype, and no kernel does.
+    NotNow
+        If the library does not compute in the dtype, and a kernel may do so later.
     """
+    postponed: NotNow | None = None
+    chosen = reference(cell)
     if 0 not in sizes:
         for kernel in candidates(backend, cell, sizes, dtype, precision):
-            if verified(backend, cell, dtype, kernel, kernel.trial(*sizes)):
-                return kernel
-    if not backend.computes(dtype):
-        raise TypeError(
+            try:
+                if verified(backend, cell, dtype, kernel, kernel.trial(*sizes)):
+                    chosen = kernel
+                    break
+            except NotNow as problem:
+                postponed = postponed or problem
+    own = not chosen.dtypes
+    if own and not backend.computes(dtype):
+        raise postponed or TypeError(
             f"{cell.name}: backend {backend.name} computes in {dtype_name(dtype)} by fused "
             "kernels alone, and none serves here; use float32 or float16"
         )
-    return reference(cell)
+    if postponed is not None:
+        serves = "the cell's own code" if own else "another kernel"
+        warnings.warn(
+            f"{postponed}; {serves} serves this call, and the next one tries again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Choice(chosen, postponed is None)
+
+
+def choose(
+    backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
+) -> Kernel:
+    """The kernel that `decide` finds, final or not."""
+    return decide(backend, cell, sizes, dtype, precision).kernel
 
 
 class OwnCode(Loop):

@@ -3,6 +3,8 @@
 At its first use on a machine a kernel is compared with the cell that it replaces, forward and
 backward, on a small random input.  If the results agree, the kernel is used.  If they differ, or
 the kernel fails to build, a warning names it and the cell's own code is used, which is slower.
+A failure that tells of the moment and not of the kernel, such as no memory, is no verdict: nothing
+is remembered then, and the next call verifies again.
 
 A success (never a failure) is remembered in ``$XDG_CACHE_HOME/xrnn`` (default ``~/.cache/xrnn``).
 Its key names everything that it depends on: device, driver, library, the code of the kernel and the
@@ -26,22 +28,40 @@ from xrnn._version import __version__
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
 from xrnn.engine import atomic
+from xrnn.engine.trial import Trial, tolerance
 from xrnn.recurrence.loop import Loop
-from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
-
-#: dtype → the largest accepted difference of a kernel from its cell, relative to the largest value
-TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 1e-4, "float64": 1e-10}
+from xrnn.typing import Array, dtype_name
 
 #: the types of values whose text (repr) describes them completely, see `code_of`
 CONSTANT = (bool, int, float, complex, str, bytes, NoneType)
 
 
-@cache
+class NotNow(RuntimeError):
+    """A kernel could not be verified at this moment; its cause, if any, is the failure."""
+
+
 def verified(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> bool:
-    """Whether a kernel agrees with its cell on this machine, from the cache or computed now."""
+    """Whether a kernel agrees with its cell on this device, from the cache or computed now.
+
+    Raises
+    ------
+    NotNow
+        If that cannot be known at this moment.
+    """
+    return _verdict(backend, cell, dtype, kernel, sizes, backend.describe())
+
+
+@cache
+def _verdict(
+    backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes, device: str
+) -> bool:
+    """The same, remembered in this process for each device, as `Backend.describe` tells them
+    apart.  What is raised is not remembered."""
     key = _key(backend, cell, dtype, kernel, sizes)
     if key is not None and key in _remembered():
         return True
+    if reason := backend.occupied():
+        raise _not_now(backend, cell, dtype, reason)
     problem = _compare(backend, cell, dtype, kernel, sizes)
     if problem is None:
         if key is not None:
@@ -51,22 +71,38 @@ def verified(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, size
         f"{backend.name}: the kernel of {cell.name} for {dtype_name(dtype)} is not used here, "
         f"the cell's own code serves: {problem}",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
     return False
+
+
+def _not_now(backend: Backend, cell: Cell[Any], dtype: Any, reason: str) -> NotNow:
+    return NotNow(
+        f"{backend.name}: the kernel of {cell.name} for {dtype_name(dtype)} cannot be verified at "
+        f"this moment: {reason}"
+    )
 
 
 @host.ignore_underflow
 def _compare(
     backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes
 ) -> str | None:
-    """None if the kernel agrees with its cell, otherwise a text that says how it differs."""
+    """None if the kernel agrees with its cell, otherwise a text that says how it differs.
+
+    Raises
+    ------
+    NotNow
+        If the failure is a passing one, see `Backend.passing`.
+    """
     try:
         error = difference(backend, cell, dtype, kernel, sizes)
     except Exception as problem:  # whatever the failure, the cell's own code can be used
-        return f"it failed with {type(problem).__name__}: {problem}"
-    bound = kernel.tolerance or TOLERANCE[dtype_name(dtype)]
-    return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.0e}"
+        reason = f"{type(problem).__name__}: {problem}"
+        if backend.passing(problem):
+            raise _not_now(backend, cell, dtype, reason) from problem
+        return f"it failed with {reason}"
+    bound = kernel.tolerance or tolerance(cell, dtype, kernel.precision, sizes)
+    return None if error <= bound else f"it differs by {error:.1e}, allowed {bound:.1e}"
 
 
 def difference(
@@ -78,7 +114,7 @@ def difference(
     a tape, in each direction and in both at once; and for single steps and prepared weights,
     where the kernel has them.
     """
-    trial = _Trial(backend, cell, dtype, sizes)
+    trial = Trial(backend, cell, dtype, sizes)
     T, B = sizes[:2]
     worst, ways = 0.0, (False, True)
     for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
@@ -99,98 +135,6 @@ def difference(
 def _largest(expected: list[Array], found: list[Array]) -> float:
     pairs = zip(expected, found, strict=True)
     return max(relative(a.astype("float64"), b.astype("float64")) for a, b in pairs)
-
-
-class _Trial:
-    """Random arguments for one cell, and the results of a sequence kernel on them."""
-
-    def __init__(self, backend: Backend, cell: Cell[Any], dtype: Any, sizes: Sizes) -> None:
-        self.backend, self.xp, self.dtype = backend, backend.xp, dtype
-        T, B, I, H = sizes
-        rng = host.generator(0)
-
-        def array(*shape: int) -> Array:
-            return self.xp.astype(backend.from_host(rng.normal(size=shape)), dtype)
-
-        # Small weights: with large ones a recurrence is chaotic, and rounding errors grow.
-        self.weights = {
-            name: self.xp.astype(0.3 * self.xp.astype(array(*shape), self.xp.float32), dtype)
-            for name, shape in cell.shapes(I, H).items()
-        }
-        self.xs, self.dys = array(T, B, I), array(T, B, H)
-        self.state, self.dstate = (tuple(array(B, H) for _ in cell.states) for _ in range(2))
-
-    def results(
-        self, sequence: Sequence, lengths: list[int] | None, reverse: bool, wide: bool = False
-    ) -> list[Array]:
-        """All results of forward and backward passes, as NumPy arrays.
-
-        With `wide` they are computed in float32 if the library does not compute in the dtype.
-        """
-        kind = self.dtype
-        if wide and not self.backend.computes(kind):
-            kind = self.xp.float32
-        weights, xs, dys, first, dlast = self._as(kind)
-        how: Any = {"lengths": self._lengths(lengths), "reverse": reverse, "xp": self.xp}
-        ys, last, residuals = sequence.forward(weights, xs, first, keep=True, **how)
-        gradients = [
-            sequence.backward(weights, residuals, d, dlast, xp=self.xp) for d in (dys, None)
-        ]
-        inference = sequence.forward(weights, xs, first, keep=False, **how)
-        return self._on_host((ys, last), inference, gradients)
-
-    def results_of_both(self, both: BothDirections, lengths: list[int] | None) -> list[list[Array]]:
-        """The same for each direction, by a kernel that runs the two at once."""
-        weights, xs, dys, first, dlast = self._as(self.dtype)
-        passes = [(weights, first, reverse) for reverse in (False, True)]
-        how: Any = {"lengths": self._lengths(lengths), "xp": self.xp}
-        kept = both.forward_both(passes, xs, keep=True, **how)
-        gradients = [
-            both.backward_both([(weights, r, d, dlast) for _, _, r in kept], xp=self.xp)
-            for d in (dys, None)
-        ]
-        inference = both.forward_both(passes, xs, keep=False, **how)
-        return [
-            self._on_host(kept[n][:2], inference[n], [found[n] for found in gradients])
-            for n in range(2)
-        ]
-
-    def _as(self, kind: Any) -> tuple[Any, ...]:
-        """Weights, inputs, their gradient, states and their gradient in a dtype."""
-        cast = self.xp.astype
-        weights = {name: cast(a, kind) for name, a in self.weights.items()}
-        first, dlast = (tuple(cast(a, kind) for a in s) for s in (self.state, self.dstate))
-        return weights, cast(self.xs, kind), cast(self.dys, kind), first, dlast
-
-    def _lengths(self, lengths: list[int] | None) -> Array | None:
-        return None if lengths is None else self.xp.asarray(lengths, dtype=self.xp.int64)
-
-    def _on_host(self, kept: Any, inference: Any, gradients: list[Gradients]) -> list[Array]:
-        found = [kept[0], *kept[1], inference[0], *inference[1]]
-        for dxs, dfirst, dweights in gradients:
-            found += [dxs, *dfirst, *(dweights[k] for k in sorted(self.weights))]
-        return [self.backend.to_host(a) for a in found]
-
-    def one_step(self, kernel: Kernel, weights: Any = None) -> list[Array]:
-        """The state after a sequence of one step."""
-        _, last, _ = kernel.sequence.forward(
-            self.weights if weights is None else weights,
-            self.xs[:1, ...],
-            self.state,
-            lengths=None,
-            reverse=False,
-            keep=False,
-            xp=self.xp,
-        )
-        return [self.backend.to_host(a) for a in last]
-
-    def stepped(self, kernel: Kernel) -> list[list[Array]]:
-        """The state after one step, by `Stepping.step` and by sequences with prepared weights."""
-        assert kernel.stepping is not None
-        both = [kernel.stepping.prepare(self.weights, fixed=fixed) for fixed in (False, True)]
-        states = [kernel.stepping.step(w, self.xs[0, ...], self.state) for w in both]
-        steps = [[self.backend.to_host(a) for a in state] for state in states]
-        return [*steps, *(self.one_step(kernel, w) for w in both)]
 
 
 def relative(a: Array, b: Array) -> float:
