@@ -6,14 +6,26 @@ values in float64.  Units go in vectors of four (12 of them), or one by one (5).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import sequence_checks as checks
-from emulation import BOUNDS, EMULATED, Emulator, Watched, emulator, fused, use_small_blocks
+from emulation import (
+    BOUNDS,
+    EMULATED,
+    Emulator,
+    Watched,
+    emulator,
+    fused,
+    fused_instances,
+    use_small_blocks,
+)
 from sequences import AnyCell, Case, forward, gap, reference, run, same, some_lengths, variants
+from shim.c_loop import LoopInC
 
+from xrnn.backends.cuda import loop
 from xrnn.backends.cuda.tables import FUSED
 from xrnn.engine.trial import tolerance
 
@@ -58,6 +70,25 @@ def test_no_schedule_changes_a_bit(cell: AnyCell, dtype: str, H: int, schedule: 
     """Threads in order, in reverse, at random, some starving."""
     case = small(cell, dtype, H, lengths=some_lengths(5, 5))
     same(run(fused(cell, schedule), case), run(fused(cell), case))
+
+
+class EmulatorInC(LoopInC, Emulator):
+    """The emulator under the loop of the extension."""
+
+
+@cache
+def emulator_in_c() -> EmulatorInC:
+    return EmulatorInC(fused_instances())
+
+
+@pytest.mark.skipif(bool(loop.ABSENT), reason=loop.ABSENT)
+@every_cell
+@every_dtype
+@every_vector
+def test_the_loop_in_c_gives_the_same_bits(cell: AnyCell, dtype: str, H: int) -> None:
+    case = small(cell, dtype, H, lengths=some_lengths(5, 5))
+    in_c = Watched(FUSED[cell](emulator_in_c(), cell))
+    same(run(in_c, case), run(fused(cell), case))
 
 
 @every_cell

@@ -1,9 +1,9 @@
 """CuPy, on NVIDIA GPUs.
 
 `plan`, `fused`, `cells`, `linear`, `geometry`, `cluster`, `clustered` and `tables` compute sizes,
-addresses and the order of launches, and do not import CuPy; `runtime` launches kernels; `device` is
-the backend.  CuPy is imported when the backend is first used, and all other modules are tested
-without it.
+addresses and the order of launches, `loop` (with ``native/loop.c``) repeats those of a step, and
+none of them imports CuPy; `runtime` launches kernels; `device` is the backend.  CuPy is imported
+when the backend is first used, and all other modules are tested without it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""One step of each cell on the device: its products and kernels, in their order."""
+"""One step of each cell on the device: its products and kernels, in their order.
+
+Nothing is launched here: a step is described once, and run as often as there are steps.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from xrnn.backends.cuda.fused import Fused, Step
-from xrnn.backends.cuda.plan import Plan
+from xrnn.backends.cuda.plan import Address, Call, Launch, Plan
 from xrnn.typing import Array
 
 
@@ -18,9 +21,9 @@ class OneProduct(Fused):
 
     recurrent = 0
 
-    def step(self, plan: Plan, at: Step, save: Any) -> None:
+    def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
         rows = len(self.cell.gates) * plan.H
-        plan.times(
+        product = plan.product(
             (plan.B, rows, plan.H),
             (at.h_prev, plan.H),
             (plan.weights["U"], plan.H),
@@ -28,12 +31,11 @@ class OneProduct(Fused):
             tb=True,
             acc=True,
         )
-        self.activate(plan, at, save)
+        return [product, self.activate(plan, at, save)]
 
-    def step_backward(self, plan: Plan, at: Step) -> None:
+    def step_backward(self, plan: Plan, at: Step) -> list[Call]:
         rows, ld = len(self.cell.gates) * plan.H, self.width * plan.H
-        self.activate_backward(plan, at)
-        plan.times(
+        product = plan.product(
             (plan.B, plan.H, rows),
             (at.gates + self.recurrent * plan.H * plan.bytes, ld),
             (plan.weights["U"], plan.H),
@@ -41,15 +43,16 @@ class OneProduct(Fused):
             beta=1.0,
             acc=True,
         )
+        return [self.activate_backward(plan, at), product]
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         return {"U": self.recurrent_gradient(plan, self.recurrent, len(self.cell.gates))}
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> None:
+    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
         """The gate kernel, forward."""
         raise NotImplementedError
 
-    def activate_backward(self, plan: Plan, at: Step) -> None:
+    def activate_backward(self, plan: Plan, at: Step) -> Launch:
         """The gate kernel, backward."""
         raise NotImplementedError
 
@@ -57,16 +60,16 @@ class OneProduct(Fused):
 class FusedLSTM(OneProduct):
     source, width, carries_c = "lstm.cu", 4, True
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> None:
-        plan.kernel(
+    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+        return plan.kernel(
             self.source,
             "lstm_forward",
             *(at.gates, plan.weights["b"], at.product, at.c_prev, at.c, at.h_prev, at.h),
             *(plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> None:
-        plan.kernel(
+    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+        return plan.kernel(
             self.source,
             "lstm_backward",
             *(at.gates, at.c_prev, at.c, at.dy, at.dh, at.dc, plan.lengths, at.t),
@@ -76,17 +79,17 @@ class FusedLSTM(OneProduct):
 class FusedPeephole(OneProduct):
     source, width, carries_c = "peephole.cu", 4, True
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> None:
+    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
         weights = plan.weights
-        plan.kernel(
+        return plan.kernel(
             self.source,
             "peephole_forward",
             *(at.gates, weights["b"], weights["p"], at.product),
             *(at.c_prev, at.c, at.h_prev, at.h, plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> None:
-        plan.kernel(
+    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+        return plan.kernel(
             self.source,
             "peephole_backward",
             *(at.gates, plan.weights["p"], at.c_prev, at.c, at.dy, at.dh, at.dc),
@@ -113,16 +116,16 @@ class FusedElman(OneProduct):
     #: the number of the activation in the kernels: 0 for tanh, 1 for ReLU
     activation = 0
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> None:
-        plan.kernel(
+    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+        return plan.kernel(
             self.source,
             "rnn_forward",
             *(at.gates, plan.weights["b"], at.product, at.h_prev, at.h, plan.lengths, at.t),
             variant=f", {self.activation}",
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> None:
-        plan.kernel(
+    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+        return plan.kernel(
             self.source,
             "rnn_backward",
             *(at.gates, at.h, at.dy, at.dh, plan.lengths, at.t),
@@ -139,17 +142,17 @@ class FusedGRU(OneProduct):
 
     source, width, columns, recurrent = "gru.cu", 4, (1, 2, 0), 1
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> None:
+    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
         weights = plan.weights
-        plan.kernel(
+        return plan.kernel(
             self.source,
             "gru_forward",
             *(at.gates, weights["b"], weights["v"], at.product, at.h_prev, at.h),
             *(plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> None:
-        plan.kernel(
+    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+        return plan.kernel(
             self.source,
             "gru_backward",
             *(at.gates, at.h_prev, at.dy, at.dh, plan.lengths, at.t),
@@ -166,51 +169,53 @@ class FusedGRUBefore(Fused):
 
     source, width = "gru_before.cu", 3
 
-    def step(self, plan: Plan, at: Step, save: Any) -> None:
+    def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
         H, B, U = plan.H, plan.B, plan.weights["U"]
         bias, lengths = plan.weights["b"], plan.lengths
-        q = self._q(plan, at, bool(save))
-        plan.times((B, 2 * H, H), (at.h_prev, H), (U, H), (at.product, 2 * H), tb=True, acc=True)
-        plan.kernel(
-            self.source,
-            "gru_before_forward_gates",
-            *(at.gates, bias, at.product, at.h_prev, q, lengths, at.t, save),
-        )
-        U_n = U + 2 * H * H * plan.bytes
-        plan.times((B, H, H), (q, H), (U_n, H), (at.product, H), tb=True, acc=True)
-        plan.kernel(
-            self.source,
-            "gru_before_forward",
-            *(at.gates, bias, at.product, at.h_prev, at.h, lengths, at.t, save),
-        )
+        q, U_n = self._q(plan, at, bool(save)), U + 2 * H * H * plan.bytes
+        of_rz = ((B, 2 * H, H), (at.h_prev, H), (U, H), (at.product, 2 * H))
+        of_n = ((B, H, H), (q, H), (U_n, H), (at.product, H))
+        return [
+            plan.product(*of_rz, tb=True, acc=True),
+            plan.kernel(
+                self.source,
+                "gru_before_forward_gates",
+                *(at.gates, bias, at.product, at.h_prev, q, lengths, at.t, save),
+            ),
+            plan.product(*of_n, tb=True, acc=True),
+            plan.kernel(
+                self.source,
+                "gru_before_forward",
+                *(at.gates, bias, at.product, at.h_prev, at.h, lengths, at.t, save),
+            ),
+        ]
 
-    def step_backward(self, plan: Plan, at: Step) -> None:
+    def step_backward(self, plan: Plan, at: Step) -> list[Call]:
         H, B, U, lengths = plan.H, plan.B, plan.weights["U"], plan.lengths
         U_n, da_n = U + 2 * H * H * plan.bytes, at.gates + 2 * H * plan.bytes
-        plan.kernel(
-            self.source,
-            "gru_before_backward",
-            *(at.gates, at.h_prev, at.dy, at.dh, lengths, at.t),
-        )
-        plan.times((B, H, H), (da_n, 3 * H), (U_n, H), (at.product, H), acc=True)
-        plan.kernel(
-            self.source,
-            "gru_before_backward_reset",
-            *(at.gates, at.h_prev, at.product, at.dh, lengths, at.t),
-        )
-        plan.times((B, H, 2 * H), (at.gates, 3 * H), (U, H), (at.dh, H), beta=1.0, acc=True)
+        of_rz = ((B, H, 2 * H), (at.gates, 3 * H), (U, H), (at.dh, H))
+        return [
+            plan.kernel(
+                self.source,
+                "gru_before_backward",
+                *(at.gates, at.h_prev, at.dy, at.dh, lengths, at.t),
+            ),
+            plan.product((B, H, H), (da_n, 3 * H), (U_n, H), (at.product, H), acc=True),
+            plan.kernel(
+                self.source,
+                "gru_before_backward_reset",
+                *(at.gates, at.h_prev, at.product, at.dh, lengths, at.t),
+            ),
+            plan.product(*of_rz, beta=1.0, acc=True),
+        ]
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         q = plan.at(plan.run.more["q"])
         rz, n = self.recurrent_gradient(plan, 0, 2), self.recurrent_gradient(plan, 2, 1, q)
         return {"U": plan.xp.concat([rz, n])}
 
-    def _q(self, plan: Plan, at: Step, keep: bool) -> int:
-        """The address of q of this step; if q is not kept, every step uses the same one."""
-        if "q" not in plan.run.more:
-            plan.run.more["q"] = plan.empty(plan.T if keep else 1, plan.B, plan.H)
-            plan.at(plan.run.more["q"])
-        if not keep:
-            return self.runtime.pointer(plan.run.more["q"])
-        offset: int = int(at.t) * plan.B * plan.H * plan.bytes
-        return self.runtime.pointer(plan.run.more["q"]) + offset
+    def _q(self, plan: Plan, at: Step, keep: bool) -> Address:
+        """The address of q of a step; if q is not kept, every step uses the same one."""
+        plan.run.more["q"] = plan.empty(plan.T if keep else 1, plan.B, plan.H)
+        q = plan.at(plan.run.more["q"])
+        return at.row(q, plan.B * plan.H * plan.bytes) if keep else q

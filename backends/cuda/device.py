@@ -94,7 +94,10 @@ def _occupied() -> str | None:
 
 def _notes() -> list[str]:
     compiled = ", ".join(RUNTIME.compiled()) or "none"
-    return [*notes(RUNTIME), f"compiled in this process: {compiled}"]
+    words = f"loop over time: {RUNTIME.language}"
+    if reason := RUNTIME.no_c():
+        words += f"; {reason}"
+    return [*notes(RUNTIME), words, f"compiled in this process: {compiled}"]
 
 
 def _dtypes() -> frozenset[cupy.dtype]:

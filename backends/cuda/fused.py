@@ -2,7 +2,8 @@
 
 As in `xrnn.recurrence.loop.Loop`, what does not depend on the state is computed for all steps at
 once, each in one large product: W x before the loop, and every weight gradient after it.  The loop
-itself passes raw addresses to the kernels.  The equations of a step are in ``kernels/*.cu``.
+itself repeats the launches of one step, with addresses that move (`xrnn.backends.cuda.loop`).  The
+equations of a step are in ``kernels/*.cu``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xrnn.backends.cuda.plan import Plan, Residuals, Runtime
+from xrnn.backends.cuda.plan import Address, Call, Moving, Plan, Residuals, Runtime
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.typing import Array, Namespace, State, Weights
@@ -117,10 +118,8 @@ class Fused:
         """Run all steps of passes whose gates hold W x, and fill their buffers."""
         for plan in plans:
             scratch = plan.at(plan.empty(plan.B, self.width * plan.H, acc=True))
-            step = Step(plan, self.width, scratch)
-            for t in plan.run.order:
-                step.move(t)
-                self.step(plan, step, plan.int32(keep))
+            step = Step(plan, plan.run.order, self.width, scratch)
+            self.runtime.repeat(self.step(plan, step, plan.int32(keep)), plan.T)
 
     def drive_backward(
         self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
@@ -129,21 +128,19 @@ class Fused:
         the first."""
         for plan, (dys, carried) in zip(plans, given, strict=True):
             scratch = plan.at(plan.empty(plan.B, plan.H, acc=True))
-            step = Step(plan, self.width, scratch, dys, carried)
-            for t in reversed(plan.run.order):
-                step.move(t)
-                self.step_backward(plan, step)
+            step = Step(plan, plan.run.order[::-1], self.width, scratch, dys, carried)
+            self.runtime.repeat(self.step_backward(plan, step), plan.T)
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
         """A description of what runs for these sizes."""
-        return "one fused kernel a step"
+        return f"one fused kernel a step, the loop in {self.runtime.language}"
 
-    def step(self, plan: Plan, at: Step, save: Any) -> None:
-        """One time step forward."""
+    def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
+        """What one time step forward launches."""
         raise NotImplementedError
 
-    def step_backward(self, plan: Plan, at: Step) -> None:
-        """The same time step, backward."""
+    def step_backward(self, plan: Plan, at: Step) -> list[Call]:
+        """The same of a time step backward."""
         raise NotImplementedError
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
@@ -251,34 +248,47 @@ class Fused:
 
 
 class Step:
-    """The addresses of the arrays of one time step; 0 for arrays that a pass does not have."""
+    """The addresses of the arrays of a time step; 0 for arrays that a pass does not have.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan of the pass.
+    order : range
+        The steps in the order that they are run in.
+    width : int
+        As `Fused.width`.
+    scratch : int
+        The address of what a product of the step is written to.
+    dys : array (T, B, H), optional
+        The gradient of the outputs.
+    carried : tuple of arrays (B, H)
+        The gradients of the state.
+    """
 
     def __init__(
         self,
         plan: Plan,
+        order: range,
         width: int,
         scratch: int,
         dys: Array | None = None,
         carried: State = (),
     ) -> None:
-        run, row = plan.run, plan.B * plan.H
-        self.plan, self.before, self.product = plan, run.before, scratch
-        self.bases = tuple(map(plan.at, (run.gates, run.hs, run.cs, dys)))
-        self.strides = (
-            *(width * row * plan.bytes, row * plan.bytes),
-            *(row * plan.acc_bytes, row * plan.bytes),
-        )
+        run, size = plan.run, plan.B * plan.H
+        self._first, self._change = order[0], order.step
+        before, after = run.before, 1 - run.before
+        gates, hs, cs, dy = map(plan.at, (run.gates, run.hs, run.cs, dys))
+        row, acc = size * plan.bytes, size * plan.acc_bytes
+        self.product = scratch
         self.dh, self.dc = (*map(plan.at, carried), 0, 0)[:2]
-        self.t = plan.int32(0)
-        self.gates = self.h_prev = self.h = self.c_prev = self.c = self.dy = 0
+        self.t = Moving(plan.int32(self._first), self._change)
+        self.gates, self.dy = self.row(gates, width * row), self.row(dy, row)
+        self.h_prev, self.h = self.row(hs, row, before), self.row(hs, row, after)
+        self.c_prev, self.c = self.row(cs, acc, before), self.row(cs, acc, after)
 
-    def move(self, t: int) -> None:
-        """Set the addresses to those of step t."""
-        gates, hs, cs, dys = self.bases
-        gate_row, row, acc, out = self.strides
-        before, after = t + self.before, t + 1 - self.before
-        self.t = self.plan.int32(t)
-        self.gates = gates + t * gate_row
-        self.h_prev, self.h = hs + before * row, hs + after * row
-        self.c_prev, self.c = cs + before * acc, cs + after * acc
-        self.dy = dys + t * out if dys else 0
+    def row(self, array: int, size: int, ahead: int = 0) -> Address:
+        """The address of row t + ahead, of `size` bytes each; 0 if there is no array."""
+        if not array:
+            return 0
+        return Moving(array + (self._first + ahead) * size, self._change * size)

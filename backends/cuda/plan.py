@@ -27,38 +27,68 @@ TYPES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """A value that changes by the same amount from each step of a loop to the next.
+
+    - first: in the first step; an address, or a number as kernels take it (`Plan.int32`)
+    - change: from step to step
+    """
+
+    first: Any
+    change: int
+
+    def __add__(self, offset: int) -> Moving:
+        return Moving(self.first + offset, self.change)
+
+    def at(self, step: int) -> Any:
+        """The value in a step, which are counted from 0 in the order that they are run in."""
+        return self.first + step * self.change
+
+
+#: of an array, or of its part that belongs to a step
+Address = int | Moving
+
+
+class Launch(NamedTuple):
+    """One kernel: its arguments are addresses, numbers as kernels take them, and `Moving`."""
+
+    source: str
+    instance: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    args: Sequence[Any]
+
+
 class Product(NamedTuple):
-    """C (m, n) = op(A) op(B) + beta C: addresses, row strides and dtypes."""
+    """C (m, n) = op(A) op(B) + beta C: addresses, row strides and dtypes.
+
+    In the description of a step A, B and C may be `Moving`.
+    """
 
     ta: bool
     tb: bool
     m: int
     n: int
     k: int
-    A: int
+    A: Any
     lda: int
-    B: int
+    B: Any
     ldb: int
     beta: float
-    C: int
+    C: Any
     ldc: int
     kind: str  # of A and B
     out: str  # of C
     tf32: bool
 
 
-class Runtime(Protocol):
-    """The operations on the device that a plan uses; `CupyRuntime` in `runtime.py` has them."""
+#: what a step consists of
+Call = Launch | Product
 
-    xp: Any
 
-    def pointer(self, array: Array) -> int: ...
-
-    def capability(self) -> int: ...
-
-    def room(self) -> Room: ...
-
-    def report(self, instance: str) -> int: ...
+class Launcher(Protocol):
+    """What starts work on a device."""
 
     def launch(
         self,
@@ -72,6 +102,26 @@ class Runtime(Protocol):
     ) -> None: ...
 
     def gemm(self, product: Product) -> None: ...
+
+
+class Runtime(Launcher, Protocol):
+    """The operations on the device that a plan uses; `CupyRuntime` in `runtime.py` has them."""
+
+    xp: Any
+
+    @property
+    def language(self) -> str:
+        """What `repeat` is written in: C or Python."""
+
+    def pointer(self, array: Array) -> int: ...
+
+    def capability(self) -> int: ...
+
+    def room(self) -> Room: ...
+
+    def report(self, instance: str) -> int: ...
+
+    def repeat(self, calls: Sequence[Call], steps: int) -> None: ...
 
 
 @dataclass
@@ -160,16 +210,32 @@ class Plan:
         """A dense copy in the dtype of the computation."""
         return self.dense(self.xp.astype(array, getattr(self.xp, self.acc), copy=True))
 
-    def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> None:
-        """Start an elementwise kernel on one step (B, H)."""
+    def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> Launch:
+        """An elementwise kernel on one step (B, H)."""
         blocks = -(-self.B * self.H // (self.vector * BLOCK))
-        self.runtime.launch(
+        return Launch(
             source,
             f"{name}<{self.type}, {self.vector}{variant}>",
             (blocks,),
             (BLOCK,),
             (self.int32(self.B), self.int32(self.H), *args),
         )
+
+    def product(
+        self,
+        shape: tuple[int, int, int],
+        A: tuple[Address, int],
+        B: tuple[Address, int],
+        C: tuple[Address, int],
+        *,
+        ta: bool = False,
+        tb: bool = False,
+        beta: float = 0.0,
+        acc: bool = False,
+    ) -> Product:
+        """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row stride."""
+        out = self.acc if acc else self.kind
+        return Product(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32)
 
     def times(
         self,
@@ -180,12 +246,9 @@ class Plan:
         *,
         ta: bool = False,
         tb: bool = False,
-        beta: float = 0.0,
-        acc: bool = False,
     ) -> None:
-        """C = op(A) op(B) + beta C for shape (m, n, k); each an address and a row stride."""
-        out = self.acc if acc else self.kind
-        self.runtime.gemm(Product(ta, tb, *shape, *A, *B, beta, *C, self.kind, out, self.tf32))
+        """Compute C = op(A) op(B) now, as in `product`."""
+        self.runtime.gemm(self.product(shape, A, B, C, ta=ta, tb=tb))
 
     def column_sums(self, x: int, ldx: int, cols: int, y: int = 0, ldy: int = 0) -> Array:
         """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype, in a fixed order."""

@@ -19,9 +19,9 @@ import cupy
 from cupy.cuda import compiler, device, driver
 
 from xrnn.backends import base
-from xrnn.backends.cuda import cluster
+from xrnn.backends.cuda import cluster, loop
 from xrnn.backends.cuda.cluster import CAPABILITY, SIZES, Room
-from xrnn.backends.cuda.plan import Product
+from xrnn.backends.cuda.plan import Call, Launch, Product
 
 #: bytes of shared memory that a kernel may use without asking, and the attribute of a
 #: kernel that lets its clusters have more than 8 blocks (cuda.h)
@@ -66,6 +66,22 @@ def _inlined(name: str, seen: set[str]) -> str:
     file = resources.files("xrnn.backends.cuda").joinpath("kernels", name)
     code = file.read_text("utf-8").replace("#pragma once\n", "")
     return re.sub(r'^#include "(.+)"$', header, code, flags=re.MULTILINE)
+
+
+@cache
+def entries() -> tuple[tuple[int, int], str]:
+    """The addresses of cuLaunchKernel and cublasGemmEx in the libraries that CuPy has loaded, and
+    why they are not known, if so."""
+    from cupy_backends.cuda.libs import cublas  # loads the library
+
+    try:
+        launch = ctypes.CDLL("libcuda.so.1").cuLaunchKernel
+        # CuPy's module does not hold the function, but it is found in what the module is linked to.
+        gemm = ctypes.CDLL(cublas.__file__).cublasGemmEx
+    except (OSError, AttributeError) as error:
+        return (0, 0), f"CuPy's libraries do not tell their functions ({error})"
+    found = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in (launch, gemm)]
+    return (found[0], found[1]), ""
 
 
 class CupyRuntime:
@@ -193,18 +209,61 @@ class CupyRuntime:
         kernel(grid, block, tuple(args), shared_mem=shared)
 
     def gemm(self, product: Product) -> None:
-        """A matrix product; cuBLAS stores by columns, so it computes Cᵀ."""
+        """A matrix product."""
         from cupy_backends.cuda.libs import cublas  # loads the library
 
+        cublas.gemmEx(device.get_cublas_handle(), *self._arguments(product))
+
+    @property
+    def language(self) -> str:
+        """What the loop over time is written in: C or Python."""
+        return "Python" if self.no_c() else "C"
+
+    def no_c(self) -> str:
+        """Why it is not C; empty if it is."""
+        return loop.ABSENT or entries()[1]
+
+    def repeat(self, calls: Sequence[Call], steps: int) -> None:
+        """Make the calls of one step as many times as there are steps, on the current stream.
+
+        Raises
+        ------
+        Exception
+            That of CuPy for the first call that fails, with a note that tells the step.
+        """
+        if self.no_c():
+            loop.repeat(self, calls, steps)
+            return
+        from cupy_backends.cuda.libs import cublas
+
+        numbers = loop.numbers_of(calls, self._function, self._arguments)
+        handle, stream = device.get_cublas_handle(), cupy.cuda.get_current_stream().ptr
+        # Besides, this makes the device's context that of the thread, and refuses to be captured.
+        cublas.setStream(handle, stream)
+        ended = loop.repeat_in_c(numbers, entries()[0], handle, stream, steps)
+        step, number, status = ended
+        if status:
+            call = calls[number]
+            check = cublas.check_status if isinstance(call, Product) else driver.check_status
+            try:
+                check(status)
+            except Exception as error:
+                error.add_note(loop.note(call, step, steps))
+                raise
+
+    def _function(self, launch: Launch) -> int:
+        return int(self._kernel(launch.source, launch.instance, 0, 0).kernel.ptr)
+
+    def _arguments(self, product: Product) -> tuple[Any, ...]:
+        """What cublasGemmEx takes after its handle; it stores by columns, so it computes Cᵀ."""
         p = product
         stored, summed = TYPES[p.kind]
         if p.tf32 and p.kind == "float32":
             summed = FAST_TF32
         double = p.kind == "float64"
         one, factor = (ctypes.addressof(self._factors[f, double]) for f in (1.0, p.beta))
-        handle = device.get_cublas_handle()
-        cublas.gemmEx(
-            *(handle, int(p.tb), int(p.ta), p.n, p.m, p.k),
+        return (
+            *(int(p.tb), int(p.ta), p.n, p.m, p.k),
             *(one, p.B, stored, p.ldb, p.A, stored, p.lda),
             *(factor, p.C, TYPES[p.out][0], p.ldc, summed, -1),
         )

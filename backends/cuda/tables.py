@@ -10,7 +10,7 @@ from typing import Any
 from xrnn import cells
 from xrnn.backends import environment
 from xrnn.backends.base import Kernel, Sizes
-from xrnn.backends.cuda import cluster
+from xrnn.backends.cuda import cluster, loop
 from xrnn.backends.cuda.cells import (
     FusedElman,
     FusedElmanReLU,
@@ -156,8 +156,9 @@ def notes(runtime: Runtime) -> list[str]:
 
 @cache
 def source() -> str:
-    """The code that a verification is valid for: all of this folder."""
+    """The code that a verification is valid for: all of this folder, and the compiled loop."""
     here = resources.files("xrnn.backends.cuda")
     files = [file for folder in (here, here / "kernels") for file in folder.iterdir()]
     code = [f for f in files if f.name.endswith((".py", ".cu", ".cuh"))]
-    return "".join(f.read_text("utf-8") for f in sorted(code, key=lambda f: f.name))
+    texts = [f.read_text("utf-8") for f in sorted(code, key=lambda f: f.name)]
+    return "".join([*texts, loop.source()])

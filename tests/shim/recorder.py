@@ -10,10 +10,10 @@ import array_api_compat.numpy
 import numpy as np
 
 from xrnn.backends import Kernel, Sizes
-from xrnn.backends.cuda import tables
+from xrnn.backends.cuda import loop, tables
 from xrnn.backends.cuda.cluster import SIZES, Room
 from xrnn.backends.cuda.geometry import SHARED
-from xrnn.backends.cuda.plan import Product
+from xrnn.backends.cuda.plan import Call, Product
 from xrnn.cells.base import Cell
 
 #: size of a cluster → how many of them a Hopper with 132 multiprocessors may hold at once
@@ -31,6 +31,7 @@ class Recorder:
     """
 
     xp: Any = array_api_compat.numpy
+    language = "Python"
 
     def __init__(self, capability: int = 80) -> None:
         self._capability = capability
@@ -71,6 +72,9 @@ class Recorder:
 
     def gemm(self, product: Product) -> None:
         self.work += 1
+
+    def repeat(self, calls: Sequence[Call], steps: int) -> None:
+        loop.repeat(self, calls, steps)
 
 
 def dtypes() -> frozenset[Any]:

@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from shim.build import KERNELS, Instance, library
+from xrnn.backends.cuda import loop
 from xrnn.backends.cuda.cluster import gave_up
-from xrnn.backends.cuda.plan import Product
+from xrnn.backends.cuda.plan import Call, Product
 
 FAILURES = {
     1: "the grid is not a multiple of the cluster",
@@ -68,6 +69,7 @@ class ShimRuntime:
     """
 
     xp: Any = LikeCupy()
+    language = "Python"
 
     def __init__(
         self, *groups: Iterable[Instance], kernels: Path = KERNELS, schedule: int = 0
@@ -131,6 +133,10 @@ class ShimRuntime:
             if p.beta:
                 total = total + acc(p.beta) * c.astype(acc)
             c[...] = total.astype(c.dtype)
+
+    def repeat(self, calls: Sequence[Call], steps: int) -> None:
+        """Make the calls of one step as many times as there are steps."""
+        loop.repeat(self, calls, steps)
 
     def _entry(self, instance: Instance) -> Any:
         if instance not in self._entries:
