@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import math
 from types import MappingProxyType
@@ -276,3 +277,13 @@ LAYER = xrnn.RNN(2, 2)
 def test_errors(call: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         call()
+
+
+def test_a_copy_of_an_optimizer_goes_its_own_way() -> None:
+    adam, weights, g = Adam(), {"a": np.ones(3)}, {"a": np.full(3, 0.5)}
+    adam.update(weights, g)
+    twin, kept = copy.copy(adam), {name: a.copy() for name, a in adam.state.items()}
+    twin.update(weights, g)
+    assert (adam.steps, twin.steps) == (1, 2)
+    for name, a in adam.state.items():
+        np.testing.assert_array_equal(a, kept[name])
