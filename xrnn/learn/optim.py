@@ -14,10 +14,9 @@ once.  What is too small for its dtype becomes 0 without a floating-point warnin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from copy import deepcopy
 from functools import cache
 from math import inf, sqrt
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import array_api_compat
 
@@ -141,10 +140,6 @@ class Optimizer:
         self.lr = accept_number("lr", lr, *POSITIVE_FINITE)
         self.steps = 0
         self.state: dict[str, Array] = {}
-
-    def __copy__(self) -> Self:
-        # Updates change the arrays of the state in place.
-        return deepcopy(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.bounds:
