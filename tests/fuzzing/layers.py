@@ -66,11 +66,12 @@ add(
 )
 add("Layer.path", "it.path", LAYERS, shape=(k.SHAPE, "(4, 2, 3)"))
 add("Layer.initial_state", "it.initial_state", LAYERS, B=(k.integer(0), "2"), words="state")
-add("Layer.inputs", "it.inputs", LAYERS, k=(k.integer(0, 2), "0"))
-add("Layer.suffixes", "it.suffixes", LAYERS, k=(k.integer(0, 2), "0"))
-add("Layer.parts", "it.parts", LAYERS, share=1)
-add("Layer.shapes", "it.shapes", LAYERS, share=1)
-add("Layer.config", "it.config", LAYERS, share=1)
+add("Architecture.inputs", "it.inputs", LAYERS, k=(k.integer(0, 2), "0"))
+add("Architecture.widths", "it.widths", LAYERS, k=(k.integer(0, 2), "0"))
+add("Architecture.suffixes", "it.suffixes", LAYERS, k=(k.integer(0, 2), "0"))
+add("Architecture.parts", "it.parts", LAYERS, share=1)
+add("Architecture.shapes", "it.shapes", LAYERS, share=1)
+add("Architecture.config", "it.config", LAYERS, share=1)
 add("Linear.config", "it.config", LINEAR, share=1)
 add("Embedding.config", "it.config", EMBEDDING, share=1)
 add("Linear.__call__", "it", LINEAR, hs=(k.ARRAY, "put(it, floats(4, 2, 3))"))
@@ -191,9 +192,11 @@ add(
     recurrent=(k.FLAG, "True"),
     extras=(k.ANYTHING, "{}"),
     biases=(k.ANYTHING, "('b',)"),
+    projection=(k.optional(k.SIZE), "3"),
     analytic=(k.FLAG, "True"),
 )
 add("Cell.shapes", "it.shapes", CELLS, I=(k.COUNT, "3"), H=(k.COUNT, "5"), bias=(k.FLAG, "True"))
+add("Cell.widths", "it.widths", CELLS, H=(k.COUNT, "5"))
 add("Cell.letters", "it.letters", CELLS, name=(k.choice("W", "b"), "'W'"), inputs=(k.NAME, "'I'"))
 add("Cell.state", "it.state", CELLS, arrays=(k.ANYTHING, "cell_state(it)"), shares=True)
 add(

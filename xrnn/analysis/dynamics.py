@@ -49,8 +49,8 @@ def jacobian(
     Returns
     -------
     array (B, n, m)
-        n and m are H, or S·H for all S states.  Past its end a sequence keeps its state: the
-        identity.
+        n and m are H, or S·H for all S states (with a `Cell.projection` h has P values).  Past its
+        end a sequence keeps its state: the identity.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def jacobian(
             f"{len(order)} steps of the tape, or h_t the state given"
         )
     wanted, held = _block(one, of), _block(one, by)
-    rows = tuple(d[wanted, ...] for d in units(cell, one.first[0], xp=xp))
+    rows = tuple(d[wanted, ...] for d in units(one.first, xp=xp))
     for step in reversed(order[at : at + span]):
         before = rows_backward(cell, rows, residuals.steps[step], one.bound.weights, xp=xp).dprev
         if residuals.mask is not None:
@@ -126,16 +126,16 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     True
     """
     one, residuals, xp = _single(tape)
-    cell, (B, H), T = one.bound.cell, one.first[0].shape, len(residuals.steps)
-    n = len(cell.states) * H
+    cell, B, T = one.bound.cell, one.first[0].shape[0], len(residuals.steps)
+    n, words = sum(one.bound.widths), "S·H" if cell.projection is None else "P+(S−1)·H"
     check_integer(cell.name, "k", k)
     if not 1 <= k <= n or not T or residuals.mask is not None:
         raise ValueError(
             f"{cell.name}: k is {k} and the tape has {T} steps"
             f"{'' if residuals.mask is None else ' and lengths'}; "
-            f"k must lie in 1…S·H = 1…{n}, over at least one step of whole sequences"
+            f"k must lie in 1…{words} = 1…{n}, over at least one step of whole sequences"
         )
-    unit = units(cell, one.first[0], xp=xp)
+    unit = units(one.first, xp=xp)
     # A random basis turns to the directions of largest growth; a basis of unit vectors might not.
     start = backend_of(unit[0]).from_host(host.generator(0).normal(size=(n, k)))
     wide = accumulation_dtype(unit[0].dtype, xp=xp)  # no library decomposes half precision
@@ -173,10 +173,10 @@ def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
 
 def _block(one: Pass, state: str | None) -> slice:
     """The position of a state among all states side by side."""
-    cell, names, H = one.bound.cell, one.bound.cell.states, one.bound.H
+    cell, names, widths = one.bound.cell, one.bound.cell.states, one.bound.widths
     if state is None:
         return slice(None)
     if not isinstance(state, str) or state not in names:
         raise ValueError(f"{cell.name}: state {state!r:.80} is unknown; it has {', '.join(names)}")
     k = names.index(state)
-    return slice(k * H, (k + 1) * H)
+    return slice(sum(widths[:k]), sum(widths[: k + 1]))

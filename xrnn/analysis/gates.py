@@ -125,7 +125,7 @@ def _values(one: Pass) -> dict[str, Array]:
     residuals, states = one.replay()
     rows = [(*step[:G], *state[1:]) for step, state in zip(residuals.steps, states, strict=True)]
     return {
-        name: over_time([row[n] for row in rows], one, residuals.mask)
+        name: _over_time([row[n] for row in rows], one, residuals.mask, one.bound.H)
         for n, name in enumerate((*cell.gates, *cell.states[1:]))
     }
 
@@ -137,20 +137,20 @@ def _gradients(
     steps, n, mask = range(len(residuals.steps)), len(cell.gates), residuals.mask
     totals = [cell.total(trace.states[t], residuals.steps[t], weights, xp=xp) for t in steps]
     dgates = {
-        name: over_time([blocks(trace.das[t], n)[k] for t in steps], one, mask)
+        name: _over_time([blocks(trace.das[t], n)[k] for t in steps], one, mask, one.bound.H)
         for k, name in enumerate(cell.gates)
     }
     dstates = {
-        name: over_time([total[k] for total in totals], one, mask)
+        name: _over_time([total[k] for total in totals], one, mask, one.bound.widths[k])
         for k, name in enumerate(cell.states)
     }
     return dgates, dstates
 
 
-def over_time(arrays: Sequence[Array], one: Pass, mask: Array | None) -> Array:
-    """T arrays (B, H) of a pass as one (T, B, H), exactly 0 where mask (T, B, 1) is False."""
+def _over_time(arrays: Sequence[Array], one: Pass, mask: Array | None, width: int) -> Array:
+    """T arrays (B, width) of a pass as one (T, B, width), 0 where mask (T, B, 1) is False."""
     xp = one.bound.xp
     if not arrays:
-        return xp.stack(one.first[:1])[:0, ...]
+        return one.bound.placement.zeros((0, one.first[0].shape[0], width))
     a = xp.stack(arrays)
     return a if mask is None else apply_mask(mask, a, xp=xp)

@@ -79,8 +79,9 @@ class Cell(Generic[S]):
     step : callable
         ``step(ax, state, weights, *, xp) -> state, saved``.  ``ax`` (B, G·H) is
         W x_t + b, made by the caller for all steps at once; ``state`` is a tuple of
-        (B, H) arrays in the order of `states`; ``saved`` is a tuple of arrays (B, …), what
-        `step_backward` needs: first the values of the gates, in the order of `gates`.
+        (B, H) arrays in the order of `states` (h is (B, P) with a `projection`); ``saved`` is a
+        tuple of arrays (B, …), what `step_backward` needs: first the values of the gates, in the
+        order of `gates`.
     step_backward : callable
         ``step_backward(dstate, saved, weights, *, xp) -> dax, dstate_prev, dweights``.
         ``dstate`` holds the gradients of the new state, ``dstate_prev`` those of the old
@@ -99,6 +100,9 @@ class Cell(Generic[S]):
         Further weights: name → shape in units of H.
     biases : tuple of str
         The weights that may be left out; they are zero then.
+    projection : int, optional
+        The size P of h, if it is not H.  U is then (G·H, P), and there is a weight P (P, H), with
+        which `step` makes h from H units.  The other states have H values.
     linear : LinearRecurrence, optional
         The parts of `step`, if the cell is a linear recurrence without U, in which the state
         of a unit depends on that unit's own past alone.
@@ -125,6 +129,7 @@ class Cell(Generic[S]):
     recurrent: bool = True
     extras: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     biases: tuple[str, ...] = ("b",)
+    projection: int | None = None
     analytic: bool = True
     linear: LinearRecurrence | None = None
     token: str = field(init=False, repr=False, default="")
@@ -157,6 +162,30 @@ class Cell(Generic[S]):
         check_flags(self.name, bias=bias)
         return dict(_shapes(self, int(I), int(H), bool(bias)))
 
+    def widths(self, H: Size) -> tuple[int, ...]:
+        """The number of values of each state, for H hidden units.
+
+        Raises
+        ------
+        ValueError
+            If H is not an integer of at least 1.
+
+        Examples
+        --------
+        >>> from xrnn.cells import LSTM
+        >>> LSTM.widths(5)
+        (5, 5)
+        """
+        check_positive(self.name, H=H)
+        size = {"H": int(H), "P": self.projection or 0}
+        return tuple([size[letter] for letter in self.width_letters])
+
+    @property
+    def width_letters(self) -> tuple[str, ...]:
+        """The letter of each of `widths`: H, or P for the h of a cell with a `projection`."""
+        h = "H" if self.projection is None else "P"
+        return (h, *("H" for _ in self.states[1:]))
+
     def letters(self, name: str, inputs: str = "I") -> str:
         """The shape of the weight `name` in letters, for messages: ``(4·H, I)``.
 
@@ -178,8 +207,10 @@ class Cell(Generic[S]):
         rows = (len(self.gates), "H")
         dims: dict[str, tuple[tuple[int, str], ...]] = {"W": (rows, (1, "I"))}
         if self.recurrent:
-            dims["U"] = (rows, (1, "H"))
+            dims["U"] = (rows, (1, self.width_letters[0]))
         dims["b"] = (rows,)
+        if self.projection is not None:
+            dims["P"] = ((1, "P"), (1, "H"))
         return dims | {k: tuple((n, "H") for n in shape) for k, shape in self.extras.items()}
 
     def state(self, arrays: Any) -> S:
@@ -273,6 +304,13 @@ def _check_values(cell: Cell[Any]) -> None:
         raise TypeError(
             f"{name}: linear is {cell.linear!r:.80}; it must be a LinearRecurrence, or None"
         )
+    if cell.projection is not None:
+        check_sizes(name, projection=cell.projection)
+        if cell.linear is not None:
+            raise ValueError(
+                f"{name}: projection is {cell.projection} and linear is given; in a linear "
+                "recurrence h has H values: give one of the two"
+            )
 
 
 def _is_name(name: object) -> bool:
@@ -308,7 +346,7 @@ def _restored(token: str, values: dict[str, Any]) -> Cell[Any]:
 @lru_cache
 def _shapes(cell: Cell[Any], I: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
     """`Cell.shapes`, cached."""
-    size = {"I": I, "H": H}
+    size = {"I": I, "H": H, "P": cell.projection or 0}
     return {
         name: tuple(factor * size[letter] for factor, letter in dims)
         for name, dims in cell._dims().items()

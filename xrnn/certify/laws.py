@@ -19,6 +19,7 @@ Each law returns the largest relative error found, or None where the law does no
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,7 @@ from safetensors.numpy import load
 from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
-from xrnn.certify.trial import Inputs, Results, Trial
+from xrnn.certify.trial import Inputs, Results, Trial, each, leaves
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array
 
@@ -53,7 +54,7 @@ def derivative(trial: Trial) -> float:
         out = trial.run(given)
         exact = {"xs": out.dxs, **out.dweights}
         if inputs.state is not None:
-            exact |= {f"state.{k}": d for k, d in zip(names, out.dfirst, strict=True)}
+            exact |= {f"state {n}": d for n, d in enumerate(leaves(out.dfirst))}
         for n, (name, gradient) in enumerate(exact.items()):
             g = gradient.astype("float64")
             direction = host.generator(100 + n).normal(size=g.shape)
@@ -84,15 +85,16 @@ def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) 
 
     to_host = trial.backend.to_host
     weights = {k: shifted(to_host(w), k) for k, w in trial.layer.weights.items()}
-    state = given.state
-    if state is not None:
-        paths = [f"state.{k}" for k in trial.cell.states]
-        state = tuple(map(shifted, state, paths))
+    count = itertools.count()
+    state = each(lambda a: shifted(a, f"state {next(count)}"), given.state)
     there = trial.on_device(given._replace(xs=shifted(given.xs, "xs"), state=state))
     layer = trial.make_layer(weights)
     ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **trial.seed)
     valid = ~trial.padding()
-    pairs = [(to_host(s), d) for s, d in zip(last, given.dlast, strict=True) if d is not None]
+    wanted = [s for s, d in zip(last, given.dlast, strict=True) if d is not None]
+    pairs = [
+        (to_host(s), d) for s, d in zip(leaves(tuple(wanted)), leaves(given.dlast), strict=True)
+    ]
     if given.dys is not None:
         pairs.append((to_host(ys)[valid], given.dys[valid]))
     return sum((a * b.astype("float64")).sum() for a, b in pairs)
@@ -108,8 +110,9 @@ def batch(trial: Trial) -> float | None:
     def turn(a: Array, axis: int = 1) -> Array:
         return host.xp.flip(a, axis=axis)
 
-    def turn_all(arrays: Any) -> Any:
-        return None if arrays is None else tuple(map(turn, arrays))
+    def turn_all(state: Any) -> Any:
+        # The axis B is the last but one of an array (L·D, B, H), and of one (B, H).
+        return each(lambda a: turn(a, -2), state)
 
     after = trial.run(
         Inputs(
@@ -169,7 +172,7 @@ def cut(trial: Trial) -> float | None:
 def contract(trial: Trial) -> float:
     """Law 5: 0, or infinity if any part of it does not hold."""
     to_host, given = trial.backend.to_host, trial.on_device(trial.inputs)
-    arrays = [given.xs, *(given.state or ()), given.dys, *given.dlast]
+    arrays = [given.xs, *leaves(given.state), given.dys, *leaves(given.dlast)]
     arrays += trial.layer.weights.values()
     before = [to_host(a).copy() for a in arrays]
     out = trial.run_there(given)
@@ -181,7 +184,7 @@ def contract(trial: Trial) -> float:
     # Inference is the same pass without residuals (and without dropout).
     same = [
         trial.option.dropout > 0 or _same(to_host(a), to_host(b))
-        for a, b in zip((inference, *state), (out.ys, *out.last), strict=True)
+        for a, b in zip((inference, *leaves(state)), (out.ys, *leaves(out.last)), strict=True)
     ]
     return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
 
@@ -195,7 +198,7 @@ def twin(trial: Trial) -> float:
     inputs = trial.inputs
 
     def up(arrays: Any) -> Any:
-        return None if arrays is None else tuple(a.astype("float64") for a in arrays)
+        return each(lambda a: a.astype("float64"), arrays)
 
     (xs, dys), state, dlast = up((inputs.xs, inputs.dys)), up(inputs.state), up(inputs.dlast)
     reference = in_float64.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from xrnn.backends import Backend, host, locate
 from xrnn.cells import Cell
+from xrnn.engine.axes import each_array
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array, dtype_name
 
-I, H = 3, 4
+#: inputs, hidden units, and the hidden units of layers that differ in them
+I, H, UNEVEN = 3, 4, (4, 2, 5)
+
+#: a state as NumPy arrays: for each part an array, or a tuple of them, or None
+Parts = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Option:
     bias: bool = True
     batch_first: bool = False
     dropout: float = 0.0
+    uneven: bool = False
 
     @property
     def axes(self) -> tuple[int, int]:
@@ -51,6 +58,8 @@ OPTIONS = (
     Option("3 layers", num_layers=3),
     Option("3 layers, both", lengths=(1, 4, 0), num_layers=3, bidirectional=True),
     Option("dropout", num_layers=2, dropout=0.4),
+    Option("uneven", num_layers=3, uneven=True),
+    Option("uneven, both", lengths=(1, 4, 0), num_layers=3, uneven=True, bidirectional=True),
 )
 
 
@@ -58,24 +67,40 @@ class Inputs(NamedTuple):
     """The arguments of a forward and a backward pass, as NumPy arrays."""
 
     xs: Array
-    state: tuple[Array, ...] | None
+    state: Parts | None
     lengths: list[int] | None
     dys: Array | None
-    dlast: tuple[Array | None, ...]
+    dlast: Parts
 
 
 class Results(NamedTuple):
     """The results of the two passes, as NumPy arrays."""
 
     ys: Array
-    last: tuple[Array, ...]
+    last: Parts
     dxs: Array
-    dfirst: tuple[Array, ...]
+    dfirst: Parts
     dweights: dict[str, Array]
 
     def arrays(self) -> list[Array]:
         """All results as one list."""
-        return [self.ys, *self.last, self.dxs, *self.dfirst, *self.dweights.values()]
+        last, dfirst = leaves(self.last), leaves(self.dfirst)
+        return [self.ys, *last, self.dxs, *dfirst, *self.dweights.values()]
+
+
+def leaves(state: Parts | None) -> list[Array]:
+    """All arrays of a state."""
+    found: list[Array] = []
+    for part in state or ():
+        found += part if isinstance(part, tuple) else [] if part is None else [part]
+    return found
+
+
+def each(change: Callable[[Array], Array], state: Parts | None) -> Any:
+    """A state with a change to each of its arrays; None, and parts that are, stay so."""
+    if state is None:
+        return None
+    return tuple([None if part is None else each_array(change, part) for part in state])
 
 
 @dataclass(frozen=True)
@@ -115,7 +140,7 @@ class Trial:
         layer = Layer(
             self.cell,
             I,
-            H,
+            UNEVEN[: o.num_layers] if o.uneven else H,
             num_layers=o.num_layers,
             bidirectional=o.bidirectional,
             reverse=o.reverse,
@@ -134,16 +159,16 @@ class Trial:
 
     @cached_property
     def inputs(self) -> Inputs:
-        o, parts = self.option, len(self.layer.parts())
+        o, layer = self.option, self.layer
         shape = [0, 0]
         shape[o.axes[0]], shape[o.axes[1]] = o.T, o.B
-        states = [(parts, o.B, H)] * len(self.cell.states)
+        outputs = layer.directions * layer.widths(o.num_layers - 1)[0]
         return Inputs(
             self._padded(self._random(1, (*shape, I))),
-            tuple(map(self._random, (2, 3), states)) if o.state else None,
+            self._random_state(2) if o.state else None,
             None if o.lengths is None else list(o.lengths),
-            self._padded(self._random(4, (*shape, self.layer.directions * H))),
-            tuple(map(self._random, (5, 6), states)),
+            self._padded(self._random(4, (*shape, outputs))),
+            self._random_state(5),
         )
 
     def run(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
@@ -151,7 +176,7 @@ class Trial:
         ys, last, dxs, dfirst, dweights = self.run_there(self.on_device(inputs), layer)
         host = self.backend.to_host
         named = {name: host(g) for name, g in dweights.items()}
-        return Results(host(ys), tuple(map(host, last)), host(dxs), tuple(map(host, dfirst)), named)
+        return Results(host(ys), each(host, last), host(dxs), each(host, dfirst), named)
 
     def run_there(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
         """Forward and backward with arrays of the backend."""
@@ -162,12 +187,10 @@ class Trial:
     def on_device(self, inputs: Inputs) -> Inputs:
         """The inputs as arrays of the backend."""
 
-        def put(a: Array | None) -> Array | None:
-            return None if a is None else self.layer.weights.placement.from_host(a)
-
-        state = None if inputs.state is None else tuple(map(put, inputs.state))
-        dlast = tuple(map(put, inputs.dlast))
-        return Inputs(put(inputs.xs), state, inputs.lengths, put(inputs.dys), dlast)
+        put = self.layer.weights.placement.from_host
+        state, dlast = each(put, inputs.state), each(put, inputs.dlast)
+        dys = None if inputs.dys is None else put(inputs.dys)
+        return Inputs(put(inputs.xs), state, inputs.lengths, dys, dlast)
 
     def padding(self) -> Array:
         """Whether a sequence has ended: booleans in the layout of xs, without its last axis."""
@@ -178,6 +201,17 @@ class Trial:
 
     def _random(self, seed: int, shape: tuple[int, ...]) -> Array:
         return host.generator(seed).normal(size=shape).astype(self.dtype)
+
+    def _random_state(self, seed: int) -> Parts:
+        """A state, its parts from the seeds `seed`, `seed` + 1 …"""
+        B, layers = self.option.B, [self.layer.widths(k) for k, _ in self.layer.parts()]
+        parts = []
+        for n, sizes in enumerate(zip(*layers, strict=True)):
+            if len(set(sizes)) == 1:
+                parts.append(self._random(seed + n, (len(sizes), B, sizes[0])))
+            else:
+                parts.append(tuple([self._random(seed + n, (B, size)) for size in sizes]))
+        return tuple(parts)
 
     def _padded(self, a: Array) -> Array:
         """a with NaN past the ends of sequences, which shows in the results if it is read."""

@@ -253,6 +253,11 @@ def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]
             f"{layer.cell.name}: PyTorch has no such cell; it has "
             f"{', '.join(cell.name for cell in KNOWN)}"
         )
+    if isinstance(layer.hidden_size, tuple):
+        raise ValueError(
+            f"{layer.cell.name}: hidden_size is {layer.hidden_size}; PyTorch's modules have one "
+            "for all layers"
+        )
     named = {}
     for _, s in layer.parts():
         named[f"weight_ih{s}"], named[f"weight_hh{s}"] = host[f"W{s}"], host[f"U{s}"]

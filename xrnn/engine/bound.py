@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
 from xrnn.engine import stack as stacks
-from xrnn.engine.axes import Axes
+from xrnn.engine.axes import Axes, each_array
 from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
@@ -72,7 +73,8 @@ class Bound(Generic[S]):
         if active is not None:
             # Whatever the state of a sequence without a step holds, NaN included, must not reach
             # a sum.
-            parts = tuple([apply_mask(active, s, xp=axes.xp) for s in given])
+            valid = partial(apply_mask, active, xp=axes.xp)
+            parts = tuple([each_array(valid, part) for part in given])
         tape = None
         if keep:
             ys, lasts, passes, masks = stacks.forward(
@@ -83,9 +85,8 @@ class Bound(Generic[S]):
         else:
             ys, last = self._inference(xs, parts, lengths)
         if active is not None:
-            kept = select_state(active, last, given, xp=axes.xp)
-            # The dtype as in `apply_mask`.
-            last = tuple([axes.xp.astype(s, axes.placement.dtype, copy=False) for s in kept])
+            pairs = zip(axes.split(last), axes.split(given), strict=True)
+            last = axes.joined([self._kept(active, *pair) for pair in pairs])
         if unbatched:
             return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
         return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
@@ -107,6 +108,12 @@ class Bound(Generic[S]):
             suffix: cell.kernel(T, B).path(T, B, cell.I, cell.H)
             for suffix, cell in zip(self.axes.suffixes, cells, strict=True)
         }
+
+    def _kept(self, active: Array, new: State, old: State) -> State:
+        """The new state of a cell where `active` (B, 1) is True, else the old one."""
+        xp, kept = self.axes.xp, select_state(active, new, old, xp=self.axes.xp)
+        # The dtype as in `apply_mask`.
+        return tuple([xp.astype(s, self.axes.placement.dtype, copy=False) for s in kept])
 
     def _inference(self, xs: Array, parts: State, lengths: Array | None) -> tuple[Array, State]:
         """The outputs, and the parts of the last state, where nothing is kept."""
@@ -203,7 +210,8 @@ def bind(
         stack.append(tuple(cells))
     one, D = stack[0][0], len(suffixes[0])
     flat = [suffix for names in suffixes for suffix in names]
-    axes = Axes(cell, placement, one.I, one.H, flat, directions=D, batch_first=batch_first)
+    widths = [one.widths for cells in stack for one in cells]
+    axes = Axes(cell, placement, one.I, widths, flat, directions=D, batch_first=batch_first)
     return Bound(axes, stack, parameters, version)
 
 

@@ -58,6 +58,8 @@ class BoundCell:
         self.precision, self.reverse, self.frozen = precision, reverse, frozen
         rows, self.I = weights["W"].shape
         self.H: int = rows // len(cell.gates)
+        #: the number of values of each state; h is first
+        self.widths = cell.widths(self.H)
         self._chosen: dict[tuple[int, int], Kernel] = {}
         self._prepared: dict[Kernel, Weights] = {}
         self.xp = placement.backend.xp
@@ -111,7 +113,7 @@ class BoundCell:
     ) -> tuple[Array, State, Pass | None]:
         """Run sequences (T, B, I); with ``keep=False`` nothing is kept for backward.
 
-        Returns ys (T, B, H), the last state, and the pass or None.
+        Returns ys (T, B, n), the last state, and the pass or None.
         """
         T, B, _ = xs.shape
         kernel = self.kernel(T, B)

@@ -11,19 +11,30 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 
 from xrnn.backends import Backend, backend_of, host
 from xrnn.cells.base import Cell
-from xrnn.typing import Array, DType, State, Weights, dtype_name, is_floating
+from xrnn.typing import Array, DType, Weights, dtype_name, is_floating
 
 PRECISIONS = ("ieee", "tf32")
 
 #: what a layer may store its weights in
 REAL_DTYPES: tuple[DType, ...] = ("float16", "bfloat16", "float32", "float64")
 DTYPES: tuple[DType, ...] = (*REAL_DTYPES, "complex64", "complex128")
+
+
+class Spec(NamedTuple):
+    """The required shape of one array, in numbers and in letters."""
+
+    shape: tuple[int, ...]
+    letters: str
+
+
+#: what a part of a state must be: an array, or one array for each cell
+StateSpec = Spec | list[Spec]
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +269,7 @@ def _sizes(cell: Cell[Any], weights: Weights, I: int | None, H: int | None) -> t
         raise ValueError(
             f"{cell.name}: W has shape {tuple(W.shape)}; it must be {cell.letters('W')}"
         )
-    if H is None and cell.recurrent:
+    if H is None and cell.recurrent and cell.projection is None:
         # U says it by itself, if it is one; else W does, and the fault is U's.
         rows, columns = weights["U"].shape if weights["U"].ndim == 2 else (0, 0)
         H = columns if columns and rows == len(cell.gates) * columns else None
@@ -292,47 +303,6 @@ def check_numbers(cell: Cell[Any], xs: Array, backend: Backend, name: str = "xs"
     if not (complex_too or is_floating(xs.dtype, xp=backend.xp)):
         words = "real or complex" if cell.analytic else "real"
         raise TypeError(f"{cell.name}: {name} is {xs.dtype}; it must be {words} floating point")
-
-
-def state_parts(cell: Cell[Any], what: str, state: Any) -> tuple[Array | None, ...]:
-    """The parts of a state, one for each of ``cell.states``; None stands for zeros.
-
-    Raises
-    ------
-    TypeError
-        If the state is not a tuple or list with one part for each of ``cell.states``.
-    """
-    if state is None:
-        return (None,) * len(cell.states)
-    if not isinstance(state, tuple | list) or len(state) != len(cell.states):
-        given = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
-        comma = "," if len(cell.states) == 1 else ""
-        raise TypeError(
-            f"{cell.name}: {what} is {given}; it must be a tuple ({', '.join(cell.states)}{comma})"
-        )
-    return tuple(state)
-
-
-def accept_state(
-    cell: Cell[Any],
-    what: str,
-    state: Any,
-    placement: Placement,
-    shape: tuple[int, ...],
-    letters: str,
-) -> State:
-    """A state, checked: its parts have that placement and shape; None becomes zeros.
-
-    `what` is "state" or "dstate".
-    """
-    taken = []
-    prefix = "d" if what == "dstate" else "state "
-    for name, part in zip(cell.states, state_parts(cell, what, state), strict=True):
-        if part is None:
-            taken.append(placement.zeros(shape))
-        else:
-            taken.append(placement.accept_shaped(f"{prefix}{name}", part, shape, letters))
-    return tuple(taken)
 
 
 def check_real(cell: Cell[Any], placement: Placement) -> None:

@@ -8,8 +8,8 @@ from math import prod
 from typing import Any, Self
 
 from xrnn.backends import host, locate
-from xrnn.engine.checks import Placement
-from xrnn.engine.parameters import Parameters, Spec, stored
+from xrnn.engine.checks import Placement, Spec
+from xrnn.engine.parameters import Parameters, stored
 from xrnn.typing import Array, DType
 
 #: the largest number of weights of a module

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from math import prod
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from xrnn.backends import Backend, host
-from xrnn.engine.checks import Placement, looks_transposed, unknown_name
+from xrnn.engine.checks import Placement, Spec, looks_transposed, unknown_name
 from xrnn.typing import Array, dtype_name
-
-
-class Spec(NamedTuple):
-    """The required shape of one weight, in numbers and in letters."""
-
-    shape: tuple[int, ...]
-    letters: str
-
 
 #: address of an array → the parameters that hold it, or held it once
 _holders: WeakValueDictionary[int, Parameters] = WeakValueDictionary()

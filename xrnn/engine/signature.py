@@ -32,7 +32,7 @@ def signature(cell: Cell[Any]) -> str | None:
     with xp.errstate(all="ignore"):
         try:
             weights = {name: _waves(shape, 1) for name, shape in cell.shapes(I, H).items()}
-            xs, state = _waves((T, B, I), 2), tuple(_waves((B, H), 3) for _ in cell.states)
+            xs, state = _waves((T, B, I), 2), tuple(_waves((B, n), 3) for n in cell.widths(H))
             loop: Any = Loop(cell)
             how = {"lengths": None, "reverse": False, "xp": xp}
             ys, last, kept = loop.forward(weights, xs, state, keep=True, **how)

@@ -61,7 +61,7 @@ def backward(
     dlasts: list[State],
     traces: list[tuple[Trace, Residuals]] | None = None,
 ) -> list[Gradients]:
-    """The gradients of every pass, from those of ys (T, B, D·H) and of the last states.
+    """The gradients of every pass, from those of ys (T, B, D·n) and of the last states.
 
     If `traces` is a list, the cells' own code runs instead of kernels, and a trace of each pass
     (the gradients at each step) is appended to the list.
@@ -70,14 +70,14 @@ def backward(
     traced: list[Any] = [None] * len(passes)
     for k in reversed(range(len(passes) // D)):
         part = slice(k * D, (k + 1) * D)
-        H = passes[k * D].bound.H
-        ds = [None if dys is None else dys[..., d * H : (d + 1) * H] for d in range(D)]
+        n = passes[k * D].bound.widths[0]
+        ds = [None if dys is None else dys[..., d * n : (d + 1) * n] for d in range(D)]
         if traces is None:
             found[part] = run_backward(passes[part], ds, dlasts[part])
         else:
-            for n, dy in zip(range(k * D, (k + 1) * D), ds, strict=True):
-                found[n], *rest = passes[n].traced_backward(dy, dlasts[n])
-                traced[n] = tuple(rest)
+            for at, dy in zip(range(k * D, (k + 1) * D), ds, strict=True):
+                found[at], *rest = passes[at].traced_backward(dy, dlasts[at])
+                traced[at] = tuple(rest)
         dxs = found[k * D][0]
         if D == 2:
             dxs = dxs + found[k * D + 1][0]

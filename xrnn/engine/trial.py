@@ -69,13 +69,14 @@ class Trial:
             name: rng.normal(size=shape) * (0.3 * min(1.0, 4 / sqrt(shape[-1] if shape[1:] else 1)))
             for name, shape in cell.shapes(I, H).items()
         }
-        xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, H))
+        widths = cell.widths(H)
+        xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, widths[0]))
         if not cell.analytic:
             _away_from_kinks(weights, xs, rng)
         self.weights = {name: self._array(w) for name, w in weights.items()}
         self.xs, self.dys = self._array(xs), self._array(dys)
         self.state, self.dstate = (
-            tuple(self._array(rng.normal(size=(B, H))) for _ in cell.states) for _ in range(2)
+            tuple(self._array(rng.normal(size=(B, width))) for width in widths) for _ in range(2)
         )
 
     def _array(self, values: Array) -> Array:
@@ -164,13 +165,15 @@ def _away_from_kinks(weights: dict[str, Array], xs: Array, rng: Any) -> None:
     one, those of the other half at the other, so every unit is on both sides.  The rows of U sum up
     to 0 over each half, so that states near `AWAY` cancel: else U h could be larger than W x.  What
     is left of a pre-activation has a standard deviation of 1.4 with few inputs, at most 1.8.
+    (In a cell with a projection P it is P that takes the units.)
     """
-    H = weights["W"].shape[0] if "U" not in weights else weights["U"].shape[1]
+    after = weights.get("P", weights.get("U"))
+    H = weights["W"].shape[0] if after is None else after.shape[1]
     half = rng.permutation(H) % 2 == 0
     signs = host.xp.where(half, 1.0, -1.0)
     weights["W"][:, 0] = AWAY * host.xp.resize(signs, weights["W"].shape[0])
     turn = host.xp.indices(xs.shape[:2]).sum(0) % 2
     xs[..., 0] = 1.0 - 2.0 * turn
     for part in (half, ~half):
-        if "U" in weights and part.any():
-            weights["U"][:, part] -= weights["U"][:, part].mean(1, keepdims=True)
+        if after is not None and part.any():
+            after[:, part] -= after[:, part].mean(1, keepdims=True)

@@ -14,8 +14,8 @@ from xrnn.engine.checks import (
     check_cell,
     check_numbers,
     check_precision,
-    state_parts,
 )
+from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
 from xrnn.typing import Array, GivenState, Precision, S, Weights
 
@@ -63,7 +63,8 @@ def unroll(
     tape : Tape
         For `unroll_backward`.
 
-    For one sequence (T, I) there is no axis B in outputs, states and gradients.
+    For one sequence (T, I) there is no axis B in outputs, states and gradients.  With a
+    `Cell.projection` h, and so ys, has P values instead of H.
 
     Raises
     ------
@@ -97,12 +98,14 @@ def unroll(
         )
     check_numbers(cell, xs, backend)
     parts: tuple[Any, ...] = state_parts(cell, "state", state)
-    units = [part.shape[-1] for part in parts if getattr(part, "shape", ())]
+    shapes: list[tuple[int, ...]] = [getattr(part, "shape", ()) for part in parts]
+    letters = zip(shapes, cell.width_letters, strict=True)
+    units = [shape[-1] for shape, letter in letters if letter == "H" and shape]
     complete, placement = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
     one = BoundCell(
         cell, complete, placement, given=tuple(weights), precision=precision, reverse=bool(reverse)
     )
-    axes = Axes(cell, placement, one.I, one.H, [""], stacked=False)
+    axes = Axes(cell, placement, one.I, [one.widths], [""], stacked=False)
     bound = Bound(axes, [(one,)], version=one.fingerprint())
     ys, last, tape = bound.forward(xs, parts, lengths, keep=True)
     assert tape is not None

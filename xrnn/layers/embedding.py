@@ -15,9 +15,8 @@ import array_api_compat
 
 from xrnn.backends import backend_of
 from xrnn.cells.base import check_sizes
-from xrnn.engine.checks import REAL_DTYPES, accept_dtype
+from xrnn.engine.checks import REAL_DTYPES, Spec, accept_dtype
 from xrnn.engine.module import Module, drawn
-from xrnn.engine.parameters import Spec
 from xrnn.recurrence.scatter import indices
 from xrnn.typing import Array, GivenDType, Size, is_integer
 

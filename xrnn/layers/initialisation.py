@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from xrnn.backends import host
 from xrnn.cells.base import Cell
-from xrnn.engine.checks import check_choice
-from xrnn.engine.parameters import Spec
+from xrnn.engine.checks import Spec, check_choice
 from xrnn.engine.values import accept_number
 from xrnn.typing import Array, Init
 
 INITS = ("orthogonal", "uniform")
+
+
+class Part(NamedTuple):
+    """One cell of a layer: its inputs and hidden units, the letter for its inputs in messages, and
+    the ending of its weights' names."""
+
+    I: int
+    H: int
+    letter: str
+    suffix: str
 
 
 def draw(
@@ -39,8 +48,9 @@ def draw(
     bias : bool
         Whether there are biases.
     init : {"orthogonal", "uniform"}
-        "orthogonal": every H×H block of U is a random orthogonal matrix (Saxe et al., 2014),
-        every block of W is Glorot uniform in ±√(6/(I+H)) (Glorot & Bengio, 2010), and all
+        "orthogonal": every H×H block of U is a random orthogonal matrix (Saxe et al., 2014; with
+        a projection every H×P block has orthonormal columns or rows), every block of W is Glorot
+        uniform in ±√(6/(I+H)) (Glorot & Bengio, 2010), P in the same way in ±√(6/(P+H)), and all
         other weights are 0.  "uniform": all weights are uniform in ±1/√H, as in PyTorch.
     forget_bias : float
         With "orthogonal": the bias of a gate named f at the start (Jozefowicz et al., 2015).
@@ -71,27 +81,25 @@ def draw(
         limit = H**-0.5
         return {name: random.uniform(-limit, limit, shape) for name, shape in shapes.items()}
     weights = {name: xp.zeros(shape) for name, shape in shapes.items()}
-    limit = (6 / (I + H)) ** 0.5
-    weights["W"] = random.uniform(-limit, limit, shapes["W"])
+    weights["W"] = _glorot(I, H, shapes["W"], random)
     if cell.recurrent:
-        blocks = [_orthogonal(H, random) for _ in cell.gates]
+        blocks = [_orthogonal(H, shapes["U"][1], random) for _ in cell.gates]
         weights["U"] = xp.concat(blocks)
+    if cell.projection is not None:
+        weights["P"] = _glorot(H, cell.projection, shapes["P"], random)
     if bias and "f" in cell.gates:
         k = cell.gates.index("f")
         weights["b"][k * H : (k + 1) * H] = forget_bias
     return weights
 
 
-def draw_all(
-    cell: Cell[Any], parts: list[tuple[int, str]], H: int, rng: Any, **options: Any
-) -> dict[str, Array]:
+def draw_all(cell: Cell[Any], parts: list[Part], rng: Any, **options: Any) -> dict[str, Array]:
     """Draw the weights of all cells of a layer, one cell after the other.
 
-    `parts` are, for each cell, its inputs and the ending of its weights' names; `options` are
-    those of `draw`.
+    `options` are those of `draw`.
     """
     random = host.generator(rng)
-    drawn = [(suffix, draw(cell, I, H, rng=random, **options)) for I, suffix in parts]
+    drawn = [(one.suffix, draw(cell, one.I, one.H, rng=random, **options)) for one in parts]
     return {f"{name}{suffix}": w for suffix, part in drawn for name, w in part.items()}
 
 
@@ -101,23 +109,25 @@ def check_init(kind: str, init: str, forget_bias: float) -> None:
     accept_number(f"{kind}: forget_bias", forget_bias, "a finite number", isfinite)
 
 
-def specs(
-    cell: Cell[Any], parts: list[tuple[str, int, str]], H: int, bias: bool
-) -> dict[str, Spec]:
-    """The shape that every weight of a layer must have.
-
-    `parts` are, for each cell, the ending of its weights' names and its inputs, in numbers and
-    letters.
-    """
+def specs(cell: Cell[Any], parts: list[Part], bias: bool) -> dict[str, Spec]:
+    """The shape that every weight of a layer must have."""
     return {
-        f"{name}{suffix}": Spec(shape, cell.letters(name, letter))
-        for suffix, I, letter in parts
-        for name, shape in cell.shapes(I, H, bias).items()
+        f"{name}{one.suffix}": Spec(shape, cell.letters(name, one.letter))
+        for one in parts
+        for name, shape in cell.shapes(one.I, one.H, bias).items()
     }
 
 
-def _orthogonal(H: int, random: Any) -> Array:
-    """A random orthogonal H×H matrix, uniform over the group (Mezzadri, 2007)."""
+def _glorot(inputs: int, outputs: int, shape: tuple[int, ...], random: Any) -> Array:
+    """A matrix of blocks that are Glorot uniform."""
+    limit = (6 / (inputs + outputs)) ** 0.5
+    return random.uniform(-limit, limit, shape)
+
+
+def _orthogonal(rows: int, columns: int, random: Any) -> Array:
+    """A random matrix with orthonormal columns, or rows where it is wider than high; uniform over
+    all such matrices (Mezzadri, 2007)."""
     xp = host.xp
-    Q, R = xp.linalg.qr(random.normal(size=(H, H)))
-    return Q * xp.sign(xp.linalg.diagonal(R))
+    Q, R = xp.linalg.qr(random.normal(size=(max(rows, columns), min(rows, columns))))
+    Q = Q * xp.sign(xp.linalg.diagonal(R))
+    return Q if rows >= columns else Q.T

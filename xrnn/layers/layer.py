@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Generic
+from typing import Any
 
 from xrnn.cells.base import LARGEST, Cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
@@ -11,30 +12,19 @@ from xrnn.engine.checks import (
     DTYPES,
     accept_dtype,
     check_cell,
-    check_integer,
     check_precision,
 )
-from xrnn.engine.module import Module, drawn
-from xrnn.engine.parameters import Spec
-from xrnn.engine.signature import signature
+from xrnn.engine.module import drawn
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.engine.values import check_index
+from xrnn.layers.architecture import OPTIONS, Architecture
 from xrnn.layers.dropout import check_dropout, dropout_masks
-from xrnn.layers.initialisation import check_init, draw_all, specs
+from xrnn.layers.initialisation import check_init, draw_all
+from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
 from xrnn.typing import Array, GivenDType, GivenState, Init, Precision, S, Size, dtype_name
 
-#: the options of a layer that say what is computed, and what they are by default
-OPTIONS = {
-    "num_layers": 1,
-    "bias": True,
-    "batch_first": False,
-    "dropout": 0.0,
-    "bidirectional": False,
-    "reverse": False,
-}
 
-
-class Layer(Module, Generic[S]):
+class Layer(Architecture[S]):
     """One cell in L layers and D directions.
 
     A layer holds weights but no recurrent state: states and tapes are returned to the caller and
@@ -45,10 +35,12 @@ class Layer(Module, Generic[S]):
     ----------
     cell : Cell
         Such as `xrnn.cells.PeepholeLSTM`, or one of your own.
-    input_size, hidden_size : int
-        I and H: inputs and hidden units.
+    input_size : int
+        I, the inputs.
+    hidden_size : int or tuple of int
+        H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
-        L; each layer reads the outputs of the one below.
+        L; each layer reads the outputs of the one below.  Not needed with a tuple `hidden_size`.
     bias : bool
         Whether the cells have biases.
     batch_first : bool
@@ -101,13 +93,11 @@ class Layer(Module, Generic[S]):
     (7, 2, 5)
     """
 
-    _fixed = frozenset({"cell", "input_size", "hidden_size", "dtype", *OPTIONS})
-
     def __init__(
         self,
         cell: Cell[S],
         input_size: Size,
-        hidden_size: Size,
+        hidden_size: Size | Sequence[Size],
         num_layers: Size = 1,
         *,
         bias: bool = True,
@@ -124,22 +114,23 @@ class Layer(Module, Generic[S]):
     ) -> None:
         check_cell(cell)
         kind = cell.name
-        check_sizes(kind, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_sizes(kind, input_size=input_size)
+        sizes = self._sizes = accept_hidden_sizes(kind, hidden_size, num_layers)
         flags = {"bias": bias, "batch_first": batch_first}
         check_flags(kind, **flags, bidirectional=bidirectional, reverse=reverse)
         if bidirectional and reverse:
             raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
-        check_dropout(kind, dropout, int(num_layers))
+        check_dropout(kind, dropout, len(sizes))
         self.cell = cell
-        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.num_layers, self.bidirectional = int(num_layers), bool(bidirectional)
+        self.input_size = int(input_size)
+        self.hidden_size = sizes if len(set(sizes)) > 1 else sizes[0]
+        self.num_layers, self.bidirectional = len(sizes), bool(bidirectional)
         self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
         self.dropout, self.dtype = float(dropout), accept_dtype(kind, dtype, DTYPES)
         self.precision = precision
         check_init(kind, init, forget_bias)
-        parts = [(self.inputs(k), suffix) for k, suffix in self.parts()]
         how = {"bias": self.bias, "init": init, "forget_bias": forget_bias}
-        draw = partial(draw_all, cell, parts, self.hidden_size, **how)
+        draw = partial(draw_all, cell, self._cells(), **how)
         options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
         self._parameters = drawn(kind, self._specs(), draw, **options)
 
@@ -154,34 +145,11 @@ class Layer(Module, Generic[S]):
         self._precision: Precision = precision
         self._last_bound: Bound[S] | None = None
 
-    def inputs(self, k: int) -> int:
-        """The size of the inputs of layer k: I, or the D·H outputs of the layer below."""
-        check_index(self.cell.name, "k", k, self.num_layers)
-        return self.input_size if k == 0 else self.directions * self.hidden_size
-
-    @property
-    def directions(self) -> int:
-        """D, the number of directions: 1 or 2."""
-        return 2 if self.bidirectional else 1
-
-    def parts(self) -> list[tuple[int, str]]:
-        """(layer, suffix of its weights' names) of every cell, in the order of the states."""
-        return [(k, suffix) for k in range(self.num_layers) for suffix in self.suffixes(k)]
-
-    def suffixes(self, k: int) -> tuple[str, ...]:
-        """The endings of the names of layer k's weights, one for each direction."""
-        check_index(self.cell.name, "k", k, self.num_layers)
-        return (f"_l{k}", f"_l{k}_reverse")[: self.directions]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of every weight."""
-        return {name: spec.shape for name, spec in self._specs().items()}
-
     def initial_state(self, B: Size) -> S:
         """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
         check_index(self.cell.name, "B", B, LARGEST)
-        shape = (len(self.parts()), int(B), self.hidden_size)
-        return self.cell.state([self._parameters.placement.zeros(shape) for _ in self.cell.states])
+        axes = self._bound().axes
+        return axes.as_named(axes.state("state", None, int(B), False, axes.placement))
 
     def __call__(
         self, xs: Array, state: GivenState | None = None, lengths: Any = None
@@ -322,37 +290,7 @@ class Layer(Module, Generic[S]):
         An example is ``{"_l0": "native loop, avx2"}``.  `forward`, inference and (for T = 1)
         `step` use the same choice.  Only the axes T and B of the shape are read.
         """
-        if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
-            raise ValueError(
-                f"{self.cell.name}: shape is {shape!r:.80}; it must be that of xs, (T, B, I), or "
-                "(T, I)"
-            )
-        for n in shape:
-            check_integer(self.cell.name, "a size in shape", n)
-            if n < 0:
-                raise ValueError(f"{self.cell.name}: a size in shape is {n}; it must be ≥ 0")
-        if len(shape) == 2:
-            T, B = shape[0], 1
-        else:
-            T, B = (shape[1], shape[0]) if self.batch_first else shape[:2]
-        return self._bound().path(T, B)
-
-    def config(self) -> dict[str, Any]:
-        """The options that change what is computed; a file must have the same to be loaded.
-
-        For a cell that is not one of `xrnn.cells` the results of a small computation are added.
-        """
-        own = self.cell.identity != self.cell.name
-        return {
-            "kind": "layer",
-            "cell": self.cell.identity,
-            **({"signature": signature(self.cell)} if own else {}),
-            "input_size": self.input_size,
-            "hidden_size": self.hidden_size,
-            **{name: getattr(self, name) for name in OPTIONS},
-            "dtype": self.dtype,
-            "precision": self.precision,
-        }
+        return self._bound().path(*steps_and_batch(self.cell.name, shape, self.batch_first))
 
     def __repr__(self) -> str:
         placement = self._parameters.placement
@@ -372,11 +310,6 @@ class Layer(Module, Generic[S]):
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles: all but the kernels chosen on this machine."""
         return self.__dict__ | {"_last_bound": None}
-
-    def _specs(self) -> dict[str, Spec]:
-        letter = "H" if self.directions == 1 else "2·H"
-        parts = [(suffix, self.inputs(k), letter if k else "I") for k, suffix in self.parts()]
-        return specs(self.cell, parts, self.hidden_size, self.bias)
 
     def _bound(self) -> Bound[S]:
         """The layer, bound to its present weights; bound again only after they changed."""

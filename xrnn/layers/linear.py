@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 from xrnn.backends import host
 from xrnn.cells.activations import relu, relu_slope
 from xrnn.cells.base import check_flags, check_sizes
-from xrnn.engine.checks import DTYPES, accept_dtype, check_choice
+from xrnn.engine.checks import DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
-from xrnn.engine.parameters import Parameters, Spec
+from xrnn.engine.parameters import Parameters
 from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, GivenDType, Size
 

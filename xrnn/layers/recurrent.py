@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from xrnn import cells
@@ -15,8 +16,10 @@ class RNN(Layer[HState]):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I and H: inputs and hidden units.
+    input_size : int
+        I, the inputs.
+    hidden_size : int or tuple of int
+        H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
     nonlinearity : {"tanh", "relu"}
@@ -66,7 +69,7 @@ class RNN(Layer[HState]):
     def __init__(
         self,
         input_size: Size,
-        hidden_size: Size,
+        hidden_size: Size | Sequence[Size],
         num_layers: Size = 1,
         *,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
@@ -107,8 +110,10 @@ class LSTM(Layer[HCState]):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I and H: inputs and hidden units.
+    input_size : int
+        I, the inputs.
+    hidden_size : int or tuple of int
+        H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
     bias : bool
@@ -163,7 +168,7 @@ class LSTM(Layer[HCState]):
     def __init__(
         self,
         input_size: Size,
-        hidden_size: Size,
+        hidden_size: Size | Sequence[Size],
         num_layers: Size = 1,
         *,
         bias: bool = True,
@@ -203,8 +208,10 @@ class GRU(Layer[HState]):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I and H: inputs and hidden units.
+    input_size : int
+        I, the inputs.
+    hidden_size : int or tuple of int
+        H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
     reset : {"after", "before"}
@@ -257,7 +264,7 @@ class GRU(Layer[HState]):
     def __init__(
         self,
         input_size: Size,
-        hidden_size: Size,
+        hidden_size: Size | Sequence[Size],
         num_layers: Size = 1,
         *,
         reset: Literal["after", "before"] = "after",
@@ -298,8 +305,10 @@ class InputGatedLSTM(Layer[HCState]):
 
     Parameters
     ----------
-    input_size, hidden_size : int
-        I and H: inputs and hidden units.
+    input_size : int
+        I, the inputs.
+    hidden_size : int or tuple of int
+        H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
     bias : bool
@@ -348,7 +357,7 @@ class InputGatedLSTM(Layer[HCState]):
     def __init__(
         self,
         input_size: Size,
-        hidden_size: Size,
+        hidden_size: Size | Sequence[Size],
         num_layers: Size = 1,
         *,
         bias: bool = True,

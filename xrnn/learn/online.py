@@ -25,14 +25,9 @@ import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.cells.base import Cell, check_sizes
-from xrnn.engine.checks import (
-    accept_state,
-    cell_weights,
-    check_cell,
-    check_choice,
-    check_numbers,
-)
+from xrnn.engine.checks import Spec, cell_weights, check_cell, check_choice, check_numbers
 from xrnn.engine.parameters import count
+from xrnn.engine.states import accept_state
 from xrnn.engine.values import accept_number
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
@@ -129,9 +124,15 @@ class Online(Generic[S]):
         self._set_seen(dict(weights))
         rows, self.I = self._complete["W"].shape
         self.H: int = rows // len(cell.gates)
+        self._widths = cell.widths(self.H)
         self._state = self._copies(self._accepted(state))
         diagonal = method == "snap1" or cell.linear is not None
-        rows = len(cell.states) * (1 if diagonal else self.H)
+        if diagonal and cell.projection is not None:
+            raise ValueError(
+                f"{cell.name}: method is 'snap1', and the cell has a projection, through which "
+                'every unit acts on every value of h; give method="exact"'
+            )
+        rows = len(self._widths) if diagonal else sum(self._widths)
         numbers = rows * self.B * count(weights)
         wide = accumulation_dtype(self._placement.dtype, xp=self.xp)
         #: whether numbers are stored in another dtype than they are computed in
@@ -143,9 +144,9 @@ class Online(Generic[S]):
                 f"numbers: {rows} rows · B = {self.B} · {count(weights):,} parameters), more "
                 f'than limit = {most:,.0f}; take a smaller H or batch, or method="snap1"'
             )
-        zero = self._widened(self._placement.zeros((self.B, self.H)))
-        self._rule = (Diagonal if diagonal else Full)(cell, weights, zero, xp=self.xp)
-        self._P: Sensitivity = self._rule.start(zero, xp=self.xp)
+        zeros = tuple(self._widened(self._placement.zeros((self.B, n))) for n in self._widths)
+        self._rule = (Diagonal if diagonal else Full)(cell, weights, zeros, xp=self.xp)
+        self._P: Sensitivity = self._rule.start(zeros, xp=self.xp)
 
     @property
     def xp(self) -> Namespace:
@@ -231,8 +232,9 @@ class Online(Generic[S]):
 
     def _accepted(self, state: GivenState | None) -> State:
         """The parts of a state, checked; None becomes zeros."""
-        shape = (self.B, self.H)
-        return accept_state(self.cell, "state", state, self._placement, shape, "(B, H)")
+        sizes = zip(self._widths, self.cell.width_letters, strict=True)
+        specs = [Spec((self.B, width), f"(B, {letter})") for width, letter in sizes]
+        return accept_state(self.cell, "state", state, self._placement, specs)
 
     def _set_seen(self, seen: dict[str, Array]) -> None:
         """Remember the arrays that were checked, and of which ones there are copies."""
@@ -326,7 +328,8 @@ class Online(Generic[S]):
         ValueError
             If its shape does not fit.
         """
-        dh = self._placement.accept_shaped("dh", dh, (self.B, self.H), "(B, H)")
+        letters = f"(B, {self.cell.width_letters[0]})"
+        dh = self._placement.accept_shaped("dh", dh, (self.B, self._widths[0]), letters)
         xp, P, live = self.xp, self._P, self.xp.any(dh != 0, axis=1)
         if not bool(xp.all(live)):
             P = self._rule.only(live, P, xp=xp)

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     da: Array
     """(K, B, G·H)"""
     dprev: State
-    """(K, B, H) for each state"""
+    """(K, B, n) for each state"""
     dweights: dict[str, Contribution]
     """Contributions of arrays (K, B, n)"""
 
@@ -32,13 +32,13 @@ class Rows(NamedTuple):
 def rows_backward(
     cell: Cell[Any], dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> Rows:
-    """`cell.step_backward` for K gradients (K, B, H) of the same step."""
-    K, B, H = dstate[0].shape
+    """`cell.step_backward` for K gradients of the same step, (K, B, n) for each state."""
+    K, B, _ = dstate[0].shape
 
     def fold(a: Array) -> Array:
         return xp.reshape(a, (K, B, prod(a.shape[1:])))
 
-    flat = tuple(xp.reshape(d, (K * B, H)) for d in dstate)
+    flat = tuple(xp.reshape(d, (K * B, d.shape[2])) for d in dstate)
     many = tuple(xp.concat([a] * K) for a in saved)
     da, dprev, dweights = cell.step_backward(flat, many, weights, xp=xp)
     folded = {
@@ -50,16 +50,19 @@ def rows_backward(
     return Rows(fold(da), tuple(fold(d) for d in dprev), folded)
 
 
-def units(cell: Cell[Any], like: Array, *, xp: Namespace) -> State:
-    """The unit gradients of the whole state: for each state (S·H, B, H), S states.
+def units(like: State, *, xp: Namespace) -> State:
+    """The unit gradients of the whole state: for each state (N, B, n), N values in all states.
 
-    Row s·H + k is 1 for unit k of state s and 0 elsewhere; `like` (B, H) gives dtype and device.
+    Row k is 1 for value k of all states side by side, and 0 elsewhere; the parts (B, n) of the
+    state `like` give the sizes, dtype and device.
     """
-    B, H = like.shape
-    S, device = len(cell.states), array_api_compat.device(like)
-    eye = xp.eye(S * H, dtype=like.dtype, device=device)
-    blocks = (eye[:, None, s * H : (s + 1) * H] for s in range(S))
-    return tuple(xp.broadcast_to(block, (S * H, B, H)) for block in blocks)
+    B, N = like[0].shape[0], sum(part.shape[1] for part in like)
+    eye = xp.eye(N, dtype=like[0].dtype, device=array_api_compat.device(like[0]))
+    blocks, at = [], 0
+    for n in [part.shape[1] for part in like]:
+        blocks.append(xp.broadcast_to(eye[:, None, at : at + n], (N, B, n)))
+        at += n
+    return tuple(blocks)
 
 
 #: the sensitivities P of the state, for each weight; their axes are those of `Full` or `Diagonal`
@@ -67,17 +70,17 @@ Sensitivity: TypeAlias = Mapping[str, Array]
 
 
 class Full:
-    """P (B, S·H, …): the derivative of every unit of the state by every parameter."""
+    """P (B, N, …): the derivative of each of the N values of the state by every parameter."""
 
-    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
+    def __init__(self, cell: Cell[Any], weights: Weights, zeros: State, *, xp: Namespace) -> None:
         self.cell, self.shapes = cell, {k: w.shape for k, w in weights.items()}
-        self.unit = units(cell, zero, xp=xp)
+        self.unit = units(zeros, xp=xp)
 
-    def start(self, zero: Array, *, xp: Namespace) -> Sensitivity:
-        """That of a state that does not depend on the weights; `zero` is (B, H)."""
-        B, n = zero.shape[0], self.unit[0].shape[0]
+    def start(self, zeros: State, *, xp: Namespace) -> Sensitivity:
+        """That of a state that does not depend on the weights; `zeros` are its parts (B, n)."""
+        B, N = zeros[0].shape[0], self.unit[0].shape[0]
         shapes = self.shapes.items()
-        return {name: _zeros((B, n, prod(shape)), zero, xp=xp) for name, shape in shapes}
+        return {name: _zeros((B, N, prod(shape)), zeros[0], xp=xp) for name, shape in shapes}
 
     def advance(
         self, P: Sensitivity, saved: Any, x: Array, weights: Weights, *, xp: Namespace
@@ -107,11 +110,13 @@ class Diagonal:
     """P (S, B, n, H, m): the derivative of unit k by row k of every block of rows alone.
 
     It is computed by `rows_backward` for all units at once, with only the diagonals of the
-    blocks of U, as if no unit acted on another.  The methods are those of `Full`.
+    blocks of U, as if no unit acted on another.  The methods are those of `Full`; all states
+    have H values.
     """
 
-    def __init__(self, cell: Cell[Any], weights: Weights, zero: Array, *, xp: Namespace) -> None:
+    def __init__(self, cell: Cell[Any], weights: Weights, zeros: State, *, xp: Namespace) -> None:
         self.cell, self.shapes = cell, {k: w.shape for k, w in weights.items()}
+        zero = zeros[0]
         (B, H), S = zero.shape, len(cell.states)
         device = array_api_compat.device(zero)
         eye = xp.eye(S, dtype=zero.dtype, device=device)
@@ -119,10 +124,10 @@ class Diagonal:
         unit = xp.eye(H, dtype=zero.dtype, device=device)
         self.diagonals = xp.concat([unit] * len(cell.gates))
 
-    def start(self, zero: Array, *, xp: Namespace) -> Sensitivity:
-        (B, H), S = zero.shape, len(self.cell.states)
+    def start(self, zeros: State, *, xp: Namespace) -> Sensitivity:
+        (B, H), S = zeros[0].shape, len(self.cell.states)
         shapes = {k: (S, B, s[0] // H, H, prod(s[1:])) for k, s in self.shapes.items()}
-        return {name: _zeros(shape, zero, xp=xp) for name, shape in shapes.items()}
+        return {name: _zeros(shape, zeros[0], xp=xp) for name, shape in shapes.items()}
 
     def advance(
         self, P: Sensitivity, saved: Any, x: Array, weights: Weights, *, xp: Namespace
