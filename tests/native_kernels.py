@@ -52,7 +52,7 @@ class NativeKernel:
     """A cell's native loop, by so many threads."""
 
     def __init__(self, cell: AnyCell, threads: int = 1, module: type[Recorded] = Recorded) -> None:
-        self.loop = extension.Native(cell)
+        self.loop = extension.Native(extension.CODES[cell])
         self.threads, self.guards = threads, Guards()
         self.native = module(extension._native)
 

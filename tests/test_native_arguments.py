@@ -90,15 +90,19 @@ def test_lengths_may_state_their_byte_order() -> None:
         native.forward(*(forward | {"lengths": buffer(lengths, FOREIGN)}).values())
 
 
-#: name → number in the extension, gates, blocks of H that are kept of a step
-CELLS = {name: (code, G, saved) for code, (name, G, saved) in enumerate(native.cells())}
+#: name → number in the extension, gates, blocks of H that are kept of a step, second state, extras
+CELLS = {name: (code, *about) for code, (name, *about) in enumerate(native.cells())}
 
 
 def test_the_table_of_cells() -> None:
     assert {"rnn", "rnn-relu", "lstm", "gru", "gru-before", "input-gated"} <= CELLS.keys()
-    for name, (_, gates, saved) in CELLS.items():
-        assert gates == len(cells.BY_NAME[name].gates)
-        assert saved == (0 if gates == 1 else 4)
+    assert {"peephole", "mingru"} <= CELLS.keys()
+    for name, (_, gates, saved, two, extras) in CELLS.items():
+        cell = cells.BY_NAME[name]
+        assert gates == len(cell.gates)
+        assert saved == {1: 0, 2: 2}.get(gates, 4)
+        assert two == (len(cell.states) == 2)
+        assert extras == tuple(cell.extras)
 
 
 def loop_arguments(
@@ -108,25 +112,28 @@ def loop_arguments(
 
     What the cell does not have is None.
     """
-    number, G, saved = CELLS[cell]
+    number, G, saved, has_c, extras = CELLS[cell]
 
     def zeros(*shape: int) -> Any:
         return np.zeros(shape, "float32")
 
     about = cells.BY_NAME[cell]
-    has_c, has_U, has_v = "c" in about.states, about.recurrent, "v" in about.extras
+    has_U = about.recurrent
     sizes = {"cell": number, "T": T, "B": B, "I": I, "H": H}
     c = {name: zeros(B, H) if has_c else None for name in ("c0", "c_last", "dc")}
     cs = zeros(T, B, H) if has_c else None
-    U, v = zeros(G * H, H) if has_U else None, zeros(H) if has_v else None
+    U = zeros(G * H, H) if has_U else None
+    more, dmore = ({d + k: zeros(about.extras[k][0] * H) for k in extras} for d in ("", "d"))
     lengths = np.full(B, T)
     lengths[-1] = 1
     gates = zeros(T, B, saved * H) if saved else None
     W, b, xs, ys = zeros(G * H, I), zeros(G * H), zeros(T, B, I), zeros(T, B, H)
-    forward = sizes | {"xs": xs, "W": W, "U": U, "b": b, "v": v, "lengths": lengths}
+    forward = sizes | {"xs": xs, "W": W, "U": U, "b": b} | more | {"lengths": lengths}
     forward |= {"reverse": 0, "h0": zeros(B, H), "c0": c["c0"], "ys": ys, "h_last": zeros(B, H)}
     forward |= {"c_last": c["c_last"], "gates": gates, "cs": cs, "threads": 1}
-    backward = sizes | {"W": W, "U": U, "gates": gates, "cs": cs, "ys": ys, "h0": zeros(B, H)}
+    backward = (
+        sizes | {"W": W, "U": U} | more | {"gates": gates, "cs": cs, "ys": ys, "h0": zeros(B, H)}
+    )
     backward |= {"c0": c["c0"], "dys": zeros(T, B, H), "lengths": lengths, "reverse": 0}
     backward |= {
         "dh": zeros(B, H),
@@ -135,7 +142,7 @@ def loop_arguments(
         "dxs": zeros(T, B, I),
     }
     backward |= {"dW": zeros(G * H, I), "dU": None if U is None else zeros(G * H, H)}
-    backward |= {"db": zeros(G * H), "dv": None if v is None else zeros(H), "xs": xs, "threads": 1}
+    backward |= {"db": zeros(G * H)} | dmore | {"xs": xs, "threads": 1}
     return forward, backward
 
 
@@ -175,14 +182,12 @@ def test_a_keeping_lstm_needs_cs() -> None:
 
 
 def test_a_step_checks_every_array() -> None:
-    shapes = {"x": (1, 4), "W": (20, 4), "U": (20, 5), "b": (20,), "v": None, "h": (1, 5)}
+    shapes = {"x": (1, 4), "W": (20, 4), "U": (20, 5), "b": (20,), "h": (1, 5)}
     shapes |= {"c": (1, 5), "h_out": (1, 5), "c_out": (1, 5)}
     arguments: dict[str, Any] = {"cell": CELLS["lstm"][0], "B": 1, "I": 4, "H": 5}
-    arguments |= {name: shape and np.zeros(shape, "float32") for name, shape in shapes.items()}
+    arguments |= {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
     native.step(*arguments.values())
     for name, shape in shapes.items():
-        if shape is None:
-            continue
         with pytest.raises(ValueError, match=f"{name} holds .* items; it must hold"):
             native.step(*(arguments | {name: np.zeros(3, "float32")}).values())
         with pytest.raises((ValueError, TypeError)):

@@ -59,7 +59,7 @@ def test_a_state_decays_to_0(isa: str, dtype: str) -> None:
     layer["b"] = np.full(12, 2, dtype)
     layer["b"][6:9] = 0  # g = 0: nothing is added to c
     h, c = np.zeros((1, 3), dtype), np.ones((1, 3), dtype)
-    xs, loop = np.zeros((8000, 1, 2), dtype), extension.Native(LSTM)
+    xs, loop = np.zeros((8000, 1, 2), dtype), extension.Native(extension.CODES[LSTM])
     how: dict[str, Any] = {"lengths": None, "reverse": False, "xp": np}
     _, last, residuals = loop.forward(layer, xs, (h, c), keep=True, **how)
     assert residuals is not None

@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,17 +38,32 @@ if _native is not None and (_isa := environment.choice("XRNN_ISA", _native.isas(
 
 threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the first large pass
 
-#: cell → its number in the extension, and how many arrays (B, H) of each step it keeps
-CODES: dict[Cell[Any], tuple[int, int]] = {}
+
+class Code(NamedTuple):
+    """A cell as the extension knows it.
+
+    - number: its place in the table of the extension
+    - gates: how many blocks of rows W, U and b have
+    - kept: how many arrays (B, H) of each step are kept for backward
+    - two: whether there is a second state c
+    - extras: the weights besides W, U and b, in the order in which the extension takes them
+    """
+
+    number: int
+    gates: int
+    kept: int
+    two: bool
+    extras: tuple[str, ...]
+
+
+#: cell → what the extension knows of it
+CODES: dict[Cell[Any], Code] = {}
 if _native is not None:
     CODES = {
-        BY_NAME[name]: (number, kept)
-        for number, (name, _, kept) in enumerate(_native.cells())
+        BY_NAME[name]: Code(number, *about)
+        for number, (name, *about) in enumerate(_native.cells())
         if name in BY_NAME
     }
-
-#: the weights in the order in which the extension takes them
-NAMES = ("W", "U", "b", "v")
 
 #: the number of multiplications up to which one thread is used: starting more costs more time
 SMALL = 1 << 21
@@ -80,7 +95,7 @@ class Residuals:
 
 
 class Prepared(dict[str, Array]):
-    """The weights of one cell, and the same weights as the four arguments of the extension."""
+    """The weights of one cell, and the same weights as the extension takes them: one pack."""
 
     arguments: tuple[Any, ...]
 
@@ -88,10 +103,9 @@ class Prepared(dict[str, Array]):
 class Native:
     """One cell run by the extension: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`."""
 
-    def __init__(self, cell: Cell[Any]) -> None:
-        self.cell = cell
-        self.code, self.kept = CODES[cell]
-        self.two, self.gates = len(cell.states) == 2, len(cell.gates)
+    def __init__(self, code: Code) -> None:
+        self.number, self.gates, self.kept, self.two, self.extras = code
+        self.names = ("W", "U", "b", *self.extras)
 
     def forward(
         self,
@@ -116,12 +130,10 @@ class Native:
             gates = np.empty((T, B, self.kept * H), dtype)
             cs = np.empty((T, B, H), dtype) if self.two else None
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
-        W, U, b, v = _arguments(weights)
-        # fmt: off
         _native.forward(
-            self.code, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0, ys, h, c, gates, cs, n
+            *(self.number, T, B, I, H, xs, *self._arguments(weights), lengths, reverse),
+            *(h0, c0, ys, h, c, gates, cs, n),
         )
-        # fmt: on
         last = (h, c) if self.two else (h,)
         if not keep:
             return ys, last, None
@@ -158,9 +170,19 @@ class Native:
         dweights = {k: np.empty_like(w) for k, w in weights.items()}
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         _native.backward(
-            *(self.code, T, B, I, H, weights["W"], weights.get("U"), gates, saved.cs, saved.ys),
-            *(h0, c0, None if dys is None else _plain(dys), saved.lengths, saved.reverse),
-            *(dh, dc, das, dxs, *map(dweights.get, NAMES), saved.xs, n),
+            *(self.number, T, B, I, H, weights["W"], weights.get("U")),
+            *(weights[name] for name in self.extras),
+            *(
+                gates,
+                saved.cs,
+                saved.ys,
+                h0,
+                c0,
+                None if dys is None else _plain(dys),
+                saved.lengths,
+                saved.reverse,
+            ),
+            *(dh, dc, das, dxs, *map(dweights.get, self.names), saved.xs, n),
         )
         return dxs, carried, dweights
 
@@ -174,17 +196,22 @@ class Native:
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
         arguments = weights.arguments  # type: ignore[attr-defined]
-        _native.step(self.code, B, I, shape[-1], x, *arguments, h, c, new_h, new_c)
+        _native.step(self.number, B, I, shape[-1], x, *arguments, h, c, new_h, new_c)
         return (new_h, new_c) if self.two else (new_h,)
 
     def prepare(self, weights: Weights, *, fixed: bool) -> Prepared:
         """As `xrnn.typing.Stepping.prepare`."""
         prepared = Prepared(weights)
         rows, I = weights["W"].shape
-        given = map(weights.get, NAMES)
-        pack = _native.pack(self.code, I, rows // self.gates, fixed, *given)
-        prepared.arguments = (pack, None, None, None)
+        given = map(weights.get, self.names)
+        prepared.arguments = (_native.pack(self.number, I, rows // self.gates, fixed, *given),)
         return prepared
+
+    def _arguments(self, weights: Weights) -> tuple[Any, ...]:
+        """The weights as the extension takes them, with None for those that the cell has not."""
+        if type(weights) is Prepared:
+            return weights.arguments
+        return tuple(map(weights.get, self.names))
 
 
 #: the bits C_CONTIGUOUS and ALIGNED of ``array.flags.num``
@@ -199,13 +226,6 @@ def _plain(array: Array) -> Array:
     return array if array.flags.aligned else array.copy()
 
 
-def _arguments(weights: Weights) -> tuple[Any, ...]:
-    """The weights in the order of `NAMES`, with None for those that the cell does not have."""
-    if type(weights) is Prepared:
-        return weights.arguments
-    return tuple(map(weights.get, NAMES))
-
-
 def notes() -> list[str]:
     """A line for `xrnn info`: the instruction set and the threads, or why there is no extension."""
     if _native is None:
@@ -217,5 +237,5 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The cell's native loop, if there is one and the extension was built."""
     if cell not in CODES:
         return ()
-    loop, words = Native(cell), f"native loop, {_native.isa()}"
+    loop, words = Native(CODES[cell]), f"native loop, {_native.isa()}"
     return (Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop),)

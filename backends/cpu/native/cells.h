@@ -3,10 +3,13 @@
 #include "lstm.h"
 #include "gru.h"
 #include "gru_before.h"
+#include "peephole.h"
+#include "mingru.h"
 
 // The place of a cell in this table is its number, by which the Python module refers to it.
 static const N(Loops) * const N(cells)[] = {
-    &N(rnn_tanh), &N(rnn_relu), &N(lstm), &N(gru), &N(gru_before), &N(input_gated),
+    &N(rnn_tanh),   &N(rnn_relu),    &N(lstm),     &N(gru),
+    &N(gru_before), &N(input_gated), &N(peephole), &N(mingru),
 };
 
 enum { N(n_cells) = sizeof N(cells) / sizeof *N(cells) };

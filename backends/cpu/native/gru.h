@@ -70,16 +70,22 @@ static void N(gru_step_backward)(N(Slice) * s, idx t) {
 }
 
 // dU_n = Σ_t dm_tᵀ h_prev, dv = Σ_t dm_t.
-static int N(gru_sum_other_gates)(const Pass* p, const real* first) {
+static int N(gru_sum_others)(const Pass* p, const real* first) {
   const idx H = p->H;
   const int status = N(sum_U)(p, H, 3 * H, (real*)p->dU + 2 * H * H, first);
-  N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, 4 * H, p->dv, p->team);
+  N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, 4 * H, p->dextras[0], p->team);
   return status;
 }
 
 static const N(Loops) N(gru) = {
-    .cell = {.name = "gru", .gates = 3, .saved = 4, .first_gates = 2, .has_U = 1, .has_v = 1},
+    .cell = {.name = "gru",
+             .gates = 3,
+             .saved = 4,
+             .first_gates = 2,
+             .has_U = 1,
+             .extras = {{"v", 1, 0}},
+             .bias_of_others = 1},
     .step = N(gru_step),
     .step_backward = N(gru_step_backward),
-    .sum_other_gates = N(gru_sum_other_gates),
+    .sum_others = N(gru_sum_others),
 };

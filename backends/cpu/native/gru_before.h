@@ -103,7 +103,7 @@ static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
 }
 
 // dU_n = Σ_t da_n,tᵀ q_t.
-static int N(gru_before_sum_other_gates)(const Pass* p, const real* first) {
+static int N(gru_before_sum_others)(const Pass* p, const real* first) {
   const idx H = p->H;
   (void)first;
   return N(outer)(p, H, H, p->T * p->B, (const real*)p->das + 2 * H, 4 * H,
@@ -116,9 +116,9 @@ static const N(Loops) N(gru_before) = {
              .saved = 4,
              .first_gates = 2,
              .has_U = 1,
-             .scratch = 1,       // dq
-             .gates_in_dU = 1},  // q
+             .scratch = 1,      // dq
+             .sums_gates = 1},  // q
     .step = N(gru_before_step),
     .step_backward = N(gru_before_step_backward),
-    .sum_other_gates = N(gru_before_sum_other_gates),
+    .sum_others = N(gru_before_sum_others),
 };

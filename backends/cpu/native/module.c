@@ -74,12 +74,13 @@ static const int64_t* lengths(Arguments* a, const Pass* p) {
 }
 
 PyDoc_STRVAR(forward_doc,
-             "forward(cell, T, B, I, H, xs, W, U, b, v, lengths, reverse, h0, c0,\n"
+             "forward(cell, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
-             "is None.  W may be a pack of W, U, b and v.  Returns the number of threads that\n"
-             "divided the sequences among them, or its negative if they divided the units.");
+             "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
+             "may be one pack instead.  Returns the number of threads that divided the sequences\n"
+             "among them, or its negative if they divided the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -111,12 +112,13 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   return PyLong_FromLong(sharing);
 }
 
-PyDoc_STRVAR(backward_doc,
-             "backward(cell, T, B, I, H, W, U, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
-             "         dh, dc, das, dxs, dW, dU, db, dv, xs, threads)\n\n"
-             "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
-             "dh and dc hold the gradient of the last state before the call, and that of the\n"
-             "first state after it.  Returns the same as forward.");
+PyDoc_STRVAR(
+    backward_doc,
+    "backward(cell, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
+    "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
+    "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
+    "dh and dc hold the gradient of the last state before the call, and that of the\n"
+    "first state after it.  Returns the same as forward.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -129,6 +131,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
   p.U = reals(&a, "U", IN | OPTIONAL, s.ghh, p.H);
+  read_extras(&a, &p);
   p.gates = reals(&a, "gates", IN | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh, p.H);
   p.ys = reals(&a, "ys", IN, s.tbh, p.H);
@@ -144,12 +147,12 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.dW = reals(&a, "dW", OUT, s.ghi, p.I);
   p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh, p.H);
   p.db = reals(&a, "db", OUT, s.gh, s.gh);
-  p.dv = reals(&a, "dv", OUT | OPTIONAL, p.H, p.H);
+  for (int k = 0; k < MAX_EXTRAS && p.cell->extras[k].name; k++)
+    p.dextras[k] = read_extra(&a, &p.cell->extras[k], p.H, OUT, "d");
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, p.cell->has_U);
   required(&a, "dU", p.dU, p.cell->has_U);
-  required(&a, "dv", p.dv, p.cell->has_v);
   required(&a, "gates", p.gates, p.cell->saved > 0);
   required(&a, "cs", p.cs, p.cell->has_c);
   required(&a, "c0", p.c0, p.cell->has_c);
@@ -161,9 +164,9 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 }
 
 PyDoc_STRVAR(step_doc,
-             "step(cell, B, I, H, x, W, U, b, v, h, c, h_out, c_out)\n\n"
-             "One time step of B sequences, on the calling thread.  W may be a pack of W, U, b\n"
-             "and v.");
+             "step(cell, B, I, H, x, W, U, b, *extras, h, c, h_out, c_out)\n\n"
+             "One time step of B sequences, on the calling thread.  All weights may be one pack\n"
+             "instead.");
 
 static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -187,7 +190,7 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyDoc_STRVAR(pack_doc,
-             "pack(cell, I, H, fixed, W, U, b, v)\n\n"
+             "pack(cell, I, H, fixed, W, U, b, *extras)\n\n"
              "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
              "they are laid out in the order in which products read them, and must not be changed\n"
              "afterwards.");
@@ -275,9 +278,23 @@ static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t 
 
 PyDoc_STRVAR(cells_doc,
              "cells()\n\n"
-             "The cells, in the order of their numbers, as tuples (name, gates, saved): the name\n"
-             "in xrnn.cells, the number of gates, and the number of blocks of H values that a\n"
-             "time step stores in the array `gates` for backward (0 if the outputs are enough).");
+             "The cells, in the order of their numbers, as tuples (name, gates, saved, has_c,\n"
+             "extras): the name in xrnn.cells, the number of gates, the number of blocks of H\n"
+             "values that a time step stores in the array `gates` for backward (0 if the outputs\n"
+             "are enough), whether there is a second state, and the names of the weights besides\n"
+             "W, U and b, in the order in which they are arguments.");
+
+// The names of the weights besides W, U and b.
+static PyObject* extra_names(const Cell* cell) {
+  int n = 0;
+  while (n < MAX_EXTRAS && cell->extras[n].name) n++;
+  PyObject* names = PyTuple_New(n);
+  for (int k = 0; names && k < n; k++) {
+    PyObject* name = PyUnicode_FromString(cell->extras[k].name);
+    if (!name || PyTuple_SetItem(names, k, name)) Py_CLEAR(names);
+  }
+  return names;
+}
 
 static PyObject* cells(PyObject* module, PyObject* none) {
   (void)module, (void)none;
@@ -285,7 +302,8 @@ static PyObject* cells(PyObject* module, PyObject* none) {
   PyObject* all = PyTuple_New(set->n_cells);
   for (int i = 0; all && i < set->n_cells; i++) {
     const Cell* cell = set->cell(i);
-    PyObject* one = Py_BuildValue("(sii)", cell->name, cell->gates, cell->saved);
+    PyObject* one = Py_BuildValue("(siiNN)", cell->name, cell->gates, cell->saved,
+                                  PyBool_FromLong(cell->has_c), extra_names(cell));
     if (!one || PyTuple_SetItem(all, i, one)) Py_CLEAR(all);
   }
   return all;

@@ -11,6 +11,16 @@
 
 #include "threads.h"
 
+// The largest number of weights that a cell has besides W, U and b.
+#define MAX_EXTRAS 4
+
+// A weight besides W, U and b, as `Cell.extras` of the Python module xrnn.cells.base has it: its
+// size is (rows·H,), or (rows·H, columns·H) unless `columns` is 0.
+typedef struct {
+  const char* name;  // null: there is no such weight
+  int rows, columns;
+} Extra;
+
 // The properties of a cell that decide which arrays it has and how large they are.  Each cell
 // defines its own at the end of its header; cells.h lists them.
 typedef struct {
@@ -22,10 +32,11 @@ typedef struct {
                      // one multiplication; the rows of U for the other gates form a second one
   int has_U;         // whether there are recurrent weights
   int has_c;         // whether there is a second state c
-  int has_v;         // whether there is a bias v that the second multiplication by U adds
-  int scratch;       // the blocks of H values that step_backward needs for each sequence
-  int gates_in_dU;   // whether the gradient of U is computed from `gates`; these are then set to 0
-                     // after the end of each sequence
+  Extra extras[MAX_EXTRAS];  // the weights besides W, U and b, the first ones of this array
+  int bias_of_others;        // whether extras[0] is the bias that the second multiplication adds
+  int scratch;               // the blocks of H values that step_backward needs for each sequence
+  int sums_gates;            // whether gradients of weights are sums over `gates`, or
+  int sums_cs;               // over `cs`; these are then set to 0 after the end of each sequence
 } Cell;
 
 // One call of forward, backward or step.  A pointer is null if the cell has no such array or the
@@ -40,20 +51,21 @@ typedef struct {
                            // them; negative if they divided the hidden units instead
   const int64_t* lengths;  // [B] the lengths of the sequences, 0 to T, or null: all are T
 
-  const void* xs;             // [T, B, I]  not read after the end of a sequence
-  const void *W, *U, *b, *v;  // [G·H, I] [G·H, H] [G·H] [H]
-  const void* panels;         // the weights packed by `prepack`, or null: this call packs them
-  const void *h0, *c0;        // [B, H]
-  void* ys;                   // [T, B, H] out; 0 after the end of a sequence
-  void *h_last, *c_last;      // [B, H] out
-  void *gates, *cs;           // [T, B, S·H] [T, B, H] stored for backward, or null
+  const void* xs;                  // [T, B, I]  not read after the end of a sequence
+  const void *W, *U, *b;           // [G·H, I] [G·H, H] [G·H]
+  const void* extras[MAX_EXTRAS];  // in the sizes of Cell.extras
+  const void* panels;              // the weights packed by `prepack`, or null: this call packs them
+  const void *h0, *c0;             // [B, H]
+  void* ys;                        // [T, B, H] out; 0 after the end of a sequence
+  void *h_last, *c_last;           // [B, H] out
+  void *gates, *cs;                // [T, B, S·H] [T, B, H] stored for backward, or null
 
-  const void* dys;          // [T, B, H] or null; not read after the end of a sequence
-  void *dh, *dc;            // [B, H] in: gradient of the last state; out: of the first state
-  void* das;                // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
-                            // the same array as `gates`
-  void* dxs;                // [T, B, I] out
-  void *dW, *dU, *db, *dv;  // out, in the shapes of the weights
+  const void* dys;  // [T, B, H] or null; not read after the end of a sequence
+  void *dh, *dc;    // [B, H] in: gradient of the last state; out: of the first state
+  void* das;        // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
+                    // the same array as `gates`
+  void* dxs;        // [T, B, I] out
+  void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
 } Pass;
 
 // The hidden units from `from` to `to` (exclusive) out of H.  All are whole vectors, except that
@@ -96,6 +108,11 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }
+
+// The number of values of a weight besides W, U and b.
+static inline idx extra_size(const Extra* e, idx H) {
+  return e->rows * H * (e->columns ? e->columns * H : 1);
+}
 
 // The maximum number of threads that divide the hidden units among them.  These threads wait for
 // each other at every time step, so each must have enough weights to make the waiting negligible.

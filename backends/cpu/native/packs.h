@@ -25,26 +25,39 @@ static void free_pack(PyObject* capsule) {
   free(pack);
 }
 
-// Reads W, U, b and v.
+// Reads a weight besides W, U and b, or its gradient, whose name begins with `prefix`.
+static void* read_extra(Arguments* a, const Extra* e, idx H, int flags, const char* prefix) {
+  char name[16];
+  PyOS_snprintf(name, sizeof name, "%s%s", prefix, e->name);
+  const Py_ssize_t rows = times(a, e->rows, H);
+  const Py_ssize_t width = e->columns ? times(a, e->columns, H) : 1;
+  return reals(a, name, flags, times(a, rows, width), e->columns ? width : rows);
+}
+
+// Reads the weights besides W, U and b.
+static void read_extras(Arguments* a, Pass* p) {
+  for (int k = 0; k < MAX_EXTRAS && p->cell->extras[k].name; k++)
+    p->extras[k] = read_extra(a, &p->cell->extras[k], p->H, IN, "");
+}
+
+// Reads all weights.
 static void read_arrays(Arguments* a, Pass* p) {
   const Py_ssize_t gh = times(a, p->cell->gates, p->H);
   p->W = reals(a, "W", IN, times(a, gh, p->I), p->I);
   p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->H), p->H);
   p->b = reals(a, "b", IN, gh, gh);
-  p->v = reals(a, "v", IN | OPTIONAL, p->H, p->H);
   required(a, "U", p->U, p->cell->has_U);
-  required(a, "v", p->v, p->cell->has_v);
+  read_extras(a, p);
 }
 
-// Reads W, U, b and v, or instead of W a pack of all four, made for the same cell, sizes and
-// kernels; then the other three arguments are ignored.
+// The same, or instead one pack of all of them, made for the same cell, sizes and kernels.
 static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
-  if (a->failed || a->next + 4 > a->n || !PyCapsule_IsValid(a->args[a->next], PACK)) {
+  if (a->failed || a->next >= a->n || !PyCapsule_IsValid(a->args[a->next], PACK)) {
     read_arrays(a, p);
     return;
   }
   const Pack* pack = PyCapsule_GetPointer(a->args[a->next], PACK);
-  a->next += 4;
+  a->next++;
   const Pass* of = &pack->pass;
   const int same_kernels = !of->panels || pack->kernels == &sets[a->real == sizeof(double)];
   if (!same_kernels || pack->arguments.real != a->real || of->code != p->code || of->I != p->I ||
@@ -53,7 +66,8 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
     a->failed = 1;
     return;
   }
-  p->W = of->W, p->U = of->U, p->b = of->b, p->v = of->v, p->panels = of->panels;
+  p->W = of->W, p->U = of->U, p->b = of->b, p->panels = of->panels;
+  memcpy(p->extras, of->extras, sizeof p->extras);
 }
 
 // Computes the panels of a pack.

@@ -75,7 +75,8 @@ static void N(set_products)(N(Slice) * s, int is_backward) {
   } else {
     s->w = N(rows_of)(s->own, p->W, p->I, 0, cell->gates, p->b);
     s->u[0] = N(rows_of)(s->own, p->U, p->H, 0, first, NULL);
-    s->u[1] = N(rows_of)(s->own, p->U, p->H, first, others, cell->has_v ? p->v : NULL);
+    s->u[1] =
+        N(rows_of)(s->own, p->U, p->H, first, others, cell->bias_of_others ? p->extras[0] : NULL);
   }
 }
 
@@ -238,8 +239,9 @@ static void N(forward_share)(void* data, int i, int n) {
   if (!N(barrier)(s) || s->own.from > 0) return;
   for (idx b = s->b0; b < s->b1; b++) N(copy_last)(p, b);
   N(clear_padding)(p, p->ys, p->H, s->b0, s->b1, &s->watch);
-  if (cell->gates_in_dU && p->gates)
+  if (cell->sums_gates && p->gates)
     N(clear_padding)(p, p->gates, cell->saved * p->H, s->b0, s->b1, &s->watch);
+  if (cell->sums_cs && p->cs) N(clear_padding)(p, p->cs, p->H, s->b0, s->b1, &s->watch);
 }
 
 // See Kernels in native.h.

@@ -24,40 +24,59 @@ static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, 
 #undef SUM_ROWS
 #define SUM_ROWS 1024
 
-// The arguments of column_sums.
+// The arguments of column_sums and column_products.
 typedef struct {
-  idx rows, n, lda;
-  const real* a;
+  idx rows, n, lda, ldb;
+  const real *a, *b;
   real* out;
+  int accumulate;
   Team* team;
 } N(ColumnSums);
 
-static void N(column_share)(void* data, int i, int threads) {
-  const N(ColumnSums)* job = data;
-  Watch w = watch_of(job->team, i);
-  const idx n = share_start(job->n, 4 * L, i + 1, threads);
-  for (idx o = share_start(job->n, 4 * L, i, threads); o < n; o += 4 * L) {
-    const real* a = job->a + o;
-    const idx rest = job->n - o;
-    vec sum[4] = {N(zero)(), N(zero)(), N(zero)(), N(zero)()};
-    for (idx r = 0; r < job->rows && !stopped(&w, MOVE_COST * 4 * L * SUM_ROWS);) {
-      const idx end = job->rows - r < SUM_ROWS ? job->rows : r + SUM_ROWS;
-      if (rest >= 4 * L) {
-        for (; r < end; r++, a += job->lda)
-          UNROLL for (int v = 0; v < 4; v++) sum[v] += N(load)(a + v * L);
-      } else {
-        for (; r < end; r++, a += job->lda)
-          for (int v = 0; v * L < rest; v++) sum[v] += N(get)(a + v * L, rest - v * L);
-      }
-    }
-    for (int v = 0; v < 4 && v * L < rest; v++) N(put)(job->out + o + v * L, sum[v], rest - v * L);
+// The sums of the columns from o on, of `wide` vectors of them; the last one may be incomplete.
+static INLINE void N(columns_from)(const int factor, const int wide, const N(ColumnSums) * job,
+                                   idx o, Watch* w) {
+  const real *a = job->a + o, *b = factor ? job->b + o : NULL;
+  const idx rest = wide == 4 ? 4 * L : job->n - o;
+  vec sum[4];
+  UNROLL for (int v = 0; v < wide; v++) {
+    sum[v] = job->accumulate ? N(get)(job->out + o + v * L, rest - v * L) : N(zero)();
   }
+  for (idx r = 0; r < job->rows && !stopped(w, MOVE_COST * 4 * L * SUM_ROWS);) {
+    const idx end = job->rows - r < SUM_ROWS ? job->rows : r + SUM_ROWS;
+    for (; r < end; r++, a += job->lda) {
+      UNROLL for (int v = 0; v < wide; v++) {
+        const vec x = N(get)(a + v * L, rest - v * L);
+        sum[v] = factor ? N(fma)(x, N(get)(b + v * L, rest - v * L), sum[v]) : sum[v] + x;
+      }
+      if (factor) b += job->ldb;
+    }
+  }
+  UNROLL for (int v = 0; v < wide; v++) N(put)(job->out + o + v * L, sum[v], rest - v * L);
 }
+
+static INLINE void N(column_share)(const int factor, const N(ColumnSums) * job, int i, int n) {
+  Watch w = watch_of(job->team, i);
+  idx o = share_start(job->n, 4 * L, i, n);
+  const idx end = share_start(job->n, 4 * L, i + 1, n);
+  for (; o + 4 * L <= end; o += 4 * L) N(columns_from)(factor, 4, job, o, &w);
+  for (; o < end; o += L) N(columns_from)(factor, 1, job, o, &w);
+}
+
+static void N(sum_share)(void* data, int i, int n) { N(column_share)(0, data, i, n); }
+static void N(product_share)(void* data, int i, int n) { N(column_share)(1, data, i, n); }
 
 // out [n] = the sum of the rows of a, in their order.
 static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, Team* team) {
-  N(ColumnSums) job = {rows, n, lda, a, out, team};
-  parallel(team, worth(team, MOVE_COST * rows * n), N(column_share), &job);
+  N(ColumnSums) job = {.rows = rows, .n = n, .lda = lda, .a = a, .out = out, .team = team};
+  parallel(team, worth(team, MOVE_COST * rows * n), N(sum_share), &job);
+}
+
+// out [n] = the sum of the rows of a ⊙ b, in their order; added to `out` if `accumulate` is set.
+static void N(column_products)(idx rows, idx n, const real* a, idx lda, const real* b, idx ldb,
+                               real* out, int accumulate, Team* team) {
+  N(ColumnSums) job = {rows, n, lda, ldb, a, b, out, accumulate, team};
+  parallel(team, worth(team, MOVE_COST * rows * n), N(product_share), &job);
 }
 
 // The rows of das for the first step of each sequence, [B, row_blocks·H].  If these are the rows of
@@ -89,6 +108,23 @@ static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU, const real* f
     status = N(outer)(p, rows, H, rest, p->reverse ? das : das + p->B * width, width,
                       p->reverse ? ys + p->B * H : ys, H, dU, 0);
   return status | N(outer)(p, rows, H, p->B, first + column, width, p->h0, H, dU, rest != 0);
+}
+
+// out [H] = Σ_t da_t ⊙ c_(t-1), for the H columns of das that begin with `column`.  The sum has the
+// same two parts as that of sum_U; cs must be 0 after the end of each sequence.
+static void N(sum_with_c_before)(const Pass* p, idx column, real* out, const real* first) {
+  const idx H = p->H, width = row_blocks(p->cell) * H, rest = (p->T - 1) * p->B;
+  const real *das = (const real*)p->das + column, *cs = p->cs;
+  N(column_products)(rest, H, p->reverse ? das : das + p->B * width, width,
+                     p->reverse ? cs + p->B * H : cs, H, out, 0, p->team);
+  N(column_products)(p->B, H, first + column, width, p->c0, H, out, 1, p->team);
+}
+
+// out [H] = Σ_t da_t ⊙ c_t, for the H columns of das that begin with `column`.
+static void N(sum_with_c)(const Pass* p, idx column, real* out) {
+  const idx H = p->H;
+  N(column_products)(p->T * p->B, H, (const real*)p->das + column, row_blocks(p->cell) * H, p->cs,
+                     H, out, 0, p->team);
 }
 
 // dW, db and dxs.  xs must be 0 after the end of each sequence.
@@ -137,7 +173,7 @@ static int N(sums)(const Pass* p, const N(Loops) * loops) {
   if (p->cell->has_U) {
     const real* first = N(first_das)(p, gathered);
     status |= N(sum_U)(p, p->cell->first_gates * p->H, 0, p->dU, first);
-    if (loops->sum_other_gates) status |= loops->sum_other_gates(p, first);
+    if (loops->sum_others) status |= loops->sum_others(p, first);
   }
   free(xs);
   return status;
@@ -149,6 +185,7 @@ static int N(sums_of_nothing)(const Pass* p) {
   memset(p->dW, 0, out * p->I);
   memset(p->db, 0, out);
   if (p->dU) memset(p->dU, 0, out * p->H);
-  if (p->dv) memset(p->dv, 0, p->H * sizeof(real));
+  for (int k = 0; k < MAX_EXTRAS && p->cell->extras[k].name; k++)
+    memset(p->dextras[k], 0, extra_size(&p->cell->extras[k], p->H) * sizeof(real));
   return 0;
 }
