@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,22 @@ def test_every_family_runs() -> None:
     assert len(lines) > 40
     assert all(f"{text}\n".endswith(module("gpu").DONE) for text, _ in lines)
     assert [text for text, fine in lines if not fine] == []
+
+
+def test_the_notes_hold_what_is_predicted() -> None:
+    predicted = module("predicted")
+    notes = (BENCHMARKS / "gpu-notes.md").read_text("utf-8")
+    assert "\n".join(predicted.lines()) in notes
+    for cell, (_, B, I, H) in product(module("cases").CELLS, module("cases").CUDA_SIZES):
+        half, bfloat16 = (
+            (
+                str(predicted.clusters(cell, kind, B, H)),
+                predicted.device(cell, kind, B, H),
+                predicted.outside(cell, kind, B, I, H),
+            )
+            for kind in ("float16", "bfloat16")
+        )
+        assert half == bfloat16
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ PAIRS = {
 }
 
 
+class Cycles(NamedTuple):
+    """What a step takes of a multiprocessor, in cycles: the last three may overlap."""
+
+    waits: float
+    issued: float
+    products: float
+    shared: float
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How one cell of H units is cut into blocks, for slices of `batch` sequences.
@@ -176,18 +185,24 @@ class Geometry:
 
     @property
     def cycles(self) -> float:
-        """Predicted, of one step forward and backward: a constant for what waits (the exchange, the
-        barriers), the instructions, which four warps begin at a time, the products, and the reads
-        from shared memory at 128 bytes a cycle."""
+        """Predicted, of one step forward and backward, where nothing overlaps."""
+        return sum(self.cost(True)) + sum(self.cost(False))
+
+    def cost(self, forward: bool) -> Cycles:
+        """Predicted, of one step: a constant for what waits (the exchange, the barriers), the
+        instructions, which four warps begin at a time, the products, and the reads from shared
+        memory at 128 bytes a cycle."""
         a, N = KINDS[self.kind], self.batch // 8
-        waits = 2 * (700 if self.cluster == 1 else 1200)
-        issued = (self.instructions(True) + self.instructions(False)) * self.warps / 4
-        products = 2 * (self.rows // 16) * (self.width // a.depth) * N * a.cycles
-        weights = self.in_shared(self.tiles, self.deep, self.kept)
-        weights += self.in_shared(self.tiles_back, self.deep_back, self.kept_back)
-        vectors = self.warps * (self.deep + self.deep_back) * N * 8 * a.depth * a.bytes
-        exchanged = self.batch * self.width * (a.bytes + 4) * 2
-        return waits + issued + products + (weights + vectors + exchanged) / 128
+        ways = (self.tiles, self.deep, self.kept), (self.tiles_back, self.deep_back, self.kept_back)
+        _, deep, _ = way = ways[0 if forward else 1]
+        vectors = self.warps * deep * N * 8 * a.depth * a.bytes
+        exchanged = self.batch * self.width * (a.bytes if forward else 4) * 2
+        return Cycles(
+            waits=700 if self.cluster == 1 else 1200,
+            issued=self.instructions(forward) * self.warps / 4,
+            products=self.rows // 16 * (self.width // a.depth) * N * a.cycles,
+            shared=(self.in_shared(*way) + vectors + exchanged) / 128,
+        )
 
     def instructions(self, forward: bool) -> int:
         """Predicted, of a thread in one step: machine code of sm_90 is within a fifth of it
