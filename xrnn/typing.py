@@ -248,3 +248,13 @@ def is_integer(dtype: Any) -> bool:
     (True, False)
     """
     return dtype_name(dtype).startswith(("int", "uint"))
+
+
+def is_complex(dtype: Any) -> bool:
+    """Whether a dtype is one of complex numbers.
+
+    >>> import numpy as np
+    >>> is_complex(np.dtype("complex64")), is_complex(np.dtype("float32"))
+    (True, False)
+    """
+    return dtype_name(dtype).startswith("complex")

@@ -10,10 +10,13 @@ from typing import Any
 
 from xrnn.cells.base import Cell
 from xrnn.cells.elman import Elman, ElmanReLU
+from xrnn.cells.elman_options import rnn_with
 from xrnn.cells.gru import GRU
 from xrnn.cells.gru_before import GRUBefore
+from xrnn.cells.gru_options import gru_with
 from xrnn.cells.input_gated import InputGatedLSTM
 from xrnn.cells.lstm import LSTM
+from xrnn.cells.lstm_options import lstm_with
 from xrnn.cells.mingru import MinGRU
 from xrnn.cells.peephole import PeepholeLSTM
 
@@ -31,6 +34,9 @@ __all__ = [
     "InputGatedLSTM",
     "MinGRU",
     "PeepholeLSTM",
+    "gru_with",
+    "lstm_with",
+    "rnn_with",
 ]
 
 for _module in pkgutil.iter_modules(__path__):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -13,10 +12,9 @@ from typing import Any, Generic
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from xrnn.cells.states import state_type
 from xrnn.typing import (
     Array,
-    HCState,
-    HState,
     Namespace,
     S,
     Size,
@@ -109,6 +107,15 @@ class Cell(Generic[S]):
     analytic : bool
         Whether `step` is an analytic function, so that it also runs in complex numbers
         (and the derivative can be checked to rounding error by a complex step).
+    bias_in_step : bool
+        Whether `step` itself adds b; its ``ax`` is W x_t then, and `step_backward` gives the
+        contribution to b.
+    ones : tuple of str
+        Those of `extras` that are 1 at the start, such as gains; the others are 0.
+    options : Options, optional
+        What the cell was made of by `maker`, which gives this same cell for equal options.
+    maker : callable, optional
+        ``maker(options) -> cell``.
 
     Notes
     -----
@@ -132,6 +139,10 @@ class Cell(Generic[S]):
     projection: int | None = None
     analytic: bool = True
     linear: LinearRecurrence | None = None
+    bias_in_step: bool = False
+    ones: tuple[str, ...] = ()
+    options: Any = None
+    maker: Callable[[Any], Cell[S]] | None = None
     token: str = field(init=False, repr=False, default="")
     #: the named tuple type of this cell's states
     state_type: type[S] = field(init=False, repr=False, default=None)  # type: ignore[assignment]
@@ -139,7 +150,7 @@ class Cell(Generic[S]):
     def __post_init__(self) -> None:
         _check_values(self)
         object.__setattr__(self, "token", uuid4().hex)
-        object.__setattr__(self, "state_type", _state_type(self.states))
+        object.__setattr__(self, "state_type", state_type(self.states))
         _cells[self.token] = self
 
     def shapes(self, I: Size, H: Size, bias: bool = True) -> dict[str, tuple[int, ...]]:
@@ -230,12 +241,19 @@ class Cell(Generic[S]):
             ) from error
 
     @property
+    def made(self) -> Any:
+        """The options that this cell was made of, or None; a changed copy of a cell has none."""
+        if self.options is None or self.maker is None or self.maker(self.options) is not self:
+            return None
+        return self.options
+
+    @property
     def identity(self) -> str:
         """The name of this cell in files; a cell that is not one of `xrnn.cells` adds the names of
         its functions."""
         from xrnn.cells import BY_NAME
 
-        if BY_NAME.get(self.name) is self:
+        if BY_NAME.get(self.name) is self or self.made is not None:
             return self.name
         functions = (self.step, self.step_backward, self.total)
         names = [getattr(f, "__qualname__", type(f).__qualname__) for f in functions]
@@ -245,6 +263,8 @@ class Cell(Generic[S]):
         return self
 
     def __reduce__(self) -> Any:
+        if self.made is not None:
+            return self.maker, (self.options,)
         module = sys.modules.get(getattr(self.step, "__module__", ""))
         for name, value in vars(module).items() if module else ():
             if value is self:
@@ -352,26 +372,6 @@ def _shapes(cell: Cell[Any], I: int, H: int, bias: bool) -> dict[str, tuple[int,
         for name, dims in cell._dims().items()
         if bias or name not in cell.biases
     }
-
-
-@lru_cache
-def _state_type(states: tuple[str, ...]) -> Any:
-    for known in (HState, HCState):
-        if known._fields == states:
-            return known
-
-    def reduced(self: Any) -> Any:
-        return _restored_state, (states, tuple(self))
-
-    build: Any = namedtuple  # of names that a type checker does not know
-    named = build("State", states)
-    named.__reduce__ = reduced
-    return named
-
-
-def _restored_state(states: tuple[str, ...], arrays: tuple[Array, ...]) -> Any:
-    """A state from its pickle."""
-    return _state_type(states)(*arrays)
 
 
 def blocks(a: Array, n: int) -> tuple[Array, ...]:

@@ -1,13 +1,10 @@
-"""The checks of single values: numbers within bounds."""
+"""The check of an index."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from xrnn.engine.checks import check_integer
-from xrnn.typing import dtype_name
 
 
 def check_index(kind: str, name: str, value: Any, n: int) -> None:
@@ -15,31 +12,3 @@ def check_index(kind: str, name: str, value: Any, n: int) -> None:
     check_integer(kind, name, value)
     if not 0 <= value < n:
         raise ValueError(f"{kind}: {name} is {value}; it must be an integer in 0…{n - 1}")
-
-
-def accept_number(name: str, value: Any, must: str, fits: Callable[[float], bool]) -> float:
-    """A real number, given as such or as an array () of any library, as a float.
-
-    `must` are the words for what it must be, and `fits` says whether it is.
-
-    Raises
-    ------
-    TypeError
-        If it is not a real number.
-    ValueError
-        If it does not fit.
-    """
-    refusal = f"{name} is {value!r:.80}; it must be {must}"
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "dtype"):
-        is_real = dtype_name(value.dtype).startswith(("float", "bfloat", "int", "uint"))
-    else:
-        is_real = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_real:
-        raise TypeError(refusal)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf") if value > 0 else -float("inf")
-    if not fits(number):
-        raise ValueError(refusal)
-    return number

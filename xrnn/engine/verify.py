@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 from xrnn._version import __version__
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
+from xrnn.cells.options import Options
 from xrnn.engine import atomic
 from xrnn.engine.trial import Trial, tolerance
 from xrnn.recurrence.loop import Loop
@@ -170,7 +172,7 @@ def code_of(*functions: Any) -> str | None:
 
     An edited equation changes it, and it exists without source files too.  None if a function is
     not written in Python, or refers to a value (such as a module) whose text does not describe it
-    completely.
+    completely.  The functions of a class are followed if it belongs to the same package.
     """
     seen: dict[FunctionType, str] = {}
     waiting = list(functions)
@@ -184,11 +186,11 @@ def code_of(*functions: Any) -> str | None:
         used = [function.__globals__[name] for name in names]
         used += inspect.getclosurevars(function).nonlocals.values()
         used += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        waiting += [value for value in used if isinstance(value, FunctionType)]
         words = []
-        for value in used:
+        for value in _parts(used):
             if isinstance(value, FunctionType | type):
                 words.append(f"{value.__name__}@{getattr(value, '__module__', '')}")
+                waiting += _functions(value, function.__module__)
             elif isinstance(value, CONSTANT):
                 words.append(repr(value))
             else:
@@ -196,6 +198,35 @@ def code_of(*functions: Any) -> str | None:
         own = f"{function.__name__}@{function.__module__}"
         seen[function] = f"{own} {_text(function.__code__)} {words}"
     return "\n".join(sorted(seen.values()))
+
+
+def _parts(values: Iterable[Any]) -> Iterator[Any]:
+    """The values; instead of a collection or the options of a cell what they hold, and instead of
+    a function that is cached the function itself."""
+    for value in map(inspect.unwrap, values):
+        if isinstance(value, Mapping):
+            yield from _parts((*value, *value.values()))
+        elif isinstance(value, tuple):
+            yield type(value)
+            yield from _parts(value)
+        elif isinstance(value, Options):
+            yield type(value)
+            yield repr(value)
+        else:
+            yield value
+
+
+def _functions(value: FunctionType | type, module: str) -> list[FunctionType]:
+    """A function itself; of a class those of its body, if it is of the package of `module`.  The
+    text of a named tuple's functions is another one in every process, and options are values."""
+    if isinstance(value, FunctionType):
+        return [value]
+    package = module.partition(".")[0]
+    other = value.__module__.partition(".")[0] != package
+    if other or issubclass(value, tuple | Options):
+        return []
+    body = [getattr(part, "fget", part) for part in vars(value).values()]
+    return [part for part in body if isinstance(part, FunctionType)]
 
 
 def _names(code: CodeType) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from xrnn.backends import host
 from xrnn.cells.base import Cell
+from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import Spec, check_choice
-from xrnn.engine.values import accept_number
 from xrnn.typing import Array, Init
 
 INITS = ("orthogonal", "uniform")
@@ -52,6 +52,7 @@ def draw(
         a projection every H×P block has orthonormal columns or rows), every block of W is Glorot
         uniform in ±√(6/(I+H)) (Glorot & Bengio, 2010), P in the same way in ±√(6/(P+H)), and all
         other weights are 0.  "uniform": all weights are uniform in ±1/√H, as in PyTorch.
+        Gains (`Cell.ones`) are 1 with both.
     forget_bias : float
         With "orthogonal": the bias of a gate named f at the start (Jozefowicz et al., 2015).
     rng : int or numpy.random.Generator, optional
@@ -77,10 +78,12 @@ def draw(
     check_init(cell.name, init, forget_bias)
     xp, random = host.xp, host.generator(rng)
     shapes = cell.shapes(I, H, bias)
+    gains = {name: xp.ones(shapes[name]) for name in cell.ones}
     if init == "uniform":
         limit = H**-0.5
-        return {name: random.uniform(-limit, limit, shape) for name, shape in shapes.items()}
-    weights = {name: xp.zeros(shape) for name, shape in shapes.items()}
+        drawn = {name: random.uniform(-limit, limit, shape) for name, shape in shapes.items()}
+        return drawn | gains
+    weights = {name: xp.zeros(shape) for name, shape in shapes.items()} | gains
     weights["W"] = _glorot(I, H, shapes["W"], random)
     if cell.recurrent:
         blocks = [_orthogonal(H, shapes["U"][1], random) for _ in cell.gates]

@@ -25,12 +25,13 @@ import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.cells.base import Cell, check_sizes
+from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import Spec, cell_weights, check_cell, check_choice, check_numbers
 from xrnn.engine.parameters import count
 from xrnn.engine.states import accept_state
-from xrnn.engine.values import accept_number
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
+from xrnn.recurrence.projection import input_projection
 from xrnn.recurrence.sensitivity import Diagonal, Full, Sensitivity
 from xrnn.typing import Array, GivenState, Namespace, S, State, Weights
 
@@ -299,7 +300,7 @@ class Online(Generic[S]):
         weights, xp = self._now(), self.xp
         x = self._placement.accept_shaped("x", x, (self.B, self.I), "(B, I)")
         x, state = self._widened(x), tuple(map(self._widened, self._state))
-        ax = x @ weights["W"].T + weights["b"]
+        ax = input_projection(x[None, ...], weights, bias=not self.cell.bias_in_step, xp=xp)[0, ...]
         state, saved = self.cell.step(ax, state, weights, xp=xp)
         self._P = self._rule.advance(self._P, saved, x, weights, xp=xp)
         self._state = tuple(self._stored(part) for part in state)

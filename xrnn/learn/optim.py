@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import array_api_compat
 
 from xrnn.backends import backend_of, host
+from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import check_library
-from xrnn.engine.values import accept_number
 from xrnn.learn.trees import Tree, check_real, leaves, pairs
 from xrnn.recurrence.precision import accumulation_dtype, cast, widen
 from xrnn.typing import Array, Namespace, dtype_name

@@ -71,7 +71,7 @@ class Loop:
             mask = valid_mask(T, lengths, xp=xp)
             # Values in the padding, even NaN, must not get into the sums over all steps.
             xs = apply_mask(mask, xs, xp=xp)
-        axs = input_projection(xs, weights, xp=xp)
+        axs = input_projection(xs, weights, bias=not self.cell.bias_in_step, xp=xp)
         if mask is not None:
             axs = apply_mask(mask, axs, xp=xp)  # 0 · ∞ is NaN, if a weight is infinite
         ys, steps = [state[0]] * T, [None] * T
@@ -135,7 +135,8 @@ class Loop:
         # dxs last: allocated first, this large array would be given the recently freed memory that
         # is still in the CPU's cache.
         gradients = {name: _summed(part, daxs, das, valid, xp=xp) for name, part in parts.items()}
-        dxs, dweights = input_projection_backward(das, xs, weights, xp=xp)
+        bias = not self.cell.bias_in_step
+        dxs, dweights = input_projection_backward(das, xs, weights, bias=bias, xp=xp)
         if mask is not None:
             dxs = apply_mask(mask, dxs, xp=xp)
         return dxs, dstate, dweights | gradients
@@ -177,7 +178,8 @@ def _summed(
 
 def _check_names(cell: Cell[Any], weights: Weights, parts: dict[str, Any]) -> None:
     """Raise ValueError unless the backward step gave the gradient of each weight it must give."""
-    needed = [name for name in weights if name not in ("W", "b")]
+    outside = ("W",) if cell.bias_in_step else ("W", "b")
+    needed = [name for name in weights if name not in outside]
     if any(name not in parts for name in needed) or any(name not in weights for name in parts):
         raise ValueError(
             f"{cell.name}: step_backward gives gradients of the weights ({', '.join(parts)}); it "

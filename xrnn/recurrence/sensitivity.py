@@ -158,7 +158,7 @@ class Diagonal:
 def _direct(name: str, rows: Rows, x: Array, *, xp: Namespace) -> Array:
     """D (K, B, …) of (1), flat: the derivative by one weight at this step alone."""
     K, B, _ = rows.da.shape
-    if name == "b":
+    if name == "b" and name not in rows.dweights:
         return rows.da
     part = ((rows.da, x[None, ...]),) if name == "W" else rows.dweights[name]
     if isinstance(part, tuple):
