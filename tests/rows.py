@@ -32,4 +32,6 @@ ROWS = (
     Row(cells.InputGatedLSTM, ("torch", "equations")),
     Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
     Row(cells.MinGRU, ("equations",)),
+    Row(cells.BY_NAME["janet"]),
+    Row(cells.BY_NAME["mgu"]),
 )

@@ -113,7 +113,7 @@ class TestIdentity:
 
     def test_equal_options_are_the_same_cell(self) -> None:
         one = cells.lstm_with(activations=["sigmoid", "tanh", "relu"], cell_clip=3)
-        assert one is cells.lstm_with(activations=("sigmoid", "tanh", ("relu",)), cell_clip=3.0)
+        assert one is cells.lstm_with(activations=("sigmoid", "tanh", "relu"), cell_clip=3.0)
         assert one is not cells.lstm_with(activations=("sigmoid", "tanh", "relu"), cell_clip=3.5)
         assert cells.lstm_with(layer_norm=True) is cells.lstm_with(layer_norm="products")
 
