@@ -50,10 +50,24 @@ RNNS: list[dict[str, Any]] = [
     {"clip": 0.4},
 ]
 
+NOISY: list[Any] = [
+    cells.lstm_with(zoneout=(0.3, 0.6), proj_size=2),
+    cells.lstm_with(recurrent_dropout=0.4, layer_norm=True),
+    cells.lstm_with(recurrent_dropout=0.4, zoneout=(0.0, 0.5), peephole=True, cell_clip=0.7),
+    cells.gru_with(recurrent_dropout=0.4, zoneout=0.3),
+    cells.gru_with(recurrent_dropout=0.4, reset="before"),
+    cells.gru_with(recurrent_dropout=0.4, layer_norm=True),
+    cells.rnn_with(recurrent_dropout=0.4, zoneout=0.2),
+    cells.with_zoneout(cells.InputGatedLSTM, 0.2, 0.3),
+    cells.with_zoneout(cells.MinGRU, 0.5),
+    cells.with_zoneout(cells.BY_NAME["janet"], 0.5),
+]
+
 MADE: list[Any] = [
     *(cells.lstm_with(**options) for options in LSTMS),
     *(cells.gru_with(**options) for options in GRUS),
     *(cells.rnn_with(**options) for options in RNNS),
+    *NOISY,
 ]
 
 
@@ -65,6 +79,13 @@ def arguments(cell: Any, seed: int = 0) -> dict[str, Any]:
     return given | {"xs": rng.normal(size=(T, B, I))}
 
 
+def noise(cell: Any) -> dict[str, Any]:
+    """Random numbers of what the cell draws."""
+    rng = np.random.default_rng(7)
+    sizes = {n.name: (B, cell.widths(H)[n.state]) for n in cell.noise}
+    return {n.name: rng.random((T,) * n.each_step + sizes[n.name]) for n in cell.noise}
+
+
 def run(cell: Any, given: dict[str, Any], **options: Any) -> Any:
     weights = {name: given[name] for name in cell.shapes(I, H)}
     state = tuple(given[f"state {n}"] for n in range(len(cell.states)))
@@ -72,11 +93,16 @@ def run(cell: Any, given: dict[str, Any], **options: Any) -> Any:
     return weights, *Loop(cell).forward(weights, given["xs"], state, **how)
 
 
-@pytest.mark.parametrize("cell", MADE, ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    ("cell", "drawn"),
+    [*((cell, False) for cell in MADE), *((cell, True) for cell in NOISY)],
+    ids=lambda given: getattr(given, "name", f"drawn={given}"),
+)
 @pytest.mark.parametrize("lengths", [None, np.array([3, 0, 1, 2])], ids=["whole", "lengths"])
-def test_gradients_by_complex_steps(cell: Any, lengths: Any) -> None:
+def test_gradients_by_complex_steps(cell: Any, lengths: Any, drawn: bool) -> None:
     given = arguments(cell)
-    weights, ys, last, kept = run(cell, given, lengths=lengths)
+    how: Any = {"lengths": lengths, "noise": noise(cell) if drawn else None}
+    weights, ys, last, kept = run(cell, given, **how)
     rng = np.random.default_rng(1)
     dys, *dlast = [rng.normal(size=a.shape) for a in (ys, *last)]
     dxs, dfirst, dweights = Loop(cell).backward(weights, kept, dys, tuple(dlast), xp=np)
@@ -86,7 +112,7 @@ def test_gradients_by_complex_steps(cell: Any, lengths: Any) -> None:
         direction = rng.normal(size=gradient.shape)
         moved = {k: a.astype(complex) for k, a in given.items()}
         moved[name] = moved[name] + 1e-30j * direction
-        _, ys, last, _ = run(cell, moved, lengths=lengths)
+        _, ys, last, _ = run(cell, moved, **how)
         outputs = zip((ys, *last), (dys, *dlast), strict=True)
         numeric = sum((y * dy).sum().imag for y, dy in outputs) / 1e-30
         exact = (gradient * direction).sum()

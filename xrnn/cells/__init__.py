@@ -19,6 +19,7 @@ from xrnn.cells.lstm import LSTM
 from xrnn.cells.lstm_options import lstm_with
 from xrnn.cells.mingru import MinGRU
 from xrnn.cells.peephole import PeepholeLSTM
+from xrnn.cells.zoneout import with_zoneout
 
 BY_NAME: dict[str, Cell[Any]] = {}
 """Every cell by the name that messages, files and the command line use."""
@@ -37,6 +38,7 @@ __all__ = [
     "gru_with",
     "lstm_with",
     "rnn_with",
+    "with_zoneout",
 ]
 
 for _module in pkgutil.iter_modules(__path__):

@@ -12,6 +12,7 @@ from typing import Any, Generic
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from xrnn.cells.noise import Noise
 from xrnn.cells.states import state_type
 from xrnn.typing import (
     Array,
@@ -112,7 +113,9 @@ class Cell(Generic[S]):
         contribution to b.
     ones : tuple of str
         Those of `extras` that are 1 at the start, such as gains; the others are 0.
-    options : Options, optional
+    noise : tuple of Noise
+        What `step` finds among the weights in training, drawn anew for every pass.
+    options : hashable, optional
         What the cell was made of by `maker`, which gives this same cell for equal options.
     maker : callable, optional
         ``maker(options) -> cell``.
@@ -141,6 +144,7 @@ class Cell(Generic[S]):
     linear: LinearRecurrence | None = None
     bias_in_step: bool = False
     ones: tuple[str, ...] = ()
+    noise: tuple[Noise, ...] = ()
     options: Any = None
     maker: Callable[[Any], Cell[S]] | None = None
     token: str = field(init=False, repr=False, default="")
@@ -253,8 +257,10 @@ class Cell(Generic[S]):
         its functions."""
         from xrnn.cells import BY_NAME
 
-        if BY_NAME.get(self.name) is self or self.made is not None:
+        if BY_NAME.get(self.name) is self:
             return self.name
+        if self.made is not None:
+            return getattr(self.options, "identity", self.name)
         functions = (self.step, self.step_backward, self.total)
         names = [getattr(f, "__qualname__", type(f).__qualname__) for f in functions]
         return f"{self.name} ({', '.join(names)})"

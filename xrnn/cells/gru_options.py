@@ -8,6 +8,8 @@ h_t = z_t ⊙ h_{t-1} + (1 − z_t) ⊙ n_t                         (5)
 
 - `activations`: σ and φ; the usual ones are sigmoid and tanh.
 - `clip`: the pre-activations a are limited to ±clip.
+- `recurrent_dropout`: in training the products with U take d ⊙ h_{t-1} in the place of h_{t-1},
+  with a mask d for each sequence that is 0 or 1/(1 − p).
 - `layer_norm` (with (3)): W x_t and U h_{t-1} are each normalised over all gates, with the gains
   gain_x and gain_h (3·H,).
 
@@ -28,8 +30,10 @@ from xrnn.cells.activations import activate, limited, limited_slope, slope
 from xrnn.cells.base import Cell, blocks, check_flags
 from xrnn.cells.gru import GRU
 from xrnn.cells.gru_before import GRUBefore
+from xrnn.cells.noise import dropout_noise, dropped, dropped_backward, rate_of, without_mask
 from xrnn.cells.normalisation import EPS, normalise, normalise_backward
 from xrnn.cells.options import GivenActivations, Options, activations_of, limit_of
+from xrnn.cells.zoneout import with_zoneout, zoneout_rates
 from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 Reset = Literal["after", "before"]
@@ -52,6 +56,8 @@ def gru_with(
     activations: GivenActivations = None,
     clip: float | None = None,
     layer_norm: bool = False,
+    zoneout: float = 0.0,
+    recurrent_dropout: float = 0.0,
 ) -> Cell[HState]:
     """The GRU cell with these options; without any it is `GRU`, or `GRUBefore`.
 
@@ -66,6 +72,10 @@ def gru_with(
         What the pre-activations are limited to.
     layer_norm : bool
         Whether the products are normalised.
+    zoneout : float
+        The probability that a unit keeps its old value in training, see `with_zoneout`.
+    recurrent_dropout : float
+        The fraction of h_{t-1} that the products with U do not see in training.
 
     Returns
     -------
@@ -93,10 +103,11 @@ def gru_with(
     options = GRUOptions(
         activations_of("gru", activations, GRUOptions.usual),
         limit_of("gru", "clip", clip),
+        rate_of("gru", "recurrent_dropout", recurrent_dropout),
         reset,
         bool(layer_norm),
     )
-    return made(options)
+    return with_zoneout(made(options), *zoneout_rates("gru", 1, zoneout))
 
 
 @cache
@@ -124,6 +135,7 @@ def made(options: GRUOptions) -> Cell[HState]:
         biases=("b", "v") if after else ("b",),
         bias_in_step=norm,
         ones=tuple(gains),
+        noise=dropout_noise(options.recurrent_dropout),
         analytic=options.analytic,
         options=options,
         maker=made,
@@ -138,7 +150,8 @@ def _step(
     U_rz, U_n = _rows(weights["U"])
     after = o.reset == "after"
     normalised: tuple[Array, ...] = ()
-    uh = h_prev @ (weights["U"] if after else U_rz).T
+    seen, mask = dropped(o.recurrent_dropout, h_prev, weights, xp=xp)
+    uh = seen @ (weights["U"] if after else U_rz).T
     if o.layer_norm:
         ax, of_x = normalise(ax, weights["gain_x"], EPS["products"], xp=xp)
         uh, of_h = normalise(uh, weights["gain_h"], EPS["products"], xp=xp)
@@ -148,11 +161,11 @@ def _step(
     a_r, a_z = _limited(o, x_r + u_r, xp=xp), _limited(o, x_z + u_z, xp=xp)
     r = activate(sigma, a_r, xp=xp)  # (1)
     z = activate(sigma, a_z, xp=xp)  # (2)
-    m = u_n[0] + weights["v"] if after else r * h_prev
+    m = u_n[0] + weights["v"] if after else r * seen
     a_n = _limited(o, x_n + (r * m if after else m @ U_n.T), xp=xp)
     n = activate(phi, a_n, xp=xp)  # (3), (4)
     h = z * h_prev + (1 - z) * n  # (5)
-    return (h,), (r, z, n, a_r, a_z, a_n, m, h_prev, *normalised)
+    return (h,), (r, z, n, a_r, a_z, a_n, m, h_prev, seen, *normalised, *mask)
 
 
 def _step_backward(
@@ -160,7 +173,8 @@ def _step_backward(
 ) -> tuple[Array, State, dict[str, Contribution]]:
     (dh,) = dstate
     sigma, phi = o.activations
-    r, z, n, a_r, a_z, a_n, m, h_prev, *normalised = saved
+    saved, mask = without_mask(o.recurrent_dropout, saved)
+    r, z, n, a_r, a_z, a_n, m, h_prev, seen, *normalised = saved
     U_rz, U_n = _rows(weights["U"])
     dz, dh_prev = dh * (h_prev - n), dh * z  # (5)
     dn = dh * (1 - z)
@@ -169,20 +183,22 @@ def _step_backward(
         dr, dm = da_n * m, da_n * r  # (3)
     else:
         dm = da_n @ U_n  # (4)
-        dr, dh_prev = dm * h_prev, dh_prev + dm * r
+        dr, dseen = dm * seen, dm * r
     da_z = _limited_backward(o, dz * slope(sigma, a_z, z, xp=xp), a_z, xp=xp)  # (2)
     da_r = _limited_backward(o, dr * slope(sigma, a_r, r, xp=xp), a_r, xp=xp)  # (1)
     dax = xp.concat((da_r, da_z, da_n), axis=-1)
     if o.reset == "before":
         da_rz = xp.concat((da_r, da_z), axis=-1)
-        return dax, (dh_prev + da_rz @ U_rz,), {"U": ((da_rz, h_prev), (da_n, m))}
+        dseen = dropped_backward(dseen + da_rz @ U_rz, mask)
+        return dax, (dh_prev + dseen,), {"U": ((da_rz, seen), (da_n, m))}
     du = xp.concat((da_r, da_z, dm), axis=-1)
     parts: dict[str, Contribution] = {"v": dm}
     if o.layer_norm:
         parts["b"], (of_x, of_h) = dax, (tuple(normalised[:2]), tuple(normalised[2:]))
         dax, parts["gain_x"] = normalise_backward(dax, weights["gain_x"], of_x, xp=xp)
         du, parts["gain_h"] = normalise_backward(du, weights["gain_h"], of_h, xp=xp)
-    return dax, (dh_prev + du @ weights["U"],), parts | {"U": ((du, h_prev),)}
+    dseen = dropped_backward(du @ weights["U"], mask)
+    return dax, (dh_prev + dseen,), parts | {"U": ((du, seen),)}
 
 
 def _rows(U: Array) -> tuple[Array, Array]:

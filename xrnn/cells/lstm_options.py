@@ -14,6 +14,8 @@ h_t = m_t, or P m_t                                     (6)
 - `peephole`: p_k ⊙ c in (1), with c_{t-1} for i and f, and c_t for o; otherwise there is no such
   term.  The weight p holds p_i, p_f, p_o (p_i, p_o where coupled).
 - `proj_size`: (6) has the projection P (proj_size, H), and U is (G·H, proj_size).
+- `recurrent_dropout`: in training (1) has d ⊙ h_{t-1} in the place of h_{t-1}, with a mask d for
+  each sequence that is 0 or 1/(1 − p).
 - `layer_norm`, "products" (or True): (1) is N(W x_t) + N(U h_{t-1}) + b, each normalised over all
   gates, with the gains gain_x and gain_h (G·H,), and ψ(c_t) in (5) is ψ(N(c_t) + bias_c) with the
   gain gain_c (H,).  "gates": each a_k is normalised before b_k is added, with its part of the gain
@@ -38,9 +40,11 @@ from typing import Any, ClassVar, Literal
 from xrnn.cells.activations import Spec, activate, limited, limited_slope, slope
 from xrnn.cells.base import Cell, blocks, check_flags, check_sizes
 from xrnn.cells.lstm import LSTM
+from xrnn.cells.noise import dropout_noise, dropped, dropped_backward, rate_of, without_mask
 from xrnn.cells.normalisation import EPS, normalise, normalise_backward
 from xrnn.cells.options import GivenActivations, Options, activations_of, limit_of
 from xrnn.cells.peephole import PeepholeLSTM
+from xrnn.cells.zoneout import with_zoneout, zoneout_rates
 from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
 
@@ -77,6 +81,8 @@ def lstm_with(
     peephole: bool = False,
     proj_size: int = 0,
     layer_norm: bool | Literal["products", "gates"] = False,
+    zoneout: float | tuple[float, float] = 0.0,
+    recurrent_dropout: float = 0.0,
 ) -> Cell[HCState]:
     """The LSTM cell with these options; without any it is `LSTM`.
 
@@ -97,6 +103,11 @@ def lstm_with(
         The size of h after a projection; 0 for none.
     layer_norm : bool or {"products", "gates"}
         Whether and what is normalised; True is "products".
+    zoneout : (float, float)
+        The probabilities that a unit of h and of c keeps its old value in training, see
+        `with_zoneout`.
+    recurrent_dropout : float
+        The fraction of h_{t-1} that the product in (1) does not see in training.
 
     Returns
     -------
@@ -124,6 +135,7 @@ def lstm_with(
     options = LSTMOptions(
         activations_of("lstm", activations, LSTMOptions.usual),
         limit_of("lstm", "clip", clip),
+        rate_of("lstm", "recurrent_dropout", recurrent_dropout),
         limit_of("lstm", "cell_clip", cell_clip),
         bool(coupled),
         bool(peephole),
@@ -134,7 +146,7 @@ def lstm_with(
         raise ValueError(
             "lstm: peephole and layer_norm='products' exclude each other; give layer_norm='gates'"
         )
-    return made(options)
+    return with_zoneout(made(options), *zoneout_rates("lstm", 2, zoneout))
 
 
 def _layer_norm(given: Any) -> str:
@@ -182,6 +194,7 @@ def made(options: LSTMOptions) -> Cell[HCState]:
         bias_in_step=bool(norm),
         ones=tuple(name for name in extras if name.startswith("gain")),
         projection=options.proj_size or None,
+        noise=dropout_noise(options.recurrent_dropout),
         analytic=options.analytic and options.cell_clip == inf,
         options=options,
         maker=made,
@@ -193,7 +206,8 @@ def _step(
 ) -> tuple[State, Any]:
     h_prev, c_prev = state
     sigma, phi, psi = o.activations
-    a, products = _sums(o, ax, h_prev @ weights["U"].T, weights, xp=xp)  # (1)
+    q, mask = dropped(o.recurrent_dropout, h_prev, weights, xp=xp)
+    a, products = _sums(o, ax, q @ weights["U"].T, weights, xp=xp)  # (1)
     gates = _Gates(o, weights, xp)
     i = gates.value("i", sigma, a["i"], c_prev)  # (2)
     f = 1 - i if o.coupled else gates.value("f", sigma, a["f"], c_prev)
@@ -206,8 +220,8 @@ def _step(
     y = activate(psi, seen, xp=xp)
     m = out * y  # (5)
     h = m @ weights["P"].T if o.proj_size else m  # (6)
-    others = (h_prev, c_prev, c, seen, y, *products, *state_normalised)
-    return (h, c), (*gates.saved(), *others)
+    others = (c_prev, c, seen, y, *products, *state_normalised)
+    return (h, c), (*gates.saved(), *others, q, *mask)
 
 
 def _total(
@@ -216,7 +230,7 @@ def _total(
     """The gradients of the new state (see `Cell.total`), and the gates, o of which is done."""
     dh, dc = dstate
     gates = _GatesBackward(o, saved, weights, xp)
-    _, _, c, seen, y, *normalised = gates.others
+    _, c, seen, y, *normalised = gates.others
     dm = dh @ weights["P"] if o.proj_size else dh  # (6)
     if o.proj_size:
         gates.parts["P"] = ((dh, gates.y["o"] * y),)
@@ -224,7 +238,7 @@ def _total(
     dseen = dm * gates.y["o"] * slope(o.activations[2], seen, y, xp=xp)  # (5)
     if o.layer_norm == "products":
         gates.parts["bias_c"] = dseen
-        gain, (*_, unit, scale) = weights["gain_c"], normalised
+        gain, (unit, scale) = weights["gain_c"], normalised[4:6]
         dseen, gates.parts["gain_c"] = normalise_backward(dseen, gain, (unit, scale), xp=xp)
     return (dh, dc + dseen + dc_o), gates
 
@@ -233,7 +247,8 @@ def _step_backward(
     o: LSTMOptions, dstate: State, saved: Any, weights: Weights, *, xp: Namespace
 ) -> tuple[Array, State, dict[str, Contribution]]:
     (_, dc), gates = _total(o, dstate, saved, weights, xp=xp)
-    h_prev, c_prev, c, _, _, *normalised = gates.others
+    others, mask = without_mask(o.recurrent_dropout, gates.others)
+    c_prev, c, _, _, *normalised, q = others
     i, f, g = (gates.y[k] for k in "ifg")
     if o.cell_clip < inf:
         dc = dc * limited_slope(c, o.cell_clip, xp=xp)
@@ -251,7 +266,8 @@ def _step_backward(
         parts["b"], (of_x, of_h) = dax, (tuple(normalised[:2]), tuple(normalised[2:4]))
         dax, parts["gain_x"] = normalise_backward(dax, weights["gain_x"], of_x, xp=xp)
         du, parts["gain_h"] = normalise_backward(du, weights["gain_h"], of_h, xp=xp)
-    return dax, (du @ weights["U"], dc_prev), parts | {"U": ((du, h_prev),)}
+    dh_prev = dropped_backward(du @ weights["U"], mask)
+    return dax, (dh_prev, dc_prev), parts | {"U": ((du, q),)}
 
 
 def _sums(

@@ -27,6 +27,7 @@ class Options:
 
     - activations: the activation functions in the order of `usual`
     - clip: what pre-activations are limited to, ±clip; ∞ for no limit
+    - recurrent_dropout: the fraction of h that the product with U does not see in training
     """
 
     #: the name of the cell without options, and its activation functions
@@ -35,11 +36,12 @@ class Options:
 
     activations: tuple[Spec, ...]
     clip: float
+    recurrent_dropout: float
 
     @property
     def name(self) -> str:
         """The kind, and the options that are not the usual ones."""
-        plain = type(self)(activations_of(self.kind, None, self.usual), inf)
+        plain = type(self)(activations_of(self.kind, None, self.usual), inf, 0.0)
         words = [
             f"{f.name}={_word(getattr(self, f.name))}"
             for f in fields(self)

@@ -61,9 +61,14 @@ class Loop:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        noise: Weights | None = None,
         trace: Trace | None = None,
     ) -> tuple[Array, State, Residuals | None]:
-        """As `xrnn.typing.Sequence.forward`."""
+        """As `xrnn.typing.Sequence.forward`.
+
+        `noise` holds what the cell draws (`Cell.noise`): arrays (T, B, n), or (B, n) for what is
+        drawn once; None in inference.
+        """
         T = xs.shape[0]
         order = range(T - 1, -1, -1) if reverse else range(T)
         mask = None
@@ -77,7 +82,8 @@ class Loop:
         ys, steps = [state[0]] * T, [None] * T
         for t in order:
             before = state if mask is None else _masked(mask[t, ...], state, xp=xp)
-            new, saved = self.cell.step(axs[t, ...], before, weights, xp=xp)
+            now = weights if noise is None else {**weights, **_at(t, noise)}
+            new, saved = self.cell.step(axs[t, ...], before, now, xp=xp)
             if mask is None:
                 ys[t], state = new[0], new
             else:
@@ -140,6 +146,11 @@ class Loop:
         if mask is not None:
             dxs = apply_mask(mask, dxs, xp=xp)
         return dxs, dstate, dweights | gradients
+
+
+def _at(t: int, noise: Weights) -> Weights:
+    """What belongs to step t."""
+    return {name: a[t, ...] if a.ndim == 3 else a for name, a in noise.items()}
 
 
 def _masked(mask: Array, state: State, *, xp: Namespace) -> State:

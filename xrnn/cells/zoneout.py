@@ -1,0 +1,154 @@
+"""Zoneout, which any cell can have: units keep their old state at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from xrnn.cells.base import Cell
+from xrnn.cells.noise import Noise, rate_of
+from xrnn.typing import Array, Contribution, Namespace, S, State, Weights
+
+
+def zoneout_rates(kind: str, states: int, given: Any) -> tuple[float, ...]:
+    """The probabilities for each state.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is not one for each state, or one for all that have only one.
+    """
+    if isinstance(given, tuple | list):
+        rates = tuple(given)
+    else:
+        rates = (given,) * (1 if states == 1 or given != 0 else states)
+    if len(rates) != states:
+        raise ValueError(
+            f"{kind}: zoneout is {given!r:.80}; it must hold a number in [0, 1) for each of "
+            f"{states} states"
+        )
+    return tuple(rate_of(kind, "zoneout", rate) for rate in rates)
+
+
+@dataclass(frozen=True)
+class Zoneout:
+    """The options of `with_zoneout`: a cell, and a probability for each of its states."""
+
+    cell: Cell[Any]
+    rates: tuple[float, ...]
+
+    def name(self, cell: str) -> str:
+        """The name of the new cell, if that of the old one is `cell`."""
+        return f"zoneout({cell}, {', '.join(map(str, self.rates))})"
+
+    @property
+    def identity(self) -> str:
+        """As `Cell.identity`."""
+        return self.name(self.cell.identity)
+
+
+def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
+    """A cell whose units keep their old state at random.
+
+    s_t = z ⊙ s_{t-1} + (1 − z) ⊙ s̃_t
+
+    for each state s, where s̃_t is what the cell computes of the whole states before, and z is
+    drawn anew for every step, sequence and unit: 1 with the probability of that state, else 0.  In
+    inference z is that probability itself.
+
+    Source: Krueger et al. (2016), arXiv:1606.01305, eqs 4 and 5.
+
+    Parameters
+    ----------
+    cell : Cell
+        Any cell.
+    *rates : float
+        A probability in [0, 1) for each of ``cell.states``.
+
+    Returns
+    -------
+    Cell
+        The same one for the same arguments; `cell` itself if all are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the probabilities are not such numbers.
+
+    Examples
+    --------
+    >>> from xrnn import cells
+    >>> cells.with_zoneout(cells.LSTM, 0.05, 0.5)
+    <cell zoneout(lstm, 0.05, 0.5)>
+    """
+    found = zoneout_rates(cell.name, len(cell.states), rates)
+    return made(Zoneout(cell, found)) if any(found) else cell
+
+
+@cache
+def made(options: Zoneout) -> Cell[Any]:
+    """The cell of these options."""
+    inner, rates = options.cell, options.rates
+    names = tuple(f"zoneout_{state}" for state in inner.states)
+    drawn = tuple(
+        Noise(name, "keep", rate, k)
+        for k, (name, rate) in enumerate(zip(names, rates, strict=True))
+        if rate
+    )
+    given = dict(zip(names, rates, strict=True))
+    inner_step, inner_backward, states = inner.step, inner.step_backward, len(rates)
+
+    def step(ax: Array, state: State, weights: Weights, *, xp: Namespace) -> tuple[State, Any]:
+        return _step(inner_step, given, ax, state, weights, xp=xp)
+
+    def step_backward(
+        dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+    ) -> tuple[Array, State, dict[str, Contribution]]:
+        return _step_backward(inner_backward, states, dstate, saved, weights, xp=xp)
+
+    return Cell(
+        name=options.name(inner.name),
+        gates=inner.gates,
+        states=inner.states,
+        step=step,
+        step_backward=step_backward,
+        recurrent=inner.recurrent,
+        extras=inner.extras,
+        biases=inner.biases,
+        bias_in_step=inner.bias_in_step,
+        ones=inner.ones,
+        projection=inner.projection,
+        noise=(*inner.noise, *drawn),
+        analytic=inner.analytic,
+        options=options,
+        maker=made,
+    )
+
+
+def _step(
+    inner: Any,
+    rates: dict[str, float],
+    ax: Array,
+    state: State,
+    weights: Weights,
+    *,
+    xp: Namespace,
+) -> tuple[State, Any]:
+    new, saved = inner(ax, state, weights, xp=xp)
+    zs = [
+        weights[name] if name in weights else xp.full_like(s, rate)
+        for (name, rate), s in zip(rates.items(), state, strict=True)
+    ]
+    mixed = [z * old + (1 - z) * s for z, old, s in zip(zs, state, new, strict=True)]
+    return tuple(mixed), (*saved, *zs)
+
+
+def _step_backward(
+    inner: Any, states: int, dstate: State, saved: Any, weights: Weights, *, xp: Namespace
+) -> tuple[Array, State, dict[str, Contribution]]:
+    zs = saved[len(saved) - states :]
+    dnew = tuple((1 - z) * d for z, d in zip(zs, dstate, strict=True))
+    dax, dprev, dweights = inner(dnew, saved[: len(saved) - states], weights, xp=xp)
+    kept = [z * d + dp for z, d, dp in zip(zs, dstate, dprev, strict=True)]
+    return dax, tuple(kept), dweights
