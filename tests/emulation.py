@@ -3,6 +3,13 @@
 The launches are those of the product; the device is the host (`shim`), where each thread is
 a fiber.  New arrays are NaN between guards, and so is W x where a sequence has ended: what a
 kernel reads there, or writes beside its arrays, is seen.
+
+Why an emulation, where CUDA made of software runs the tests marked gpu, too (`.ci/run`): it needs
+a C++ compiler alone, and shows what depends on the order of threads, what is written beside an
+array, and the loss of each barrier (`test_cuda_mutations.py`), in seconds.  It knows nothing of
+`CupyRuntime`, cuBLAS, and the PTX of `cluster.cuh`, of which it has versions of its own: only a
+device shows faults there.  So each kernel is compared with its cell here, in every dtype, size and
+schedule; the laws of whole layers are for the device, and here layers are compared with the cell.
 """
 
 from __future__ import annotations

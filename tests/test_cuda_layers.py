@@ -1,4 +1,4 @@
-"""Layers whose sequences the CUDA tables serve, on the emulated device: the laws hold."""
+"""Layers whose sequences the CUDA tables serve, on the emulated device, equal the cells."""
 
 from __future__ import annotations
 
@@ -155,18 +155,12 @@ def test_kernels_are_those_of_known_cells() -> None:
     assert set(tables.CLUSTERED) <= set(tables.FUSED) <= set(BY_NAME.values())
 
 
-@emulated
-@every_cell
-@pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("sizes", [(5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4)])
-def test_every_entry_equals_the_cell(cell: AnyCell, dtype: str, sizes: Any) -> None:
-    """At the sizes that it names for its verification."""
-    (entry,) = candidates(EMULATED_BACKEND, cell, sizes, named_dtype(dtype))
-    trial = entry.trial(*sizes)
-    if cell.linear is not None:
-        (T, B, _, H), (t, b, _, h) = sizes, trial
-        assert pieces(t, b, h) == pieces(T, B, H)
-    checks.equals_the_cell(entry, Case(cell, trial, dtype), BOUNDS[dtype])
+@pytest.mark.parametrize("cell", [c for c in tables.FUSED if c.linear is not None], ids=repr)
+def test_a_verification_cuts_time_into_as_many_pieces(cell: AnyCell, sizes: Any) -> None:
+    (entry,) = candidates(EMULATED_BACKEND, cell, sizes, np.dtype("float32"))
+    (T, B, _, H), (t, b, _, h) = sizes, entry.trial(*sizes)
+    assert pieces(t, b, h) == pieces(T, B, H)
 
 
 @every_cell
@@ -178,18 +172,23 @@ def test_rounded_products_are_offered_first_to_who_allows_them(cell: AnyCell) ->
     assert [entry.precision for entry in found] == ["ieee"]
 
 
-@emulated
-@every_cell
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.usefixtures("served")
-def test_law(law: str, cell: AnyCell, dtype: str) -> None:
-    before = len(RUNTIME.launched)
+def equal_the_cell(cell: AnyCell, dtype: str) -> None:
+    """In every option; the other laws are for devices, see `emulation`."""
     for option in OPTIONS:
         trial = Trial(cell, option, "numpy", dtype)
         assert trial.backend is EMULATED_BACKEND
-        error = LAWS[law](trial)
-        assert error is None or error <= bound(cell, law, dtype), option.name
+        error = LAWS["twin"](trial)
+        assert error is not None, option.name
+        assert error <= bound(cell, "twin", dtype), option.name
+
+
+@emulated
+@every_cell
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.usefixtures("served")
+def test_layers_equal_the_cell(cell: AnyCell, dtype: str) -> None:
+    before = len(RUNTIME.launched)
+    equal_the_cell(cell, dtype)
     assert len(RUNTIME.launched) > before
 
 
@@ -276,12 +275,9 @@ class TestClusters:
 
     @emulated
     @every_clustered
-    @pytest.mark.parametrize("law", LAWS)
-    def test_law(self, law: str, cell: AnyCell) -> None:
+    def test_layers_equal_the_cell(self, cell: AnyCell) -> None:
         RUNTIME.launched.clear()
-        for option in OPTIONS:
-            error = LAWS[law](Trial(cell, option, "numpy", "float32"))
-            assert error is None or error <= bound(cell, law, "float32"), option.name
+        equal_the_cell(cell, "float32")
         assert any("cluster" in name for name in RUNTIME.launched)
 
     @emulated
