@@ -13,6 +13,7 @@ import pytest
 import sequence_checks as checks
 from sequences import AnyCell, Case, Results, backward, forward, of_sequences, run, same
 from shim.guards import Guarded, Guards
+from tails import Tail, each_tail, keeps_its_digits
 
 from xrnn.backends import Backend, register, unregister
 from xrnn.backends.cpu import BACKEND, loops, sequences
@@ -98,6 +99,14 @@ def test_law(law: str, cell: AnyCell, dtype: str) -> None:
 def test_saturated_gates(cell: AnyCell, B: int) -> None:
     kernel = loops.KERNELS[cell]
     checks.saturated_gates_stay_finite(kernel, Case(cell, (9, B, 4, 6)), 1e-10)
+
+
+@each_tail(loops.KERNELS)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("float64", 1e-15)])
+def test_small_values_of_gates_keep_their_digits(
+    cell: AnyCell, tail: Tail, dtype: str, bound: float
+) -> None:
+    keeps_its_digits(loops.KERNELS[cell], cell, tail, dtype, bound)
 
 
 @every_cell

@@ -36,6 +36,7 @@ from sequences import (
     same,
 )
 from shim import build
+from tails import Tail, each_tail, keeps_its_digits
 
 from xrnn.backends.cuda import cluster
 from xrnn.backends.cuda.cluster import geometries, geometry
@@ -107,6 +108,19 @@ def test_units_are_padded(cell: AnyCell, kind: str, H: int) -> None:
 )
 def test_corners(cell: AnyCell, sizes: Any) -> None:
     equals_the_cell(small(cell, "float16"), case_of(cell, "float16", **sizes))
+
+
+@emulated
+@each_tail(CLUSTERED)
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [("float32", 1.1e-5), ("tf32", 1.1e-5), ("float16", 1e-3), ("bfloat16", 8e-3)],
+)
+def test_small_values_of_gates_keep_their_digits(
+    cell: AnyCell, tail: Tail, kind: str, bound: float
+) -> None:
+    kernel, dtype = clustered(cell, small(cell, kind)), CLUSTER_KINDS[kind][0]
+    keeps_its_digits(kernel, cell, tail, dtype, bound, 64)
 
 
 @emulated

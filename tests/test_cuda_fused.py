@@ -21,6 +21,7 @@ from emulation import (
     use_small_blocks,
 )
 from sequences import AnyCell, Case, forward, gap, reference, run, same, some_lengths, variants
+from tails import Tail, each_tail, keeps_its_digits
 
 from xrnn.backends.cuda.tables import FUSED
 from xrnn.engine.trial import tolerance
@@ -91,6 +92,18 @@ def test_outputs_may_have_no_gradient(cell: AnyCell, dtype: str, H: int) -> None
 @every_vector
 def test_nan_stays_in_its_sequence(cell: AnyCell, dtype: str, H: int) -> None:
     checks.nan_stays_in_its_sequence(fused(cell), small(cell, dtype, H), 2)
+
+
+@each_tail(FUSED)
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [("float32", 1.1e-5), ("float64", 1e-15), ("float16", 1e-3), ("bfloat16", 8e-3)],
+)
+@every_vector
+def test_small_values_of_gates_keep_their_digits(
+    cell: AnyCell, tail: Tail, dtype: str, bound: float, H: int
+) -> None:
+    keeps_its_digits(fused(cell), cell, tail, dtype, bound, H)
 
 
 @every_cell

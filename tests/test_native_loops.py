@@ -28,6 +28,7 @@ from sequences import (
     some_lengths,
     variants,
 )
+from tails import Tail, each_tail, keeps_its_digits
 
 from xrnn.backends.cpu import extension
 
@@ -59,6 +60,22 @@ def test_equal_to_the_cell(cell: AnyCell, dtype: str, reverse: bool, start: int 
         found = run(NativeKernel(cell), case)
         close(found, reference(case), BOUND[dtype])
         checks.padding_is_zero(case, found)
+
+
+@each_tail(extension.CODES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("float64", 1e-15)])
+def test_small_values_of_gates_keep_their_digits(
+    cell: AnyCell, tail: Tail, dtype: str, bound: float
+) -> None:
+    """By each instruction set."""
+    chosen = native.isa()
+    try:
+        for isa in native.isas():
+            native.isa(isa)
+            for H in (1, 7, 16, 33):
+                keeps_its_digits(NativeKernel(cell), cell, tail, dtype, bound, H)
+    finally:
+        native.isa(chosen)
 
 
 def by_threads(case: Case, shared: dict[int, int]) -> None:

@@ -15,6 +15,7 @@ from xrnn.backends.cpu.sequences import (
     Residuals,
     by_gate,
     by_row,
+    ignore_overflow,
     input_gradients,
     product_gradients,
 )
@@ -29,6 +30,7 @@ class GRULoop(NumpyLoop):
     def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return run.empty(steps, run.B, 3 * run.H), run.empty(steps, run.B, run.H)
 
+    @ignore_overflow
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
@@ -36,18 +38,18 @@ class GRULoop(NumpyLoop):
         p_rz, p_n, v = p_gates[:2], p_gates[2], run.full(weights["v"])
         gates, a = run.along(by_gate(kept[0], 3)), run.along(by_row(pre, 3))
         views = (gates[:, :2], *(gates[:, k] for k in range(3)), run.along(kept[1]))
-        half = np.asarray(0.5, pre.dtype)
-        add, dot, multiply, subtract, tanh = np.add, np.dot, np.multiply, np.subtract, np.tanh
+        minus_rz, one = np.negative(a[:, :2], a[:, :2]), np.asarray(1, pre.dtype)
+        add, divide, dot, exp = np.add, np.divide, np.dot, np.exp
+        multiply, subtract, tanh = np.multiply, np.subtract, np.tanh
         for a_rz, a_n, rz, r, z, m, n, h_prev, h, out in zip(
-            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
+            *(minus_rz, a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
             strict=False,
         ):
             dot(h_prev, U, p)
-            add(p_rz, a_rz, rz)
-            multiply(rz, half, rz)
-            tanh(rz, rz)
-            multiply(rz, half, rz)
-            add(rz, half, rz)  # (1), (2)
+            subtract(a_rz, p_rz, rz)
+            exp(rz, rz)
+            add(rz, one, rz)
+            divide(one, rz, rz)  # (1), (2)
             add(p_n, v, m)
             multiply(r, m, n)
             add(n, a_n, n)
@@ -142,6 +144,7 @@ class GRUBeforeLoop(NumpyLoop):
     def room(self, run: Residuals) -> tuple[Array, ...]:
         return (run.empty(run.T, run.B, run.H),)
 
+    @ignore_overflow
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
@@ -149,18 +152,19 @@ class GRUBeforeLoop(NumpyLoop):
         (p, p_rz), (p_n, _) = run.product(2), run.product(1)
         gates, a = run.along(by_gate(kept[0], 3)), run.along(by_row(pre, 3))
         views = (gates[:, :2], *(gates[:, k] for k in range(3)))
-        q, half = run.empty(*run.shape), np.asarray(0.5, pre.dtype)
-        add, dot, multiply, subtract, tanh = np.add, np.dot, np.multiply, np.subtract, np.tanh
+        minus_rz, one = np.negative(a[:, :2], a[:, :2]), np.asarray(1, pre.dtype)
+        q = run.empty(*run.shape)
+        add, divide, dot, exp = np.add, np.divide, np.dot, np.exp
+        multiply, subtract, tanh = np.multiply, np.subtract, np.tanh
         for a_rz, a_n, rz, r, z, n, h_prev, h, out in zip(
-            *(a[:, :2], a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
+            *(minus_rz, a[:, 2], *views, *run.around(run.hs, part), run.ended(part)),
             strict=False,
         ):
             dot(h_prev, U_rz, p)
-            add(p_rz, a_rz, rz)
-            multiply(rz, half, rz)
-            tanh(rz, rz)
-            multiply(rz, half, rz)
-            add(rz, half, rz)  # (1), (2)
+            subtract(a_rz, p_rz, rz)
+            exp(rz, rz)
+            add(rz, one, rz)
+            divide(one, rz, rz)  # (1), (2)
             multiply(r, h_prev, q)
             dot(q, U_n, p_n)
             add(p_n, a_n, n)

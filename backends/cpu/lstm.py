@@ -13,43 +13,57 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xrnn.backends.cpu.sequences import NumpyLoop, Residuals, by_gate, by_row
+from xrnn.backends.cpu.sequences import (
+    NumpyLoop,
+    Residuals,
+    by_gate,
+    by_row,
+    ignore_overflow,
+)
 from xrnn.typing import Array, State, Weights
 
 
 class LSTMLoop(NumpyLoop):
-    """Keeps the gates, over which their gradients are written."""
+    """Keeps the gates, over which their gradients are written.
+
+    Pre-activations are computed with the opposite sign, as e^-a is what σ needs; so g is, too, and
+    has its own sign only at the end of a block.
+    """
 
     def memory(self, run: Residuals, steps: int) -> tuple[Array, ...]:
         return (run.empty(steps, run.B, 4 * run.H),)
 
+    @ignore_overflow
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, p_gates) = weights["U"].T, run.product(4)
-        scale, shift = _sigmoid_from_tanh(run)
+        p_g, one = p_gates[2], np.asarray(1, pre.dtype)
+        minus = run.along(np.negative(pre, pre))
         gates = run.along(by_gate(kept[0], 4))
-        i_f_g_o = (gates[:, k] for k in range(4))
+        i_f_g_o = [gates[:, k] for k in range(4)]
         states = (*run.around(run.hs, part), *run.around(run.cs, part), run.ended(part))
         u = run.empty(*run.shape)
-        dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
+        add, divide, dot, exp = np.add, np.divide, np.dot, np.exp
+        multiply, subtract, tanh = np.multiply, np.subtract, np.tanh
         for a, y, i, f, g, o, h_prev, h, c_prev, c, out in zip(
-            run.along(by_row(pre, 4)), gates, *i_f_g_o, *states, strict=False
+            minus, gates, *i_f_g_o, *states, strict=False
         ):
             dot(h_prev, U, p)
-            add(p_gates, a, y)
-            multiply(y, scale, y)
-            tanh(y, y)
-            multiply(y, scale, y)
-            add(y, shift, y)  # (1)-(4)
+            subtract(a, p, p)
+            exp(p_gates, y)
+            add(y, one, y)
+            divide(one, y, y)  # (1), (2), (4)
+            tanh(p_g, g)  # (3)
             multiply(i, g, u)
             multiply(f, c_prev, c)
-            add(c, u, c)  # (5)
+            subtract(c, u, c)  # (5)
             tanh(c, u)
             multiply(o, u, h)  # (6)
             if out is not None:
                 np.copyto(c, c_prev, where=out)
                 np.copyto(h, h_prev, where=out)
+        np.negative(i_f_g_o[2], i_f_g_o[2])
 
     def steps_backward(
         self,
@@ -114,44 +128,45 @@ class PeepholeLoop(LSTMLoop):
     """The same with c_{t-1} in i and f, and c_t in o: back through o to c, and to c_{t-1}
     through i and f, are two more terms of k_c and f."""
 
+    @ignore_overflow
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
         U, (p, p_gates) = weights["U"].T, run.product(4)
-        scale, shift = _sigmoid_from_tanh(run)
-        scale_ifg, shift_ifg, half = scale[:3], shift[:3], scale[3]
-        peep = run.full(weights["p"].reshape(3, run.H))
-        p_if, p_o = peep[:2], peep[2]
+        (p_if, p_g, p_o), one = (p_gates[:2], p_gates[2], p_gates[3]), np.asarray(1, pre.dtype)
+        minus, peep = run.along(np.negative(pre, pre)), run.full(weights["p"].reshape(3, run.H))
+        peep_if, peep_o = peep[:2], peep[2]
         gates = run.along(by_gate(kept[0], 4))
-        views = (gates[:, :2], gates[:, :3], *(gates[:, k] for k in range(4)))
+        views = [gates[:, :2], *(gates[:, k] for k in range(4))]
         states = (*run.around(run.hs, part), *run.around(run.cs, part), run.ended(part))
         u, w = run.empty(*run.shape), run.empty(2, *run.shape)
-        dot, add, multiply, tanh = np.dot, np.add, np.multiply, np.tanh
-        for a, y, y_if, y_ifg, i, f, g, o, h_prev, h, c_prev, c, out in zip(
-            run.along(by_row(pre, 4)), gates, *views, *states, strict=False
+        add, divide, dot, exp = np.add, np.divide, np.dot, np.exp
+        multiply, subtract, tanh = np.multiply, np.subtract, np.tanh
+        for a, i_f, i, f, g, o, h_prev, h, c_prev, c, out in zip(
+            minus, *views, *states, strict=False
         ):
             dot(h_prev, U, p)
-            add(p_gates, a, y)
-            multiply(p_if, c_prev, w)
-            add(y_if, w, y_if)
-            multiply(y_ifg, scale_ifg, y_ifg)
-            tanh(y_ifg, y_ifg)
-            multiply(y_ifg, scale_ifg, y_ifg)
-            add(y_ifg, shift_ifg, y_ifg)  # (1)-(3)
+            subtract(a, p, p)
+            multiply(peep_if, c_prev, w)
+            subtract(p_if, w, i_f)
+            exp(i_f, i_f)
+            add(i_f, one, i_f)
+            divide(one, i_f, i_f)  # (1), (2)
+            tanh(p_g, g)  # (3)
             multiply(i, g, u)
             multiply(f, c_prev, c)
-            add(c, u, c)  # (5)
-            multiply(p_o, c, u)
-            add(o, u, o)
-            multiply(o, half, o)
-            tanh(o, o)
-            multiply(o, half, o)
-            add(o, half, o)  # (4)
+            subtract(c, u, c)  # (5)
+            multiply(peep_o, c, u)
+            subtract(p_o, u, o)
+            exp(o, o)
+            add(o, one, o)
+            divide(one, o, o)  # (4)
             tanh(c, u)
             multiply(o, u, h)  # (6)
             if out is not None:
                 np.copyto(c, c_prev, where=out)
                 np.copyto(h, h_prev, where=out)
+        np.negative(views[3], views[3])
 
     def factors(
         self, run: Residuals, weights: Weights, part: slice, gates: Array
@@ -169,10 +184,3 @@ class PeepholeLoop(LSTMLoop):
         parts = ((da_i, run.before(run.cs)), (da_f, run.before(run.cs)), (da_o, run.after(run.cs)))
         dp = [np.einsum("rh,rh->h", da, c.reshape(-1, run.H)) for da, c in parts]
         return dxs, dweights | {"p": np.concatenate(dp)}
-
-
-def _sigmoid_from_tanh(run: Residuals) -> tuple[Array, Array]:
-    """σ(a) = ½ tanh(½ a) + ½ for all gates at once: what stands for ½, which is 1 and 0 for g."""
-    scale, shift = run.empty(4, *run.shape), run.empty(4, *run.shape)
-    scale[:], shift[:], scale[2], shift[2] = 0.5, 0.5, 1, 0
-    return scale, shift

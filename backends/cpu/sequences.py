@@ -28,6 +28,10 @@ BLOCK = 16384
 #: the smallest number of rows in the matrix product of a block
 ROWS = 256
 
+#: for a loop in which σ(a) is 1 / (1 + e^-a): e^-a may be infinite, σ is 0 then.  Where a is large
+#: and negative, ½ + ½ tanh(½ a) would cancel.
+ignore_overflow = np.errstate(over="ignore")
+
 
 @dataclass
 class Residuals:
@@ -217,7 +221,8 @@ class NumpyLoop:
     def steps(
         self, run: Residuals, weights: Weights, part: slice, pre: Array, kept: tuple[Array, ...]
     ) -> None:
-        """Run a block of steps: from W x + b (`pre`) compute the states and fill `kept`."""
+        """Run a block of steps: from W x + b (`pre`, which may be written to) compute the states
+        and fill `kept`."""
         raise NotImplementedError
 
     def steps_backward(

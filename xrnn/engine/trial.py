@@ -50,6 +50,9 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
     Sums of n products are computed in float32, or in float64 for float64, by the kernel and by the
     cell; their errors, too, have either sign, and grow as √n.  The longest are over units and gates
     (backward), inputs (forward) or steps and sequences (gradients of weights).
+
+    As errors are relative to the largest value, digits of the small values of an activation are
+    not looked at: they may cancel in a right kernel's sums.  Tests of each kernel look at σ alone.
     """
     name = precision if precision == "tf32" else dtype_name(dtype)
     sums = ROUNDING["float64" if name == "float64" else "float32"]
