@@ -49,10 +49,13 @@ class BesideTheGates(Recorded):
 
 
 class NativeKernel:
-    """A cell's native loop, by so many threads."""
+    """A cell's native loop, or the given one, by so many threads."""
 
-    def __init__(self, cell: AnyCell, threads: int = 1, module: type[Recorded] = Recorded) -> None:
-        self.loop = extension.Native(extension.CODES[cell])
+    def __init__(
+        self, cell: AnyCell | Any, threads: int = 1, module: type[Recorded] = Recorded
+    ) -> None:
+        known = cell in extension.CODES
+        self.loop = extension.Native(extension.CODES[cell]) if known else cell
         self.threads, self.guards = threads, Guards()
         self.native = module(extension._native)
 

@@ -22,15 +22,25 @@ SANITIZERS = {
         "-fsanitize=address,undefined -fno-sanitize-recover=undefined",
         "libasan.so",
         {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
-        ["tests/test_native_base.py", "tests/test_native_arguments.py", "tests/test_cuda_loop.py"],
+        [
+            "tests/test_native_base.py",
+            "tests/test_native_arguments.py",
+            "tests/test_native_options.py",
+            "tests/test_cuda_loop.py",
+        ],
         "not environment",
     ),
     "thread": (
         "-fsanitize=thread",
         "libtsan.so",
         {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1"},
-        ["tests/test_native_calls.py", "tests/test_native_base.py", "tests/test_native_loops.py"],
-        "callers or (lstm and not gated and (ends or (share and float32)))",
+        [
+            "tests/test_native_calls.py",
+            "tests/test_native_base.py",
+            "tests/test_native_loops.py",
+            "tests/test_native_options.py",
+        ],
+        "callers or ((lstm or peephole) and not gated and (ends or (share and float32)))",
     ),
 }
 

@@ -10,8 +10,10 @@ import hashlib
 import importlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
+from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,6 +41,10 @@ if _native is not None and (_isa := environment.choice("XRNN_ISA", _native.isas(
 threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the first large pass
 
 
+#: the options that decide which weights a cell has; the others are numbers
+STRUCTURE = frozenset({"coupled", "peephole"})
+
+
 class Code(NamedTuple):
     """A cell as the extension knows it.
 
@@ -47,6 +53,7 @@ class Code(NamedTuple):
     - kept: how many arrays (B, H) of each step are kept for backward
     - two: whether there is a second state c
     - extras: the weights besides W, U and b, in the order in which the extension takes them
+    - options: the names of the options that the cell has or takes, with spaces between them
     """
 
     number: int
@@ -54,16 +61,19 @@ class Code(NamedTuple):
     kept: int
     two: bool
     extras: tuple[str, ...]
+    options: str
 
 
-#: cell → what the extension knows of it
+#: cell without options → what the extension knows of it
 CODES: dict[Cell[Any], Code] = {}
-if _native is not None:
-    CODES = {
-        BY_NAME[name]: Code(number, *about)
-        for number, (name, *about) in enumerate(_native.cells())
-        if name in BY_NAME
-    }
+#: name of a cell, and which options it has in its equations → the loop of such cells
+WITH_OPTIONS: dict[tuple[str, frozenset[str]], Code] = {}
+for _number, (_name, *_about) in enumerate(() if _native is None else _native.cells()):
+    _code = Code(_number, *_about)
+    if _code.options:
+        WITH_OPTIONS[_name, STRUCTURE.intersection(_code.options.split())] = _code
+    elif _name in BY_NAME:
+        CODES[BY_NAME[_name]] = _code
 
 #: the number of multiplications up to which one thread is used: starting more costs more time
 SMALL = 1 << 21
@@ -101,10 +111,20 @@ class Prepared(dict[str, Array]):
 
 
 class Native:
-    """One cell run by the extension: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`."""
+    """One cell run by the extension: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`.
 
-    def __init__(self, code: Code) -> None:
-        self.number, self.gates, self.kept, self.two, self.extras = code
+    Parameters
+    ----------
+    code : Code
+        The cell.
+    numbers : array, optional
+        The options of a cell that takes some, as `options_array` gives them.
+    """
+
+    def __init__(self, code: Code, numbers: Array | None = None) -> None:
+        #: the first arguments of every call
+        self.head = (code.number,) if numbers is None else (code.number, numbers)
+        self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
         self.names = ("W", "U", "b", *self.extras)
 
     def forward(
@@ -131,7 +151,7 @@ class Native:
             cs = np.empty((T, B, H), dtype) if self.two else None
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         _native.forward(
-            *(self.number, T, B, I, H, xs, *self._arguments(weights), lengths, reverse),
+            *(*self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse),
             *(h0, c0, ys, h, c, gates, cs, n),
         )
         last = (h, c) if self.two else (h,)
@@ -170,19 +190,11 @@ class Native:
         dweights = {k: np.empty_like(w) for k, w in weights.items()}
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         _native.backward(
-            *(self.number, T, B, I, H, weights["W"], weights.get("U")),
+            *(*self.head, T, B, I, H, weights["W"], weights.get("U")),
             *(weights[name] for name in self.extras),
-            *(
-                gates,
-                saved.cs,
-                saved.ys,
-                h0,
-                c0,
-                None if dys is None else _plain(dys),
-                saved.lengths,
-                saved.reverse,
-            ),
-            *(dh, dc, das, dxs, *map(dweights.get, self.names), saved.xs, n),
+            *(gates, saved.cs, saved.ys, h0, c0, None if dys is None else _plain(dys)),
+            *(saved.lengths, saved.reverse, dh, dc, das, dxs),
+            *(*map(dweights.get, self.names), saved.xs, n),
         )
         return dxs, carried, dweights
 
@@ -196,7 +208,7 @@ class Native:
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
         arguments = weights.arguments  # type: ignore[attr-defined]
-        _native.step(self.number, B, I, shape[-1], x, *arguments, h, c, new_h, new_c)
+        _native.step(*self.head, B, I, shape[-1], x, *arguments, h, c, new_h, new_c)
         return (new_h, new_c) if self.two else (new_h,)
 
     def prepare(self, weights: Weights, *, fixed: bool) -> Prepared:
@@ -204,7 +216,7 @@ class Native:
         prepared = Prepared(weights)
         rows, I = weights["W"].shape
         given = map(weights.get, self.names)
-        prepared.arguments = (_native.pack(self.number, I, rows // self.gates, fixed, *given),)
+        prepared.arguments = (_native.pack(*self.head, I, rows // self.gates, fixed, *given),)
         return prepared
 
     def _arguments(self, weights: Weights) -> tuple[Any, ...]:
@@ -237,5 +249,48 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The cell's native loop, if there is one and the extension was built."""
     if cell not in CODES:
         return ()
-    loop, words = Native(CODES[cell]), f"native loop, {_native.isa()}"
-    return (Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop),)
+    return (_kernel(Native(CODES[cell])),)
+
+
+def _kernel(loop: Native) -> Kernel:
+    words = f"native loop, {_native.isa()}"
+    return Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop)
+
+
+class Options(Protocol):
+    """What `native_kernel` reads of the options of a cell.  A kind of cell may lack some."""
+
+    @property
+    def activations(self) -> tuple[tuple[str, float, float], ...]:
+        """Name, alpha and beta of each function: of the sigmoid gates, of the candidate, of the
+        output, as far as the cell has them."""
+
+    @property
+    def clip(self) -> float | None:
+        """The limit of the pre-activations."""
+
+
+def native_kernel(family: str, options: Options) -> Kernel | None:
+    """The native loop of a cell with options; None if there is none.
+
+    Parameters
+    ----------
+    family : str
+        The name of the cell without options: "lstm", "gru", "gru-before" or "rnn".
+    options : Options
+        The options; of an LSTM also ``cell_clip`` (a number or None), ``coupled`` and ``peephole``
+        (bools).
+    """
+    structure = frozenset(name for name in STRUCTURE if getattr(options, name, False))
+    code = WITH_OPTIONS.get((family, structure))
+    if code is None or not all(name in _native.activations() for name, *_ in options.activations):
+        return None
+    return _kernel(Native(code, options_array(options)))
+
+
+def options_array(options: Options) -> Array:
+    """The options as the extension takes them."""
+    kinds = _native.activations()
+    functions = [(kinds.index(name), alpha, beta) for name, alpha, beta in options.activations]
+    limits = [getattr(options, name, None) for name in ("clip", "cell_clip")]
+    return np.array([*chain(*functions), *(inf if x is None else x for x in limits)], float)

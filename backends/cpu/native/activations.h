@@ -63,17 +63,21 @@ static INLINE vec N(vtanh)(vec x) {
   return (vec)(((N(bits))size & ~sign) | ((N(bits))x & sign));
 }
 
+// e^x for x <= 0.  It is multiplied by 2^64 until the last operation, so that no operation before
+// it has a denormal result.
+static INLINE vec N(vexp_below)(vec x) {
+  vec scale;
+  const vec p = N(vexp_parts)(N(vmax)(N(set1)(-SIGMOID_IS_0), x), 64, &scale);
+  return N(fma)(scale, p, scale) * N(set1)((real)0x1p-64);
+}
+
 // σ(x) = 1 / (1 + e^-|x|) for x > 0, else e^-|x| / (1 + e^-|x|).
 //
-// e^-|x| is multiplied by 2^64 until the last operation, so that no operation before it has a
-// denormal result.  The rounding error `lost` of sum = 1 + e^-|x| is corrected at the end:
+// The rounding error `lost` of sum = 1 + e^-|x| is corrected at the end:
 // y / (sum + lost) ≈ y / sum · (1 - lost).
 static INLINE vec N(vsigmoid)(vec x) {
   const N(bits) sign = (N(bits))N(set1)((real)-0.0);
-  const vec minus = N(vmax)(N(set1)(-SIGMOID_IS_0), (vec)((N(bits))x | sign));
-  vec scale;
-  const vec p = N(vexp_parts)(minus, 64, &scale);
-  const vec e = N(fma)(scale, p, scale) * N(set1)((real)0x1p-64);
+  const vec e = N(vexp_below)((vec)((N(bits))x | sign));
   const vec sum = N(set1)(1) + e;
   const vec lost = e - (sum - N(set1)(1));
   const vec y = N(positive)(x, N(set1)(1), e) / sum;

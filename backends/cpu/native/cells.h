@@ -1,15 +1,33 @@
 // The table of the cells.  To add a cell, write its header, and include and list it here.
 #include "rnn.h"
 #include "lstm.h"
+#include "peephole.h"
 #include "gru.h"
 #include "gru_before.h"
-#include "peephole.h"
 #include "mingru.h"
+#include "options.h"
+#include "rnn_options.h"
+#include "lstm_options.h"
+#include "gru_options.h"
+#include "gru_before_options.h"
 
 // The place of a cell in this table is its number, by which the Python module refers to it.
 static const N(Loops) * const N(cells)[] = {
-    &N(rnn_tanh),   &N(rnn_relu),    &N(lstm),     &N(gru),
-    &N(gru_before), &N(input_gated), &N(peephole), &N(mingru),
+    &N(rnn_tanh),
+    &N(rnn_relu),
+    &N(lstm),
+    &N(gru),
+    &N(gru_before),
+    &N(input_gated),
+    &N(peephole),
+    &N(mingru),
+    &N(rnn_options),
+    &N(lstm_options),
+    &N(lstm_coupled),
+    &N(lstm_peephole),
+    &N(lstm_coupled_peephole),
+    &N(gru_options),
+    &N(gru_before_options),
 };
 
 enum { N(n_cells) = sizeof N(cells) / sizeof *N(cells) };

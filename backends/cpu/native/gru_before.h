@@ -63,18 +63,41 @@ static void N(gru_before_row_backward)(Units own, const real* gates, const real*
   }
 }
 
-static void N(gru_before_step)(N(Slice) * s, idx t) {
-  const Pass* p = s->p;
-  const idx H = p->H;
-  N(recur_first_gates)(s, t);
+// Adds U_n q to the pre-activations of n.
+static INLINE void N(multiply_q)(N(Slice) * s, idx t) {
+  const idx H = s->own.H;
+  N(barrier)(s);  // q comes from all threads
   for (idx i = 0; i < s->n; i++) {
     real* a = N(pre_at)(s, t, s->b[i]);
-    N(gru_before_row_q)(s->own, a, N(h_before)(p, t, s->b[i]));
     s->x[i] = a + 3 * H;
     s->y[i] = a + 2 * H + s->own.from;
   }
-  N(barrier)(s);  // q comes from all threads
   N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
+}
+
+static INLINE real* N(dq_at)(const N(Slice) * s, idx b) {
+  return s->scratch + (b - s->b0) * s->own.H;
+}
+
+// Adds U_nᵀ da_n to dq.
+static INLINE void N(multiply_da_n)(N(Slice) * s, idx t) {
+  const idx H = s->own.H;
+  N(barrier)(s);  // da_n comes from all threads
+  for (idx i = 0; i < s->n; i++) {
+    s->x[i] = N(das_at)(s->p, t, s->b[i]) + 2 * H;
+    s->y[i] = N(dq_at)(s, s->b[i]) + s->own.from;
+  }
+  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
+}
+
+static void N(gru_before_step)(N(Slice) * s, idx t) {
+  const Pass* p = s->p;
+  N(recur_first_gates)(s, t);
+  for (idx i = 0; i < s->n; i++) {
+    const idx b = s->b[i];
+    N(gru_before_row_q)(s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b));
+  }
+  N(multiply_q)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_row)(s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b), N(h_at)(p, t, b));
@@ -83,21 +106,17 @@ static void N(gru_before_step)(N(Slice) * s, idx t) {
 
 static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
-  const idx H = p->H;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    real *da = N(das_at)(p, t, b), *dq = s->scratch + (b - s->b0) * H;
     N(gru_before_row_backward_n)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
-                                 N(dy_at)(p, t, b), N(dh_at)(p, b), dq, da);
-    s->x[i] = da + 2 * H;
-    s->y[i] = dq + s->own.from;
+                                 N(dy_at)(p, t, b), N(dh_at)(p, b), N(dq_at)(s, b),
+                                 N(das_at)(p, t, b));
   }
-  N(barrier)(s);  // da_n comes from all threads
-  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
+  N(multiply_da_n)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_before_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
-                               s->scratch + (b - s->b0) * H, N(dh_at)(p, b), N(das_at)(p, t, b));
+    N(gru_before_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b), N(dq_at)(s, b),
+                               N(dh_at)(p, b), N(das_at)(p, t, b));
   }
   N(recur_first_gates_backward)(s, t);
 }

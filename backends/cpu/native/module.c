@@ -7,6 +7,7 @@
 #include "native.h"
 #include "packs.h"
 #include "sets.h"
+#include "tables.h"
 
 // The number of operations of the products of a forward pass.  Each weight that is read counts as
 // at least 5 operations, because reading it takes as long even if there are few rows to multiply.
@@ -45,10 +46,11 @@ static Sizes sizes(Arguments* a, const Pass* p) {
 
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
-// Reads the number of a cell.
+// Reads the number of a cell, and its options if it has any.
 static void read_cell(Arguments* a, Pass* p, const Kernels* set) {
   p->code = (int)number(a, "cell", 0, set->n_cells - 1);
   p->cell = set->cell(p->code);
+  if (p->cell->functions) read_options(a, p->cell->functions, &p->options);
 }
 
 // Reads the cell and the sizes.
@@ -74,12 +76,15 @@ static const int64_t* lengths(Arguments* a, const Pass* p) {
 }
 
 PyDoc_STRVAR(forward_doc,
-             "forward(cell, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
+             "forward(cell, *options, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, threads)\n\n"
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
              "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
-             "may be one pack instead.  Returns the number of threads that divided the sequences\n"
+             "may be one pack instead.  `options`, for a cell that has some, is one array of\n"
+             "float64: for each activation function its kind (see `activations`), alpha and beta,\n"
+             "then clip and cell_clip, which are infinite where there is no limit.  Returns the "
+             "number of threads that divided the sequences\n"
              "among them, or its negative if they divided the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
@@ -112,13 +117,13 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   return PyLong_FromLong(sharing);
 }
 
-PyDoc_STRVAR(
-    backward_doc,
-    "backward(cell, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, lengths, reverse,\n"
-    "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
-    "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
-    "dh and dc hold the gradient of the last state before the call, and that of the\n"
-    "first state after it.  Returns the same as forward.");
+PyDoc_STRVAR(backward_doc,
+             "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
+             "lengths, reverse,\n"
+             "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
+             "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
+             "dh and dc hold the gradient of the last state before the call, and that of the\n"
+             "first state after it.  Returns the same as forward.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -164,7 +169,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 }
 
 PyDoc_STRVAR(step_doc,
-             "step(cell, B, I, H, x, W, U, b, *extras, h, c, h_out, c_out)\n\n"
+             "step(cell, *options, B, I, H, x, W, U, b, *extras, h, c, h_out, c_out)\n\n"
              "One time step of B sequences, on the calling thread.  All weights may be one pack\n"
              "instead.");
 
@@ -190,7 +195,7 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyDoc_STRVAR(pack_doc,
-             "pack(cell, I, H, fixed, W, U, b, *extras)\n\n"
+             "pack(cell, *options, I, H, fixed, W, U, b, *extras)\n\n"
              "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
              "they are laid out in the order in which products read them, and must not be changed\n"
              "afterwards.");
@@ -276,39 +281,6 @@ static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t 
   Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(cells_doc,
-             "cells()\n\n"
-             "The cells, in the order of their numbers, as tuples (name, gates, saved, has_c,\n"
-             "extras): the name in xrnn.cells, the number of gates, the number of blocks of H\n"
-             "values that a time step stores in the array `gates` for backward (0 if the outputs\n"
-             "are enough), whether there is a second state, and the names of the weights besides\n"
-             "W, U and b, in the order in which they are arguments.");
-
-// The names of the weights besides W, U and b.
-static PyObject* extra_names(const Cell* cell) {
-  int n = 0;
-  while (n < MAX_EXTRAS && cell->extras[n].name) n++;
-  PyObject* names = PyTuple_New(n);
-  for (int k = 0; names && k < n; k++) {
-    PyObject* name = PyUnicode_FromString(cell->extras[k].name);
-    if (!name || PyTuple_SetItem(names, k, name)) Py_CLEAR(names);
-  }
-  return names;
-}
-
-static PyObject* cells(PyObject* module, PyObject* none) {
-  (void)module, (void)none;
-  const Kernels* set = chosen;
-  PyObject* all = PyTuple_New(set->n_cells);
-  for (int i = 0; all && i < set->n_cells; i++) {
-    const Cell* cell = set->cell(i);
-    PyObject* one = Py_BuildValue("(siiNN)", cell->name, cell->gates, cell->saved,
-                                  PyBool_FromLong(cell->has_c), extra_names(cell));
-    if (!one || PyTuple_SetItem(all, i, one)) Py_CLEAR(all);
-  }
-  return all;
-}
-
 PyDoc_STRVAR(isas_doc,
              "isas()\n\nThe instruction sets that this processor can run, the fastest first.");
 
@@ -351,6 +323,7 @@ static PyMethodDef methods[] = {
     FAST(activation),
     FAST(isa),
     {"cells", cells, METH_NOARGS, cells_doc},
+    {"activations", activations, METH_NOARGS, activations_doc},
     {"isas", isas, METH_NOARGS, isas_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -21,17 +21,49 @@ typedef struct {
   int rows, columns;
 } Extra;
 
+// The kinds of activation functions that a cell with options may have; ACTIVATIONS of
+// xrnn/cells/activations.py defines them, and `activations` of the Python module names them.
+enum {
+  SIGMOID,
+  TANH,
+  RELU,
+  HARD_SIGMOID,
+  AFFINE,
+  LEAKY_RELU,
+  THRESHOLDED_RELU,
+  SCALED_TANH,
+  ELU,
+  SOFTSIGN,
+  SOFTPLUS,
+  N_ACTIVATIONS
+};
+
+// The largest number of activation functions of a cell.
+#define MAX_FUNCTIONS 3
+
+// The options of a cell that has options.  Without a limit, `clip` and `cell_clip` are infinite.
+typedef struct {
+  struct {
+    int kind;
+    double alpha, beta;
+  } functions[MAX_FUNCTIONS];  // of the sigmoid gates, of the candidate, of the output
+  double clip;                 // pre-activations are limited to ±clip
+  double cell_clip;            // c is limited to ±cell_clip
+} Options;
+
 // The properties of a cell that decide which arrays it has and how large they are.  Each cell
 // defines its own at the end of its header; cells.h lists them.
 typedef struct {
-  const char* name;  // the name of the cell in xrnn.cells
-  int gates;         // G: W, U and b consist of G blocks of H rows, one for each gate
-  int saved;         // S: the blocks of H values that a time step stores in `gates` for the
-                     // backward pass; 0 if the outputs are enough, which requires G = 1
-  int first_gates;   // the number of gates, from the first on, whose product U h is computed in
-                     // one multiplication; the rows of U for the other gates form a second one
-  int has_U;         // whether there are recurrent weights
-  int has_c;         // whether there is a second state c
+  const char* name;     // the name of the cell in xrnn.cells
+  int functions;        // the number of functions in Options; 0 if the cell has no options
+  const char* options;  // the names of the options, with spaces between them, or null
+  int gates;            // G: W, U and b consist of G blocks of H rows, one for each gate
+  int saved;            // S: the blocks of H values that a time step stores in `gates` for the
+                        // backward pass; 0 if the outputs are enough, which requires G = 1
+  int first_gates;      // the number of gates, from the first on, whose product U h is computed in
+                        // one multiplication; the rows of U for the other gates form a second one
+  int has_U;            // whether there are recurrent weights
+  int has_c;            // whether there is a second state c
   Extra extras[MAX_EXTRAS];  // the weights besides W, U and b, the first ones of this array
   int bias_of_others;        // whether extras[0] is the bias that the second multiplication adds
   int scratch;               // the blocks of H values that step_backward needs for each sequence
@@ -44,6 +76,7 @@ typedef struct {
 typedef struct {
   int code;  // the number of the cell in the table of cells.h
   const Cell* cell;
+  Options options;
   idx T, B, I, H;
   int reverse;             // whether time runs from T-1 to 0
   Team* team;              // the threads to use, or null: only the calling thread
