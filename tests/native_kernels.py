@@ -52,10 +52,14 @@ class NativeKernel:
     """A cell's native loop, or the given one, by so many threads."""
 
     def __init__(
-        self, cell: AnyCell | Any, threads: int = 1, module: type[Recorded] = Recorded
+        self,
+        given: AnyCell | extension.Native,
+        threads: int = 1,
+        module: type[Recorded] = Recorded,
     ) -> None:
-        known = cell in extension.CODES
-        self.loop = extension.Native(extension.CODES[cell]) if known else cell
+        if not isinstance(given, extension.Native):
+            given = extension.Native(extension.CODES[given])
+        self.loop = given
         self.threads, self.guards = threads, Guards()
         self.native = module(extension._native)
 

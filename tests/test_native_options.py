@@ -99,6 +99,7 @@ every_dtype = pytest.mark.parametrize("dtype", BOUND)
 def kernel(given: tuple[str, Options], threads: int = 1) -> NativeKernel:
     found = extension.native_kernel(*given)
     assert found is not None
+    assert isinstance(found.sequence, extension.Native)
     return NativeKernel(found.sequence, threads)
 
 
@@ -215,7 +216,7 @@ def test_activations_far_from_0(name: str, dtype: str) -> None:
     assert loop is not None
     ys, _, residuals = loop.sequence.forward(weights, xs, zero, **how)
     wanted = VALUES[name](xs.astype("float64"), *spec(name)[1:])
-    eps = np.finfo(dtype).eps
+    eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(ys, wanted, rtol=8 * eps, atol=eps * 1e-3)
     dxs, _, _ = loop.sequence.backward(weights, residuals, np.ones_like(ys), zero, xp=np)
     assert np.isfinite(dxs).all()
