@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,9 @@ class Kernel:
     tolerance : float, optional
         The accepted relative difference from its cell.  Default: that of the dtype,
         `xrnn.engine.trial.tolerance`.
+    strict : callable
+        ``strict()``: a context in which the kernel fails where otherwise another way of its own
+        would serve; it is verified in it.
     path : callable
         ``path(T, B, I, H) -> str``: a short description of what runs for these sizes.
     both : BothDirections, optional
@@ -62,6 +66,7 @@ class Kernel:
     serves: Callable[[int, int, int, int], bool] = lambda T, B, I, H: True
     trial: Callable[[int, int, int, int], Sizes] = lambda T, B, I, H: (5, 3, 4, 16)
     tolerance: float | None = None
+    strict: Callable[[], AbstractContextManager[Any]] = nullcontext
     path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
     both: BothDirections | None = None
     stepping: Stepping | None = None

@@ -119,6 +119,7 @@ def stages(out: Path, name: str, scratch: Path) -> list[Stage]:
         Stage("families clusters", families, FIRST, "first", modules=cupy),
         Stage("info", (python, "-m", "xrnn", "info"), CHECK, modules=cupy),
         Stage("tests", pytest, CHECK, modules=test_modules),
+        Stage("graphs", (*pytest, "tests/test_cuda_graphs_device.py"), CHECK, modules=test_modules),
     ]
     for dtype, clusters in CERTIFIED:
         certify = (python, "-m", "xrnn", "certify", "--backend", "cuda", "--dtype", dtype)

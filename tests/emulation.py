@@ -29,11 +29,12 @@ pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
 from sequences import AnyCell
 from shim import build
 from shim.build import Instance
+from shim.graphs import InGraphs
 from shim.guards import Guarded, Guards
 from shim.recorder import ROOM, Recorder, record
 from shim.runtime import LikeCupy, ShimRuntime, matrix
 
-from xrnn.backends.cuda import linear, plan
+from xrnn.backends.cuda import graphs, linear, plan
 from xrnn.backends.cuda.cluster import Room
 from xrnn.backends.cuda.geometry import KINDS, Geometry
 from xrnn.backends.cuda.plan import Product
@@ -61,7 +62,7 @@ BOUNDS = {"float32": 2e-6, "float64": 1e-14, "float16": 4e-3, "bfloat16": 3e-2}
 BLOCK = 8
 
 
-class Emulator(ShimRuntime):
+class Emulator(InGraphs, ShimRuntime):
     """A Hopper with 132 multiprocessors; counts and names what is launched."""
 
     def __init__(self, *groups: Iterable[Instance], kernels: Path = build.KERNELS) -> None:
@@ -158,6 +159,16 @@ def fused_instances() -> frozenset[Instance]:
 
 
 @cache
+def instances_in_graphs() -> frozenset[Instance]:
+    """What the same kernels of one step, in graphs, launch besides."""
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(graphs.OPT_IN, "1")
+        record(recorder, ((graphs.STEPS, 3, 4, 16), (graphs.STEPS, 2, 3, 7)))
+    return frozenset(recorder.instances) - fused_instances()
+
+
+@cache
 def emulator() -> Emulator:
     """The emulator that the kernels of `fused` share."""
     return Emulator(fused_instances())
@@ -166,6 +177,17 @@ def emulator() -> Emulator:
 def fused(cell: AnyCell, schedule: int = 0) -> Watched:
     """The cell's loop of launches."""
     return Watched(FUSED[cell](emulator(), cell), schedule)
+
+
+@cache
+def emulator_with_graphs() -> Emulator:
+    """The emulator that what runs in graphs shares."""
+    return Emulator(fused_instances(), instances_in_graphs())
+
+
+def in_graphs(cell: AnyCell, runtime: Emulator | None = None) -> Watched:
+    """The cell's loop in graphs."""
+    return Watched(FUSED[cell](runtime or emulator_with_graphs(), cell, in_graphs=True))
 
 
 # ---- clusters ----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from shim import nvrtc
 from shim.nvrtc import Usage
 from shim.recorder import HELD, Recorder, record
 
-from xrnn.backends.cuda import cluster
+from xrnn.backends.cuda import cluster, graphs
 from xrnn.backends.cuda.geometry import CELLS, KINDS, Geometry
 
 CHECKOUT = pytest.mark.skipif(not nvrtc.KERNELS.is_dir(), reason="the sources are not beside us")
@@ -34,8 +34,11 @@ GENERATIONS, CLUSTERS = (80, 90, 100), (90, 100)
 CLUSTER = [name for name in nvrtc.sources() if name.endswith("_cluster.cu")]
 
 #: sizes (T, B, I, H) that the tables are run on: units in vectors, one by one, many steps of
-#: few sequences, and what clusters serve
-SIZES = ((5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4), (1000, 1, 2, 64), (64, 16, 8, 256))
+#: few sequences, what clusters serve, and graphs of units one by one
+SIZES = (
+    *((5, 3, 4, 16), (3, 2, 3, 7), (130, 3, 2, 4), (1000, 1, 2, 64), (64, 16, 8, 256)),
+    (64, 2, 3, 7),
+)
 
 #: sequences and units of clusters; 0 units are the most that fit.  Blackwell sees fewer: the
 #: sources are the same, and each instance takes half a second.  With the variable
@@ -58,6 +61,7 @@ def launched() -> dict[str, dict[str, int]]:
         recorder = Recorder(capability)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(cluster.OPT_IN, "1")
+            patch.setenv(graphs.OPT_IN, "1")
             record(recorder, SIZES)
         for source, instance, _, block, _, _ in recorder.launches:
             found[source][instance] = prod(block)
@@ -101,7 +105,7 @@ def generations(source: str) -> tuple[int, ...]:
 
 
 def kernel_of(instance: str) -> str:
-    return instance.partition("<")[0]
+    return instance.removeprefix("in_graph<").partition("<")[0]
 
 
 def most_registers(source: str, instance: str, threads: int) -> int:
@@ -143,14 +147,33 @@ def test_compiles_without_spilling(source: str, generation: int, tmp_path: Path)
     from xrnn.backends.cuda import runtime
 
     threads = instances(source, generation)
-    cubin, mangled = nvrtc.compiled(runtime.text(source), threads, generation)
-    assert set(mangled) == set(threads)
+    forms: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in threads:
+        forms[runtime.options(name)].append(name)
+    used: dict[str, Usage] = {}
+    for options, names in forms.items():
+        cubin, mangled = nvrtc.compiled(runtime.text(source), names, generation, options)
+        assert set(mangled) == set(names)
+        if nvrtc.cuobjdump() is not None:
+            found = nvrtc.usage(cubin, tmp_path)
+            assert set(found) == set(mangled.values())
+            used |= {name: found[mangled[name]] for name in names}
     if nvrtc.cuobjdump() is None:
         pytest.skip(f"compiled; what they use is not known: {NO_CUOBJDUMP}")
-    found = nvrtc.usage(cubin, tmp_path)
-    assert set(found) == set(mangled.values())
-    used = {name: found[mangled[name]] for name in threads}
     assert greedy(source, used, threads) == []
+
+
+def test_every_kernel_of_a_step_is_compiled_in_both_forms() -> None:
+    """By itself, and as a part of a graph."""
+    found = {kernel: set[str]() for kernel in ("alone", "in a graph")}
+    for source in nvrtc.sources():
+        if "STEP_KERNEL" in (nvrtc.KERNELS / source).read_text("utf-8"):
+            for name in instances(source, GENERATIONS[0]):
+                inner = name.removeprefix("in_graph<")
+                found["alone" if inner == name else "in a graph"].add(
+                    name if inner == name else inner.removesuffix(">")
+                )
+    assert found["alone"] == found["in a graph"] != set()
 
 
 @COMPILES

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sequence_checks as checks
-from emulation import Emulator, emulated, fused_instances
+from emulation import Emulator, emulated, fused_instances, instances_in_graphs
 from sequences import AnyCell, Case
 from shim.recorder import Recorder, record
 from shim.runtime import LikeCupy, ShimRuntime
@@ -19,8 +17,8 @@ from shim.runtime import LikeCupy, ShimRuntime
 import xrnn
 from xrnn.backends import Backend, register, unregister
 from xrnn.backends.cpu import BACKEND
-from xrnn.backends.cuda import cluster, tables
-from xrnn.backends.cuda.cluster import OPT_IN, Room
+from xrnn.backends.cuda import graphs, tables
+from xrnn.backends.cuda.cluster import OPT_IN
 from xrnn.backends.cuda.linear import pieces
 from xrnn.backends.host import named_dtype
 from xrnn.cells import BY_NAME, LSTM, Elman, InputGatedLSTM, MinGRU
@@ -30,17 +28,19 @@ from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.engine import select
 from xrnn.engine.select import candidates
 from xrnn.engine.trial import tolerance
+from xrnn.engine.verify import NotNow, _compare
 from xrnn.typing import dtype_name
 
 #: dtype → the largest error, relative to the largest value
 BOUNDS = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-2, "bfloat16": 5e-2}
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-
 #: sizes (T, B, I, H) of layers that clusters run below
 CLUSTER_SIZES = ((4, 3, 3, 4), (4, 1, 3, 4), (3, 3, 4, 12), (4, 2, 3, 8))
 
 every_cell = pytest.mark.parametrize("cell", tables.FUSED, ids=lambda cell: cell.name)
+every_stepwise = pytest.mark.parametrize(
+    "cell", [c for c in tables.FUSED if c.linear is None], ids=lambda cell: cell.name
+)
 every_clustered = pytest.mark.parametrize("cell", tables.CLUSTERED, ids=lambda cell: cell.name)
 
 
@@ -52,7 +52,7 @@ def cluster_instances() -> set[tuple[str, str]]:
     return recorder.instances - fused_instances()
 
 
-RUNTIME = Emulator(fused_instances(), cluster_instances())
+RUNTIME = Emulator(fused_instances(), cluster_instances(), instances_in_graphs())
 RUNTIME.xp = LikeCupy()  # without guards, which the tests of the kernels have
 EMULATED_BACKEND = Backend(
     "emulated",
@@ -71,84 +71,6 @@ def served() -> Iterator[None]:
         patch.setattr("xrnn.engine.select.verified", lambda *given: True)
         yield
     unregister("numpy")
-
-
-def certified(results: Path) -> list[str]:
-    """The real devices on which all that ``benchmarks/gpu.py`` certifies of clusters has passed."""
-    found = []
-    for file in results.glob("*-certificate.txt"):
-        name = file.name.removesuffix("-certificate.txt")
-        stages = json.loads((results / f"{name}-stages.json").read_text("utf-8"))
-        ended = {s["stage"]: s["status"] for s in stages}
-        with_clusters = [f"certify {dtype} clusters" for dtype in ("float32", "float16")]
-        if "software" not in name and all(ended.get(s) == "passed" for s in with_clusters):
-            found.append(name)
-    return found
-
-
-def test_a_certificate_is_one_of_clusters_on_a_real_device(tmp_path: Path) -> None:
-    def ran(name: str, **status: str) -> None:
-        stages = [
-            {"stage": f"certify {dtype} clusters", "status": ended}
-            for dtype, ended in status.items()
-        ]
-        (tmp_path / f"{name}-certificate.txt").write_text("576 verdicts, 0 failed\n")
-        (tmp_path / f"{name}-stages.json").write_text(json.dumps(stages))
-
-    ran("cuda-ptx-machine-software", float32="passed", float16="passed")
-    ran("cuda-nvidia-a", float32="passed", float16="cut off")
-    ran("cuda-nvidia-b", float32="passed")
-    assert certified(tmp_path) == []
-    ran("cuda-nvidia-c", float32="passed", float16="passed")
-    assert certified(tmp_path) == ["cuda-nvidia-c"]
-
-
-def test_clusters_are_the_default_once_a_device_has_certified_them() -> None:
-    """The switch is `BY_DEFAULT`: a certificate in the results demands it, nothing else does."""
-    assert bool(certified(RESULTS)) == tables.BY_DEFAULT
-
-
-@pytest.mark.parametrize(
-    ("by_default", "said", "expected"),
-    [
-        (False, None, False),
-        (False, "1", True),
-        (False, "0", False),
-        (True, None, True),
-        (True, "0", False),
-        (True, "1", True),
-        (True, "", True),
-    ],
-)
-def test_where_clusters_run(
-    by_default: bool, said: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "BY_DEFAULT", by_default)
-    monkeypatch.delenv(OPT_IN, raising=False)
-    if said is not None:
-        monkeypatch.setenv(OPT_IN, said)
-    for capability in (80, 90, 120):
-        kernel = tables.kernels(Recorder(capability), frozenset({np.dtype("float32")}))[LSTM]
-        offered = [k.path(9, 2, 3, 64) for k in kernel if k.serves(9, 2, 3, 64)]
-        clusters = any("clusters" in path for path in offered)
-        assert clusters == (expected and capability >= 90)
-
-
-def test_what_keeps_clusters_from_running_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = Recorder(90)
-    reasons = ("none of 8 blocks: they do not fit", "none of 16 blocks: CUDA_ERROR_X")
-    monkeypatch.setattr(runtime, "room", lambda: Room(99 * 1024, (170, 85, 40, 0, 0), reasons))
-    lines = tables.notes(runtime)
-    assert f"off; {OPT_IN}=1 turns them on" in lines[0]
-    assert "170 of 1, 85 of 2, 40 of 4, 0 of 8, 0 of 16 blocks" in lines[0]
-    assert [f"  {reason}" for reason in reasons] == lines[1:3]
-    # Two blocks of 99 KB fit less than one of 227.
-    told = {tuple(line.split()[:2]): line.split()[2:] for line in lines[4:]}
-    assert int(told["lstm", "float16"][2]) < cluster.largest("lstm", "float16")
-    monkeypatch.setenv(OPT_IN, "1")
-    assert f"on; {OPT_IN}=0 turns them off" in tables.notes(runtime)[0]
-    monkeypatch.setattr(runtime, "room", lambda: Room(reasons=("compute capability 80",)))
-    assert tables.notes(runtime)[1:] == ["  compute capability 80"]
 
 
 def test_kernels_are_those_of_known_cells() -> None:
@@ -320,3 +242,71 @@ class TestClusters:
         assert xrnn.LSTM(3, 1500, init="uniform").path((100, 16, 3)) == {
             "_l0": "one fused kernel a step, the loop in Python"
         }
+
+
+@pytest.mark.usefixtures("served")
+class TestGraphs:
+    """The same with the steps in graphs of two."""
+
+    @pytest.fixture(autouse=True)
+    def _opted_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(graphs.OPT_IN, "1")
+        monkeypatch.setattr(graphs, "STEPS", 2)
+
+    @emulated
+    @every_stepwise
+    @pytest.mark.parametrize("law", LAWS)
+    def test_law(self, law: str, cell: AnyCell) -> None:
+        before = sum(graph.launches for graph in RUNTIME.captured)
+        for option in OPTIONS:
+            trial = Trial(cell, option, "numpy", "float32")
+            error = LAWS[law](trial)
+            assert error is None or error <= bound(cell, law, "float32"), option.name
+        assert sum(graph.launches for graph in RUNTIME.captured) > before
+
+    @emulated
+    @every_stepwise
+    @pytest.mark.parametrize("dtype", BOUNDS)
+    def test_it_is_verified_through_a_graph(self, cell: AnyCell, dtype: str) -> None:
+        """At sizes that are not those of the plain loop, so neither stands for the other."""
+        given = EMULATED_BACKEND, cell, (9, 3, 4, 16), named_dtype(dtype)
+        entry, plain = candidates(*given)
+        sizes = entry.trial(*given[2])
+        assert sizes == (5, 3, 4, 16) == (graphs.STEPS + 3, *sizes[1:])
+        before = len(RUNTIME.captured)
+        launched = sum(graph.launches for graph in RUNTIME.captured)
+        with entry.strict():
+            checks.equals_the_cell(entry, Case(cell, sizes, dtype), BOUNDS[dtype])
+        assert len(RUNTIME.captured) <= before + 2
+        assert sum(graph.launches for graph in RUNTIME.captured) > launched
+        assert "graphs" not in plain.path(*sizes)
+
+    @emulated
+    def test_a_verification_without_a_graph_is_no_verdict(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*given: Any) -> Any:
+            raise MemoryError("no memory for a graph")
+
+        entry, _ = candidates(EMULATED_BACKEND, LSTM, (9, 3, 4, 20), np.dtype("float32"))
+        monkeypatch.setattr(RUNTIME, "capture", full)
+        RUNTIME.graphs.instances.clear()
+        with pytest.raises(NotNow, match="no memory for a graph"):
+            _compare(EMULATED_BACKEND, LSTM, np.dtype("float32"), entry, (5, 3, 4, 20))
+
+    def test_where_they_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def said(T: int) -> list[str]:
+            found = candidates(EMULATED_BACKEND, LSTM, (T, 3, 4, 16), np.dtype("float32"))
+            return [entry.path(T, 3, 4, 16) for entry in found]
+
+        plain = "one fused kernel a step, the loop in Python"
+        assert said(2) == ["one fused kernel a step, in CUDA graphs of 2 steps", plain]
+        assert said(1) == [plain]
+        monkeypatch.setattr(RUNTIME, "no_graphs", lambda: "the loop in C is not built")
+        assert said(2) == [plain]
+        monkeypatch.undo()
+        monkeypatch.setattr(tables, "GRAPHS_BY_DEFAULT", True)
+        monkeypatch.delenv(graphs.OPT_IN, raising=False)
+        assert len(said(graphs.STEPS)) == 2
+        monkeypatch.setenv(graphs.OPT_IN, "0")
+        assert said(graphs.STEPS) == [plain]

@@ -22,78 +22,68 @@ class OneProduct(Fused):
     recurrent = 0
 
     def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
-        rows = len(self.cell.gates) * plan.H
+        B, H, rows = plan.B, plan.H, len(self.cell.gates) * plan.H
+        result = at.space.scratch("product", B, rows, acc=True)
         product = plan.product(
-            (plan.B, rows, plan.H),
-            (at.h_prev, plan.H),
-            (plan.weights["U"], plan.H),
-            (at.product, rows),
-            tb=True,
-            acc=True,
+            (B, rows, H), (at.state, H), (at.U, H), (result, rows), tb=True, acc=True
         )
-        return [product, self.activate(plan, at, save)]
+        return [product, self.activate(plan, at, result, save)]
 
     def step_backward(self, plan: Plan, at: Step) -> list[Call]:
-        rows, ld = len(self.cell.gates) * plan.H, self.width * plan.H
-        product = plan.product(
-            (plan.B, plan.H, rows),
-            (at.gates + self.recurrent * plan.H * plan.bytes, ld),
-            (plan.weights["U"], plan.H),
-            (at.dh, plan.H),
-            beta=1.0,
-            acc=True,
-        )
-        return [self.activate_backward(plan, at), product]
+        B, H, rows = plan.B, plan.H, len(self.cell.gates) * plan.H
+        da = at.space.scratch("da", B, rows)
+        product = plan.product((B, H, rows), (da, rows), (at.U, H), (at.dh, H), beta=1.0, acc=True)
+        return [self.activate_backward(plan, at, da), product]
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         return {"U": self.recurrent_gradient(plan, self.recurrent, len(self.cell.gates))}
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
-        """The gate kernel, forward."""
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
+        """The gate kernel, forward, which takes U h_prev."""
         raise NotImplementedError
 
-    def activate_backward(self, plan: Plan, at: Step) -> Launch:
-        """The gate kernel, backward."""
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
+        """The gate kernel, backward, which gives the gradients of U h_prev."""
         raise NotImplementedError
 
 
 class FusedLSTM(OneProduct):
     source, width, carries_c = "lstm.cu", 4, True
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         return plan.kernel(
             self.source,
             "lstm_forward",
-            *(at.gates, plan.weights["b"], at.product, at.c_prev, at.c, at.h_prev, at.h),
+            *(at.gates, plan.weights["b"], product, at.c_prev, at.c, at.state, at.h),
             *(plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
         return plan.kernel(
             self.source,
             "lstm_backward",
-            *(at.gates, at.c_prev, at.c, at.dy, at.dh, at.dc, plan.lengths, at.t),
+            *(at.gates, at.c_prev, at.c, at.dy, at.dh, at.dc, da, plan.lengths, at.t),
         )
 
 
 class FusedPeephole(OneProduct):
     source, width, carries_c = "peephole.cu", 4, True
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         weights = plan.weights
         return plan.kernel(
             self.source,
             "peephole_forward",
-            *(at.gates, weights["b"], weights["p"], at.product),
-            *(at.c_prev, at.c, at.h_prev, at.h, plan.lengths, at.t, save),
+            *(at.gates, weights["b"], weights["p"], product),
+            *(at.c_prev, at.c, at.state, at.h, plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
         return plan.kernel(
             self.source,
             "peephole_backward",
             *(at.gates, plan.weights["p"], at.c_prev, at.c, at.dy, at.dh, at.dc),
-            *(plan.lengths, at.t),
+            *(da, plan.lengths, at.t),
         )
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
@@ -116,19 +106,19 @@ class FusedElman(OneProduct):
     #: the number of the activation in the kernels: 0 for tanh, 1 for ReLU
     activation = 0
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         return plan.kernel(
             self.source,
             "rnn_forward",
-            *(at.gates, plan.weights["b"], at.product, at.h_prev, at.h, plan.lengths, at.t),
+            *(at.gates, plan.weights["b"], product, at.state, at.h, plan.lengths, at.t),
             variant=f", {self.activation}",
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
         return plan.kernel(
             self.source,
             "rnn_backward",
-            *(at.gates, at.h, at.dy, at.dh, plan.lengths, at.t),
+            *(at.gates, at.h, at.dy, at.dh, da, plan.lengths, at.t),
             variant=f", {self.activation}",
         )
 
@@ -142,20 +132,20 @@ class FusedGRU(OneProduct):
 
     source, width, columns, recurrent = "gru.cu", 4, (1, 2, 0), 1
 
-    def activate(self, plan: Plan, at: Step, save: Any) -> Launch:
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         weights = plan.weights
         return plan.kernel(
             self.source,
             "gru_forward",
-            *(at.gates, weights["b"], weights["v"], at.product, at.h_prev, at.h),
+            *(at.gates, weights["b"], weights["v"], product, at.state, at.h),
             *(plan.lengths, at.t, save),
         )
 
-    def activate_backward(self, plan: Plan, at: Step) -> Launch:
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
         return plan.kernel(
             self.source,
             "gru_backward",
-            *(at.gates, at.h_prev, at.dy, at.dh, plan.lengths, at.t),
+            *(at.gates, at.h_prev, at.dy, at.dh, da, plan.lengths, at.t),
         )
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
@@ -170,43 +160,43 @@ class FusedGRUBefore(Fused):
     source, width = "gru_before.cu", 3
 
     def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
-        H, B, U = plan.H, plan.B, plan.weights["U"]
-        bias, lengths = plan.weights["b"], plan.lengths
-        q, U_n = self._q(plan, at, bool(save)), U + 2 * H * H * plan.bytes
-        of_rz = ((B, 2 * H, H), (at.h_prev, H), (U, H), (at.product, 2 * H))
-        of_n = ((B, H, H), (q, H), (U_n, H), (at.product, H))
+        H, B, U_n = plan.H, plan.B, at.U + 2 * plan.H * plan.H * plan.bytes
+        shape, bias, lengths = (B, 2 * H, H), plan.weights["b"], plan.lengths
+        of_rz = at.space.scratch("of_rz", B, 2 * H, acc=True)
+        operand, of_n = at.space.scratch("q", B, H), at.space.scratch("of_n", B, H, acc=True)
         return [
-            plan.product(*of_rz, tb=True, acc=True),
+            plan.product(shape, (at.state, H), (at.U, H), (of_rz, 2 * H), tb=True, acc=True),
             plan.kernel(
                 self.source,
                 "gru_before_forward_gates",
-                *(at.gates, bias, at.product, at.h_prev, q, lengths, at.t, save),
+                *(at.gates, bias, of_rz, at.state, self._q(plan, at, bool(save)), operand),
+                *(lengths, at.t, save),
             ),
-            plan.product(*of_n, tb=True, acc=True),
+            plan.product((B, H, H), (operand, H), (U_n, H), (of_n, H), tb=True, acc=True),
             plan.kernel(
                 self.source,
                 "gru_before_forward",
-                *(at.gates, bias, at.product, at.h_prev, at.h, lengths, at.t, save),
+                *(at.gates, bias, of_n, at.state, at.h, lengths, at.t, save),
             ),
         ]
 
     def step_backward(self, plan: Plan, at: Step) -> list[Call]:
-        H, B, U, lengths = plan.H, plan.B, plan.weights["U"], plan.lengths
-        U_n, da_n = U + 2 * H * H * plan.bytes, at.gates + 2 * H * plan.bytes
-        of_rz = ((B, H, 2 * H), (at.gates, 3 * H), (U, H), (at.dh, H))
+        H, B, U_n = plan.H, plan.B, at.U + 2 * plan.H * plan.H * plan.bytes
+        da, dq = at.space.scratch("da", B, 3 * H), at.space.scratch("dq", B, H, acc=True)
+        da_n, end = da + 2 * H * plan.bytes, (da, plan.lengths, at.t)
         return [
             plan.kernel(
                 self.source,
                 "gru_before_backward",
-                *(at.gates, at.h_prev, at.dy, at.dh, lengths, at.t),
+                *(at.gates, at.h_prev, at.dy, at.dh, *end),
             ),
-            plan.product((B, H, H), (da_n, 3 * H), (U_n, H), (at.product, H), acc=True),
+            plan.product((B, H, H), (da_n, 3 * H), (U_n, H), (dq, H), acc=True),
             plan.kernel(
                 self.source,
                 "gru_before_backward_reset",
-                *(at.gates, at.h_prev, at.product, at.dh, lengths, at.t),
+                *(at.gates, at.h_prev, dq, at.dh, *end),
             ),
-            plan.product(*of_rz, beta=1.0, acc=True),
+            plan.product((B, H, 2 * H), (da, 3 * H), (at.U, H), (at.dh, H), beta=1.0, acc=True),
         ]
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
@@ -215,7 +205,8 @@ class FusedGRUBefore(Fused):
         return {"U": plan.xp.concat([rz, n])}
 
     def _q(self, plan: Plan, at: Step, keep: bool) -> Address:
-        """The address of q of a step; if q is not kept, every step uses the same one."""
-        plan.run.more["q"] = plan.empty(plan.T if keep else 1, plan.B, plan.H)
-        q = plan.at(plan.run.more["q"])
-        return at.row(q, plan.B * plan.H * plan.bytes) if keep else q
+        """The address of q of a step, which weights' gradients need; 0 if it is not kept."""
+        if not keep:
+            return 0
+        plan.run.more["q"] = plan.empty(plan.T, plan.B, plan.H)
+        return at.row(plan.at(plan.run.more["q"]), plan.B * plan.H * plan.bytes)

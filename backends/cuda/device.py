@@ -13,7 +13,7 @@ import cupy
 from xrnn.backends.base import Backend
 from xrnn.backends.cuda import INSTALL
 from xrnn.backends.cuda.runtime import OPTIONS, CupyRuntime, passing
-from xrnn.backends.cuda.tables import kernels, notes
+from xrnn.backends.cuda.tables import kernels, note_of_graphs, notes
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.typing import Array, dtype_name
 
@@ -97,7 +97,12 @@ def _notes() -> list[str]:
     words = f"loop over time: {RUNTIME.language}"
     if reason := RUNTIME.no_c():
         words += f"; {reason}"
-    return [*notes(RUNTIME), words, f"compiled in this process: {compiled}"]
+    return [
+        *notes(RUNTIME),
+        words,
+        note_of_graphs(RUNTIME),
+        f"compiled in this process: {compiled}",
+    ]
 
 
 def _dtypes() -> frozenset[cupy.dtype]:

@@ -2,8 +2,9 @@
 
 As in `xrnn.recurrence.loop.Loop`, what does not depend on the state is computed for all steps at
 once, each in one large product: W x before the loop, and every weight gradient after it.  The loop
-itself repeats the launches of one step, with addresses that move (`xrnn.backends.cuda.loop`).  The
-equations of a step are in ``kernels/*.cu``.
+itself repeats the launches of one step, with addresses that move (`xrnn.backends.cuda.loop`), or
+launches CUDA graphs that hold several steps (`xrnn.backends.cuda.graphs`).  The equations of a step
+are in ``kernels/*.cu``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xrnn.backends.cuda import graphs
 from xrnn.backends.cuda.plan import Address, Call, Moving, Plan, Residuals, Runtime
+from xrnn.backends.cuda.workspace import Workspace
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.typing import Array, Namespace, State, Weights
@@ -31,6 +34,8 @@ class Fused:
         The cell that the loop runs.
     tf32 : bool
         Whether products of float32 may round what they multiply to 10 bits.
+    in_graphs : bool
+        Whether the loop over time runs in CUDA graphs.
     """
 
     #: the file of the kernels
@@ -44,8 +49,10 @@ class Fused:
     #: the position of each gate of the cell among the columns; None: in the cell's order
     columns: tuple[int, ...] | None = None
 
-    def __init__(self, runtime: Runtime, cell: Cell[Any], tf32: bool = False) -> None:
-        self.runtime, self.cell, self.tf32 = runtime, cell, tf32
+    def __init__(
+        self, runtime: Runtime, cell: Cell[Any], tf32: bool = False, in_graphs: bool = False
+    ) -> None:
+        self.runtime, self.cell, self.tf32, self.in_graphs = runtime, cell, tf32, in_graphs
 
     def forward(
         self,
@@ -117,9 +124,11 @@ class Fused:
     def drive(self, plans: Sequence[Plan], keep: bool) -> None:
         """Run all steps of passes whose gates hold W x, and fill their buffers."""
         for plan in plans:
-            scratch = plan.at(plan.empty(plan.B, self.width * plan.H, acc=True))
-            step = Step(plan, plan.run.order, self.width, scratch)
-            self.runtime.repeat(self.step(plan, step, plan.int32(keep)), plan.T)
+            run = plan.run
+            with self._workspace(plan, "forward") as space:
+                step = Step(plan, run.order, self.width, space)
+                step.state = space.values("state", run.hs[run.ends[0]].copy())
+                space.repeat(self.step(plan, step, plan.int32(keep)), plan.T)
 
     def drive_backward(
         self, plans: Sequence[Plan], given: Sequence[tuple[Array | None, State]]
@@ -127,12 +136,23 @@ class Fused:
         """Replace the gates by their gradients, and the gradients of the last states by those of
         the first."""
         for plan, (dys, carried) in zip(plans, given, strict=True):
-            scratch = plan.at(plan.empty(plan.B, plan.H, acc=True))
-            step = Step(plan, plan.run.order[::-1], self.width, scratch, dys, carried)
-            self.runtime.repeat(self.step_backward(plan, step), plan.T)
+            with self._workspace(plan, "backward") as space:
+                step = Step(plan, plan.run.order[::-1], self.width, space, dys)
+                step.dh, step.dc = space.values("dh", carried[0]), plan.at((*carried, None)[1])
+                space.repeat(self.step_backward(plan, step), plan.T)
+                space.give_back("dh", carried[0])
+
+    def _workspace(self, plan: Plan, direction: str) -> Workspace:
+        """Where the steps of a pass run."""
+        if not self.in_graphs:
+            return Workspace(plan)
+        space: Workspace = self.runtime.workspace(plan, self.cell.name, direction, self.tf32)
+        return space
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
         """A description of what runs for these sizes."""
+        if self.in_graphs:
+            return f"one fused kernel a step, in CUDA graphs of {graphs.STEPS} steps"
         return f"one fused kernel a step, the loop in {self.runtime.language}"
 
     def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
@@ -258,30 +278,24 @@ class Step:
         The steps in the order that they are run in.
     width : int
         As `Fused.width`.
-    scratch : int
-        The address of what a product of the step is written to.
+    space : Workspace
+        What stays in place from step to step.
     dys : array (T, B, H), optional
         The gradient of the outputs.
-    carried : tuple of arrays (B, H)
-        The gradients of the state.
     """
 
+    #: in place: h, which the steps replace; in the backward pass the gradients of h and c
+    state = dh = dc = 0
+
     def __init__(
-        self,
-        plan: Plan,
-        order: range,
-        width: int,
-        scratch: int,
-        dys: Array | None = None,
-        carried: State = (),
+        self, plan: Plan, order: range, width: int, space: Workspace, dys: Array | None = None
     ) -> None:
         run, size = plan.run, plan.B * plan.H
+        self.space, self.U = space, space.values("U", run.weights["U"])
         self._first, self._change = order[0], order.step
         before, after = run.before, 1 - run.before
         gates, hs, cs, dy = map(plan.at, (run.gates, run.hs, run.cs, dys))
         row, acc = size * plan.bytes, size * plan.acc_bytes
-        self.product = scratch
-        self.dh, self.dc = (*map(plan.at, carried), 0, 0)[:2]
         self.t = Moving(plan.int32(self._first), self._change)
         self.gates, self.dy = self.row(gates, width * row), self.row(dy, row)
         self.h_prev, self.h = self.row(hs, row, before), self.row(hs, row, after)

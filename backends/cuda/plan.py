@@ -6,7 +6,7 @@ are plain integers.  So the tests can run this code on the host, with a simulate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -122,6 +122,13 @@ class Runtime(Launcher, Protocol):
     def report(self, instance: str) -> int: ...
 
     def repeat(self, calls: Sequence[Call], steps: int) -> None: ...
+
+    def no_graphs(self) -> str:
+        """Why steps cannot run in CUDA graphs; empty if they can."""
+
+    def workspace(self, plan: Plan, *shape: Hashable) -> Any:
+        """The `xrnn.backends.cuda.workspace.Workspace` of a pass whose steps are to run in a graph
+        that depends on `shape` besides the sizes of the plan."""
 
 
 @dataclass

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Sequence
-from functools import cache
+from array import array
+from collections.abc import Hashable, Sequence
+from functools import cache, partial
 from importlib import resources
 from threading import Lock
 from typing import Any
@@ -19,9 +20,11 @@ import cupy
 from cupy.cuda import compiler, device, driver
 
 from xrnn.backends import base
-from xrnn.backends.cuda import cluster, loop
+from xrnn.backends.cuda import capture, cluster, loop
 from xrnn.backends.cuda.cluster import CAPABILITY, SIZES, Room
-from xrnn.backends.cuda.plan import Call, Launch, Product
+from xrnn.backends.cuda.graphs import Graphs
+from xrnn.backends.cuda.plan import Call, Launch, Plan, Product
+from xrnn.backends.cuda.workspace import Workspace
 
 #: bytes of shared memory that a kernel may use without asking, and the attribute of a
 #: kernel that lets its clusters have more than 8 blocks (cuda.h)
@@ -48,6 +51,11 @@ def passing(error: Exception) -> bool:
     """Whether the same call may succeed later, see `xrnn.backends.base.passing`."""
     known = PASSING.get(type(error).__name__, frozenset())
     return base.passing(error) or getattr(error, "status", None) in known
+
+
+def options(instance: str) -> tuple[str, ...]:
+    """Those of NVRTC for an instance, see ``kernels/steps.cuh``."""
+    return (*OPTIONS, "-DXRNN_IN_GRAPH") if instance.startswith("in_graph<") else OPTIONS
 
 
 @cache
@@ -93,6 +101,7 @@ class CupyRuntime:
         self._rooms: dict[int, Room] = {}
         self._reports: dict[str, tuple[Any, Any]] = {}
         self._lock = Lock()
+        self._graphs = Graphs(self)
         # cuBLAS reads its factors from host memory, whose address must outlive the call.
         self._factors = {
             (f, double): (ctypes.c_double if double else ctypes.c_float)(f)
@@ -236,10 +245,48 @@ class CupyRuntime:
             return
         from cupy_backends.cuda.libs import cublas
 
-        numbers = loop.numbers_of(calls, self._function, self._arguments)
+        numbers = self._numbers(calls)
         handle, stream = device.get_cublas_handle(), cupy.cuda.get_current_stream().ptr
         # Besides, this makes the device's context that of the thread, and refuses to be captured.
         cublas.setStream(handle, stream)
+        self._run(calls, numbers, steps, handle, stream)
+
+    def no_graphs(self) -> str:
+        """Why steps cannot run in CUDA graphs; empty if they can."""
+        return self.no_c() or capture.library()[1]
+
+    def workspace(self, plan: Plan, *shape: Hashable) -> Workspace:
+        """Where the steps of a pass run in a graph; not while the stream is captured."""
+        if cupy.cuda.get_current_stream().is_capturing():
+            return Workspace(plan)
+        return self._graphs.lease(plan, *shape)
+
+    def place(self) -> int:
+        """The number of the current device."""
+        return int(device.get_device_id())
+
+    def event(self) -> capture.Event:
+        """A new event of the current device."""
+        return capture.Event()
+
+    def capture(self, calls: Sequence[Call], steps: int) -> capture.Captured:
+        """Capture the calls of one step, as often as there are steps."""
+        numbers = self._numbers(calls)  # which compiles the kernels
+        return capture.Captured(partial(self._run, calls, numbers, steps))
+
+    def passing(self, error: Exception) -> bool:
+        """As `passing`."""
+        return passing(error)
+
+    def _numbers(self, calls: Sequence[Call]) -> array[int]:
+        return loop.numbers_of(calls, self._function, self._arguments)
+
+    def _run(
+        self, calls: Sequence[Call], numbers: array[int], steps: int, handle: int, stream: int
+    ) -> None:
+        """The loop in C, and CuPy's exception if a call fails."""
+        from cupy_backends.cuda.libs import cublas
+
         ended = loop.repeat_in_c(numbers, entries()[0], handle, stream, steps)
         step, number, status = ended
         if status:
@@ -277,7 +324,7 @@ class CupyRuntime:
             kernel = self._kernels.get(key)  # another thread may have made it meanwhile
             if kernel is None:
                 module = cupy.RawModule(
-                    code=text(source), options=OPTIONS, name_expressions=(instance,)
+                    code=text(source), options=options(instance), name_expressions=(instance,)
                 )
                 kernel = module.get_function(instance)
                 if shared > PLAIN_SHARED:

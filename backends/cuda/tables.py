@@ -10,7 +10,7 @@ from typing import Any
 from xrnn import cells
 from xrnn.backends import environment
 from xrnn.backends.base import Kernel, Sizes
-from xrnn.backends.cuda import cluster, loop
+from xrnn.backends.cuda import cluster, graphs, loop
 from xrnn.backends.cuda.cells import (
     FusedElman,
     FusedElmanReLU,
@@ -52,9 +52,11 @@ CLUSTERED: Mapping[Cell[Any], type[Clustered]] = {
     cells.GRU: ClusteredGRU,
 }
 
-#: whether clusters run where the variable `OPT_IN` says nothing.  To be switched in the commit that
-#: brings the certificate of a real device (benchmarks/results), and not before: a test compares.
+#: whether clusters, and CUDA graphs, run where the variables `cluster.OPT_IN` and `graphs.OPT_IN`
+#: say nothing.  Each is to be switched in the commit that brings the certificate of a real device
+#: (benchmarks/results), and not before: a test compares.
 BY_DEFAULT = False
+GRAPHS_BY_DEFAULT = False
 
 
 def kernels(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell[Any], tuple[Kernel, ...]]:
@@ -68,9 +70,24 @@ def kernels(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell[Any], tuple[K
             served = frozenset(d for d in dtypes if dtype_name(d) in names)
             if cell in CLUSTERED:
                 loops += _clustered(CLUSTERED[cell](runtime, cell, tf32), served)
+            if not issubclass(kind, FusedLinear):
+                loops.append(_in_graphs(kind(runtime, cell, tf32, in_graphs=True), served))
             loops.append(_fused(kind(runtime, cell, tf32), served))
         table[cell] = tuple(loops)
     return table
+
+
+def _in_graphs(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
+    """Verified with steps that are left over, after one graph."""
+
+    def serves(T: int, B: int, I: int, H: int) -> bool:
+        return graphs_may_run() and T >= graphs.STEPS and not loop.runtime.no_graphs()
+
+    def trial(T: int, B: int, I: int, H: int) -> Sizes:
+        return (graphs.STEPS + 3, *_trial(loop, T, B, I, H)[1:])
+
+    how: dict[str, Any] = {"path": loop.path, "serves": serves, "trial": trial}
+    return _entry(loop, dtypes, **how, strict=graphs.strict)
 
 
 def _fused(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
@@ -137,12 +154,14 @@ def clusters_may_run() -> bool:
     return environment.switch(OPT_IN, BY_DEFAULT)
 
 
+def graphs_may_run() -> bool:
+    """Whether graphs run where they can: as the variable says, else by default."""
+    return environment.switch(graphs.OPT_IN, GRAPHS_BY_DEFAULT)
+
+
 def notes(runtime: Runtime) -> list[str]:
     """For `xrnn info`: how far clusters reach, and what keeps them from running."""
-    word = f"on; {OPT_IN}=0 turns them off"
-    if not clusters_may_run():
-        word = f"off; {OPT_IN}=1 turns them on"
-    room = runtime.room()
+    word, room = _switched(OPT_IN, clusters_may_run()), runtime.room()
     held = ", ".join(f"{n} of {size}" for n, size in zip(room.held, cluster.SIZES, strict=True))
     lines = [f"clusters ({word}); the device holds at once: {held} blocks"]
     lines += [f"  {reason}" for reason in room.reasons]
@@ -152,6 +171,16 @@ def notes(runtime: Runtime) -> list[str]:
     for (cell, kind), (eight, sixteen) in cluster.table(room.shared).items():
         lines.append(f"  {cell:<12} {kind:<9} {eight} / {sixteen}")
     return lines
+
+
+def note_of_graphs(runtime: Runtime) -> str:
+    """For `xrnn info`: whether steps run in CUDA graphs, and what keeps them from it."""
+    words = f"CUDA graphs ({_switched(graphs.OPT_IN, graphs_may_run())})"
+    return f"{words}; {reason}" if (reason := runtime.no_graphs()) else words
+
+
+def _switched(variable: str, on: bool) -> str:
+    return f"on; {variable}=0 turns them off" if on else f"off; {variable}=1 turns them on"
 
 
 @cache

@@ -45,13 +45,14 @@ def sources(folder: Path = KERNELS) -> list[str]:
 
 
 def kernels(text: str) -> list[str]:
-    """The names of the __global__ functions that a source defines."""
+    """The names of the kernels that a source defines: __global__ functions, and those of one
+    step (steps.cuh)."""
     found = []
-    for part in COMMENT.sub("", text).split("__global__")[1:]:
+    for part in re.split("__global__|STEP_KERNEL", COMMENT.sub("", text))[1:]:
         head = re.sub(r"\b__\w+__\s*\((?:[^()]|\([^()]*\))*\)", "", part.partition("{")[0])
         name = re.search(r"(\w+)\s*\(", head)
         if name is None:
-            raise ValueError(f"no name after __global__ in {part[:60]!r}")
+            raise ValueError(f"no name of a kernel in {part[:60]!r}")
         found.append(name[1])
     return found
 

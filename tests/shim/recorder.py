@@ -9,6 +9,7 @@ from typing import Any
 import array_api_compat.numpy
 import numpy as np
 
+from shim.graphs import InGraphs
 from xrnn.backends import Kernel, Sizes
 from xrnn.backends.cuda import loop, tables
 from xrnn.backends.cuda.cluster import SIZES, Room
@@ -21,7 +22,7 @@ HELD = {1: 132, 2: 66, 4: 33, 8: 15, 16: 7}
 ROOM = Room(SHARED, tuple(HELD[size] for size in SIZES))
 
 
-class Recorder:
+class Recorder(InGraphs):
     """The interface of `xrnn.backends.cuda.plan.Runtime` on NumPy arrays.
 
     Parameters
@@ -34,6 +35,7 @@ class Recorder:
     language = "Python"
 
     def __init__(self, capability: int = 80) -> None:
+        super().__init__()
         self._capability = capability
         #: (source, instance, grid, block, shared, cluster) of each launch
         self.launches: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int, int]] = []

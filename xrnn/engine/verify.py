@@ -97,7 +97,8 @@ def _compare(
         If the failure is a passing one, see `Backend.passing`.
     """
     try:
-        error = difference(backend, cell, dtype, kernel, sizes)
+        with kernel.strict():
+            error = difference(backend, cell, dtype, kernel, sizes)
     except Exception as problem:  # whatever the failure, the cell's own code can be used
         reason = f"{type(problem).__name__}: {problem}"
         if backend.passing(problem):

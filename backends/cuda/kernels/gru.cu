@@ -7,18 +7,18 @@
 //
 // Each thread has V neighbouring units of one sequence.  Grid: ceil(B·H / V / block) blocks.
 // Rows are contiguous; no two pointers overlap but where said.
-#include "common.cuh"
+#include "steps.cuh"
 
 // gates    [B, 4H]  in: W x, without bias, in n, r, z; out, if `save`: n, r, z, m, but past a
 //                   sequence's end, where it is neither read nor written
 // bias     [3H]     b_r, b_z, b_n      v    [H]
 // product  [B, 3H]  U h_prev, in the order r, z, n
-// h_prev   [B, H]   h    [B, H] out
+// state    [B, H]   in: h_prev; out: h, for the product of the next step
+// h        [B, H]   out
 // lengths  [B] or null: from step lengths[b] on, sequence b keeps its state
 template <class T, int V>
-__global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
-                            const Acc<T>* product, const T* h_prev, T* h, const int* lengths, int t,
-                            int save) {
+STEP_KERNEL gru_forward(int B, int H, T* gates, const T* bias, const T* v, const Acc<T>* product,
+                        T* state, T* h, const int* lengths, int t, int save) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -26,7 +26,7 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
   const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
   const i64 recurrent = 3 * static_cast<i64>(b) * H + unit;
   A a_n[V], a_r[V], a_z[V], m[V], shift[V], u[V], old_h[V], new_h[V];
-  load<T, V>(old_h, h_prev + row);
+  load<T, V>(old_h, state + row);
   if (lengths && t >= lengths[b]) {
     store<T, V>(h + row, old_h);
     return;
@@ -53,6 +53,7 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
     a_r[j] = r, a_z[j] = z, a_n[j] = n;
   }
   store<T, V>(h + row, new_h);
+  store<T, V>(state + row, new_h);
   if (save) {
     store<T, V>(gates + gate_row, a_n);
     store<T, V>(gates + gate_row + H, a_r);
@@ -67,18 +68,21 @@ __global__ void gru_forward(int B, int H, T* gates, const T* bias, const T* v,
 // dh       [B, H]   in: the gradient of h from step t+1; out: the part of the gradient of
 //                   h_prev without products (all of it past the end).  The caller adds
 //                   (da_r, da_z, dm) U to it.
+// da       [B, 3H]  out: da_r, da_z, dm, for the product of this step
 template <class T, int V>
-__global__ void gru_backward(int B, int H, T* gates, const T* h_prev, const T* dy, Acc<T>* dh,
-                             const int* lengths, int t) {
+STEP_KERNEL gru_backward(int B, int H, T* gates, const T* h_prev, const T* dy, Acc<T>* dh, T* da,
+                         const int* lengths, int t) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
   const int b = id / per_row, unit = (id - b * per_row) * V;
   const i64 row = static_cast<i64>(b) * H + unit, gate_row = 4 * static_cast<i64>(b) * H + unit;
+  const i64 recurrent = 3 * static_cast<i64>(b) * H + unit;
   A a[4][V];
   if (lengths && t >= lengths[b]) {
     UNROLL for (int j = 0; j < V; j++) a[0][j] = A(0);
     UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[0]);
+    UNROLL for (int k = 0; k < 3; k++) store<T, V>(da + recurrent + k * H, a[0]);
     return;  // dh stays as it is
   }
   A old_h[V], d[V], above[V];
@@ -98,5 +102,6 @@ __global__ void gru_backward(int B, int H, T* gates, const T* h_prev, const T* d
     d[j] = d_h * z;  // (4)
   }
   UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
+  UNROLL for (int k = 0; k < 3; k++) store<T, V>(da + recurrent + k * H, a[k + 1]);
   store<A, V>(dh + row, d);
 }

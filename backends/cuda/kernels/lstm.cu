@@ -3,18 +3,19 @@
 //
 // Each thread has V neighbouring units of one sequence.  Grid: ceil(B·H / V / block) blocks.
 // Rows are contiguous; no two pointers overlap but where said.
-#include "common.cuh"
+#include "steps.cuh"
 
 // gates    [B, 4H]  in: W x, without bias; out, if `save`: i, f, g, o
 // bias     [4H]
 // product  [B, 4H]  U h_prev
 // c_prev   [B, H]   c    [B, H] out
-// h_prev   [B, H]   h    [B, H] out
+// state    [B, H]   in: h_prev; out: h, for the product of the next step
+// h        [B, H]   out
 // lengths  [B] or null: from step lengths[b] on, sequence b keeps its state
 template <class T, int V>
-__global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>* product,
-                             const Acc<T>* c_prev, Acc<T>* c, const T* h_prev, T* h,
-                             const int* lengths, int t, int save) {
+STEP_KERNEL lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>* product,
+                         const Acc<T>* c_prev, Acc<T>* c, T* state, T* h, const int* lengths, int t,
+                         int save) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -39,11 +40,12 @@ __global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>
     a[0][j] = i, a[1][j] = f, a[2][j] = g, a[3][j] = o;
   }
   if (lengths && t >= lengths[b]) {
-    load<T, V>(new_h, h_prev + row);
+    load<T, V>(new_h, state + row);
     UNROLL for (int j = 0; j < V; j++) new_c[j] = old_c[j];
   }
   store<A, V>(c + row, new_c);
   store<T, V>(h + row, new_h);
+  store<T, V>(state + row, new_h);
   if (save) {
     UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
   }
@@ -55,9 +57,10 @@ __global__ void lstm_forward(int B, int H, T* gates, const T* bias, const Acc<T>
 // dh       [B, H]   in: the gradient of h from step t+1; out: the gradient of h_prev
 //                   without da U (0; past the end all of it).  The caller adds da U to it.
 // dc       [B, H]   in: the gradient of c from step t+1; out: the gradient of c_prev
+// da       [B, 4H]  out: as gates, for the product of this step
 template <class T, int V>
-__global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, const Acc<T>* c,
-                              const T* dy, Acc<T>* dh, Acc<T>* dc, const int* lengths, int t) {
+STEP_KERNEL lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, const Acc<T>* c,
+                          const T* dy, Acc<T>* dh, Acc<T>* dc, T* da, const int* lengths, int t) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -66,7 +69,10 @@ __global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, cons
   A a[4][V];
   if (lengths && t >= lengths[b]) {
     UNROLL for (int j = 0; j < V; j++) a[0][j] = A(0);
-    UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[0]);
+    UNROLL for (int k = 0; k < 4; k++) {
+      store<T, V>(gates + gate_row + k * H, a[0]);
+      store<T, V>(da + gate_row + k * H, a[0]);
+    }
     return;  // dh and dc stay as they are
   }
   A old_c[V], new_c[V], from_h[V], from_c[V], above[V];
@@ -88,7 +94,10 @@ __global__ void lstm_backward(int B, int H, T* gates, const Acc<T>* c_prev, cons
     from_c[j] = d_c * f;                                     // (5)
     from_h[j] = A(0);
   }
-  UNROLL for (int k = 0; k < 4; k++) store<T, V>(gates + gate_row + k * H, a[k]);
+  UNROLL for (int k = 0; k < 4; k++) {
+    store<T, V>(gates + gate_row + k * H, a[k]);
+    store<T, V>(da + gate_row + k * H, a[k]);
+  }
   store<A, V>(dh + row, from_h);
   store<A, V>(dc + row, from_c);
 }

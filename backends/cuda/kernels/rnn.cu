@@ -3,16 +3,17 @@
 //
 // Each thread has V neighbouring units of one sequence.  Grid: ceil(B·H / V / block) blocks.
 // Rows are contiguous; no two pointers overlap but where said.
-#include "common.cuh"
+#include "steps.cuh"
 
 // x        [B, H]   W x, without bias; not read past a sequence's end
 // bias     [H]
 // product  [B, H]   U h_prev
-// h_prev   [B, H]   h    [B, H] out
+// state    [B, H]   in: h_prev; out: h, for the product of the next step
+// h        [B, H]   out
 // lengths  [B] or null: from step lengths[b] on, sequence b keeps its state
 template <class T, int V, int Act>
-__global__ void rnn_forward(int B, int H, const T* x, const T* bias, const Acc<T>* product,
-                            const T* h_prev, T* h, const int* lengths, int t) {
+STEP_KERNEL rnn_forward(int B, int H, const T* x, const T* bias, const Acc<T>* product, T* state,
+                        T* h, const int* lengths, int t) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -20,7 +21,7 @@ __global__ void rnn_forward(int B, int H, const T* x, const T* bias, const Acc<T
   const i64 row = static_cast<i64>(b) * H + unit;
   A a[V], u[V], shift[V];
   if (lengths && t >= lengths[b]) {
-    load<T, V>(a, h_prev + row);
+    load<T, V>(a, state + row);
     store<T, V>(h + row, a);
     return;
   }
@@ -36,16 +37,18 @@ __global__ void rnn_forward(int B, int H, const T* x, const T* bias, const Acc<T
     }
   }
   store<T, V>(h + row, a);
+  store<T, V>(state + row, a);
 }
 
-// da       [B, H]   out: the gradient of a; 0 past a sequence's end
+// gates    [B, H]   out: the gradient of a; 0 past a sequence's end
 // h        [B, H]   of this step
 // dy       [B, H] or null: gradient of the output of this step; not read past the end
 // dh       [B, H]   in: the gradient of h from step t+1; out: the gradient of h_prev
 //                   without da U (0; past the end all of it).  The caller adds da U to it.
+// da       [B, H]   out: as gates, for the product of this step
 template <class T, int V, int Act>
-__global__ void rnn_backward(int B, int H, T* da, const T* h, const T* dy, Acc<T>* dh,
-                             const int* lengths, int t) {
+STEP_KERNEL rnn_backward(int B, int H, T* gates, const T* h, const T* dy, Acc<T>* dh, T* da,
+                         const int* lengths, int t) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -54,6 +57,7 @@ __global__ void rnn_backward(int B, int H, T* da, const T* h, const T* dy, Acc<T
   A zero[V], y[V], d[V], above[V];
   UNROLL for (int j = 0; j < V; j++) above[j] = zero[j] = A(0);
   if (lengths && t >= lengths[b]) {
+    store<T, V>(gates + row, zero);
     store<T, V>(da + row, zero);
     return;  // dh stays as it is
   }
@@ -64,6 +68,7 @@ __global__ void rnn_backward(int B, int H, T* da, const T* h, const T* dy, Acc<T
     d[j] += above[j];
     d[j] *= Act == 0 ? tanh_slope(y[j]) : A(y[j] > A(0));  // (1), (2)
   }
+  store<T, V>(gates + row, d);
   store<T, V>(da + row, d);
   store<A, V>(dh + row, zero);
 }
