@@ -10,7 +10,8 @@ backward:
   must be filled (w)
 - steps: one product and one kernel a step, launched one by one by the loop in C.  The host must
   launch both, the device must run one after the other; the slower of the two counts
-- graph: the same, launched as a CUDA graph, so that the device alone counts
+- graph: the same in CUDA graphs, so that the device alone counts; kernels read their arguments from
+  its memory
 - outside: the products of the whole sequence before or after the loop, a share for each step:
   W x forward; dx, dW and dU backward.  They come on top of each of the above
 """
@@ -37,6 +38,9 @@ LAUNCH, LAUNCH_PRODUCT = 2.0, 3.0
 
 #: from the end of a kernel to the begin of the one that depends on it, µs
 BETWEEN = 1.0
+
+#: what the way to the arguments of a kernel in a graph takes, which all else waits for, µs
+ARGUMENTS = 0.25
 
 #: the shortest kernel; the shortest product, and what each unit of its depth adds up to a depth at
 #: which it is split, µs
@@ -110,6 +114,11 @@ def launched(device: Times) -> Times:
     return Times(*(max(LAUNCH + LAUNCH_PRODUCT, time) for time in device))
 
 
+def in_graph(device: Times) -> Times:
+    """The time of a step in a CUDA graph."""
+    return Times(*(ARGUMENTS + time for time in device))
+
+
 def outside(cell: str, kind: str, B: int, I: int, H: int) -> Times:
     """Each step's share of the products of the whole sequence."""
     unit = 2 * B * GATES[cell] * H / RATES[kind]
@@ -125,7 +134,7 @@ def lines() -> Iterator[str]:
             for kind in ("float32", "tf32", "float16"):
                 alone = device(cell, kind, B, H)
                 one = clusters(cell, kind, B, H) or "–"
-                times = (one, launched(alone), alone, outside(cell, kind, B, I, H))
+                times = (one, launched(alone), in_graph(alone), outside(cell, kind, B, I, H))
                 yield f"| {T}, {B}, {H} | {cell} | {kind} | {' | '.join(map(str, times))} |"
 
 

@@ -167,6 +167,14 @@ def test_a_pass_that_fails_gives_its_instance_back() -> None:
     assert [what for what, _ in runtime.diary] == ["wait", "record"] * 3
 
 
+def test_a_lease_that_nobody_uses_ends() -> None:
+    runtime = emulator()
+    leased = runtime.graphs.lease(a_plan(runtime), "a")
+    assert instance_of(leased).leased
+    del leased
+    assert not runtime.graphs.instances[0].leased
+
+
 def test_passes_at_the_same_time_have_different_instances() -> None:
     runtime = emulator()
     with runtime.graphs.lease(a_plan(runtime), "a") as one:

@@ -13,6 +13,7 @@ next one wait, so that threads and streams may share it.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -166,15 +167,14 @@ class Leased(Workspace):
     def __init__(self, plan: Plan, graphs: Graphs, instance: Instance) -> None:
         super().__init__(plan)
         self._graphs, self._instance = graphs, instance
+        # Even if a signal comes before the pass has begun, and nobody calls `__exit__`.
+        self._end = weakref.finalize(self, graphs.give_back, instance)
+        self._end.atexit = False
         #: whether all arrays of this pass are those of the instance
         self._whole = True
 
     def __enter__(self) -> Workspace:
-        try:
-            self._instance.event.wait()
-        except BaseException:
-            self._graphs.give_back(self._instance)
-            raise
+        self._instance.event.wait()
         return self
 
     def __exit__(
@@ -186,7 +186,7 @@ class Leased(Workspace):
         try:
             self._instance.event.record()
         finally:
-            self._graphs.give_back(self._instance)
+            self._end()
 
     def values(self, name: str, array: Array) -> int:
         wide = array.dtype != self.plan.dtype
