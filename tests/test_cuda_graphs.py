@@ -360,20 +360,18 @@ def test_the_emulated_device_shows_addresses_of_earlier_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where a graph holds one: here the arguments are written only once."""
-    kernel, kept = (
-        in_graphs(cells.LSTM, emulator()),
-        [case_of(cells.LSTM, seed=n) for n in range(3)],
-    )
-    for case in kept[:2]:
-        run(kernel, case)
+    kernel = in_graphs(cells.LSTM, emulator())
+    cases = [case_of(cells.LSTM, seed=n) for n in range(3)]
+    kept = [forward(kernel, case) for case in cases[:2]]  # whose memory is written to below
 
     def stale(self: Any, block: Any, rows: Any, times: int) -> None:
         for _ in range(times):
             self._instance.graph.launch()
 
     monkeypatch.setattr(Leased, "_launch", stale)
-    with pytest.raises(AssertionError):
-        same(run(kernel, kept[2]), run(fused(cells.LSTM), kept[2]))
+    found, expected = forward(kernel, cases[2]), forward(fused(cells.LSTM), cases[2])
+    assert (found[0] != expected[0]).any()
+    assert len(kept) == 2
 
 
 def test_tf32_has_graphs_of_its_own() -> None:
