@@ -32,7 +32,7 @@ class Kernel:
     sequence : Sequence
         The code, forward and backward.
     dtypes : frozenset
-        The dtypes that it can run.
+        The dtypes that it can run, or their names.
     source : callable
         ``source() -> str | None``: the text (or a hash) of the code, part of the key under which
         a verification is cached.  None: the code cannot be identified, and the kernel is verified
@@ -113,8 +113,9 @@ class Backend:
     cross_entropy : callable
         A function equal to `xrnn.recurrence.cross_entropy.cross_entropy`, possibly faster.
     computes : callable
-        ``computes(dtype) -> bool``: whether the results of the library's own functions keep this
-        dtype.  (In NumPy and CuPy those of bfloat16 do not, so only kernels can run it.)
+        ``computes(dtype) -> bool``: whether the code of cells runs in this dtype.  Where it does
+        not, numbers are stored in it and computed with in float32 (`xrnn.recurrence.storage`): in
+        NumPy and CuPy the results of bfloat16 have another dtype, and NumPy is slow in float16.
     device : callable
         ``device(text)``: the library's device of that name or number, such as that of "0" in
         ``device="cuda:0"``, in the form that its `asarray` takes.

@@ -25,9 +25,18 @@ def test_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(other.weights[name], w)
 
 
-def test_numpy_does_not_compute_in_it() -> None:
-    with pytest.raises(TypeError, match="computes in bfloat16 by fused kernels alone"):
-        xrnn.LSTM(3, 4, dtype="bfloat16")(np.zeros((2, 1, 3), BF16))
+def test_on_the_cpu_it_is_stored() -> None:
+    layer = xrnn.LSTM(3, 4, num_layers=2, dtype="bfloat16", rng=0)
+    wide = xrnn.LSTM(3, 4, num_layers=2, rng=0)
+    wide.weights = {name: w.astype("float32") for name, w in layer.weights.items()}
+    xs = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(BF16)
+    ys, state, tape = layer.forward(xs)
+    expected, _, _ = wide.forward(xs.astype("float32"))
+    np.testing.assert_allclose(ys.astype("float32"), expected, atol=5e-3)
+    dxs, dstate, dweights = layer.backward(tape, ys)
+    assert {a.dtype for a in (ys, *state, dxs, *dstate, *dweights.values())} == {BF16}
+    y, _ = layer.freeze().step(xs[0])
+    np.testing.assert_array_equal(y, ys[0])
 
 
 def test_without_ml_dtypes_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def loop_arguments(
     W, b, xs, ys = zeros(G * H, I), zeros(G * H), zeros(T, B, I), zeros(T, B, H)
     forward = sizes | {"xs": xs, "W": W, "U": U, "b": b} | more | {"lengths": lengths}
     forward |= {"reverse": 0, "h0": zeros(B, H), "c0": c["c0"], "ys": ys, "h_last": zeros(B, H)}
-    forward |= {"c_last": c["c_last"], "gates": gates, "cs": cs, "threads": 1}
+    forward |= {"c_last": c["c_last"], "gates": gates, "cs": cs, "storage": 0, "threads": 1}
     backward = (
         sizes | {"W": W, "U": U} | more | {"gates": gates, "cs": cs, "ys": ys, "h0": zeros(B, H)}
     )

@@ -104,7 +104,7 @@ PACKED = [(6000, 1500), (6000, 1500), (6000,)]
 def long_step() -> dict[str, Any]:
     """The arguments of a step of some tenths of a second."""
     forward, _ = loop_arguments("lstm", 1, 4096, 600, 600)
-    names = ["cell", "B", "I", "H", "xs", "W", "U", "b", "v", "h0", "c0", "ys", "c_last"]
+    names = ["cell", "B", "I", "H", "xs", "W", "U", "b", "h0", "c0", "ys", "c_last"]
     given = {name: forward[name] for name in names}
     return given | {"ys": np.full((4096, 600), np.nan, "float32")}
 
@@ -124,7 +124,7 @@ def test_other_threads_run_during_a_long_call(what: str) -> None:
             time.sleep(0.001)
 
     ticking, step = threading.Thread(target=tick), long_step()
-    pack = [CELLS["lstm"][0], 1500, 1500, 1, *(np.ones(s, "float32") for s in PACKED), None]
+    pack = [CELLS["lstm"][0], 1500, 1500, 1, *(np.ones(s, "float32") for s in PACKED)]
     ticking.start()
     try:
         sys.setswitchinterval(1000)  # so that no thread gives the lock away unless it waits

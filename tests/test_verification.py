@@ -19,6 +19,7 @@ from xrnn.cells.base import Cell
 from xrnn.engine import verify
 from xrnn.engine.trial import Trial, tolerance
 from xrnn.recurrence.loop import Loop
+from xrnn.typing import dtype_name
 
 FLOAT32 = np.dtype("float32")
 #: sizes of trials: the one of most kernels, those of wide layers
@@ -158,11 +159,15 @@ def test_no_pre_activation_is_near_the_kink(H: int) -> None:
     assert share.max() < 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("cell", BACKEND.kernels, ids=lambda cell: cell.name)
 def test_loops_of_numpy_and_c_use_a_part_of_the_tolerance(cell: Cell[Any], dtype: str) -> None:
-    kind = np.dtype(dtype)
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+    kind = named_dtype(dtype)
     for kernel in BACKEND.kernels[cell]:
+        if dtype not in map(dtype_name, kernel.dtypes):
+            continue
         sizes = kernel.trial(7, 3, 4, 16)
         error = verify.difference(BACKEND, cell, kind, kernel, sizes)
         assert error <= 0.6 * tolerance(cell, kind, "ieee", sizes)
@@ -182,8 +187,8 @@ class Failing:
             raise self.error
         return self.loop.forward(*given, **how)
 
-    def kernel(self) -> Kernel:
-        return Kernel(self, frozenset({FLOAT32}), path=lambda T, B, I, H: "failing")
+    def kernel(self, dtype: Any = FLOAT32) -> Kernel:
+        return Kernel(self, frozenset({dtype}), path=lambda T, B, I, H: "failing")
 
 
 @pytest.fixture
@@ -257,13 +262,18 @@ class TestPassingFailures:
         layer(XS)
         assert other.tried == before
 
-    def test_what_no_code_of_the_cell_can_run_is_an_error(self, numpy_with: Any) -> None:
-        failing = Failing(MemoryError("none left"))
-        numpy_with(failing.kernel(), computes=lambda dtype: False)
-        layer = xrnn.LSTM(2, 5)
-        with pytest.raises(verify.NotNow, match="MemoryError: none left") as caught:
-            layer(XS)
-        assert caught.value.__cause__ is failing.error
+    def test_the_code_of_the_cell_runs_in_float32_where_the_library_does_not_compute(
+        self, numpy_with: Any
+    ) -> None:
+        failing, xs = Failing(MemoryError("none left")), XS.astype("float16")
+        numpy_with(failing.kernel("float16"), computes=lambda dtype: dtype != xs.dtype)
+        layer = xrnn.LSTM(2, 5, dtype="float16")
+        with pytest.warns(RuntimeWarning, match="none left; the cell's own code serves"):
+            ys, _ = layer(xs)
+        wide = xrnn.LSTM(2, 5)
+        wide.weights = {name: w.astype("float32") for name, w in layer.weights.items()}
+        assert ys.dtype == xs.dtype
+        np.testing.assert_allclose(ys, wide(XS)[0], atol=1e-3)
 
     def test_nothing_is_tried_while_the_device_is_occupied(self, numpy_with: Any) -> None:
         reasons, failing = ["a capture"], Failing()

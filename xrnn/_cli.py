@@ -21,12 +21,13 @@ from signal import SIGINT
 from typing import Any, NoReturn, TextIO
 
 from xrnn._version import __version__
-from xrnn.backends import Backend, folders, get, locate
+from xrnn.backends import Backend, folders, get, host, locate
 from xrnn.backends.environment import VariableError
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm.config import Config, RefusedError, check_integer, check_memory
 from xrnn.engine.select import choose
+from xrnn.typing import dtype_name
 
 DEFAULTS = Config()
 
@@ -356,14 +357,15 @@ def _fused(backend: Backend) -> list[str]:
     """For every cell, what runs it."""
     lines = []
     for name, cell in BY_NAME.items():
-        dtypes = {dtype for kernel in backend.kernels.get(cell, ()) for dtype in kernel.dtypes}
+        kernels = backend.kernels.get(cell, ())
         paths: dict[str, list[str]] = {}
-        for dtype in sorted(dtypes, key=str):
+        for dtype in sorted({dtype_name(kind) for kernel in kernels for kind in kernel.dtypes}):
             try:
-                words = choose(backend, cell, TYPICAL, dtype).path(*TYPICAL)
-            except TypeError:  # a dtype that kernels alone compute in, and none is verified
-                words = "not verified"
-            paths.setdefault(words, []).append(str(dtype))
+                kind = host.named_dtype(dtype)
+            except ImportError:  # bfloat16, whose package is not installed
+                continue
+            words = choose(backend, cell, TYPICAL, kind).path(*TYPICAL)
+            paths.setdefault(words, []).append(dtype)
         served = "; ".join(f"{', '.join(names)}: {words}" for words, names in paths.items())
         lines.append(f"{name:<12} {served or 'as written'}")
     return [f"at T, B, I, H = {', '.join(map(str, TYPICAL))}:", *lines, *backend.notes()]

@@ -15,9 +15,9 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends import host
 from xrnn.backends.base import Backend, Kernel
-from xrnn.backends.cpu import cross_entropy, extension, loops, scan
+from xrnn.backends.cpu import cross_entropy, extension, loops, scan, storage
 from xrnn.cells.base import Cell
-from xrnn.recurrence.precision import accumulation_dtype
+from xrnn.recurrence.precision import HALF, accumulation_dtype
 from xrnn.typing import dtype_name
 
 LIBRARY, INSTALL = "numpy", "pip install numpy"
@@ -81,8 +81,9 @@ NUMPY: dict[Cell[Any], Kernel] = {
 
 
 def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
-    """The native loop of a cell, then the one in NumPy."""
-    return (*extension.kernels(cell), *filter(None, [NUMPY.get(cell)]))
+    """The native loop of a cell, also for arrays of 16 bits, then the one in NumPy."""
+    native = extension.kernels(cell)
+    return (*native, *map(storage.stored, native), *filter(None, [NUMPY.get(cell)]))
 
 
 BACKEND = Backend(
@@ -94,7 +95,7 @@ BACKEND = Backend(
     describe=_describe,
     scatter_add=scatter_add,
     cross_entropy=cross_entropy.cross_entropy,
-    computes=lambda dtype: dtype_name(dtype) != "bfloat16",
+    computes=lambda dtype: dtype_name(dtype) not in HALF,
     dense=dense,
     read_only=read_only,
     fingerprint=fingerprint,

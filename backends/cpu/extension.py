@@ -94,6 +94,7 @@ class Residuals:
     first: State
     lengths: Array | None
     reverse: bool
+    storage: int
     ys: Array
     cs: Array | None
     gates: Array | None = None
@@ -137,12 +138,16 @@ class Native:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        storage: int = 0,
     ) -> tuple[Array, State, Residuals | None]:
-        """As `xrnn.typing.Sequence.forward`; no size may be 0."""
+        """As `xrnn.typing.Sequence.forward`; no size may be 0.
+
+        Each h is rounded to numbers that `storage` can hold, see ``widen`` of the extension.
+        """
         h0, c0 = state if self.two else (*state, None)
         seen = xs.flags.num & h0.flags.num & (WALKABLE if c0 is None else c0.flags.num)
         if seen & WALKABLE != WALKABLE:
-            xs, h0, c0 = _plain(xs), _plain(h0), None if c0 is None else _plain(c0)
+            xs, h0, c0 = plain(xs), plain(h0), None if c0 is None else plain(c0)
         (T, B, I), H, dtype = xs.shape, h0.shape[-1], xs.dtype
         ys, h, gates, cs = np.empty((T, B, H), dtype), np.empty(h0.shape, dtype), None, None
         c = np.empty(h0.shape, dtype) if self.two else None
@@ -152,13 +157,13 @@ class Native:
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         _native.forward(
             *(*self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse),
-            *(h0, c0, ys, h, c, gates, cs, n),
+            *(h0, c0, ys, h, c, gates, cs, storage, n),
         )
         last = (h, c) if self.two else (h,)
         if not keep:
             return ys, last, None
         first = (h0, c0) if self.two else (h0,)
-        return ys, last, Residuals(xs, first, lengths, reverse, ys, cs, gates)
+        return ys, last, Residuals(xs, first, lengths, reverse, storage, ys, cs, gates)
 
     def backward(
         self,
@@ -177,6 +182,7 @@ class Native:
         saved, gates = residuals, residuals.take_gates()
         if self.kept and gates is None:
             how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
+            how["storage"] = saved.storage
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
             saved, gates = again, again.take_gates()
@@ -192,7 +198,7 @@ class Native:
         _native.backward(
             *(*self.head, T, B, I, H, weights["W"], weights.get("U")),
             *(weights[name] for name in self.extras),
-            *(gates, saved.cs, saved.ys, h0, c0, None if dys is None else _plain(dys)),
+            *(gates, saved.cs, saved.ys, h0, c0, None if dys is None else plain(dys)),
             *(saved.lengths, saved.reverse, dh, dc, das, dxs),
             *(*map(dweights.get, self.names), saved.xs, n),
         )
@@ -203,7 +209,7 @@ class Native:
         h, c = state if self.two else (*state, None)
         seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
         if seen & WALKABLE != WALKABLE:
-            x, h, c = _plain(x), _plain(h), None if c is None else _plain(c)
+            x, h, c = plain(x), plain(h), None if c is None else plain(c)
         (B, I), shape, dtype = x.shape[-2:], h.shape, x.dtype
         new_h = np.empty(shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
@@ -230,7 +236,7 @@ class Native:
 WALKABLE = 0x101
 
 
-def _plain(array: Array) -> Array:
+def plain(array: Array) -> Array:
     """The same values as a contiguous and aligned array."""
     if array.flags.num & WALKABLE == WALKABLE:
         return array

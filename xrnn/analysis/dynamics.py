@@ -167,7 +167,7 @@ def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
             f"{tape.cell.name}: the tape holds {len(tape.passes)} cells; it must be of one: of "
             "xrnn.unroll, or of a layer with num_layers=1 in one direction"
         )
-    (one,) = tape.passes
+    one = tape.passes[0].computed()
     return one, one.replay()[0], one.bound.placement.backend.xp
 
 

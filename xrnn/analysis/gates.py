@@ -12,6 +12,7 @@ from xrnn.engine.bound_cell import Pass
 from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.masks import apply_mask
+from xrnn.recurrence.precision import cast
 from xrnn.typing import Array, GivenState
 
 
@@ -133,7 +134,7 @@ def _values(one: Pass) -> dict[str, Array]:
 def _gradients(
     one: Pass, trace: Trace, residuals: Residuals
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    cell, weights, xp = one.bound.cell, one.bound.weights, one.bound.placement.backend.xp
+    cell, weights, xp = one.bound.cell, one.computed().bound.weights, one.bound.xp
     steps, n, mask = range(len(residuals.steps)), len(cell.gates), residuals.mask
     totals = [cell.total(trace.states[t], residuals.steps[t], weights, xp=xp) for t in steps]
     dgates = {
@@ -152,5 +153,5 @@ def _over_time(arrays: Sequence[Array], one: Pass, mask: Array | None, width: in
     xp = one.bound.xp
     if not arrays:
         return one.bound.placement.zeros((0, one.first[0].shape[0], width))
-    a = xp.stack(arrays)
+    a = cast(xp.stack(arrays), one.xs.dtype, xp=xp)
     return a if mask is None else apply_mask(mask, a, xp=xp)

@@ -40,8 +40,10 @@ from xrnn.typing import Array
 VECTORS = "vectors.safetensors"
 
 
-def derivative(trial: Trial) -> float:
-    """Law 1."""
+def derivative(trial: Trial) -> float | None:
+    """Law 1.  It does not apply where rounding decides on the sides of kinks."""
+    if _undecided(trial):
+        return None
     inputs, names = trial.inputs, trial.cell.states
     alone = [
         (None, tuple(d if n == k else None for n, d in enumerate(inputs.dlast)))
@@ -62,6 +64,11 @@ def derivative(trial: Trial) -> float:
             scale = max(abs(numeric), float(abs(g * direction).sum()), 1e-30)
             worst = _worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
     return worst
+
+
+def _undecided(trial: Trial) -> bool:
+    """Whether rounding may decide on which side of a kink a pre-activation lies."""
+    return trial.dtype == "bfloat16" and not trial.cell.analytic
 
 
 def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
@@ -189,8 +196,10 @@ def contract(trial: Trial) -> float:
     return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
 
 
-def twin(trial: Trial) -> float:
-    """Law 6."""
+def twin(trial: Trial) -> float | None:
+    """Law 6.  It does not apply where rounding decides on the sides of kinks."""
+    if _undecided(trial):
+        return None
     # A copy made by `replace` is another cell, for which no backend has a kernel.
     in_float64 = Trial(replace(trial.cell), trial.option)
     weights = {k: trial.backend.to_host(w) for k, w in trial.layer.weights.items()}

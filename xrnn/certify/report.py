@@ -15,7 +15,7 @@ from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.engine.checks import check_cell, check_choice
 
 #: dtype → the largest relative error that is accepted as rounding
-BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2}
+BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 1e-1}
 
 #: the same for a numeric derivative by differences, for a cell that is not analytic
 DIFFERENCE_BOUND = 1e-7
@@ -83,7 +83,7 @@ class Certificate:
 
 def certify(
     device: str = "cpu",
-    dtype: Literal["float32", "float64", "float16"] = "float32",
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32",
     cells: Iterable[Cell[Any]] = tuple(BY_NAME.values()),
 ) -> Certificate:
     """Run the seven laws on this machine and return the results.
@@ -98,7 +98,7 @@ def certify(
     ----------
     device : str
         "cpu", "cuda" or the name of an array library.
-    dtype : {"float32", "float64", "float16"}
+    dtype : {"float32", "float64", "float16", "bfloat16"}
         The dtype under test; numeric derivatives are always taken in float64.
     cells : iterable of Cell
         The cells to test (values of `xrnn.cells`, or your own; not layers).  A cell without
@@ -116,7 +116,7 @@ def certify(
     TypeError
         If one of the cells is none.
     ValueError
-        If the dtype is not one of the three, or there is no such device.
+        If the dtype is not one of the four, or there is no such device.
     ImportError
         If the library of the device is not installed, or finds no device.
 

@@ -118,7 +118,7 @@ class Trial:
 
     @cached_property
     def layer(self) -> Layer[Any]:
-        return self.make_layer({k: w.astype(self.dtype) for k, w in self.weights.items()})
+        return self.make_layer({k: w.astype(self._kind) for k, w in self.weights.items()})
 
     @cached_property
     def weights(self) -> dict[str, Array]:
@@ -199,8 +199,13 @@ class Trial:
         past = xp.arange(o.T)[:, None] >= lengths[None, :]
         return past.T if o.batch_first else past
 
+    @property
+    def _kind(self) -> Any:
+        """The dtype of NumPy; bfloat16 is one of another package."""
+        return host.named_dtype(self.dtype)
+
     def _random(self, seed: int, shape: tuple[int, ...]) -> Array:
-        return host.generator(seed).normal(size=shape).astype(self.dtype)
+        return host.generator(seed).normal(size=shape).astype(self._kind)
 
     def _random_state(self, seed: int) -> Parts:
         """A state, its parts from the seeds `seed`, `seed` + 1 …"""

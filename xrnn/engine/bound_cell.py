@@ -12,6 +12,8 @@ from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement
 from xrnn.engine.select import OwnCode, decide
 from xrnn.recurrence.loop import Residuals, Trace
+from xrnn.recurrence.precision import cast, widen
+from xrnn.recurrence.storage import narrowed, rounding, widened
 from xrnn.typing import Array, Gradients, State, Weights
 
 #: (x, state) → the state after one step
@@ -154,13 +156,26 @@ class Pass(NamedTuple):
         where this is copied to, another kernel may serve.  It runs forward again there."""
         return _run_again, (self.bound, self.xs, self.first, self.lengths)
 
+    def computed(self) -> Pass:
+        """The pass as the cell's own code computes it: in float32, if the library does not compute
+        in the dtype of the arrays."""
+        bound, xp = self.bound, self.bound.xp
+        if bound.placement.backend.computes(self.xs.dtype):
+            return self
+        wide = copy(bound)
+        wide.cell = rounding(bound.cell, self.xs.dtype)
+        wide.weights = widened(bound.weights, xp=xp)
+        first = tuple(widen(s, xp=xp) for s in self.first)
+        return self._replace(bound=wide, xs=widen(self.xs, xp=xp), first=first)
+
     def replay(self) -> tuple[Residuals, list[State]]:
         """Run the pass again by the cell's own code: its residuals, the state after each step."""
-        bound, trace = self.bound, Trace()
+        one, trace = self.computed(), Trace()
+        bound = one.bound
         _, _, residuals = OwnCode(bound.cell).forward(
             bound.weights,
-            self.xs,
-            self.first,
+            one.xs,
+            one.first,
             lengths=self.lengths,
             reverse=bound.reverse,
             keep=True,
@@ -174,12 +189,14 @@ class Pass(NamedTuple):
         self, dys: Array | None, dstate: State
     ) -> tuple[Gradients, Trace, Residuals]:
         """The backward pass by the cell's own code, with the gradients at each step."""
-        bound, trace = self.bound, Trace()
-        residuals = self.replay()[0]
+        bound, trace, xp = self.computed().bound, Trace(), self.bound.xp
+        residuals, dtype = self.replay()[0], bound.weights["W"].dtype
+        dys = None if dys is None else cast(dys, dtype, xp=xp)
+        dstate = tuple(cast(d, dtype, xp=xp) for d in dstate)
         found = OwnCode(bound.cell).backward(
-            bound.weights, residuals, dys, dstate, xp=bound.xp, trace=trace
+            bound.weights, residuals, dys, dstate, xp=xp, trace=trace
         )
-        return found, trace, residuals
+        return narrowed(found, self.xs.dtype, xp=xp), trace, residuals
 
 
 def _run_again(bound: BoundCell, xs: Array, first: State, lengths: Array | None) -> Pass:

@@ -9,6 +9,7 @@ from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
 from xrnn.engine.verify import NotNow, verified
 from xrnn.recurrence.loop import Loop
+from xrnn.recurrence.storage import Stored
 from xrnn.typing import dtype_name
 
 
@@ -20,7 +21,7 @@ def candidates(
     return [
         kernel
         for kernel in backend.kernels.get(cell, ())
-        if dtype in kernel.dtypes
+        if dtype_name(dtype) in map(dtype_name, kernel.dtypes)
         and kernel.precision in ("ieee", precision)
         and kernel.serves(*sizes)
     ]
@@ -41,16 +42,9 @@ def decide(
 
     If a candidate cannot be verified at this moment, a warning tells it, and what serves instead
     is not final.
-
-    Raises
-    ------
-    TypeError
-        If the library itself does not compute in the dtype, and no kernel does.
-    NotNow
-        If the library does not compute in the dtype, and a kernel may do so later.
     """
     postponed: NotNow | None = None
-    chosen = reference(cell)
+    chosen = reference(cell, computes=backend.computes(dtype))
     if 0 not in sizes:
         for kernel in candidates(backend, cell, sizes, dtype, precision):
             try:
@@ -59,14 +53,8 @@ def decide(
                     break
             except NotNow as problem:
                 postponed = postponed or problem
-    own = not chosen.dtypes
-    if own and not backend.computes(dtype):
-        raise postponed or TypeError(
-            f"{cell.name}: backend {backend.name} computes in {dtype_name(dtype)} by fused "
-            "kernels alone, and none serves here; use float32 or float16"
-        )
     if postponed is not None:
-        serves = "the cell's own code" if own else "another kernel"
+        serves = "another kernel" if chosen.dtypes else "the cell's own code"
         warnings.warn(
             f"{postponed}; {serves} serves this call, and the next one tries again",
             RuntimeWarning,
@@ -89,6 +77,15 @@ class OwnCode(Loop):
     backward = host.ignore_underflow(Loop.backward)
 
 
-def reference(cell: Cell[Any]) -> Kernel:
-    """The cell's own code in the form of a kernel."""
-    return Kernel(OwnCode(cell), frozenset(), path=lambda T, B, I, H: "the cell as written")
+class StoredOwnCode(Stored):
+    """The same for arrays that are computed with in float32."""
+
+    forward = host.ignore_underflow(Stored.forward)
+    backward = host.ignore_underflow(Stored.backward)
+
+
+def reference(cell: Cell[Any], *, computes: bool = True) -> Kernel:
+    """The cell's own code in the form of a kernel; it runs in the dtype of the arrays if the
+    library computes in that, see `Backend.computes`."""
+    loop = OwnCode(cell) if computes else StoredOwnCode(cell)
+    return Kernel(loop, frozenset(), path=lambda T, B, I, H: "the cell as written")

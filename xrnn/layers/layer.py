@@ -56,8 +56,8 @@ class Layer(Architecture[S]):
         Whether all layers run from the end to the start (D = 1).
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
         The dtype of the weights, which inputs and states must have too: its name, or the dtype
-        of an array library, such as ``np.float32``.  bfloat16 needs ml_dtypes, and a backend
-        that computes in it: "cuda", by fused kernels, or "torch".
+        of an array library, such as ``np.float32``.  bfloat16 needs ml_dtypes.  On "cpu" numbers
+        of 16 bits are computed with in float32; h is rounded after every step.
         Complex numbers work in the forward pass only, for cells that are `Cell.analytic`.
     device : str
         "cpu", "cuda" or the name of an array library, such as "torch" or "jax"; one of its

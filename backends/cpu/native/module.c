@@ -4,6 +4,7 @@
 // before anything is computed.
 #include "arguments.h"
 #include "calls.h"
+#include "conversions.h"
 #include "native.h"
 #include "packs.h"
 #include "sets.h"
@@ -77,7 +78,7 @@ static const int64_t* lengths(Arguments* a, const Pass* p) {
 
 PyDoc_STRVAR(forward_doc,
              "forward(cell, *options, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
-             "        ys, h_last, c_last, gates, cs, threads)\n\n"
+             "        ys, h_last, c_last, gates, cs, storage, threads)\n\n"
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
              "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
@@ -107,6 +108,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh, p.H);
   p.gates = reals(&a, "gates", OUT | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh, p.H);
+  p.storage = (int)number(&a, "storage", 0, a.real == sizeof(float) ? BFLOAT16 : AS_THEY_ARE);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "c0", p.c0, p.cell->has_c);
   required(&a, "c_last", p.c_last, p.cell->has_c);
@@ -321,6 +323,8 @@ static PyMethodDef methods[] = {
     FAST(pack),
     FAST(gemm),
     FAST(activation),
+    FAST(widen),
+    FAST(narrow),
     FAST(isa),
     {"cells", cells, METH_NOARGS, cells_doc},
     {"activations", activations, METH_NOARGS, activations_doc},

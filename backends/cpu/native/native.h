@@ -51,6 +51,9 @@ typedef struct {
   double cell_clip;            // c is limited to ±cell_clip
 } Options;
 
+// How numbers are stored that are computed with as float.
+enum { AS_THEY_ARE, FLOAT16, BFLOAT16 };
+
 // The properties of a cell that decide which arrays it has and how large they are.  Each cell
 // defines its own at the end of its header; cells.h lists them.
 typedef struct {
@@ -79,6 +82,7 @@ typedef struct {
   Options options;
   idx T, B, I, H;
   int reverse;             // whether time runs from T-1 to 0
+  int storage;             // each h is rounded to numbers that can be so stored
   Team* team;              // the threads to use, or null: only the calling thread
   int* sharing;            // out, or null: the number of threads that divided the sequences among
                            // them; negative if they divided the hidden units instead
@@ -133,6 +137,9 @@ typedef struct {
   size_t (*prepack)(const Pass*, void* memory);
   void (*tanh)(const void* x, void* y, idx n);
   void (*sigmoid)(const void* x, void* y, idx n);
+  // n numbers that are stored in 16 bits as floats, and floats as such numbers.
+  void (*widen)(int storage, const void* from, void* to, idx n);
+  void (*narrow)(int storage, const void* from, void* to, idx n);
 } Kernels;
 
 // [0] is for float, [1] for double.  `isa` is null if the instruction set does not exist for this

@@ -8,6 +8,7 @@
 #include "slice.h"
 #include "sums.h"
 #include "cells.h"
+#include "storage.h"
 
 // Pre-activations W x + b are computed for several time steps at once, so that W is read once for
 // many rows.  Their size in bytes is limited to this, so that they are still in a cache when the
@@ -233,6 +234,7 @@ static void N(forward_share)(void* data, int i, int n) {
       N(active_sequences)(s, t);
       if (N(stopped)(s)) return;
       s->loops->step(s, t);
+      if (p->storage) N(round_outputs)(s, t);
     }
   }
   // The first thread of those that divide the units does the rest.

@@ -62,5 +62,7 @@
       JOIN(prepack, JOIN(SET, type)),     \
       JOIN(map_tanh, JOIN(SET, type)),    \
       JOIN(map_sigmoid, JOIN(SET, type)), \
+      JOIN(widen, JOIN(SET, float)),      \
+      JOIN(narrow, JOIN(SET, float)),     \
   }
 const Kernels JOIN(kernels, SET)[2] = {ROW(float), ROW(double)};

@@ -1,0 +1,124 @@
+"""The native loops for arrays of 16 bits: float16 and bfloat16, computed with in float32.
+
+As in `xrnn.recurrence.storage`, h is rounded after every step, here by the extension, and c is
+carried in float32.  Arrays are converted by the extension: NumPy takes many times longer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xrnn.backends.base import Kernel
+from xrnn.backends.cpu import extension
+from xrnn.backends.cpu.extension import Native, Prepared, Residuals, plain
+from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
+
+#: dtype → its number in the extension
+KINDS = {"float16": 1, "bfloat16": 2}
+
+
+class PreparedStored(dict[str, Array]):
+    """The weights of one cell; those that never change also in float32, packed."""
+
+    wide: Prepared | None = None
+
+
+class StoredNative:
+    """A native loop for arrays of 16 bits: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`.
+
+    Parameters
+    ----------
+    loop : Native
+        The loop that computes in float32.
+    """
+
+    def __init__(self, loop: Native) -> None:
+        self.loop = loop
+
+    def forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        *,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        xp: Namespace,
+    ) -> tuple[Array, State, Residuals | None]:
+        """As `xrnn.typing.Sequence.forward`; no size may be 0."""
+        dtype, first = xs.dtype, tuple([self.widened(s) for s in state])
+        ys, last, residuals = self.loop.forward(
+            *(self._wide(weights), self.widened(xs), first),
+            lengths=lengths,
+            reverse=reverse,
+            keep=keep,
+            xp=xp,
+            storage=KINDS[dtype_name(dtype)],
+        )
+        return self.narrowed(ys, dtype), tuple([self.narrowed(s, dtype) for s in last]), residuals
+
+    def backward(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> Gradients:
+        """As `xrnn.typing.Sequence.backward`."""
+        dtype, given = weights["W"].dtype, None if dys is None else self.widened(dys)
+        dxs, dfirst, dweights = self.loop.backward(
+            self._wide(weights), residuals, given, tuple(map(self.widened, dstate)), xp=xp
+        )
+        named = {name: self.narrowed(d, dtype) for name, d in dweights.items()}
+        return self.narrowed(dxs, dtype), tuple([self.narrowed(d, dtype) for d in dfirst]), named
+
+    def step(self, weights: Weights, x: Array, state: State) -> State:
+        """As `xrnn.typing.Stepping.step`."""
+        wide = self._wide(weights)
+        if type(wide) is not Prepared:
+            wide = self.loop.prepare(wide, fixed=False)
+        new = self.loop.step(wide, self.widened(x), tuple(map(self.widened, state)))
+        return tuple([self.narrowed(s, x.dtype) for s in new])
+
+    def prepare(self, weights: Weights, *, fixed: bool) -> PreparedStored:
+        """As `xrnn.typing.Stepping.prepare`.
+
+        Weights that may change are converted at each pass, which so sees their changes.
+        """
+        prepared = PreparedStored(weights)
+        if fixed:
+            prepared.wide = self.loop.prepare(self._wide(weights), fixed=True)
+        return prepared
+
+    def _wide(self, weights: Weights) -> Weights:
+        """The weights in float32."""
+        if type(weights) is PreparedStored and weights.wide is not None:
+            return weights.wide
+        return {name: self.widened(w) for name, w in weights.items()}
+
+    def widened(self, array: Array) -> Array:
+        """The array in float32."""
+        array = plain(array)
+        out = np.empty(array.shape, np.float32)
+        extension._native.widen(
+            KINDS[dtype_name(array.dtype)], out.size, array.view(np.uint16), out
+        )
+        return out
+
+    def narrowed(self, array: Array, dtype: Any) -> Array:
+        """The array of float32 in a dtype of 16 bits, each number rounded to the nearest."""
+        out = np.empty(array.shape, dtype)
+        extension._native.narrow(KINDS[dtype_name(dtype)], out.size, array, out.view(np.uint16))
+        return out
+
+
+def stored(kernel: Kernel) -> Kernel:
+    """The kernel for arrays of 16 bits that a native loop for float32 serves."""
+    assert isinstance(kernel.sequence, Native)
+    loop = StoredNative(kernel.sequence)
+    return Kernel(loop, frozenset(KINDS), kernel.source, path=kernel.path, stepping=loop)
