@@ -30,7 +30,7 @@ every_dtype = pytest.mark.parametrize("dtype", BOUND)
 
 
 def kernel(cell: Any) -> Any:
-    return storage.stored(extension.kernels(cell)[0])
+    return storage.kernels(cell)[0]
 
 
 @every_cell
@@ -41,6 +41,16 @@ def test_equal_to_the_cell(cell: Any, dtype: str) -> None:
         found = run(kernel(cell), case)
         close(found, run(Stored(cell), replace(case)), BOUND[dtype])
         checks.padding_is_zero(case, found)
+
+
+@every_cell
+@every_dtype
+def test_saturated_units_keep_their_slopes(cell: Any, dtype: str) -> None:
+    """Outputs that are rounded to 1 come from units that still have a slope."""
+    case = Case(cell, (4, 5, 9, 21), dtype, gain=0.1)
+    case.weights["b"][...] = 3
+    found, expected = run(kernel(cell), case), run(Stored(cell), case)
+    close({"dxs": found["dxs"]}, {"dxs": expected["dxs"]}, BOUND[dtype])
 
 
 @every_cell

@@ -82,8 +82,8 @@ NUMPY: dict[Cell[Any], Kernel] = {
 
 def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loop of a cell, also for arrays of 16 bits, then the one in NumPy."""
-    native = extension.kernels(cell)
-    return (*native, *map(storage.stored, native), *filter(None, [NUMPY.get(cell)]))
+    native = (*extension.kernels(cell), *storage.kernels(cell))
+    return (*native, *filter(None, [NUMPY.get(cell)]))
 
 
 BACKEND = Backend(

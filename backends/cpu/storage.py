@@ -6,17 +6,25 @@ carried in float32.  Arrays are converted by the extension: NumPy takes many tim
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from xrnn import cells
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu import extension
 from xrnn.backends.cpu.extension import Native, Prepared, Residuals, plain
+from xrnn.cells.base import Cell
 from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
 
 #: dtype → its number in the extension
 KINDS = {"float16": 1, "bfloat16": 2}
+
+#: cell whose native loop keeps the outputs alone, by which the derivative of this activation would
+#: be wrong where they are rounded to 1 → that activation, in a loop that keeps more
+ACTIVATIONS: dict[Cell[Any], str] = {cells.Elman: "tanh", cells.ElmanReLU: "relu"}
 
 
 class PreparedStored(dict[str, Array]):
@@ -115,6 +123,16 @@ class StoredNative:
         out = np.empty(array.shape, dtype)
         extension._native.narrow(KINDS[dtype_name(dtype)], out.size, array, out.view(np.uint16))
         return out
+
+
+def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The kernel of a cell for arrays of 16 bits, if there is a native loop."""
+    native = extension.kernels(cell)
+    if native and cell in ACTIVATIONS:
+        kind = extension._native.activations().index(ACTIVATIONS[cell])
+        code, numbers = extension.WITH_OPTIONS["rnn", frozenset()], [kind, 0, 0, inf, inf]
+        native = (replace(native[0], sequence=Native(code, np.array(numbers, float))),)
+    return tuple(map(stored, native))
 
 
 def stored(kernel: Kernel) -> Kernel:

@@ -62,11 +62,13 @@ class Stored:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        noise: Weights | None = None,
     ) -> tuple[Array, State, Any]:
-        """As `xrnn.typing.Sequence.forward`."""
+        """As `xrnn.recurrence.loop.Loop.forward`."""
         loop, dtype = Loop(rounding(self.cell, xs.dtype)), xs.dtype
         wide, xs, state = widened(weights, xp=xp), widen(xs, xp=xp), _widened(state, xp=xp)
         how: Any = {"lengths": lengths, "reverse": reverse, "keep": keep, "xp": xp}
+        how["noise"] = None if noise is None else widened(noise, xp=xp)
         ys, last, residuals = loop.forward(wide, xs, state, **how)
         return cast(ys, dtype, xp=xp), _cast(last, dtype, xp=xp), residuals
 
