@@ -56,7 +56,7 @@ def test_saturated_units_keep_their_slopes(cell: Any, dtype: str) -> None:
 @every_cell
 @every_dtype
 @pytest.mark.parametrize("B", [1, 30])
-def test_threads_change_no_bit(
+def test_threads_that_share_change_no_bit(
     cell: Any, dtype: str, B: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     T = 70 if len(cell.gates) == 1 else 30
