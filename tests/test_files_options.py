@@ -99,6 +99,7 @@ OPTIONS: dict[str, Any] = {
     "dropout": 0.25,
     "bidirectional": True,
     "reverse": True,
+    "learn_state": True,
     "dtype": "float64",
     "precision": "tf32",
 }
@@ -122,7 +123,7 @@ def test_every_option_of_a_layer_is_among_these() -> None:
     """An option that a file does not hold is one of how the weights are made, or where."""
     where = {"self", "device", "rng", "init", "forget_bias", "cell", "S"}
     assert set(signature_of(xrnn.Layer.__init__).parameters) - where == set(OPTIONS)
-    assert set(OPTIONS) < set(xrnn.LSTM(3, 4).config())
+    assert set(OPTIONS) < set(xrnn.LSTM(3, 4, learn_state=True).config())
 
 
 class TestCast:

@@ -84,13 +84,19 @@ def test_a_trial_is_of_its_option(option: Option) -> None:
     trial = Trial(ROWS[0].cell, option)
     layer, T_and_B = trial.layer, [trial.inputs.xs.shape[axis] for axis in option.axes]
     assert T_and_B == [option.T, option.B]
-    for name in ("batch_first", "bidirectional", "reverse", "num_layers", "bias", "dropout"):
+    names = ("batch_first", "bidirectional", "reverse", "num_layers", "bias", "dropout")
+    for name in (*names, "learn_state"):
         assert getattr(layer, name) == getattr(option, name)
+    assert isinstance(layer.hidden_size, tuple) == option.uneven
+    steps = trial.inputs.steps
+    assert (("mask" in steps), ("resets" in steps)) == (bool(option.left_out), bool(option.resets))
+    assert steps.get("masked", "zero") == option.masked
     assert (trial.inputs.state is not None) == option.state
 
 
 def test_the_options_cover_both_values_of_every_flag() -> None:
-    for name in ("batch_first", "bidirectional", "reverse", "bias", "state"):
+    flags = ("batch_first", "bidirectional", "reverse", "bias", "state", "uneven", "learn_state")
+    for name in flags:
         assert {getattr(option, name) for option in OPTIONS} == {False, True}, name
     assert {o.num_layers for o in OPTIONS} >= {1, 3}
     assert {o.T for o in OPTIONS} >= {0, 1}

@@ -35,7 +35,7 @@ def test_a_projected_cell_obeys_the_laws(law: str) -> None:
         assert error is None or error <= bound(PROJECTED, law, "float64"), option.name
 
 
-@pytest.mark.parametrize("name", ["3 layers, both", "uneven, both", "T=0", "B=0"])
+@pytest.mark.parametrize("name", ["3 layers, both", "uneven", "T=0", "B=0"])
 def test_a_projected_cell_runs_in_every_library(name: str, device: str) -> None:
     (option,) = (one for one in OPTIONS if one.name == name)
     for law in ("contract", "twin", "look"):

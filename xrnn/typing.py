@@ -45,6 +45,9 @@ GivenDType: TypeAlias = DType | type[Any] | _LibraryDType
 Precision: TypeAlias = Literal["ieee", "tf32"]
 """How products of float32 may be rounded."""
 
+Masked: TypeAlias = Literal["zero", "hold"]
+"""The output of a step that a mask leaves out: 0, or that of the step before."""
+
 Init: TypeAlias = Literal["orthogonal", "uniform"]
 """How weights are drawn, see `xrnn.layers.initialisation.draw`."""
 

@@ -206,6 +206,16 @@ MASK = Kind(
         if "filled" not in damage.template
     ),
 )
+#: booleans of any library, or lists of them
+STEPS = Kind(
+    lambda value: value is None or _is_array(value) or isinstance(value, list | tuple),
+    _damages(
+        same="at({}, strided) | at({}, fortran) | at({}, readonly) | at({}, elsewhere)"
+        "| at({}, in_torch) | {}.tolist()",
+        error="at({}, objects) | at({}, text) | at({}, structured) | at({}, cast, 'int64')"
+        "| at({}, cast, 'float64') | at({}, shorter) | at({}, deeper) | at({}, flat) | {}.T",
+    ),
+)
 INTEGERS = Kind(
     _is_array,
     _damages(

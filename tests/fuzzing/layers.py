@@ -11,7 +11,9 @@ MADE: Given = {
     "device": (k.DEVICE, "'cpu'"),
     "rng": (k.RNG, "0"),
 }
-FLAGS: Given = dict.fromkeys(("bias", "batch_first", "bidirectional", "reverse"), (k.FLAG, "False"))
+FLAGS: Given = dict.fromkeys(
+    ("bias", "batch_first", "bidirectional", "reverse", "learn_state"), (k.FLAG, "False")
+)
 RECURRENT: Given = {
     **SIZES,
     "num_layers": (k.SIZE, "2"),
@@ -44,6 +46,9 @@ XS: Given = {
     "xs": (k.ARRAY, "sequence(it)"),
     "state": (k.STATE, "state_of(it)"),
     "lengths": (k.LENGTHS, "[4, 2]"),
+    "mask": (k.STEPS, "steps_of(it)"),
+    "masked": (k.choice("zero", "hold"), "'zero'"),
+    "resets": (k.STEPS, "steps_of(it)"),
 }
 add("Layer.__call__", "it", LAYERS, **XS, share=24)
 add("Layer.forward", "it.forward", LAYERS, **XS, seed=(k.SEED, "seed_of(it)"), share=24)
@@ -208,6 +213,9 @@ add(
     xs=(k.ARRAY, "floats(4, 2, 3)"),
     state=(k.STATE, "cell_state(it)"),
     lengths=(k.LENGTHS, "[4, 2]"),
+    mask=(k.STEPS, "steps()"),
+    masked=(k.choice("zero", "hold"), "'hold'"),
+    resets=(k.STEPS, "steps()"),
     reverse=(k.FLAG, "False"),
     precision=(k.PRECISION, "'ieee'"),
     words="W U b v p state",

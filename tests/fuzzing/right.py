@@ -47,6 +47,16 @@ def state_of(it: Any) -> tuple[Any, ...]:
     return tuple(put(it, floats(*shape, seed=3 + k)) for k in range(len(it.cell.states)))
 
 
+def steps() -> np.ndarray:
+    """Some of the steps (T, B)."""
+    return np.array([[True, False], [False, True], [True, True], [True, False]])
+
+
+def steps_of(it: Any) -> np.ndarray:
+    """The same in the order of a layer's axes."""
+    return steps().T.copy() if it.batch_first else steps()
+
+
 def seed_of(it: Any) -> int | None:
     """The seed that its forward pass needs."""
     return 3 if it.dropout else None

@@ -162,6 +162,11 @@ def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
         If the tape is of a layer with several cells, and so has several states at each step.
     """
     check_tape(tape)
+    if tape.timeline is not None:
+        raise ValueError(
+            f"{tape.cell.name}: the tape has a mask or resets; it must be of whole sequences: run "
+            "them without, or with lengths"
+        )
     if len(tape.passes) != 1:
         raise ValueError(
             f"{tape.cell.name}: the tape holds {len(tape.passes)} cells; it must be of one: of "

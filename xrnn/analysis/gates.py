@@ -32,9 +32,9 @@ def gates(tape: Tape[Any]) -> dict[str, Array]:
     -------
     dict of str to array (T, B, H)
         For each of ``cell.gates`` its value after the activation, and c_t where the cell has
-        a c; exactly 0 past a sequence's end.  For the tape of a layer the names have the
-        same endings as those of its weights, ``f_l0``, ``f_l0_reverse``, ``c_l0`` …, and the
-        axes are in the order of its inputs: (B, T, H) with ``batch_first``.
+        a c; exactly 0 past a sequence's end, and at masked steps.  For the tape of a layer the
+        names have the same endings as those of its weights, ``f_l0``, ``f_l0_reverse``, ``c_l0``
+        …, and the axes are in the order of its inputs: (B, T, H) with ``batch_first``.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def gates(tape: Tape[Any]) -> dict[str, Array]:
     True
     """
     check_tape(tape)
-    named = tape.named([_values(one) for one in tape.passes])
+    named = tape.named(tape.over_runs([_values(one) for one in tape.passes]))
     return {name: tape.to_user(a) for name, a in named.items()}
 
 
@@ -85,7 +85,8 @@ def gate_gradients(
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
         including all its effects on later steps.
 
-    All are exactly 0 past a sequence's end.  Names and axes are as for `gates`.
+    All are exactly 0 past a sequence's end, and at masked steps.  Names and axes are as for
+    `gates`.
 
     Raises
     ------
@@ -103,10 +104,12 @@ def gate_gradients(
     """
     check_tape(tape)
     given, dlasts = tape.gradients_given(dys, dstate)
-    traces: list[tuple[Trace, Residuals]] = []
-    stack.backward(tape.passes, tape.masks, tape.axes.D, given, dlasts, traces)
-    pairs = [_gradients(one, *trace) for one, trace in zip(tape.passes, traces, strict=True)]
-    named = (tape.named([pair[n] for pair in pairs]) for n in (0, 1))
+    pairs = []
+    for passes, masks, ds, last in tape.runs(given, dlasts):
+        traces: list[tuple[Trace, Residuals]] = []
+        stack.backward(passes, masks, tape.axes.D, ds, last, traces)
+        pairs += [_gradients(one, *trace) for one, trace in zip(passes, traces, strict=True)]
+    named = (tape.named(tape.over_runs([pair[n] for pair in pairs])) for n in (0, 1))
     dgates, dstates = ({k: tape.to_user(a) for k, a in part.items()} for part in named)
     return dgates, dstates
 

@@ -96,8 +96,9 @@ def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) 
     state = each(lambda a: shifted(a, f"state {next(count)}"), given.state)
     there = trial.on_device(given._replace(xs=shifted(given.xs, "xs"), state=state))
     layer = trial.make_layer(weights)
-    ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **trial.seed)
-    valid = ~trial.padding()
+    how: Any = {"seed": trial.seed, **there.steps}
+    ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **how)
+    valid = ~trial.silent()
     wanted = [s for s, d in zip(last, given.dlast, strict=True) if d is not None]
     pairs = [
         (to_host(s), d) for s, d in zip(leaves(tuple(wanted)), leaves(given.dlast), strict=True)
@@ -128,6 +129,10 @@ def batch(trial: Trial) -> float | None:
             None if inputs.lengths is None else inputs.lengths[::-1],
             turn(inputs.dys, axis),
             turn_all(inputs.dlast),
+            {
+                name: turn(value, axis) if name in ("mask", "resets") else value
+                for name, value in inputs.steps.items()
+            },
         )
     )
     expected = Results(
@@ -143,15 +148,19 @@ def batch(trial: Trial) -> float | None:
 def cut(trial: Trial) -> float | None:
     """Law 3.  It does not apply to the reverse direction, which starts at the end."""
     o, whole = trial.option, trial.inputs
-    if o.bidirectional or o.reverse or o.dropout or o.T < 2:
+    if o.bidirectional or o.reverse or o.dropout or o.masked == "hold" or o.T < 2:
         return None
     xp, time = host.xp, o.axes[0]
     T1 = o.T // 2
 
     def piece(a: Array, part: slice) -> Array:
-        index: list[Any] = [slice(None)] * 3
+        index: list[Any] = [slice(None)] * a.ndim
         index[time] = part
         return a[tuple(index)]
+
+    def steps(part: slice) -> dict[str, Any]:
+        given = whole.steps.items()
+        return {k: piece(a, part) if k in ("mask", "resets") else a for k, a in given}
 
     lengths1 = lengths2 = None
     if whole.lengths is not None:
@@ -160,11 +169,10 @@ def cut(trial: Trial) -> float | None:
     first, second = slice(None, T1), slice(T1, None)
     none = (None,) * len(trial.cell.states)
     # First forward, to compute the state reached; then backward from the end.
-    start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none)
+    start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none, steps(first))
     reached = trial.run(start).last
-    b = trial.run(
-        Inputs(piece(whole.xs, second), reached, lengths2, piece(whole.dys, second), whole.dlast)
-    )
+    xs, dys = piece(whole.xs, second), piece(whole.dys, second)
+    b = trial.run(Inputs(xs, reached, lengths2, dys, whole.dlast, steps(second)))
     a = trial.run(start._replace(dys=piece(whole.dys, first), dlast=b.dfirst))
     joined = Results(
         xp.concat([a.ys, b.ys], axis=time),
@@ -183,11 +191,11 @@ def contract(trial: Trial) -> float:
     arrays += trial.layer.weights.values()
     before = [to_host(a).copy() for a in arrays]
     out = trial.run_there(given)
-    inference, state = trial.layer(given.xs, given.state, given.lengths)
+    inference, state = trial.layer(given.xs, given.state, given.lengths, **given.steps)
     kept = [_same(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
     kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
-    past = trial.padding()
-    zero = [not to_host(a)[past].any() for a in (out.ys, out.dxs)]
+    pairs = ((out.ys, trial.silent()), (out.dxs, trial.padding()))
+    zero = [not to_host(a)[past].any() for a, past in pairs]
     # Inference is the same pass without residuals (and without dropout).
     same = [
         trial.option.dropout > 0 or _same(to_host(a), to_host(b))
@@ -210,7 +218,7 @@ def twin(trial: Trial) -> float | None:
         return each(lambda a: a.astype("float64"), arrays)
 
     (xs, dys), state, dlast = up((inputs.xs, inputs.dys)), up(inputs.state), up(inputs.dlast)
-    reference = in_float64.run(Inputs(xs, state, inputs.lengths, dys, dlast), layer)
+    reference = in_float64.run(Inputs(xs, state, inputs.lengths, dys, dlast, inputs.steps), layer)
     return difference(reference.arrays(), trial.run(inputs).arrays())
 
 
@@ -218,7 +226,8 @@ def look(trial: Trial) -> float:
     """Law 7."""
     to_host, layer = trial.backend.to_host, trial.layer
     given = trial.on_device(trial.inputs)
-    _, _, tape = layer.forward(given.xs, given.state, given.lengths, **trial.seed)
+    how: Any = {"seed": trial.seed, **given.steps}
+    _, _, tape = layer.forward(given.xs, given.state, given.lengths, **how)
     found = gate_gradients(tape, given.dys, given.dlast)
     dgates, dstates = ({name: to_host(a) for name, a in part.items()} for part in found)
     values = [to_host(a) for a in gates(tape).values()]

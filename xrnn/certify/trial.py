@@ -11,10 +11,10 @@ from xrnn.backends import Backend, host, locate
 from xrnn.cells import Cell
 from xrnn.engine.axes import each_array
 from xrnn.layers.layer import Layer
-from xrnn.typing import Array, dtype_name
+from xrnn.typing import Array, Masked, dtype_name
 
 #: inputs, hidden units, and the hidden units of layers that differ in them
-I, H, UNEVEN = 3, 4, (4, 2, 5)
+I, H, UNEVEN = 3, 4, (4, 2)
 
 #: a state as NumPy arrays: for each part an array, or a tuple of them, or None
 Parts = tuple[Any, ...]
@@ -36,12 +36,23 @@ class Option:
     batch_first: bool = False
     dropout: float = 0.0
     uneven: bool = False
+    #: the sequences and steps (b, t) that a mask leaves out, and those with a reset
+    left_out: tuple[tuple[int, int], ...] = ()
+    resets: tuple[tuple[int, int], ...] = ()
+    masked: Masked = "zero"
+    learn_state: bool = False
 
     @property
     def axes(self) -> tuple[int, int]:
         """The axes of time and batch in xs."""
         return (1, 0) if self.batch_first else (0, 1)
 
+
+#: what a mask leaves out, (b, t): steps in front, between and at the end, and all of sequence 1
+HOLES = ((0, 0), (0, 2), (2, 1), (2, 3), (2, 4), *((1, t) for t in range(5)))
+
+#: at the first step, at steps that `HOLES` has (in front, between, at the end), and at others
+RESETS = ((0, 0), (0, 2), (0, 4), (1, 2), (2, 2), (2, 3))
 
 OPTIONS = (
     Option("plain"),
@@ -58,8 +69,15 @@ OPTIONS = (
     Option("3 layers", num_layers=3),
     Option("3 layers, both", lengths=(1, 4, 0), num_layers=3, bidirectional=True),
     Option("dropout", num_layers=2, dropout=0.4),
-    Option("uneven", num_layers=3, uneven=True),
-    Option("uneven, both", lengths=(1, 4, 0), num_layers=3, uneven=True, bidirectional=True),
+    Option("uneven", lengths=(1, 4, 0), num_layers=2, uneven=True, bidirectional=True),
+    Option("mask held", T=5, left_out=HOLES, masked="hold", batch_first=True),
+    Option("mask held, reverse", T=5, left_out=HOLES, masked="hold", reverse=True),
+    Option("resets", T=5, resets=RESETS),
+    Option("resets, dropout", resets=RESETS, num_layers=2, dropout=0.4),
+    Option("mask and resets", T=5, lengths=(5, 3, 4), left_out=HOLES, resets=RESETS),
+    Option("both, in both", T=5, left_out=HOLES, resets=RESETS, bidirectional=True),
+    Option("learned state", lengths=(2, 0, 4), state=False, num_layers=2, learn_state=True),
+    Option("learned, resets", T=5, state=False, resets=RESETS, learn_state=True),
 )
 
 
@@ -71,6 +89,8 @@ class Inputs(NamedTuple):
     lengths: list[int] | None
     dys: Array | None
     dlast: Parts
+    steps: dict[str, Any]
+    """The arguments that say more about the steps: mask, resets"""
 
 
 class Results(NamedTuple):
@@ -127,9 +147,9 @@ class Trial:
         return {k: 2 * w.astype("float64") for k, w in layer.weights.items()}
 
     @property
-    def seed(self) -> dict[str, int]:
-        """The further argument of `Layer.forward`: a seed, if there is dropout."""
-        return {"seed": 0} if self.option.dropout else {}
+    def seed(self) -> int | None:
+        """The seed for `Layer.forward`, if there is dropout."""
+        return 0 if self.option.dropout else None
 
     def make_layer(self, weights: dict[str, Array] | None, device: str | None = None) -> Layer[Any]:
         """A layer with this trial's option and these NumPy weights in their dtype."""
@@ -147,6 +167,7 @@ class Trial:
             dropout=o.dropout,
             bias=o.bias,
             batch_first=o.batch_first,
+            learn_state=o.learn_state,
             dtype=dtype,
             device=device,
             rng=0,
@@ -164,11 +185,12 @@ class Trial:
         shape[o.axes[0]], shape[o.axes[1]] = o.T, o.B
         outputs = layer.directions * layer.widths(o.num_layers - 1)[0]
         return Inputs(
-            self._padded(self._random(1, (*shape, I))),
+            self._padded(self._random(1, (*shape, I)), self.padding()),
             self._random_state(2) if o.state else None,
             None if o.lengths is None else list(o.lengths),
-            self._padded(self._random(4, (*shape, outputs))),
+            self._padded(self._random(4, (*shape, outputs)), self.silent()),
             self._random_state(5),
+            self._steps(),
         )
 
     def run(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
@@ -181,7 +203,8 @@ class Trial:
     def run_there(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
         """Forward and backward with arrays of the backend."""
         layer = layer or self.layer
-        ys, last, tape = layer.forward(inputs.xs, inputs.state, inputs.lengths, **self.seed)
+        how: Any = {"seed": self.seed, **inputs.steps}
+        ys, last, tape = layer.forward(inputs.xs, inputs.state, inputs.lengths, **how)
         return Results(ys, last, *layer.backward(tape, inputs.dys, inputs.dlast))
 
     def on_device(self, inputs: Inputs) -> Inputs:
@@ -190,14 +213,46 @@ class Trial:
         put = self.layer.weights.placement.from_host
         state, dlast = each(put, inputs.state), each(put, inputs.dlast)
         dys = None if inputs.dys is None else put(inputs.dys)
-        return Inputs(put(inputs.xs), state, inputs.lengths, dys, dlast)
+        return Inputs(put(inputs.xs), state, inputs.lengths, dys, dlast, inputs.steps)
 
     def padding(self) -> Array:
-        """Whether a sequence has ended: booleans in the layout of xs, without its last axis."""
+        """Whether a step is not valid: booleans in the layout of xs, without its last axis."""
+        past = self._past() | self._at(self.option.left_out)
+        return past.T if self.option.batch_first else past
+
+    def silent(self) -> Array:
+        """Whether the output of a step is 0 whatever the arguments; in the same layout."""
+        o, xp = self.option, host.xp
+        silent = self._past() | self._at(o.left_out)
+        if o.masked == "hold":
+            after = ~self._at(o.left_out)
+            after = after[::-1] if o.reverse else after
+            known = xp.logical_or.accumulate(after, axis=0)
+            silent = self._past() | ~(known[::-1] if o.reverse else known)
+        return silent.T if o.batch_first else silent
+
+    def _past(self) -> Array:
+        """Whether a sequence has ended (T, B)."""
         o, xp = self.option, host.xp
         lengths = xp.asarray(o.lengths or [o.T] * o.B, dtype=xp.int64)
-        past = xp.arange(o.T)[:, None] >= lengths[None, :]
-        return past.T if o.batch_first else past
+        return xp.arange(o.T)[:, None] >= lengths[None, :]
+
+    def _at(self, places: tuple[tuple[int, int], ...]) -> Array:
+        """Booleans (T, B), True at these (b, t)."""
+        found = host.xp.zeros((self.option.T, self.option.B), bool)
+        for b, t in places:
+            found[t : t + 1, b] = True
+        return found
+
+    def _steps(self) -> dict[str, Any]:
+        """The mask and the resets as the layer takes them."""
+        o, found = self.option, {}
+        if o.left_out:
+            found["mask"] = ~self._at(o.left_out)
+        if o.resets:
+            found["resets"] = self._at(o.resets)
+        turned = {name: a.T if o.batch_first else a for name, a in found.items()}
+        return {**turned, "masked": o.masked} if o.left_out else turned
 
     @property
     def _kind(self) -> Any:
@@ -218,7 +273,7 @@ class Trial:
                 parts.append(tuple([self._random(seed + n, (B, size)) for size in sizes]))
         return tuple(parts)
 
-    def _padded(self, a: Array) -> Array:
-        """a with NaN past the ends of sequences, which shows in the results if it is read."""
-        a[self.padding()] = float("nan")
+    def _padded(self, a: Array, where: Array) -> Array:
+        """a with NaN at some steps, which shows in the results if it is read."""
+        a[where] = float("nan")
         return a

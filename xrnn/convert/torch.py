@@ -258,6 +258,11 @@ def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]
             f"{layer.cell.name}: hidden_size is {layer.hidden_size}; PyTorch's modules have one "
             "for all layers"
         )
+    if layer.learn_state:
+        raise ValueError(
+            f"{layer.cell.name}: learn_state is True; PyTorch's modules have no learned initial "
+            "state"
+        )
     named = {}
     for _, s in layer.parts():
         named[f"weight_ih{s}"], named[f"weight_hh{s}"] = host[f"W{s}"], host[f"U{s}"]

@@ -6,13 +6,16 @@ from functools import partial
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
+from xrnn.engine import segments
 from xrnn.engine import stack as stacks
 from xrnn.engine.axes import Axes, each_array
-from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
+from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Pass, Stepper
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.stack import Mask, Stack
+from xrnn.engine.stack import Drop, Stack
+from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
+from xrnn.engine.timeline import Timeline, accept_steps, is_hold, plan
 from xrnn.recurrence.masks import apply_mask, select_state
 from xrnn.typing import Array, GivenState, Precision, S, State
 
@@ -31,6 +34,8 @@ class Bound(Generic[S]):
     version : int, or for `xrnn.unroll` a tuple
         The version of those values.  It is read before them, so that what another thread assigns
         in between is seen by the next pass.  Without `parameters`: the fingerprint of the cell.
+    initial : list of tuple of array, optional
+        The learned initial state of each cell, with parts (n,).  Default: zeros.
     """
 
     def __init__(
@@ -39,8 +44,9 @@ class Bound(Generic[S]):
         stack: Stack,
         parameters: Parameters | None = None,
         version: Any = 0,
+        initial: list[State] | None = None,
     ) -> None:
-        self.axes, self.stack = axes, stack
+        self.axes, self.stack, self.initial = axes, stack, initial
         self.parameters, self.version = parameters, version
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
 
@@ -50,52 +56,138 @@ class Bound(Generic[S]):
         state: GivenState | None,
         lengths: Any,
         *,
+        mask: Any = None,
+        masked: Any = "zero",
+        resets: Any = None,
         keep: bool,
-        mask: Mask | None = None,
+        drop: Drop | None = None,
         owner: Any = None,
     ) -> tuple[Array, S, Tape[S] | None]:
         """Check the arguments and run sequences; with ``keep=False`` there is no tape.
 
-        `mask` makes the dropout masks; `owner` is the layer that the tape belongs to, None for
+        `drop` makes the dropout masks; `owner` is the layer that the tape belongs to, None for
         `xrnn.unroll`.
         """
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
-        T, B, _ = xs.shape
-        parts = given = axes.state("state", state, B, unbatched, axes.placement)
-        active = None
+        parts = axes.state("state", state, xs.shape[1], unbatched, axes.placement)
+        if self.initial is not None:
+            parts = self._filled(parts, state)
+        hold = is_hold(axes.cell.name, masked)
+        timeline = None
+        if lengths is not None or mask is not None or resets is not None:
+            timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)
+        if isinstance(timeline, Timeline):
+            ys, last, passes, masks = self._segments(xs, parts, timeline, keep, drop)
+        else:
+            ys, last, passes, masks = self._sequences(xs, parts, timeline, keep, drop)
+            timeline = None
+        tape = None
+        if keep:
+            ys, absent = axes.placement.backend.read_only(ys), self._absent(state)
+            how = (timeline, absent, unbatched, owner, self.parameters, self.version)
+            tape = Tape(axes, passes, masks, *how)
+        if unbatched:
+            return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
+        return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
+
+    def _planned(
+        self,
+        shape: tuple[int, ...],
+        lengths: Any,
+        mask: Any,
+        resets: Any,
+        hold: bool,
+        unbatched: bool,
+    ) -> Timeline | Array | None:
+        """The steps to run, after all checks: a timeline, lengths (B,) on the host, or all."""
+        (T, B, _), axes, kind = shape, self.axes, self.axes.cell.name
         if lengths is not None:
             if unbatched:
-                raise ValueError(
-                    f"{axes.cell.name}: lengths are of a batch; cut the one sequence instead"
-                )
-            lengths, active = accept_lengths(lengths, T, B, axes.placement)
+                raise ValueError(f"{kind}: lengths are of a batch; cut the one sequence instead")
+            lengths = accept_lengths(lengths, T, B)
+        how: Any = {"batch_first": axes.batch_first, "unbatched": unbatched}
+        if mask is not None:
+            mask = accept_steps(kind, "mask", mask, T, B, **how)
+        if resets is not None:
+            resets = accept_steps(kind, "resets", resets, T, B, **how)
+        if T * B == 0 or (mask is None and resets is None):
+            return lengths
+        return plan(T, B, lengths, mask, resets, hold)
+
+    def _sequences(
+        self, xs: Array, parts: State, lengths: Array | None, keep: bool, drop: Drop | None
+    ) -> tuple[Array, State, list[Pass], list[Array]]:
+        """Run whole sequences: the outputs, the parts of the last state, passes and dropout
+        masks."""
+        axes, active, given = self.axes, None, parts
+        if lengths is not None:
+            some = lengths > 0
+            active = None if some.all() else axes.placement.moved(some[:, None])
+            lengths = axes.placement.moved(lengths)
         if active is not None:
             # Whatever the state of a sequence without a step holds, NaN included, must not reach
             # a sum.
             valid = partial(apply_mask, active, xp=axes.xp)
             parts = tuple([each_array(valid, part) for part in given])
-        tape = None
+        passes: list[Pass] = []
+        masks: list[Array] = []
         if keep:
+            firsts = axes.split(parts)
             ys, lasts, passes, masks = stacks.forward(
-                self.stack, xs, axes.split(parts), lengths, mask=mask, keep=True
+                self.stack, xs, firsts, lengths, drop=drop, keep=True
             )
-            ys, last = axes.placement.backend.read_only(ys), axes.joined(lasts)
-            tape = Tape(axes, passes, masks, unbatched, owner, self.parameters, self.version)
+            last = axes.joined(lasts)
         else:
             ys, last = self._inference(xs, parts, lengths)
         if active is not None:
             pairs = zip(axes.split(last), axes.split(given), strict=True)
             last = axes.joined([self._kept(active, *pair) for pair in pairs])
-        if unbatched:
-            return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
-        return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
+        return ys, last, passes, masks
+
+    def _segments(
+        self, xs: Array, parts: State, timeline: Timeline, keep: bool, drop: Drop | None
+    ) -> tuple[Array, State, list[Pass], list[Array]]:
+        """The same for the segments of a timeline."""
+        axes, initial = self.axes, self.initial
+        if initial is None:
+            zeros = axes.placement.zeros
+            initial = [tuple([zeros((n,)) for n in widths]) for widths in axes.widths]
+        ys, lasts, passes, masks = segments.forward(
+            self.stack, timeline, xs, axes.split(parts), initial, drop=drop, keep=keep
+        )
+        return ys, axes.joined(lasts), passes, masks
+
+    def initial_state(self, B: int) -> S:
+        """The initial state of B sequences, learned or zeros."""
+        axes, zeros = self.axes, self.axes.placement.zeros
+        if self.initial is None:
+            return axes.as_named(axes.state("state", None, B, False, axes.placement))
+        states = [tuple([zeros((B, *n.shape)) + n for n in state]) for state in self.initial]
+        return axes.as_named(axes.joined(states))
+
+    def _filled(self, parts: State, state: GivenState | None) -> State:
+        """The checked parts of a state, where None was given those of the initial state."""
+        absent = self._absent(state)
+        if not any(absent):
+            return parts
+        some = parts[0][0] if isinstance(parts[0], tuple) else parts[0]
+        own = zip(self.initial_state(some.shape[-2]), parts, absent, strict=True)
+        return tuple([mine if missing else part for mine, part, missing in own])
+
+    def _absent(self, state: GivenState | None) -> tuple[bool, ...]:
+        """Which parts of a state are the learned initial ones; () if none are learned."""
+        if self.initial is None:
+            return ()
+        return tuple([p is None for p in state_parts(self.axes.cell, "state", state)])
 
     def step(self, x: Array, state: GivenState | None) -> tuple[Array, S]:
         """Check the arguments and run one time step of every layer (which has one direction)."""
         axes = self.axes
         x, unbatched = axes.inputs("x", x, 2)
         parts = axes.state("state", state, x.shape[0], unbatched, axes.placement)
+        if self.initial is not None:
+            parts = self._filled(parts, state)
         y, last = self._step(x, parts)
         if unbatched:
             return y[0, :], axes.to_user_state(last, unbatched)
@@ -177,6 +269,7 @@ def bind(
     bias: bool,
     reverse: bool,
     batch_first: bool,
+    learn_state: bool,
     precision: Precision,
 ) -> Bound[S]:
     """Bind a layer to the present values of its parameters.
@@ -185,7 +278,11 @@ def bind(
     was bound to the same parameters, its choices of kernels are kept, and only the values of the
     weights are replaced.
     """
-    version = parameters.version
+    version, flat = parameters.version, [suffix for names in suffixes for suffix in names]
+    initial: list[State] | None = None
+    if learn_state:
+        states = cell.states
+        initial = [tuple([parameters[f"{name}0{suffix}"] for name in states]) for suffix in flat]
     if old is not None and old.parameters is parameters:
         stack = [
             tuple(
@@ -194,7 +291,7 @@ def bind(
             )
             for directions, names in zip(old.stack, suffixes, strict=True)
         ]
-        return Bound(old.axes, stack, parameters, version)
+        return Bound(old.axes, stack, parameters, version, initial)
     placement, given = parameters.placement, tuple(cell.shapes(1, 1, bias))
     stack = []
     for names in suffixes:
@@ -209,10 +306,9 @@ def bind(
             cells.append(BoundCell(cell, weights, placement, reverse=way, **how))
         stack.append(tuple(cells))
     one, D = stack[0][0], len(suffixes[0])
-    flat = [suffix for names in suffixes for suffix in names]
     widths = [one.widths for cells in stack for one in cells]
     axes = Axes(cell, placement, one.I, widths, flat, directions=D, batch_first=batch_first)
-    return Bound(axes, stack, parameters, version)
+    return Bound(axes, stack, parameters, version, initial)
 
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:

@@ -138,6 +138,11 @@ class Placement:
         """A copy of a NumPy array in the library and on the device of this placement."""
         return self.backend.from_host(array, self.standard_device)
 
+    def moved(self, array: Array) -> Array:
+        """A NumPy array, such as one of indices, in the library and on the device of this
+        placement."""
+        return self.backend.xp.asarray(array, device=self.standard_device)
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """A new array of zeros with the library, device and dtype of this placement."""
         return self.backend.xp.zeros(shape, dtype=self.dtype, device=self.standard_device)
@@ -314,11 +319,8 @@ def check_real(cell: Cell[Any], placement: Placement) -> None:
         )
 
 
-def accept_lengths(
-    lengths: Any, T: int, B: int, placement: Placement
-) -> tuple[Array, Array | None]:
-    """Lengths as an int64 array of the placement's library and device; and which sequences have a
-    step (B, 1), or None if all have.
+def accept_lengths(lengths: Any, T: int, B: int) -> Array:
+    """Lengths as an int64 array of NumPy.
 
     Raises
     ------
@@ -341,9 +343,4 @@ def accept_lengths(
         raise ValueError(
             f"lengths go from {lengths.min()} to {lengths.max()}; they must lie in 0…T = 0…{T}"
         )
-    lengths, xp = lengths.astype("int64"), placement.backend.xp
-    active = (lengths > 0)[:, None]
-    return (
-        xp.asarray(lengths, device=placement.standard_device),
-        None if active.all() else xp.asarray(active, device=placement.standard_device),
-    )
+    return lengths.astype("int64")

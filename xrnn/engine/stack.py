@@ -14,8 +14,8 @@ from xrnn.typing import Array, Gradients, State
 #: for each layer the bound cells of its directions
 Stack = list[tuple[BoundCell, ...]]
 
-#: (layer, its outputs) → the dropout mask over them
-Mask = Callable[[int, Array], Array]
+#: (layer, the shape of its outputs) → the dropout mask over them
+Drop = Callable[[int, tuple[int, ...]], Array]
 
 
 def forward(
@@ -24,13 +24,13 @@ def forward(
     firsts: list[State],
     lengths: Array | None,
     *,
-    mask: Mask | None = None,
+    drop: Drop | None = None,
     keep: bool,
 ) -> tuple[Array, list[State], list[Pass], list[Array]]:
     """Run the layers, each over the outputs of the one below.
 
     Returns the outputs of the last layer; the last states; the passes (none without `keep`); and
-    the dropout masks, one for each layer but the last (none without `mask`).  States and passes
+    the dropout masks, one for each layer but the last (none without `drop`).  States and passes
     are in the order of `firsts`: layer 0 forward, layer 0 reverse, layer 1 forward …
     """
     lasts: list[State] = []
@@ -47,8 +47,8 @@ def forward(
             lasts.append(last)
             if one is not None:
                 passes.append(one)
-        if mask is not None and k + 1 < len(stack):
-            masks.append(mask(k, xs))
+        if drop is not None and k + 1 < len(stack):
+            masks.append(drop(k, xs.shape))
             xs = _dropped(xs, masks[-1])
     return xs, lasts, passes, masks
 

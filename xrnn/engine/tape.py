@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
-from xrnn.engine import stack
+from xrnn.engine import segments, stack
 from xrnn.engine.axes import Axes
 from xrnn.engine.bound_cell import Pass
 from xrnn.engine.checks import check_real
 from xrnn.engine.parameters import Parameters
+from xrnn.engine.timeline import Timeline
+from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, GivenState, S, State
 
 
@@ -32,6 +34,10 @@ class Tape(Generic[S]):
     axes: Axes[S]
     passes: list[Pass]
     masks: list[Array]
+    #: the segments that ran, the groups of them one after the other; None: whole sequences
+    timeline: Timeline | None
+    #: which parts of the first state were the learned initial ones; () if none are learned
+    absent: tuple[bool, ...]
     #: whether the inputs were one sequence, without an axis B
     unbatched: bool
     #: the layer that made the tape, its parameters and their version then.  For `xrnn.unroll`
@@ -61,9 +67,17 @@ class Tape(Generic[S]):
         """The cell that ran."""
         return self.axes.cell
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """T and B of the inputs."""
+        if self.timeline is not None:
+            return self.timeline.T, self.timeline.B
+        T, B, _ = self.passes[0].xs.shape
+        return T, B
+
     def __repr__(self) -> str:
-        T, B, I = self.passes[0].xs.shape
-        return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {I}>"
+        T, B = self.sizes
+        return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {self.axes.I}>"
 
     def backward(
         self, dys: Array | None, dstate: GivenState | None
@@ -71,10 +85,50 @@ class Tape(Generic[S]):
         """The gradients of all arguments of the forward pass: dxs, dstate, dweights."""
         axes = self.axes
         given, dlasts = self.gradients_given(dys, dstate)
-        found = stack.backward(self.passes, self.masks, axes.D, given, dlasts)
-        dfirst = axes.joined([dfirst for _, dfirst, _ in found])
-        dweights = self.named([dweights for _, _, dweights in found])
-        return self.to_user(found[0][0]), axes.to_user_state(dfirst, self.unbatched), dweights
+        found = [
+            stack.backward(passes, masks, axes.D, ds, last)
+            for passes, masks, ds, last in self.runs(given, dlasts)
+        ]
+        starts: list[State] | None = None
+        if self.timeline is None:
+            (gradients,) = found
+        else:
+            gradients, starts = segments.joined(self.timeline, self.passes, found, dlasts)
+        dfirst = axes.joined([one[1] for one in gradients])
+        dweights = self.named([one[2] for one in gradients])
+        if self.absent:
+            dweights |= self._of_initial_state([one[1] for one in gradients], starts)
+        return self.to_user(gradients[0][0]), axes.to_user_state(dfirst, self.unbatched), dweights
+
+    def runs(
+        self, dys: Array | None, dlasts: list[State]
+    ) -> list[tuple[list[Pass], list[Array], Array | None, list[State]]]:
+        """The runs of the layers one after the other, each with its passes, dropout masks and the
+        gradients of its outputs and last states.  There are several for a timeline."""
+        if self.timeline is None:
+            return [(self.passes, self.masks, dys, dlasts)]
+        given = segments.given(self.timeline, self.passes, self.axes.D, dys, dlasts)
+        n, m = len(self.passes) // len(given), len(self.masks) // len(given)
+        return [
+            (self.passes[k * n : (k + 1) * n], self.masks[k * m : (k + 1) * m], *one)
+            for k, one in enumerate(given)
+        ]
+
+    def _of_initial_state(
+        self, dfirsts: list[State], starts: list[State] | None
+    ) -> dict[str, Array]:
+        """The gradients of the learned initial state: the sum over the sequences that had it, and
+        what has come from resets."""
+        xp, found = self.axes.xp, {}
+        for n, (suffix, dfirst) in enumerate(zip(self.axes.suffixes, dfirsts, strict=True)):
+            for k, name in enumerate(self.cell.states):
+                total = self.axes.placement.zeros(dfirst[k].shape[1:])
+                if self.absent[k]:
+                    total = rounded_sum(dfirst[k], axis=0, xp=xp)
+                if starts is not None:
+                    total = total + starts[n][k]
+                found[f"{name}0{suffix}"] = total
+        return found
 
     def gradients_given(
         self, dys: Array | None, dstate: GivenState | None
@@ -82,7 +136,7 @@ class Tape(Generic[S]):
         """The checked arguments of `backward`: dys (T, B, D·H), and a dstate for each cell."""
         axes = self.axes
         check_real(axes.cell, axes.placement)
-        T, B, _ = self.passes[0].xs.shape
+        T, B = self.sizes
         if dys is not None:
             dys = axes.gradient(dys, T, B, self.unbatched)
         parts = axes.state("dstate", dstate, B, self.unbatched, axes.outputs)
@@ -92,6 +146,20 @@ class Tape(Generic[S]):
         """The dicts of all passes as one dict; for a layer ``f`` becomes ``f_l0`` and so on."""
         parts = zip(self.axes.suffixes, found, strict=True)
         return {f"{name}{suffix}": a for suffix, part in parts for name, a in part.items()}
+
+    def over_runs(self, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
+        """Values (T', B', n) by name from each pass of each run, as those of each cell over all
+        steps, (T, B, n)."""
+        if self.timeline is None:
+            return found
+        timeline, C, xp = self.timeline, self.axes.cells, self.axes.xp
+        return [
+            {
+                name: segments.spread(timeline, [run[name] for run in found[n::C]], xp=xp)
+                for name in found[n]
+            }
+            for n in range(C)
+        ]
 
     def to_user(self, a: Array) -> Array:
         """An array (T, B, n) with its axes in the user's order."""

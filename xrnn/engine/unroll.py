@@ -17,7 +17,7 @@ from xrnn.engine.checks import (
 )
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
-from xrnn.typing import Array, GivenState, Precision, S, Weights
+from xrnn.typing import Array, GivenState, Masked, Precision, S, Weights
 
 
 def unroll(
@@ -28,6 +28,9 @@ def unroll(
     lengths: Any = None,
     reverse: bool = False,
     *,
+    mask: Any = None,
+    masked: Masked = "zero",
+    resets: Any = None,
     precision: Precision = "ieee",
 ) -> tuple[Array, S, Tape[S]]:
     """Run one cell over sequences.
@@ -48,6 +51,16 @@ def unroll(
         The number of valid steps of each sequence, 0…T, in any order.  Default: T.
     reverse : bool
         Run each sequence from its end to its start; ``ys[t]`` still belongs to ``xs[t]``.
+    mask : booleans (T, B), or (T,) for one sequence, optional
+        Which steps are valid (before the end of their sequence).  A masked step keeps the state,
+        and values of xs and of gradients there are not read.  Default: all.
+    masked : {"zero", "hold"}
+        The output of a masked step: 0, or that of the valid step before it in the direction of
+        the run, since the last reset (0 if there is none).
+    resets : booleans like mask, optional
+        Where a sequence is cut: before such a step the state is the initial one (zeros), and no
+        gradient passes.  In reverse the cut is at the same place, between t and t − 1; the state
+        that is returned is still that of the first valid step.  Default: nowhere.
     precision : {"ieee", "tf32"}
         "tf32" allows products of float32 to round what they multiply to 10 bits (NVIDIA's
         TF32), where a device is faster with it; elsewhere it has no effect.
@@ -55,8 +68,8 @@ def unroll(
     Returns
     -------
     ys : array (T, B, H)
-        h at every step; exactly 0 past a sequence's end.  Read-only, where the library has
-        such arrays, because backward reads it again.
+        h at every step; exactly 0 past a sequence's end, and at masked steps.  Read-only, where
+        the library has such arrays, because backward reads it again.
     state : named tuple of array (B, H)
         The state where each sequence ends (in reverse: where it starts); the given state
         for a sequence of length 0.
@@ -107,7 +120,9 @@ def unroll(
     )
     axes = Axes(cell, placement, one.I, [one.widths], [""], stacked=False)
     bound = Bound(axes, [(one,)], version=one.fingerprint())
-    ys, last, tape = bound.forward(xs, parts, lengths, keep=True)
+    ys, last, tape = bound.forward(
+        xs, parts, lengths, mask=mask, masked=masked, resets=resets, keep=True
+    )
     assert tape is not None
     return ys, last, tape
 

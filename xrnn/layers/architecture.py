@@ -26,7 +26,7 @@ OPTIONS = {
 class Architecture(Module, Generic[S]):
     """The options of a `xrnn.Layer`, and what follows from them for its weights and states."""
 
-    _fixed = frozenset({"cell", "input_size", "hidden_size", "dtype", *OPTIONS})
+    _fixed = frozenset({"cell", "input_size", "hidden_size", "learn_state", "dtype", *OPTIONS})
 
     cell: Cell[S]
     input_size: int
@@ -37,6 +37,7 @@ class Architecture(Module, Generic[S]):
     dropout: float
     bidirectional: bool
     reverse: bool
+    learn_state: bool
     dtype: DType
     precision: Precision
     #: H of each layer
@@ -84,12 +85,14 @@ class Architecture(Module, Generic[S]):
             # A list, as it comes from a file.
             "hidden_size": list(H) if isinstance(H, tuple) else H,
             **{name: getattr(self, name) for name in OPTIONS},
+            # Only where it is so: files of earlier versions do not have it.
+            **({"learn_state": True} if self.learn_state else {}),
             "dtype": self.dtype,
             "precision": self.precision,
         }
 
     def _specs(self) -> dict[str, Spec]:
-        return specs(self.cell, self._cells(), self.bias)
+        return specs(self.cell, self._cells(), self.bias, self.learn_state)
 
     def _cells(self) -> list[Part]:
         """The sizes of every cell, in the order of the states."""

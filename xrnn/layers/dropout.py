@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from numbers import Integral, Real
 
-import array_api_compat
-
-from xrnn.backends import backend_of, host
-from xrnn.engine.stack import Mask
+from xrnn.backends import host
+from xrnn.engine.checks import Placement
+from xrnn.engine.stack import Drop
 from xrnn.typing import Array, Size
 
 
@@ -23,7 +23,7 @@ def check_dropout(kind: str, dropout: float, num_layers: int) -> None:
         )
 
 
-def dropout_masks(kind: str, p: float, seed: Size | None, dtype: str) -> Mask | None:
+def dropout_masks(p: float, seed: Size | None, dtype: str, placement: Placement) -> Drop | None:
     """The function that makes the mask for the outputs of a layer; None without dropout.
 
     Raises
@@ -35,19 +35,18 @@ def dropout_masks(kind: str, p: float, seed: Size | None, dtype: str) -> Mask | 
         return None
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise ValueError(
-            f"{kind}: seed is {seed!r:.80}; a layer with dropout needs an integer, another one at "
-            "every training step: forward(xs, seed=step)"
+            f"{placement.kind}: seed is {seed!r:.80}; a layer with dropout needs an integer, "
+            "another one at every training step: forward(xs, seed=step)"
         )
     if not p:
         return None
-    return partial(_mask, p, int(seed), dtype)
+    return partial(_mask, p, int(seed), dtype, placement)
 
 
-def _mask(p: float, seed: int, dtype: str, k: int, ys: Array) -> Array:
+def _mask(
+    p: float, seed: int, dtype: str, placement: Placement, k: int, shape: tuple[int, ...]
+) -> Array:
     """0 or 1/(1 − p) for each output of layer k; depends only on (seed, k, position)."""
-    T, B, n = ys.shape
-    backend = backend_of(ys)
-    scaled = (host.counter_bits(seed, k, T * B * n) >= int(p * 2**64)) / (1 - p)
-    where = array_api_compat.device(ys)
-    mask = backend.from_host(scaled.astype(dtype).reshape(T, B, n), where)
-    return backend.xp.astype(mask, ys.dtype)
+    scaled = (host.counter_bits(seed, k, prod(shape)) >= int(p * 2**64)) / (1 - p)
+    mask = placement.from_host(scaled.astype(dtype).reshape(shape))
+    return placement.backend.xp.astype(mask, placement.dtype)

@@ -96,14 +96,22 @@ def draw(
     return weights
 
 
-def draw_all(cell: Cell[Any], parts: list[Part], rng: Any, **options: Any) -> dict[str, Array]:
-    """Draw the weights of all cells of a layer, one cell after the other.
+def draw_all(
+    cell: Cell[Any], parts: list[Part], learn_state: bool, rng: Any, **options: Any
+) -> dict[str, Array]:
+    """Draw the weights of all cells of a layer, one cell after the other, and then the learned
+    initial states: 0, or with "uniform" as all other weights.
 
     `options` are those of `draw`.
     """
     random = host.generator(rng)
     drawn = [(one.suffix, draw(cell, one.I, one.H, rng=random, **options)) for one in parts]
-    return {f"{name}{suffix}": w for suffix, part in drawn for name, w in part.items()}
+    found = {f"{name}{suffix}": w for suffix, part in drawn for name, w in part.items()}
+    for one in parts if learn_state else ():
+        limit = one.H**-0.5 if options["init"] == "uniform" else 0.0
+        for state, n in zip(cell.states, cell.widths(one.H), strict=True):
+            found[f"{state}0{one.suffix}"] = random.uniform(-limit, limit, n)
+    return found
 
 
 def check_init(kind: str, init: str, forget_bias: float) -> None:
@@ -112,13 +120,27 @@ def check_init(kind: str, init: str, forget_bias: float) -> None:
     accept_number(f"{kind}: forget_bias", forget_bias, "a finite number", isfinite)
 
 
-def specs(cell: Cell[Any], parts: list[Part], bias: bool) -> dict[str, Spec]:
+def specs(cell: Cell[Any], parts: list[Part], bias: bool, learn_state: bool) -> dict[str, Spec]:
     """The shape that every weight of a layer must have."""
-    return {
-        f"{name}{one.suffix}": Spec(shape, cell.letters(name, one.letter))
-        for one in parts
-        for name, shape in cell.shapes(one.I, one.H, bias).items()
-    }
+    found = {}
+    for one in parts:
+        for name, shape in cell.shapes(one.I, one.H, bias).items():
+            found[f"{name}{one.suffix}"] = Spec(shape, cell.letters(name, one.letter))
+        if learn_state:
+            sizes = zip(cell.states, cell.widths(one.H), cell.width_letters, strict=True)
+            for state, n, letter in sizes:
+                found[f"{state}0{one.suffix}"] = Spec((n,), f"({letter},)")
+    return found
+
+
+def check_learn_state(cell: Cell[Any]) -> None:
+    """Raise ValueError if the initial state cannot be a weight, because its name is taken."""
+    taken = [f"{state}0" for state in cell.states if f"{state}0" in cell.shapes(1, 1)]
+    if taken:
+        raise ValueError(
+            f"{cell.name}: learn_state is True, and the cell has a weight {taken[0]}, as the "
+            "learned initial state would be called; rename it"
+        )
 
 
 def _glorot(inputs: int, outputs: int, shape: tuple[int, ...], random: Any) -> Array:

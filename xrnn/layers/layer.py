@@ -19,9 +19,19 @@ from xrnn.engine.tape import Tape, check_made_by
 from xrnn.engine.values import check_index
 from xrnn.layers.architecture import OPTIONS, Architecture
 from xrnn.layers.dropout import check_dropout, dropout_masks
-from xrnn.layers.initialisation import check_init, draw_all
+from xrnn.layers.initialisation import check_init, check_learn_state, draw_all
 from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
-from xrnn.typing import Array, GivenDType, GivenState, Init, Precision, S, Size, dtype_name
+from xrnn.typing import (
+    Array,
+    GivenDType,
+    GivenState,
+    Init,
+    Masked,
+    Precision,
+    S,
+    Size,
+    dtype_name,
+)
 
 
 class Layer(Architecture[S]):
@@ -54,6 +64,9 @@ class Layer(Architecture[S]):
         of both are concatenated, (T, B, 2·H).
     reverse : bool
         Whether all layers run from the end to the start (D = 1).
+    learn_state : bool
+        Whether the initial state, that is used where none is given and at resets, is a weight.
+        Default: zeros.
     dtype : {"float32", "float64", "float16", "bfloat16", "complex64", "complex128"}
         The dtype of the weights, which inputs and states must have too: its name, or the dtype
         of an array library, such as ``np.float32``.  bfloat16 needs ml_dtypes.  On "cpu" numbers
@@ -75,7 +88,7 @@ class Layer(Architecture[S]):
     ----------
     weights : Parameters
         The cell's weights by name, layer and direction: ``W_l0``, ``U_l0``, ``b_l0``,
-        ``W_l0_reverse``, ``W_l1`` …
+        ``W_l0_reverse``, ``W_l1`` …; with `learn_state` also ``h0_l0`` (H,), ``c0_l0`` …
 
     Raises
     ------
@@ -105,6 +118,7 @@ class Layer(Architecture[S]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
+        learn_state: bool = False,
         dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
@@ -117,7 +131,10 @@ class Layer(Architecture[S]):
         check_sizes(kind, input_size=input_size)
         sizes = self._sizes = accept_hidden_sizes(kind, hidden_size, num_layers)
         flags = {"bias": bias, "batch_first": batch_first}
-        check_flags(kind, **flags, bidirectional=bidirectional, reverse=reverse)
+        ways = {"bidirectional": bidirectional, "reverse": reverse}
+        check_flags(kind, **flags, **ways, learn_state=learn_state)
+        if learn_state:
+            check_learn_state(cell)
         if bidirectional and reverse:
             raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
         check_dropout(kind, dropout, len(sizes))
@@ -126,11 +143,12 @@ class Layer(Architecture[S]):
         self.hidden_size = sizes if len(set(sizes)) > 1 else sizes[0]
         self.num_layers, self.bidirectional = len(sizes), bool(bidirectional)
         self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
+        self.learn_state = bool(learn_state)
         self.dropout, self.dtype = float(dropout), accept_dtype(kind, dtype, DTYPES)
         self.precision = precision
         check_init(kind, init, forget_bias)
         how = {"bias": self.bias, "init": init, "forget_bias": forget_bias}
-        draw = partial(draw_all, cell, self._cells(), **how)
+        draw = partial(draw_all, cell, self._cells(), self.learn_state, **how)
         options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
         self._parameters = drawn(kind, self._specs(), draw, **options)
 
@@ -146,13 +164,20 @@ class Layer(Architecture[S]):
         self._last_bound: Bound[S] | None = None
 
     def initial_state(self, B: Size) -> S:
-        """The default state of B sequences: zeros (L·D, B, H) for each of ``cell.states``."""
+        """The default state of B sequences: (L·D, B, H) for each of ``cell.states``, zeros unless
+        it is learned."""
         check_index(self.cell.name, "B", B, LARGEST)
-        axes = self._bound().axes
-        return axes.as_named(axes.state("state", None, int(B), False, axes.placement))
+        return self._bound().initial_state(int(B))
 
     def __call__(
-        self, xs: Array, state: GivenState | None = None, lengths: Any = None
+        self,
+        xs: Array,
+        state: GivenState | None = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        masked: Masked = "zero",
+        resets: Any = None,
     ) -> tuple[Array, S]:
         """Inference: like `forward`, but without a tape and without dropout.
 
@@ -165,7 +190,9 @@ class Layer(Architecture[S]):
         state : named tuple of array (L·D, B, H)
             The state where each sequence ended.
         """
-        ys, last, _ = self._bound().forward(xs, state, lengths, keep=False)
+        ys, last, _ = self._bound().forward(
+            xs, state, lengths, mask=mask, masked=masked, resets=resets, keep=False
+        )
         return ys, last
 
     def forward(
@@ -174,6 +201,9 @@ class Layer(Architecture[S]):
         state: GivenState | None = None,
         lengths: Any = None,
         *,
+        mask: Any = None,
+        masked: Masked = "zero",
+        resets: Any = None,
         seed: Size | None = None,
     ) -> tuple[Array, S, Tape[S]]:
         """Run the layer and keep what `backward` needs.
@@ -184,10 +214,14 @@ class Layer(Architecture[S]):
             The inputs.
         state : tuple of array (L·D, B, H) or None, optional
             The states to start from, one array for each of ``cell.states``; layer 0
-            forward, layer 0 reverse, layer 1 forward …  Default: zeros, for the tuple or any
-            of its parts.
+            forward, layer 0 reverse, layer 1 forward …  Default: the initial state, for the
+            tuple or any of its parts.  Where the sizes of layers differ, such a part is a tuple
+            of L·D arrays (B, H).
         lengths : integers (B,), optional
             The number of valid steps of each sequence, 0…T, in any order.  Default: T.
+        mask, masked, resets
+            As for `xrnn.unroll`; (B, T) with ``batch_first``.  A reset gives the initial state,
+            which may be learned, to all layers and both directions.
         seed : int, optional
             The seed of the dropout masks, which depend only on it, the layer and the
             position: give a new one at every training step.  Required with dropout.
@@ -195,8 +229,9 @@ class Layer(Architecture[S]):
         Returns
         -------
         ys : array (T, B, D·H), or (B, T, D·H)
-            The outputs of the last layer; exactly 0 past a sequence's end.  Read-only, where
-            the library has such arrays, because `backward` reads them again.
+            The outputs of the last layer; exactly 0 past a sequence's end and, unless they are
+            held, at masked steps.  Read-only, where the library has such arrays, because
+            `backward` reads them again.
         state : named tuple of array (L·D, B, H)
             The state where each sequence ended.
         tape : Tape
@@ -209,8 +244,9 @@ class Layer(Architecture[S]):
         TypeError, ValueError
             As `xrnn.unroll`; and if a layer with dropout is given no seed.
         """
-        mask = dropout_masks(self.cell.name, self.dropout, seed, self.dtype)
-        ys, last, tape = self._bound().forward(xs, state, lengths, keep=True, mask=mask, owner=self)
+        drop = dropout_masks(self.dropout, seed, self.dtype, self._parameters.placement)
+        how: Any = {"mask": mask, "masked": masked, "resets": resets, "drop": drop}
+        ys, last, tape = self._bound().forward(xs, state, lengths, **how, keep=True, owner=self)
         assert tape is not None
         return ys, last, tape
 
@@ -236,7 +272,8 @@ class Layer(Architecture[S]):
         dstate : named tuple of array (L·D, B, H)
             The gradient of the state that `forward` was given.
         dweights : dict of str to array
-            Names and shapes of `weights`.
+            Names and shapes of `weights`.  That of a learned initial state is the sum over the
+            sequences, and the resets, that started from it.
 
         `xrnn.analysis.gate_gradients` gives the gradients of gates and states at every step.
 
@@ -299,6 +336,7 @@ class Layer(Architecture[S]):
             words.insert(0, self.cell.name)
         options: dict[str, tuple[Any, Any]] = {
             **{name: (getattr(self, name), usual) for name, usual in OPTIONS.items()},
+            "learn_state": (self.learn_state, False),
             "dtype": (dtype_name(placement.dtype), "float32"),
             "device": (placement.backend.name, "cpu"),
             "precision": (self.precision, "ieee"),
@@ -327,6 +365,7 @@ class Layer(Architecture[S]):
                 bias=self.bias,
                 reverse=self.reverse,
                 batch_first=self.batch_first,
+                learn_state=self.learn_state,
                 precision=self.precision,
             )
         return bound

@@ -1,0 +1,225 @@
+"""A stack over the segments of a `xrnn.engine.timeline.Timeline`: the values are moved to the
+groups of segments, each group runs as one batch, and the results are moved back.
+
+Every move takes rows of an array by an index, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import array_api_compat
+
+from xrnn.backends import backend_of, host
+from xrnn.engine import stack as stacks
+from xrnn.engine.bound_cell import Pass
+from xrnn.engine.stack import Drop, Stack
+from xrnn.engine.timeline import Direction, Group, Timeline
+from xrnn.recurrence.masks import apply_mask
+from xrnn.recurrence.precision import rounded_sum
+from xrnn.typing import Array, Gradients, Namespace, State
+
+
+def forward(
+    stack: Stack,
+    timeline: Timeline,
+    xs: Array,
+    firsts: list[State],
+    initial: list[State],
+    *,
+    drop: Drop | None,
+    keep: bool,
+) -> tuple[Array, list[State], list[Pass], list[Array]]:
+    """As `stack.forward`, over all groups; `initial` are the initial states (n,) of the cells.
+
+    The passes and dropout masks are those of the first group, then those of the second …
+    """
+    cells = [one for directions in stack for one in directions]
+    xp, ways = cells[0].xp, [timeline.directions[one.reverse] for one in cells]
+    rows = xp.reshape(xs, (timeline.T * timeline.B, xs.shape[2]))
+    rest = [tuple([part[None, :] for part in state]) for state in initial]
+    begun = [
+        tuple([_take([*pair], way.starts, xp=xp) for pair in zip(*states, strict=True)])
+        for *states, way in zip(firsts, rest, ways, strict=True)
+    ]
+    whole: dict[int, Array] = {}
+    outs, lasts = [], []
+    passes: list[Pass] = []
+    masks: list[Array] = []
+    for group in timeline.groups:
+        inputs = _rows(rows, group, xp=xp)
+        given = [_part(state, group) for state in begun]
+        lengths = None if group.lengths is None else _index(group.lengths, xs, xp=xp)
+        mask = None if drop is None else partial(_dropped, drop, timeline, whole, group, xp)
+        ys, last, *kept = stacks.forward(stack, inputs, given, lengths, drop=mask, keep=keep)
+        outs.append(ys)
+        lasts.append(last)
+        passes += kept[0]
+        masks += kept[1]
+    ends = [
+        tuple([_take([*parts], way.ends, xp=xp) for parts in zip(*states, strict=True)])
+        for *states, way in zip(*lasts, firsts, rest, ways, strict=True)
+    ]
+    D = len(stack[-1])
+    return _outputs(outs, timeline, ways[-D:], xp=xp), ends, passes, masks
+
+
+def _dropped(
+    drop: Drop,
+    timeline: Timeline,
+    whole: dict[int, Array],
+    group: Group,
+    xp: Namespace,
+    k: int,
+    shape: tuple[int, ...],
+) -> Array:
+    """The dropout mask over the outputs of layer k of a group.
+
+    It belongs to the steps of the inputs, so that it does not depend on the groups.  `whole` holds
+    the masks that were made already, (T·B, n).
+    """
+    if k not in whole:
+        T, B, n = timeline.T, timeline.B, shape[2]
+        whole[k] = xp.reshape(drop(k, (T, B, n)), (T * B, n))
+    return _rows(whole[k], group, xp=xp)
+
+
+def given(
+    timeline: Timeline,
+    passes: list[Pass],
+    D: int,
+    dys: Array | None,
+    dlasts: list[State],
+) -> list[tuple[Array | None, list[State]]]:
+    """For each group the gradients of its outputs and last states."""
+    xp, ways = passes[0].bound.xp, _ways(timeline, passes)
+    ended = []
+    for state, way in zip(dlasts, ways, strict=True):
+        parts = [[part, _zeros(part, xp=xp)] for part in state]
+        ended.append(tuple([_take(pair, way.back_to_segments(), xp=xp) for pair in parts]))
+    rows: list[Array | None] = [None] * len(timeline.groups)
+    if dys is not None:
+        rows = _to_groups(dys, timeline, ways[-D:], xp=xp)
+    return [
+        (ds, [_part(state, group) for state in ended])
+        for ds, group in zip(rows, timeline.groups, strict=True)
+    ]
+
+
+def joined(
+    timeline: Timeline, passes: list[Pass], found: list[list[Gradients]], dlasts: list[State]
+) -> tuple[list[Gradients], list[State]]:
+    """The gradients of all groups as those of each cell, and those of its initial state (n,)."""
+    xp, ways = passes[0].bound.xp, _ways(timeline, passes)
+    gradients, starts = [], []
+    for n, (way, dlast) in enumerate(zip(ways, dlasts, strict=True)):
+        several = [group[n] for group in found]
+        dfirst, dinitial = [], []
+        for parts in zip(*(one[1] for one in several), dlast, strict=True):
+            table = [*parts, _zeros(parts[0], xp=xp)]
+            dfirst.append(_take(table, way.back_to_given(), xp=xp))
+            dinitial.append(rounded_sum(_take(table, way.back_to_initial(), xp=xp), axis=0, xp=xp))
+        dweights = {k: sum_of([one[2][k] for one in several]) for k in several[0][2]}
+        # Only the inputs of the first cell are inputs of the user.
+        dxs = spread(timeline, [one[0] for one in several], xp=xp) if n == 0 else several[0][0]
+        gradients.append((dxs, tuple(dfirst), dweights))
+        starts.append(tuple(dinitial))
+    return gradients, starts
+
+
+def spread(timeline: Timeline, groups: list[Array], *, xp: Namespace) -> Array:
+    """Arrays (T', B', n) of all groups as one (T, B, n), exactly 0 at steps that are left out."""
+    return _spread(groups, timeline.inputs, timeline, xp=xp)
+
+
+def sum_of(arrays: Sequence[Array]) -> Array:
+    """The sum of arrays of one shape."""
+    total, *more = arrays
+    for array in more:
+        total = total + array
+    return total
+
+
+def _ways(timeline: Timeline, passes: list[Pass]) -> list[Direction]:
+    """The direction of each cell."""
+    n = len(passes) // len(timeline.groups)
+    return [timeline.directions[one.bound.reverse] for one in passes[:n]]
+
+
+def _outputs(
+    groups: list[Array], timeline: Timeline, ways: list[Direction], *, xp: Namespace
+) -> Array:
+    """The outputs (T, B, D·n) of all groups; each direction may hold other ones."""
+    if ways[0].outputs is ways[-1].outputs:
+        return _spread(groups, ways[0].outputs, timeline, xp=xp)
+    n = groups[0].shape[2] // len(ways)
+    halves = [
+        _spread([ys[..., d * n : (d + 1) * n] for ys in groups], way.outputs, timeline, xp=xp)
+        for d, way in enumerate(ways)
+    ]
+    return xp.concat(halves, axis=-1)
+
+
+def _to_groups(
+    dys: Array, timeline: Timeline, ways: list[Direction], *, xp: Namespace
+) -> list[Array | None]:
+    """The gradients of the outputs (T, B, D·n) as those of the steps of each group.
+
+    A step has the sum of all those that its output stands for.
+    """
+    flat = xp.reshape(dys, (timeline.T * timeline.B, dys.shape[2]))
+    if all(way.outputs is timeline.inputs for way in ways):
+        return [_rows(flat, group, xp=xp) for group in timeline.groups]
+    backend, count, n = backend_of(dys), timeline.total, dys.shape[2] // len(ways)
+    parts = []
+    for d, way in enumerate(ways):
+        known = _index(way.outputs[:, None] >= 0, dys, xp=xp)
+        places = _index(host.xp.where(way.outputs >= 0, way.outputs, count), dys, xp=xp)
+        half = apply_mask(known, flat[:, d * n : (d + 1) * n], xp=xp)
+        parts.append(backend.scatter_add(half, places, count + 1, xp=xp)[:count, :])
+    rows, at, found = xp.concat(parts, axis=-1), 0, []
+    for group in timeline.groups:
+        size = group.rows.size
+        found.append(xp.reshape(rows[at : at + size, :], (*group.rows.shape, rows.shape[1])))
+        at += size
+    return found
+
+
+def _spread(groups: list[Array], index: Array, timeline: Timeline, *, xp: Namespace) -> Array:
+    """Rows of arrays (T', B', n), taken by an index (T·B,) in which −1 stands for zeros."""
+    n = groups[0].shape[2]
+    rows = [xp.reshape(a, (a.shape[0] * a.shape[1], n)) for a in groups]
+    if bool((index < 0).any()):
+        rows.append(_zeros(rows[0], xp=xp))
+        index = host.xp.where(index < 0, timeline.total, index)
+    return xp.reshape(_take(rows, index, xp=xp), (timeline.T, timeline.B, n))
+
+
+def _rows(flat: Array, group: Group, *, xp: Namespace) -> Array:
+    """The rows of an array (T·B, n) that the steps of a group have, as (T', B', n)."""
+    shape = (*group.rows.shape, flat.shape[1])
+    return xp.reshape(_take([flat], group.rows.ravel(), xp=xp), shape)
+
+
+def _part(state: State, group: Group) -> State:
+    """The states of the segments of a group."""
+    return tuple([part[group.part, :] for part in state])
+
+
+def _take(tables: list[Array], index: Array, *, xp: Namespace) -> Array:
+    """Rows of arrays (m, n) below each other, by an index of the host."""
+    table = tables[0] if len(tables) == 1 else xp.concat(tables)
+    return xp.take(table, _index(index, table, xp=xp), axis=0)
+
+
+def _index(values: Array, like: Array, *, xp: Namespace) -> Array:
+    """An array of the host on the device of another one."""
+    return xp.asarray(values, device=array_api_compat.device(like))
+
+
+def _zeros(like: Array, *, xp: Namespace) -> Array:
+    """A row of zeros for an array (m, n)."""
+    shape: Any = (1, like.shape[1])
+    return xp.zeros(shape, dtype=like.dtype, device=array_api_compat.device(like))
