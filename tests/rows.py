@@ -35,3 +35,44 @@ ROWS = (
     Row(cells.BY_NAME["janet"]),
     Row(cells.BY_NAME["mgu"]),
 )
+
+#: cells with options: each option alone, and those that meet in one equation
+MADE = (
+    cells.lstm_with(activations=("hard_sigmoid", "softsign", "relu")),
+    cells.lstm_with(activations=(("hard_sigmoid", 1 / 6), ("scaled_tanh", 1.7, 0.6), "softplus")),
+    cells.lstm_with(activations=("sigmoid", ("leaky_relu", -0.2), ("elu", 0.7))),
+    cells.lstm_with(activations=("softplus", ("thresholded_relu", -0.3), ("affine", 0.3, 0.1))),
+    cells.lstm_with(clip=0.4),
+    cells.lstm_with(cell_clip=0.3),
+    cells.lstm_with(coupled=True),
+    cells.lstm_with(proj_size=2),
+    cells.lstm_with(layer_norm=True),
+    cells.lstm_with(layer_norm="gates"),
+    cells.lstm_with(coupled=True, peephole=True, clip=0.6, cell_clip=0.5),
+    cells.lstm_with(coupled=True, peephole=True, layer_norm="gates", proj_size=3, cell_clip=0.5),
+    cells.lstm_with(coupled=True, layer_norm="products", proj_size=7, clip=0.7),
+    cells.lstm_with(peephole=True, proj_size=1, activations=("hard_sigmoid", "tanh", "elu")),
+    cells.gru_with(activations=("hard_sigmoid", "relu")),
+    cells.gru_with(activations=(("hard_sigmoid", 0.3), ("scaled_tanh", 1.7)), reset="before"),
+    cells.gru_with(clip=0.4),
+    cells.gru_with(clip=0.4, reset="before"),
+    cells.gru_with(layer_norm=True),
+    cells.gru_with(layer_norm=True, clip=1.5, activations=("sigmoid", "elu")),
+    cells.rnn_with(activations=["softsign"]),
+    cells.rnn_with(activations=[("leaky_relu", -0.2)], clip=0.5),
+    cells.rnn_with(clip=0.4),
+)
+
+#: those that draw random numbers in training
+NOISY = (
+    cells.lstm_with(zoneout=(0.3, 0.6), proj_size=2),
+    cells.lstm_with(recurrent_dropout=0.4, layer_norm=True),
+    cells.lstm_with(recurrent_dropout=0.4, zoneout=(0.0, 0.5), peephole=True, cell_clip=0.7),
+    cells.gru_with(recurrent_dropout=0.4, zoneout=0.3),
+    cells.gru_with(recurrent_dropout=0.4, reset="before"),
+    cells.gru_with(recurrent_dropout=0.4, layer_norm=True),
+    cells.rnn_with(recurrent_dropout=0.4, zoneout=0.2),
+    cells.with_zoneout(cells.InputGatedLSTM, 0.2, 0.3),
+    cells.with_zoneout(cells.MinGRU, 0.5),
+    cells.with_zoneout(cells.BY_NAME["janet"], 0.5),
+)

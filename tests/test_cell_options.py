@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rows import MADE, NOISY
 
 from xrnn import cells
 from xrnn.cells.activations import ACTIVATIONS, activate, sigmoid, slope
@@ -16,59 +17,7 @@ from xrnn.recurrence.loop import Loop
 
 T, B, I, H = 3, 4, 3, 5
 
-#: each alone, and those that meet in one equation
-LSTMS: list[dict[str, Any]] = [
-    {"activations": ("hard_sigmoid", "softsign", "relu")},
-    {"activations": (("hard_sigmoid", 1 / 6, 0.5), ("scaled_tanh", 1.7, 0.6), "softplus")},
-    {"activations": ("sigmoid", ("leaky_relu", -0.2), ("elu", 0.7))},
-    {"activations": ("softplus", ("thresholded_relu", -0.3), ("affine", 0.3, 0.1))},
-    {"clip": 0.4},
-    {"cell_clip": 0.3},
-    {"coupled": True},
-    {"proj_size": 2},
-    {"layer_norm": True},
-    {"layer_norm": "gates"},
-    {"coupled": True, "peephole": True, "clip": 0.6, "cell_clip": 0.5},
-    {"coupled": True, "peephole": True, "layer_norm": "gates", "proj_size": 3, "cell_clip": 0.5},
-    {"coupled": True, "layer_norm": "products", "proj_size": 7, "clip": 0.7},
-    {"peephole": True, "proj_size": 1, "activations": ("hard_sigmoid", "tanh", "elu")},
-]
-
-
-GRUS: list[dict[str, Any]] = [
-    {"activations": ("hard_sigmoid", "relu")},
-    {"activations": (("hard_sigmoid", 1 / 6), ("scaled_tanh", 1.7, 0.6)), "reset": "before"},
-    {"clip": 0.4},
-    {"clip": 0.4, "reset": "before"},
-    {"layer_norm": True},
-    {"layer_norm": True, "clip": 0.6, "activations": ("softsign", "elu")},
-]
-
-RNNS: list[dict[str, Any]] = [
-    {"activations": ["softsign"]},
-    {"activations": [("leaky_relu", -0.2)], "clip": 0.5},
-    {"clip": 0.4},
-]
-
-NOISY: list[Any] = [
-    cells.lstm_with(zoneout=(0.3, 0.6), proj_size=2),
-    cells.lstm_with(recurrent_dropout=0.4, layer_norm=True),
-    cells.lstm_with(recurrent_dropout=0.4, zoneout=(0.0, 0.5), peephole=True, cell_clip=0.7),
-    cells.gru_with(recurrent_dropout=0.4, zoneout=0.3),
-    cells.gru_with(recurrent_dropout=0.4, reset="before"),
-    cells.gru_with(recurrent_dropout=0.4, layer_norm=True),
-    cells.rnn_with(recurrent_dropout=0.4, zoneout=0.2),
-    cells.with_zoneout(cells.InputGatedLSTM, 0.2, 0.3),
-    cells.with_zoneout(cells.MinGRU, 0.5),
-    cells.with_zoneout(cells.BY_NAME["janet"], 0.5),
-]
-
-MADE: list[Any] = [
-    *(cells.lstm_with(**options) for options in LSTMS),
-    *(cells.gru_with(**options) for options in GRUS),
-    *(cells.rnn_with(**options) for options in RNNS),
-    *NOISY,
-]
+CELLS = (*MADE, *NOISY)
 
 
 def arguments(cell: Any, seed: int = 0) -> dict[str, Any]:
@@ -95,7 +44,7 @@ def run(cell: Any, given: dict[str, Any], **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("cell", "drawn"),
-    [*((cell, False) for cell in MADE), *((cell, True) for cell in NOISY)],
+    [*((cell, False) for cell in CELLS), *((cell, True) for cell in NOISY)],
     ids=lambda given: getattr(given, "name", f"drawn={given}"),
 )
 @pytest.mark.parametrize("lengths", [None, np.array([3, 0, 1, 2])], ids=["whole", "lengths"])
@@ -157,10 +106,10 @@ class TestIdentity:
             "lstm(activations=[hard_sigmoid(0.16666666666666666, 0.5), tanh, elu(1.0)], "
             "coupled=True)"
         )
-        assert len({cell.name for cell in MADE}) == len(MADE)
+        assert len({cell.name for cell in CELLS}) == len(CELLS)
         assert cell.identity == cell.name
 
-    @pytest.mark.parametrize("cell", MADE, ids=lambda cell: cell.name)
+    @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
     def test_a_pickle_is_the_same_cell(self, cell: Any) -> None:
         assert pickle.loads(pickle.dumps(cell)) is cell
 
@@ -172,7 +121,7 @@ class TestIdentity:
         assert other.identity != cell.identity
 
     def test_the_cache_of_verifications_knows_the_options(self) -> None:
-        codes = [code_of(cell.step, cell.step_backward, cell.total) for cell in MADE]
+        codes = [code_of(cell.step, cell.step_backward, cell.total) for cell in CELLS]
         assert None not in codes
         assert len(set(codes)) == len(codes)
 

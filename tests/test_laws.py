@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from conftest import DEVICES
-from rows import ROWS, Row
+from rows import MADE, ROWS, Row
 
 from xrnn.certify.laws import LAWS, cases, oracle
 from xrnn.certify.report import bound
@@ -36,6 +37,34 @@ def test_law(law: str, row: Row, dtype: str, device: str) -> None:
             applied += 1
             assert error <= bound(row.cell, law, dtype), option.name
     assert applied >= 6
+
+
+#: ways of use in which the options of a cell could matter
+BRIEF = [
+    option
+    for option in OPTIONS
+    if option.name in ("plain", "no bias", "lengths", "reverse", "3 layers, both")
+]
+
+
+@pytest.mark.parametrize("cell", MADE, ids=lambda cell: cell.name)
+def test_laws_of_cells_with_options(cell: Any) -> None:
+    for option in BRIEF:
+        for name, law in LAWS.items():
+            error = law(Trial(cell, option))
+            assert error is None or error <= bound(cell, name, "float64"), (name, option.name)
+
+
+@pytest.mark.parametrize("cell", MADE, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("law", ["contract", "twin"])
+@pytest.mark.parametrize(("device", "dtype"), [k for k in KINDS if k.id != "cpu-float64"])
+def test_cells_with_options_in_other_libraries(
+    law: str, cell: Any, dtype: str, device: str
+) -> None:
+    for option in BRIEF[::2]:
+        error = LAWS[law](Trial(cell, option, device, dtype))
+        assert error is not None
+        assert error <= bound(cell, law, dtype), option.name
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.oracles], ids=lambda row: row.cell.name)

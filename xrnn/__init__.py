@@ -6,10 +6,12 @@ from xrnn.certify import certify
 from xrnn.convert.files import load, save
 from xrnn.engine.unroll import unroll, unroll_backward
 from xrnn.layers.embedding import Embedding
+from xrnn.layers.gru import GRU
 from xrnn.layers.input_gated import InputGatedLSTM
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
-from xrnn.layers.recurrent import GRU, LSTM, RNN
+from xrnn.layers.lstm import LSTM
+from xrnn.layers.rnn import RNN
 from xrnn.learn import losses, online, optim
 
 __all__ = [

@@ -47,6 +47,9 @@ from xrnn.cells.peephole import PeepholeLSTM
 from xrnn.cells.zoneout import with_zoneout, zoneout_rates
 from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
+#: what is normalised
+LayerNorm = Literal["products", "gates"]
+
 
 @dataclass(frozen=True)
 class LSTMOptions(Options):
@@ -80,7 +83,7 @@ def lstm_with(
     coupled: bool = False,
     peephole: bool = False,
     proj_size: int = 0,
-    layer_norm: bool | Literal["products", "gates"] = False,
+    layer_norm: bool | LayerNorm = False,
     zoneout: float | tuple[float, float] = 0.0,
     recurrent_dropout: float = 0.0,
 ) -> Cell[HCState]:

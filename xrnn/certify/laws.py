@@ -12,7 +12,8 @@
 6. twin         results of the backend, with its kernels, equal those of the cell's own code in
                 float64 on the host
 7. look         the gradients of the gates that `xrnn.analysis` returns add up to those of W and
-                b; like the values of the gates, they are exactly 0 in the padding
+                b (of W alone, if the step normalises W x before it adds b); like the values of
+                the gates, they are exactly 0 in the padding
 
 Each law returns the largest relative error found, or None where the law does not apply.
 """
@@ -240,7 +241,7 @@ def look(trial: Trial) -> float:
     for k, suffix in layer.parts():
         das = host.xp.concat([dgates[f"{g}{suffix}"] for g in trial.cell.gates], axis=-1)
         das = das.astype("float64").reshape(past.size, das.shape[-1])
-        sums = {"b": das.sum(axis=0)} if layer.bias else {}
+        sums = {"b": das.sum(axis=0)} if layer.bias and not trial.cell.bias_in_step else {}
         if k == 0:
             sums["W"] = das.T @ xs.reshape(past.size, layer.input_size)
         for name, expected in sums.items():
