@@ -97,6 +97,9 @@ class Backend:
         most libraries.
     kernels : mapping of Cell to tuple of Kernel
         For a cell the kernels that run it faster than its own code, the best first.
+    variants : callable
+        ``variants(cell)``: the same for a cell that is not in `kernels`, such as one with options
+        (`Cell.made`); always the same objects for the same cell.
     describe : callable
         ``describe() -> str``: everything that a verification depends on: library, driver, and the
         device that kernels run on now.  It is asked for each choice of a kernel.
@@ -141,6 +144,7 @@ class Backend:
     xp: Namespace
     to_host: Callable[[Array], Array]
     kernels: Mapping[Cell[Any], tuple[Kernel, ...]] = field(default_factory=dict)
+    variants: Callable[[Cell[Any]], tuple[Kernel, ...]] = lambda cell: ()
     describe: Callable[[], str] = lambda: ""
     occupied: Callable[[], str | None] = lambda: None
     passing: Callable[[Exception], bool] = passing
@@ -155,6 +159,10 @@ class Backend:
     read_only: Callable[[Array], Array] = lambda array: array
     fingerprint: Callable[[Array], Any] = lambda array: None
     refused: tuple[type, ...] = ()
+
+    def kernels_of(self, cell: Cell[Any]) -> tuple[Kernel, ...]:
+        """The kernels that run the cell faster than its own code, the best first."""
+        return self.kernels[cell] if cell in self.kernels else self.variants(cell)
 
     def from_host(self, array: Array, device: Any = None) -> Array:
         """A copy of a NumPy array, in C order, as an array of this library.

@@ -31,8 +31,8 @@ class Case:
     """One pass: a cell, sizes (T, B, I, H), how it is run, and random arrays for it.
 
     Weights are so small that a recurrence forgets what is rounded.  The pre-activations of a
-    cell that is not analytic stay away from the kink, where rounding would decide which side
-    is taken.  What stands past the end of a sequence is `padding`.
+    cell with a kink at 0 stay away from it, because there rounding would decide which side is
+    taken.  What stands past the end of a sequence is `padding`.
     """
 
     cell: AnyCell
@@ -57,7 +57,7 @@ class Case:
             for name, shape in self.cell.shapes(I, H).items()
         }
         xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, H))
-        if not self.cell.analytic:
+        if not self.cell.analytic and self.cell.made is None:
             self._stay_away_from_the_kink(weights, xs)
         self.weights = {name: w.astype(kind) for name, w in weights.items()}
         self.xs, self.dys = xs.astype(kind), dys.astype(kind)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import sequence_checks as checks
 from native_kernels import NativeKernel
-from option_cells import USUAL, VALUES, Options, cell_with
 from sequences import Case, close, forward, outputs, reference, run, same, some_lengths
 
 from xrnn import cells
-from xrnn.backends.cpu import extension
+from xrnn.backends.cpu import BACKEND, extension
+from xrnn.cells.activations import ACTIVATIONS, activate
+from xrnn.cells.options import activations_of
 
 native: Any = pytest.importorskip(
     "xrnn.backends.cpu._native", reason="the native loops are not built", exc_type=ImportError
@@ -26,145 +28,138 @@ BOUND = {"float32": 1e-4, "float64": 1e-12}
 PARAMETERS = {
     "hard_sigmoid": (0.2, 0.5),
     "affine": (0.5, 0.1),
-    "leaky_relu": (0.1, 0),
-    "thresholded_relu": (0.3, 0),
+    "leaky_relu": (0.1,),
+    "thresholded_relu": (0.3,),
     "scaled_tanh": (0.8, 0.6),
-    "elu": (0.7, 0),
+    "elu": (0.7,),
 }
 
+MAKERS: dict[str, Any] = {
+    "rnn": cells.rnn_with,
+    "gru": cells.gru_with,
+    "gru-before": partial(cells.gru_with, reset="before"),
+    "lstm": cells.lstm_with,
+    "coupled": partial(cells.lstm_with, coupled=True),
+    "peephole": partial(cells.lstm_with, peephole=True),
+    "coupled peephole": partial(cells.lstm_with, coupled=True, peephole=True),
+}
 
-def spec(name: str) -> tuple[str, float, float]:
-    alpha, beta = PARAMETERS.get(name, (0, 0))
-    return name, alpha, beta
+USUAL = dict.fromkeys(MAKERS, ("sigmoid", "tanh", "tanh")) | {
+    "rnn": ("tanh",),
+    "gru": ("sigmoid", "tanh"),
+    "gru-before": ("sigmoid", "tanh"),
+}
+
+#: a limit that is never reached, so that the loop with options runs what a plain one runs
+FAR = 1e30
 
 
-def of_kinds(family: str, *names: str) -> Options:
-    """Options with these kinds of functions in turn."""
-    n = len(USUAL[family])
-    return Options(tuple(spec(names[k % len(names)]) for k in range(n)))
+def spec(name: str) -> Any:
+    return name, *PARAMETERS.get(name, ())
 
 
-def every_option() -> Iterator[tuple[str, Options]]:
-    """Each kind for each function of each family, each limit, and each form of the LSTM."""
-    for family, usual in USUAL.items():
-        plain = Options(usual)
-        yield family, plain
-        for name in VALUES:
+def every_cell() -> Iterator[Any]:
+    """Each kind for each function of each maker, and each limit."""
+    for maker, usual in USUAL.items():
+        for name in ACTIVATIONS if " " not in maker else ("hard_sigmoid", "elu"):
             for k in range(len(usual)):
-                yield family, Options((*usual[:k], spec(name), *usual[k + 1 :]))
-        yield family, replace(plain, clip=0.7)
-    lstm = Options(USUAL["lstm"])
-    for coupled in (False, True):
-        for peephole in (False, True):
-            form = replace(lstm, coupled=coupled, peephole=peephole)
-            yield "lstm", form
-            yield "lstm", replace(form, clip=0.9, cell_clip=0.6)
-            kinds = ("hard_sigmoid", "softsign", "elu")
-            yield "lstm", replace(form, activations=tuple(map(spec, kinds)))
+                given = (*usual[:k], spec(name), *usual[k + 1 :])
+                cell = MAKERS[maker](activations=given)
+                if cell.made is not None:
+                    yield cell
+        yield MAKERS[maker](clip=0.7)
+        if len(usual) == 3:
+            yield MAKERS[maker](clip=0.9, cell_clip=0.6)
 
 
 #: a form of each loop, with limits that bite and functions of several kinds
 FORMS = [
-    ("rnn", replace(of_kinds("rnn", "leaky_relu"), clip=1.0)),
-    ("gru", replace(of_kinds("gru", "hard_sigmoid", "softsign"), clip=1.0)),
-    ("gru-before", replace(of_kinds("gru-before", "hard_sigmoid", "tanh"), clip=1.0)),
+    MAKERS["rnn"](activations=[spec("leaky_relu")], clip=1.0),
+    MAKERS["gru"](activations=[spec("hard_sigmoid"), "softsign"], clip=1.0),
+    MAKERS["gru-before"](activations=[spec("hard_sigmoid"), "tanh"], clip=1.0),
     *(
-        (
-            "lstm",
-            replace(
-                of_kinds("lstm", "hard_sigmoid", "tanh", "elu"),
-                clip=1.0,
-                cell_clip=0.8,
-                coupled=coupled,
-                peephole=peephole,
-            ),
-        )
-        for coupled in (False, True)
-        for peephole in (False, True)
+        make(activations=[spec("hard_sigmoid"), "tanh", spec("elu")], clip=1.0, cell_clip=0.8)
+        for name, make in MAKERS.items()
+        if len(USUAL[name]) == 3
     ),
 ]
 
 
-def word(given: Any) -> str:
-    family, o = given
-    names = "-".join(name for name, *_ in o.activations)
-    limits = [f"{k}{v}" for k in ("clip", "cell_clip") if (v := getattr(o, k)) is not None]
-    return "-".join([family, names, *limits, *(k for k in extension.STRUCTURE if getattr(o, k))])
-
-
-every_form = pytest.mark.parametrize("given", FORMS, ids=word)
+every_form = pytest.mark.parametrize("cell", FORMS, ids=lambda cell: cell.name)
 every_dtype = pytest.mark.parametrize("dtype", BOUND)
 
 
-def kernel(given: tuple[str, Options], threads: int = 1) -> NativeKernel:
-    found = extension.native_kernel(*given)
-    assert found is not None
+def kernel(cell: Any, threads: int = 1) -> NativeKernel:
+    (found,) = BACKEND.kernels_of(cell)
     assert isinstance(found.sequence, extension.Native)
     return NativeKernel(found.sequence, threads)
 
 
-@pytest.mark.parametrize("given", list(every_option()), ids=word)
+@pytest.mark.parametrize("cell", list(every_cell()), ids=lambda cell: cell.name)
 @every_dtype
-def test_equal_to_the_equations(given: Any, dtype: str) -> None:
-    cell = cell_with(*given)
+def test_equal_to_the_equations(cell: Any, dtype: str) -> None:
     for sizes, start in (((5, 3, 4, 20), 0), ((3, 2, 9, 33), 1)):
         case = Case(cell, sizes, dtype, gain=1.5)
         for one in (case, replace(case, reverse=True, lengths=some_lengths(*sizes[:2], start))):
-            found = run(kernel(given), one)
+            found = run(kernel(cell), one)
             close(found, reference(one), BOUND[dtype])
             checks.padding_is_zero(one, found)
 
 
-@pytest.mark.parametrize("family", USUAL)
-def test_usual_options_are_the_plain_cell(family: str) -> None:
-    plain = Case(cells.BY_NAME[family], (5, 3, 4, 20), "float32")
-    options = Options(USUAL[family])
-    case = replace(plain, cell=cell_with(family, options))
-    close(run(kernel((family, options)), case), run(extension.kernels(plain.cell)[0], plain), 2e-6)
+@pytest.mark.parametrize(
+    ("maker", "plain"),
+    [
+        *((name, cells.BY_NAME[name]) for name in ("rnn", "gru", "gru-before", "lstm")),
+        ("peephole", cells.PeepholeLSTM),
+    ],
+)
+def test_usual_options_are_the_plain_cell(maker: str, plain: Any) -> None:
+    case = Case(plain, (5, 3, 4, 20), "float32")
+    other = replace(case, cell=MAKERS[maker](clip=FAR))
+    close(run(kernel(other.cell), other), run(extension.kernels(plain)[0], case), 2e-6)
 
 
 @every_form
-def test_the_options_bite(given: Any) -> None:
+def test_the_options_bite(cell: Any) -> None:
     """Each one changes outputs and gradients, so that a loop without it would be seen."""
-    family, options = given
-    case = Case(cell_with(*given), (5, 3, 4, 20), "float64", gain=1.5)
-    found = run(kernel(given), case)
-    usual = Options(USUAL[family], peephole=options.peephole, coupled=options.coupled)
-    for name in ("activations", "clip", "cell_clip"):
-        other = replace(options, **{name: getattr(usual, name)})
-        if other != options:
-            without = run(kernel((family, other)), case)
+    options = cell.made
+    case = Case(cell, (5, 3, 4, 20), "float64", gain=1.5)
+    found = run(kernel(cell), case)
+    usual = activations_of(options.kind, None, options.usual)
+    for name, value in (("activations", usual), ("clip", FAR), ("cell_clip", FAR)):
+        if hasattr(options, name):
+            other = cell.maker(replace(options, **{name: value}))
+            without = run(kernel(other), case)
             assert all((found[k] != without[k]).any() for k in ("ys", "dxs", "dW")), name
 
 
 @every_form
 @every_dtype
 @pytest.mark.parametrize("reverse", [False, True])
-def test_threads_that_share_change_no_bit(given: Any, dtype: str, reverse: bool) -> None:
-    cell = cell_with(*given)
+def test_threads_that_share_change_no_bit(cell: Any, dtype: str, reverse: bool) -> None:
     T = 70 if len(cell.gates) == 1 else 30
     for sizes, sign in (((T, 30, 99, 130), 1), ((T, 2, 130, 397), -1)):
         lengths = some_lengths(*sizes[:2])
         case = Case(cell, sizes, dtype, lengths, reverse)
-        one = run(kernel(given), case)
+        one = run(kernel(cell), case)
         for threads in (2, 3):
-            many = kernel(given, threads)
+            many = kernel(cell, threads)
             same(run(many, case), one)
             assert many.shared == (sign * threads,) * 2
 
 
 @every_form
-def test_a_sequence_alone_is_the_same_as_in_a_batch(given: Any) -> None:
-    case = Case(cell_with(*given), (6, 7, 9, 33), "float32", some_lengths(6, 7))
-    checks.a_sequence_alone_is_the_same(kernel(given), case)
+def test_a_sequence_alone_is_the_same_as_in_a_batch(cell: Any) -> None:
+    case = Case(cell, (6, 7, 9, 33), "float32", some_lengths(6, 7))
+    checks.a_sequence_alone_is_the_same(kernel(cell), case)
 
 
 @every_form
 @every_dtype
 @pytest.mark.parametrize("fixed", [False, True])
-def test_steps_are_the_whole(given: Any, dtype: str, fixed: bool) -> None:
-    case = Case(cell_with(*given), (5, 2, 17, 70), dtype)
-    loop = kernel(given)
+def test_steps_are_the_whole(cell: Any, dtype: str, fixed: bool) -> None:
+    case = Case(cell, (5, 2, 17, 70), dtype)
+    loop = kernel(cell)
     ys, last, _ = forward(loop, case)
     weights, state = loop.loop.prepare(case.weights, fixed=fixed), case.state
     for t, x in enumerate(case.xs):
@@ -176,56 +171,62 @@ def test_steps_are_the_whole(given: Any, dtype: str, fixed: bool) -> None:
 
 @every_form
 @every_dtype
-def test_instruction_sets_agree(given: Any, dtype: str) -> None:
-    case, before = Case(cell_with(*given), (6, 7, 9, 33), dtype, some_lengths(6, 7)), native.isa()
+def test_instruction_sets_agree(cell: Any, dtype: str) -> None:
+    case, before = Case(cell, (6, 7, 9, 33), dtype, some_lengths(6, 7)), native.isa()
     try:
         for name in native.isas():
             native.isa(name)
-            close(run(kernel(given), case), reference(case), BOUND[dtype])
+            close(run(kernel(cell), case), reference(case), BOUND[dtype])
     finally:
         native.isa(before)
 
 
 @every_form
 @pytest.mark.parametrize("reverse", [False, True])
-def test_numbers_that_are_none(given: Any, reverse: bool) -> None:
-    case = Case(cell_with(*given), (6, 7, 9, 33), "float32", some_lengths(6, 7), reverse)
-    checks.padding_is_not_read(kernel(given), case)
-    checks.nan_stays_in_its_sequence(kernel(given), replace(case, lengths=None), 3)
+def test_numbers_that_are_none(cell: Any, reverse: bool) -> None:
+    case = Case(cell, (6, 7, 9, 33), "float32", some_lengths(6, 7), reverse)
+    checks.padding_is_not_read(kernel(cell), case)
+    checks.nan_stays_in_its_sequence(kernel(cell), replace(case, lengths=None), 3)
 
 
 @every_form
-def test_what_is_given_and_kept(given: Any) -> None:
-    case = Case(cell_with(*given), (6, 7, 9, 33), "float32", some_lengths(6, 7))
-    checks.nothing_given_is_written_to(kernel(given, 2), case)
-    checks.backward_may_run_twice(kernel(given), case)
+def test_what_is_given_and_kept(cell: Any) -> None:
+    case = Case(cell, (6, 7, 9, 33), "float32", some_lengths(6, 7))
+    checks.nothing_given_is_written_to(kernel(cell, 2), case)
+    checks.backward_may_run_twice(kernel(cell), case)
 
 
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 @every_dtype
 def test_activations_far_from_0(name: str, dtype: str) -> None:
     """By an Elman network without recurrence, whose output is the activation of its input."""
-    options = Options((spec(name),))
+    cell = cells.rnn_with(activations=[spec(name)], clip=FAR)
+    given = cell.made.activations[0]
     x = np.array([0, 1e-6, 0.4, 1, 7, 30, 80, 800], dtype)
     xs = np.concatenate([x, -x])[:, None, None]
     shapes = {"W": (1, 1), "U": (1, 1), "b": (1,)}
     weights = {k: np.full(s, float(k == "W"), dtype) for k, s in shapes.items()}
     zero = (np.zeros((1, 1), dtype),)
     how: Any = {"lengths": None, "reverse": False, "keep": True, "xp": np}
-    loop = extension.native_kernel("rnn", options)
-    assert loop is not None
+    (loop,) = BACKEND.kernels_of(cell)
     ys, _, residuals = loop.sequence.forward(weights, xs, zero, **how)
-    wanted = VALUES[name](xs.astype("float64"), *spec(name)[1:])
+    wanted = activate(given, xs.astype("longdouble"), xp=np)
     eps = float(np.finfo(dtype).eps)
     np.testing.assert_allclose(ys, wanted, rtol=8 * eps, atol=eps * 1e-3)
     dxs, _, _ = loop.sequence.backward(weights, residuals, np.ones_like(ys), zero, xp=np)
     assert np.isfinite(dxs).all()
 
 
-def test_there_is_no_loop_for_what_is_not_known() -> None:
-    assert extension.native_kernel("rnn", Options((("swish", 0, 0),))) is None
-    assert extension.native_kernel("gru", replace(of_kinds("gru", "tanh"), coupled=True)) is None
-    assert extension.native_kernel("mingru", of_kinds("gru", "tanh")) is None
+def test_there_is_no_loop_for_what_is_not_elementwise() -> None:
+    for cell in (
+        cells.lstm_with(proj_size=2),
+        cells.lstm_with(layer_norm="gates"),
+        cells.gru_with(recurrent_dropout=0.5),
+        cells.gru_with(layer_norm=True),
+        replace(cells.lstm_with(clip=1.0), step=cells.LSTM.step),
+    ):
+        assert BACKEND.kernels_of(cell) == ()
+    assert BACKEND.kernels_of(FORMS[0]) is BACKEND.kernels_of(FORMS[0])
 
 
 def test_options_are_checked() -> None:

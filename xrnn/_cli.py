@@ -357,7 +357,7 @@ def _fused(backend: Backend) -> list[str]:
     """For every cell, what runs it."""
     lines = []
     for name, cell in BY_NAME.items():
-        kernels = backend.kernels.get(cell, ())
+        kernels = backend.kernels_of(cell)
         paths: dict[str, list[str]] = {}
         for dtype in sorted({dtype_name(kind) for kernel in kernels for kind in kernel.dtypes}):
             try:

@@ -91,6 +91,7 @@ BACKEND = Backend(
     xp=np,
     to_host=host.to_host,
     kernels={cell: _kernels(cell) for cell in {**extension.CODES, **NUMPY}},
+    variants=extension.with_options,
     notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from xrnn.backends.cpu.loops import DTYPES
 from xrnn.backends.cpu.threads import threads
 from xrnn.cells import BY_NAME
 from xrnn.cells.base import Cell
+from xrnn.cells.options import Options
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
 _native: Any = None
@@ -263,40 +264,22 @@ def _kernel(loop: Native) -> Kernel:
     return Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop)
 
 
-class Options(Protocol):
-    """What `native_kernel` reads of the options of a cell.  A kind of cell may lack some."""
-
-    @property
-    def activations(self) -> tuple[tuple[str, float, float], ...]:
-        """Name, alpha and beta of each function: of the sigmoid gates, of the candidate, of the
-        output, as far as the cell has them."""
-
-    @property
-    def clip(self) -> float | None:
-        """The limit of the pre-activations."""
-
-
-def native_kernel(family: str, options: Options) -> Kernel | None:
-    """The native loop of a cell with options; None if there is none.
-
-    Parameters
-    ----------
-    family : str
-        The name of the cell without options: "lstm", "gru", "gru-before" or "rnn".
-    options : Options
-        The options; of an LSTM also ``cell_clip`` (a number or None), ``coupled`` and ``peephole``
-        (bools).
-    """
+@cache
+def with_options(cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The native loop of a cell with options, if there is one and the extension was built."""
+    options = cell.made
+    if _native is None or not isinstance(options, Options) or not options.elementwise:
+        return ()
     structure = frozenset(name for name in STRUCTURE if getattr(options, name, False))
-    code = WITH_OPTIONS.get((family, structure))
+    code = WITH_OPTIONS.get((options.family, structure))
     if code is None or not all(name in _native.activations() for name, *_ in options.activations):
-        return None
-    return _kernel(Native(code, options_array(options)))
+        return ()
+    return (_kernel(Native(code, options_array(options))),)
 
 
 def options_array(options: Options) -> Array:
     """The options as the extension takes them."""
     kinds = _native.activations()
     functions = [(kinds.index(name), alpha, beta) for name, alpha, beta in options.activations]
-    limits = [getattr(options, name, None) for name in ("clip", "cell_clip")]
-    return np.array([*chain(*functions), *(inf if x is None else x for x in limits)], float)
+    limits = [getattr(options, name, inf) for name in ("clip", "cell_clip")]
+    return np.array([*chain(*functions), *limits], float)

@@ -49,6 +49,14 @@ class GRUOptions(Options):
     reset: str = "after"
     layer_norm: bool = False
 
+    @property
+    def family(self) -> str:
+        return "gru" if self.reset == "after" else "gru-before"
+
+    @property
+    def elementwise(self) -> bool:
+        return super().elementwise and not self.layer_norm
+
 
 def gru_with(
     *,

@@ -65,6 +65,10 @@ class LSTMOptions(Options):
     layer_norm: str = ""
 
     @property
+    def elementwise(self) -> bool:
+        return super().elementwise and not self.proj_size and not self.layer_norm
+
+    @property
     def gates(self) -> tuple[str, ...]:
         """The gates that have rows in W, U and b."""
         return ("i", "g", "o") if self.coupled else ("i", "f", "g", "o")

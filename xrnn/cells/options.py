@@ -39,6 +39,16 @@ class Options:
     recurrent_dropout: float
 
     @property
+    def family(self) -> str:
+        """The name of the cell whose loops run this one too, with these options."""
+        return self.kind
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the options change no more than functions of single units."""
+        return not self.recurrent_dropout
+
+    @property
     def name(self) -> str:
         """The kind, and the options that are not the usual ones."""
         plain = type(self)(activations_of(self.kind, None, self.usual), inf, 0.0)

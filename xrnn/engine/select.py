@@ -20,7 +20,7 @@ def candidates(
     first."""
     return [
         kernel
-        for kernel in backend.kernels.get(cell, ())
+        for kernel in backend.kernels_of(cell)
         if dtype_name(dtype) in map(dtype_name, kernel.dtypes)
         and kernel.precision in ("ieee", precision)
         and kernel.serves(*sizes)
