@@ -10,6 +10,7 @@ import pytest
 from oracles.flat import Arrays, assert_agree, case_shapes, draw, over, under
 
 import xrnn
+from xrnn.cells.activations import ACTIVATIONS
 
 pytest.importorskip("onnx", reason="the oracle is an ONNX model")
 pytest.importorskip("onnxruntime", reason="the oracle is onnxruntime")
@@ -40,9 +41,8 @@ def sizes_and_lengths(seed: int, kind: str) -> tuple[tuple[int, int, int, int], 
     return (T, B, I, H), {"whole": None, "all-empty": 0 * lengths}.get(kind, lengths)
 
 
-def by_xrnn(cell: str, given: Arrays, direction: str, bias: bool) -> Arrays:
+def by_xrnn(value: Any, given: Arrays, direction: str, bias: bool) -> Arrays:
     """Both ways through a layer, one way through `unroll`; states come as (D, B, H)."""
-    value = xrnn.cells.BY_NAME[cell]
     weights, state = under(given, "weights"), tuple(under(given, "state").values()) or None
     if direction == "bidirectional":
         _, _, I = given["xs"].shape
@@ -63,12 +63,25 @@ def by_xrnn(cell: str, given: Arrays, direction: str, bias: bool) -> Arrays:
 def test_cell_is_the_operator(
     seed: int, cell: str, direction: str, kind: str, biased: str, stated: str
 ) -> None:
+    compare(xrnn.cells.BY_NAME[cell], cell, seed, direction, kind, biased, stated)
+
+
+def compare(
+    value: Any,
+    oracle: Any,
+    seed: int,
+    direction: str,
+    kind: str,
+    biased: str,
+    stated: str,
+    scale: float = 0.5,
+) -> None:
+    """Fail unless the cell and the operator agree in a random case of the kind asked for."""
     suffixes = ("_l0", "_l0_reverse") if direction == "bidirectional" else ("_l0",)
     D, bias = len(suffixes), biased == "bias"
     (T, B, I, H), lengths = sizes_and_lengths(seed, kind)
-    value = xrnn.cells.BY_NAME[cell]
     shapes = {f"{n}{s}": shape for s in suffixes for n, shape in value.shapes(I, H, bias).items()}
-    drawn = draw(f"onnx {seed}", case_shapes(shapes, value.states, (T, B, I, H), 1, D), scale=0.5)
+    drawn = draw(f"onnx {seed}", case_shapes(shapes, value.states, (T, B, I, H), 1, D), scale=scale)
     given: Arrays = {name: a.astype("float32") for name, a in drawn.items()}
     if stated == "stateless":
         given = {name: a for name, a in given.items() if not name.startswith("state.")}
@@ -78,7 +91,41 @@ def test_cell_is_the_operator(
         for s in suffixes
     ]
     state = list(under(given, "state").values()) or None
-    want = onnx_node.run(cell, parts, given["xs"], state, lengths, direction)
-    got = by_xrnn(cell, given, direction, bias)
+    want = onnx_node.run(oracle, parts, given["xs"], state, lengths, direction)
+    got = by_xrnn(value, given, direction, bias)
     assert {str(a.dtype) for a in got.values()} == {"float32"}
     assert_agree(got, want, BOUND)
+
+
+def random_cell(rng: np.random.Generator) -> Any:
+    """A cell with random options, all of which the operators have too."""
+    maker = [xrnn.cells.lstm_with, xrnn.cells.gru_with, xrnn.cells.rnn_with][rng.integers(3)]
+    options: dict[str, Any] = {}
+    n = {xrnn.cells.lstm_with: 3, xrnn.cells.gru_with: 2, xrnn.cells.rnn_with: 1}[maker]
+    if rng.random() < 0.8:
+        options["activations"] = [random_activation(rng) for _ in range(n)]
+    if rng.random() < 0.5:
+        options["clip"] = float(rng.uniform(0.2, 1.5))
+    if n == 3:
+        options |= {"coupled": bool(rng.integers(2)), "peephole": bool(rng.integers(2))}
+    if n == 2:
+        options["reset"] = ["after", "before"][rng.integers(2)]
+    cell = maker(**options)
+    return cell if cell.made is not None else random_cell(rng)
+
+
+def random_activation(rng: np.random.Generator) -> Any:
+    name = list(ACTIVATIONS)[rng.integers(len(ACTIVATIONS))]
+    kind = ACTIVATIONS[name]
+    usual = [x for x in (kind.alpha, kind.beta) if x is not None]
+    return (name, *(float(rng.uniform(0.1, 0.9)) for _ in usual))
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_cell_with_options_is_the_operator(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cell = random_cell(rng)
+    direction, kind = DIRECTIONS[rng.integers(3)], LENGTHS[rng.integers(4)]
+    biased, stated = ("bias", "biasless")[rng.integers(2)], ("state", "stateless")[rng.integers(2)]
+    # Small weights, because many of the functions are not bounded.
+    compare(cell, cell, seed, direction, kind, biased, stated, scale=0.3)

@@ -9,7 +9,8 @@ sequence of length 0, even when an initial state is given; xrnn gives that state
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import onnx
 import onnxruntime
 
 from oracles.flat import Arrays, over
+from xrnn.cells import Cell
+from xrnn.cells.activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Op:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     states: tuple[str, ...] = ("h",)
     activation: str | None = None
+    coupled: bool = False
 
 
 OPS = {
@@ -40,8 +44,45 @@ OPS = {
 }
 
 
+#: our names of activation functions → ONNX's
+FUNCTIONS = {
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "hard_sigmoid": "HardSigmoid",
+    "affine": "Affine",
+    "leaky_relu": "LeakyRelu",
+    "thresholded_relu": "ThresholdedRelu",
+    "scaled_tanh": "ScaledTanh",
+    "elu": "Elu",
+    "softsign": "Softsign",
+    "softplus": "Softplus",
+}
+
+
+def op_of(cell: Cell[Any], D: int) -> Op:
+    """The operator of a cell with options, in D directions."""
+    options, plain = cell.made, OPS[cell.made.family]
+    functions = options.activations * D
+    attributes: dict[str, Any] = {"activations": [FUNCTIONS[name] for name, *_ in functions]}
+    for k, letter in ((1, "alpha"), (2, "beta")):
+        values = [f[k] for f in functions if getattr(ACTIVATIONS[f[0]], letter) is not None]
+        if values:
+            attributes[f"activation_{letter}"] = values
+    if options.clip < inf:
+        attributes["clip"] = options.clip
+    if getattr(options, "coupled", False):
+        attributes["input_forget"] = 1
+    return replace(
+        plain,
+        attributes={**plain.attributes, **attributes},
+        activation=None,
+        coupled="input_forget" in attributes,
+    )
+
+
 def run(
-    cell: str,
+    cell: str | Cell[Any],
     parts: Sequence[Arrays],
     xs: Any,
     state: Sequence[Any] | None = None,
@@ -53,7 +94,7 @@ def run(
     `parts` holds the weights W, U, b … of each direction; `direction` is ONNX's word,
     "forward", "reverse" or "bidirectional"; each state is (D, B, H).
     """
-    op = OPS[cell]
+    op = OPS[cell] if isinstance(cell, str) else op_of(cell, len(parts))
     T, B, _ = xs.shape
     fixed = _initializers(op, parts)
     feeds = {"X": xs.astype(np.float32)}
@@ -74,6 +115,8 @@ def run(
 def _initializers(op: Op, parts: Sequence[Arrays]) -> Arrays:
     """W, R, B and P of ONNX, the directions stacked."""
     H = parts[0]["U"].shape[1]
+    if op.coupled:
+        parts = [_with_forget_gate(w, H) for w in parts]
 
     def gates(a: Any, order: Sequence[int]) -> Any:
         return np.concatenate([a[k * H : (k + 1) * H] for k in order])
@@ -90,6 +133,16 @@ def _initializers(op: Op, parts: Sequence[Arrays]) -> Arrays:
         if "p" in w:
             fixed["P"].append(gates(w["p"], (0, 2, 1)))  # ours i f o, theirs i o f
     return {name: np.stack(a).astype(np.float32) for name, a in fixed.items() if a}
+
+
+def _with_forget_gate(weights: Arrays, H: int) -> Arrays:
+    """The weights i, g, o of coupled gates with the rows of f, which are there and not used."""
+    found = {}
+    for name, w in weights.items():
+        blocks = np.split(w, len(w) // H)
+        blocks.insert(1, np.full_like(blocks[0], 0.7))
+        found[name] = np.concatenate(blocks)
+    return found
 
 
 def _session(op: Op, fixed: Arrays, feeds: Arrays, direction: str) -> Any:

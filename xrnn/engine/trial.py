@@ -5,7 +5,8 @@ The arguments are such that a right kernel passes and a wrong one does not, what
 - A recurrence must forget what is rounded.  So the entries of a matrix with n columns have the
   standard deviation 0.3 · min(1, 4 / √n).  A sum of n products then has at most 1.2 times the size
   of its inputs, and activations, whose slopes are on average below 0.65 there, make that less than
-  0.8 in a step.  With 0.3 for every n the recurrence of a wide layer is chaotic.
+  0.8 in a step.  With 0.3 for every n the recurrence of a wide layer is chaotic.  The activation
+  functions of cells with options may be steeper and unbounded: for these it is half of that.
 - Rounding must not decide on which side of a kink a pre-activation lies, see `_away_from_kinks`.
 
 `tolerance` is derived from that.
@@ -68,8 +69,10 @@ class Trial:
         self.backend, self.xp, self.dtype = backend, backend.xp, dtype
         T, B, I, H = sizes
         rng = host.generator(0)
+        size = 0.3 if cell.made is None else 0.15
         weights = {
-            name: rng.normal(size=shape) * (0.3 * min(1.0, 4 / sqrt(shape[-1] if shape[1:] else 1)))
+            name: rng.normal(size=shape)
+            * (size * min(1.0, 4 / sqrt(shape[-1] if shape[1:] else 1)))
             for name, shape in cell.shapes(I, H).items()
         }
         widths = cell.widths(H)

@@ -35,9 +35,6 @@ class RNN(Layer[HState]):
     recurrent_dropout : float
         The fraction of h that the product with U does not see in `forward`, for each sequence
         another one that stays the same at all steps.
-    weight_drop : float
-        The fraction of the values of U that `forward` sets to 0, the same ones at all steps
-        (DropConnect; Merity et al., 2018).
     bias : bool
         Whether the cells have biases.
     batch_first : bool
@@ -93,7 +90,6 @@ class RNN(Layer[HState]):
         clip: float | None = None,
         zoneout: float = 0.0,
         recurrent_dropout: float = 0.0,
-        weight_drop: float = 0.0,
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -125,7 +121,6 @@ class RNN(Layer[HState]):
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,
-            weight_drop=weight_drop,
             bidirectional=bidirectional,
             reverse=reverse,
             learn_state=learn_state,
