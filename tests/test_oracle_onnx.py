@@ -99,7 +99,7 @@ def compare(
 
 def random_cell(rng: np.random.Generator) -> Any:
     """A cell with random options, all of which the operators have too."""
-    maker = [xrnn.cells.lstm_with, xrnn.cells.gru_with, xrnn.cells.rnn_with][rng.integers(3)]
+    maker: Any = [xrnn.cells.lstm_with, xrnn.cells.gru_with, xrnn.cells.rnn_with][rng.integers(3)]
     options: dict[str, Any] = {}
     n = {xrnn.cells.lstm_with: 3, xrnn.cells.gru_with: 2, xrnn.cells.rnn_with: 1}[maker]
     if rng.random() < 0.8:
