@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import sequence_checks as checks
 from native_kernels import Recorded
-from option_cells import USUAL, Options, cell_with
 from sequences import Case, close, forward, run, same, some_lengths, variants
 from test_native_base import isa, native
 
 import xrnn
-from xrnn.backends.cpu import extension, storage
+from xrnn.backends.cpu import BACKEND, extension, storage
 from xrnn.backends.host import named_dtype
 from xrnn.recurrence.storage import Stored
 
@@ -129,11 +128,10 @@ def test_weights_changed_in_place_are_seen(dtype: Any) -> None:
 
 @every_dtype
 def test_cells_with_options(dtype: str) -> None:
-    options = Options(USUAL["lstm"], clip=0.8, coupled=True, peephole=True)
-    found, cell = extension.native_kernel("lstm", options), cell_with("lstm", options)
-    assert found is not None
+    cell = xrnn.cells.lstm_with(clip=0.8, coupled=True, peephole=True)
+    _, found = BACKEND.kernels_of(cell)
     case = Case(cell, (5, 3, 4, 20), dtype)
-    close(run(storage.stored(found), case), run(Stored(cell), case), BOUND[dtype])
+    close(run(found, case), run(Stored(cell), case), BOUND[dtype])
 
 
 def every_float() -> Any:

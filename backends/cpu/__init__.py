@@ -8,6 +8,7 @@ not; kernels written in NumPy are slow on such numbers, as there is no cheap way
 from __future__ import annotations
 
 import platform
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,19 @@ def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     return (*native, *filter(None, [NUMPY.get(cell)]))
 
 
+@cache
+def _variants(cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The native loops of a cell with options."""
+    native = extension.with_options(cell)
+    return (*native, *map(storage.stored, native))
+
+
 BACKEND = Backend(
     name="cpu",
     xp=np,
     to_host=host.to_host,
     kernels={cell: _kernels(cell) for cell in {**extension.CODES, **NUMPY}},
-    variants=extension.with_options,
+    variants=_variants,
     notes=extension.notes,
     describe=_describe,
     scatter_add=scatter_add,

@@ -264,7 +264,6 @@ def _kernel(loop: Native) -> Kernel:
     return Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop)
 
 
-@cache
 def with_options(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loop of a cell with options, if there is one and the extension was built."""
     options = cell.made
