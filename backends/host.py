@@ -82,10 +82,13 @@ def seed_of(rng: Any = None) -> Any:
     return None if isinstance(rng, kinds) else generator(rng).bit_generator.seed_seq
 
 
-def counter_bits(seed: int, stream: int, n: int) -> np.ndarray:
-    """n random uint64 that depend on (seed, stream) and their position alone.
+def counter_bits(seed: int, stream: int, n: int, start: int = 0) -> np.ndarray:
+    """n random uint64 from position `start` on, which depend on (seed, stream) and their position
+    alone.
 
     NumPy guarantees that the bits of Philox stay the same, unlike its distributions.
     """
     key = np.asarray([int(seed) % 2**64, stream % 2**64], np.uint64)
-    return np.random.Philox(key=key).random_raw(n)
+    # Each count of Philox gives four numbers.
+    count, skipped = divmod(start, 4)
+    return np.random.Philox(key=key, counter=count).random_raw(n + skipped)[skipped:]

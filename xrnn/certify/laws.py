@@ -110,8 +110,8 @@ def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) 
 
 
 def batch(trial: Trial) -> float | None:
-    """Law 2.  It does not apply to dropout, whose masks belong to positions in the batch."""
-    if trial.option.dropout or trial.option.B < 2:
+    """Law 2.  It does not apply to random numbers, which belong to positions in the batch."""
+    if trial.random or trial.option.B < 2:
         return None
     axis = trial.option.axes[1]
     inputs, before = trial.inputs, trial.run(trial.inputs)
@@ -149,7 +149,7 @@ def batch(trial: Trial) -> float | None:
 def cut(trial: Trial) -> float | None:
     """Law 3.  It does not apply to the reverse direction, which starts at the end."""
     o, whole = trial.option, trial.inputs
-    if o.bidirectional or o.reverse or o.dropout or o.masked == "hold" or o.T < 2:
+    if o.bidirectional or o.reverse or o.masked == "hold" or o.T < 2:
         return None
     xp, time = host.xp, o.axes[0]
     T1 = o.T // 2
@@ -173,7 +173,8 @@ def cut(trial: Trial) -> float | None:
     start = Inputs(piece(whole.xs, first), whole.state, lengths1, None, none, steps(first))
     reached = trial.run(start).last
     xs, dys = piece(whole.xs, second), piece(whole.dys, second)
-    b = trial.run(Inputs(xs, reached, lengths2, dys, whole.dlast, steps(second)))
+    later = steps(second) | {"t": T1}
+    b = trial.run(Inputs(xs, reached, lengths2, dys, whole.dlast, later))
     a = trial.run(start._replace(dys=piece(whole.dys, first), dlast=b.dfirst))
     joined = Results(
         xp.concat([a.ys, b.ys], axis=time),
@@ -197,9 +198,9 @@ def contract(trial: Trial) -> float:
     kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
     pairs = ((out.ys, trial.silent()), (out.dxs, trial.padding()))
     zero = [not to_host(a)[past].any() for a, past in pairs]
-    # Inference is the same pass without residuals (and without dropout).
+    # Inference is the same pass without residuals (and without random numbers).
     same = [
-        trial.option.dropout > 0 or _same(to_host(a), to_host(b))
+        trial.random or _same(to_host(a), to_host(b))
         for a, b in zip((inference, *leaves(state)), (out.ys, *leaves(out.last)), strict=True)
     ]
     return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")

@@ -147,9 +147,14 @@ class Trial:
         return {k: 2 * w.astype("float64") for k, w in layer.weights.items()}
 
     @property
+    def random(self) -> bool:
+        """Whether forward passes draw random numbers."""
+        return self.option.dropout > 0 or self.layer.weight_drop > 0 or bool(self.cell.noise)
+
+    @property
     def seed(self) -> int | None:
-        """The seed for `Layer.forward`, if there is dropout."""
-        return 0 if self.option.dropout else None
+        """The seed for `Layer.forward`, if it needs one."""
+        return 0 if self.random else None
 
     def make_layer(self, weights: dict[str, Array] | None, device: str | None = None) -> Layer[Any]:
         """A layer with this trial's option and these NumPy weights in their dtype."""

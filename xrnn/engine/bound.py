@@ -12,7 +12,7 @@ from xrnn.engine.axes import Axes, each_array
 from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Pass, Stepper
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.stack import Drop, Stack
+from xrnn.engine.stack import Draws, Stack
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
 from xrnn.engine.timeline import Timeline, accept_steps, is_hold, plan
@@ -60,12 +60,12 @@ class Bound(Generic[S]):
         masked: Any = "zero",
         resets: Any = None,
         keep: bool,
-        drop: Drop | None = None,
+        random: Draws | None = None,
         owner: Any = None,
     ) -> tuple[Array, S, Tape[S] | None]:
         """Check the arguments and run sequences; with ``keep=False`` there is no tape.
 
-        `drop` makes the dropout masks; `owner` is the layer that the tape belongs to, None for
+        `random` gives the random numbers; `owner` is the layer that the tape belongs to, None for
         `xrnn.unroll`.
         """
         axes = self.axes
@@ -78,9 +78,9 @@ class Bound(Generic[S]):
         if lengths is not None or mask is not None or resets is not None:
             timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)
         if isinstance(timeline, Timeline):
-            ys, last, passes, masks = self._segments(xs, parts, timeline, keep, drop)
+            ys, last, passes, masks = self._segments(xs, parts, timeline, keep, random)
         else:
-            ys, last, passes, masks = self._sequences(xs, parts, timeline, keep, drop)
+            ys, last, passes, masks = self._sequences(xs, parts, timeline, keep, random)
             timeline = None
         tape = None
         if keep:
@@ -116,7 +116,7 @@ class Bound(Generic[S]):
         return plan(T, B, lengths, mask, resets, hold)
 
     def _sequences(
-        self, xs: Array, parts: State, lengths: Array | None, keep: bool, drop: Drop | None
+        self, xs: Array, parts: State, lengths: Array | None, keep: bool, random: Draws | None
     ) -> tuple[Array, State, list[Pass], list[Array]]:
         """Run whole sequences: the outputs, the parts of the last state, passes and dropout
         masks."""
@@ -135,7 +135,7 @@ class Bound(Generic[S]):
         if keep:
             firsts = axes.split(parts)
             ys, lasts, passes, masks = stacks.forward(
-                self.stack, xs, firsts, lengths, drop=drop, keep=True
+                self.stack, xs, firsts, lengths, random=random, keep=True
             )
             last = axes.joined(lasts)
         else:
@@ -146,7 +146,7 @@ class Bound(Generic[S]):
         return ys, last, passes, masks
 
     def _segments(
-        self, xs: Array, parts: State, timeline: Timeline, keep: bool, drop: Drop | None
+        self, xs: Array, parts: State, timeline: Timeline, keep: bool, random: Draws | None
     ) -> tuple[Array, State, list[Pass], list[Array]]:
         """The same for the segments of a timeline."""
         axes, initial = self.axes, self.initial
@@ -154,7 +154,7 @@ class Bound(Generic[S]):
             zeros = axes.placement.zeros
             initial = [tuple([zeros((n,)) for n in widths]) for widths in axes.widths]
         ys, lasts, passes, masks = segments.forward(
-            self.stack, timeline, xs, axes.split(parts), initial, drop=drop, keep=keep
+            self.stack, timeline, xs, axes.split(parts), initial, random=random, keep=keep
         )
         return ys, axes.joined(lasts), passes, masks
 

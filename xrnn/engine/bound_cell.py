@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
@@ -111,21 +111,31 @@ class BoundCell:
         return found
 
     def run(
-        self, xs: Array, first: State, lengths: Array | None, keep: bool
+        self,
+        xs: Array,
+        first: State,
+        lengths: Array | None,
+        keep: bool,
+        drawn: Drawn | None = None,
     ) -> tuple[Array, State, Pass | None]:
         """Run sequences (T, B, I); with ``keep=False`` nothing is kept for backward.
 
         Returns ys (T, B, n), the last state, and the pass or None.
         """
         T, B, _ = xs.shape
-        kernel = self.kernel(T, B)
-        weights = self.weights_for(kernel)
-        ys, last, residuals = kernel.sequence.forward(
-            weights, xs, first, lengths=lengths, reverse=self.reverse, keep=keep, xp=self.xp
-        )
+        bound: BoundCell = self
+        how: dict[str, Any] = {}
+        if drawn is not None and drawn.over_U is not None:
+            bound = self.rebound({**self.weights, "U": self.weights["U"] * drawn.over_U})
+        if drawn is not None and drawn.noise:
+            how["noise"] = drawn.noise
+        kernel = bound.kernel(T, B)
+        weights = bound.weights_for(kernel)
+        how |= {"lengths": lengths, "reverse": bound.reverse, "keep": keep, "xp": bound.xp}
+        ys, last, residuals = kernel.sequence.forward(weights, xs, first, **how)
         if not keep:
             return ys, last, None
-        return ys, last, Pass(self, kernel, weights, xs, first, lengths, residuals)
+        return ys, last, Pass(bound, kernel, weights, xs, first, lengths, residuals, drawn)
 
     def stepper(self, B: int) -> Stepper | None:
         """The function that runs one step, see `xrnn.typing.Stepping.step`; None if the kernel
@@ -140,6 +150,15 @@ class BoundCell:
         return self.run(x[None, ...], state, None, False)[1]
 
 
+class Drawn(NamedTuple):
+    """The random numbers of one pass of a cell."""
+
+    noise: Weights
+    """What the cell draws (`Cell.noise`), by name"""
+    over_U: Array | None
+    """A mask by which U is multiplied"""
+
+
 class Pass(NamedTuple):
     """One forward pass of a bound cell: its arguments and the residuals for backward."""
 
@@ -150,11 +169,19 @@ class Pass(NamedTuple):
     first: State
     lengths: Array | None
     residuals: Any
+    drawn: Drawn | None = None
 
     def __reduce__(self) -> Any:
         """Without what the kernel made: residuals and prepared weights have forms of its own, and
         where this is copied to, another kernel may serve.  It runs forward again there."""
-        return _run_again, (self.bound, self.xs, self.first, self.lengths)
+        return _run_again, (self.bound, self.xs, self.first, self.lengths, self.drawn)
+
+    def named(self, dweights: Mapping[str, Array]) -> dict[str, Array]:
+        """The gradients of the weights that were given."""
+        found = {name: dweights[name] for name in self.bound.given}
+        if self.drawn is not None and self.drawn.over_U is not None:
+            found["U"] = found["U"] * self.drawn.over_U
+        return found
 
     def computed(self) -> Pass:
         """The pass as the cell's own code computes it: in float32, if the library does not compute
@@ -180,6 +207,7 @@ class Pass(NamedTuple):
             reverse=bound.reverse,
             keep=True,
             xp=bound.xp,
+            noise=self.drawn and widened(self.drawn.noise, xp=bound.xp),
             trace=trace,
         )
         assert residuals is not None
@@ -196,27 +224,35 @@ class Pass(NamedTuple):
         found = OwnCode(bound.cell).backward(
             bound.weights, residuals, dys, dstate, xp=xp, trace=trace
         )
-        return narrowed(found, self.xs.dtype, xp=xp), trace, residuals
+        dxs, dfirst, dweights = narrowed(found, self.xs.dtype, xp=xp)
+        return (dxs, dfirst, self.named(dweights)), trace, residuals
 
 
-def _run_again(bound: BoundCell, xs: Array, first: State, lengths: Array | None) -> Pass:
-    """A pass from its copy or pickle."""
-    found = bound.run(xs, first, lengths, True)[2]
+def _run_again(
+    bound: BoundCell, xs: Array, first: State, lengths: Array | None, drawn: Drawn | None
+) -> Pass:
+    """A pass from its copy or pickle, whose U has been multiplied by its mask already."""
+    noise = None if drawn is None else drawn._replace(over_U=None)
+    found = bound.run(xs, first, lengths, True, noise)[2]
     assert found is not None
-    return found
+    return found._replace(drawn=drawn)
 
 
 def run_both(
-    cells: tuple[BoundCell, ...], xs: Array, firsts: list[State], lengths: Array | None, keep: bool
+    cells: tuple[BoundCell, ...],
+    xs: Array,
+    firsts: list[State],
+    lengths: Array | None,
+    keep: bool,
+    drawn: list[Drawn | None],
 ) -> list[tuple[Array, State, Pass | None]]:
     """Run the two directions over the same inputs; together, if the kernel supports that."""
     T, B, _ = xs.shape
     kernels = [cell.kernel(T, B) for cell in cells]
     kernel = kernels[0]
-    if kernel.both is None or kernels[1] is not kernel:
-        return [
-            cell.run(xs, first, lengths, keep) for cell, first in zip(cells, firsts, strict=True)
-        ]
+    if kernel.both is None or kernels[1] is not kernel or drawn != [None, None]:
+        given = zip(cells, firsts, drawn, strict=True)
+        return [cell.run(xs, first, lengths, keep, own) for cell, first, own in given]
     weights = [cell.weights_for(kernel) for cell in cells]
     ways = [cell.reverse for cell in cells]
     passes = list(zip(weights, firsts, ways, strict=True))
@@ -231,7 +267,8 @@ def run_both(
 def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -> list[Gradients]:
     """The gradients of one pass, or of the two directions over the same inputs."""
     xp, both = passes[0].bound.xp, passes[0].kernel.both
-    if len(passes) == 2 and both is not None and passes[1].kernel is passes[0].kernel:
+    alone = len(passes) == 1 or passes[1].kernel is not passes[0].kernel
+    if both is not None and not alone and not any(p.drawn for p in passes):
         parts = zip(passes, dys, dlasts, strict=True)
         given = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
         results = both.backward_both(given, xp=xp)
@@ -241,6 +278,6 @@ def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -
             for p, dy, dlast in zip(passes, dys, dlasts, strict=True)
         ]
     return [
-        (dxs, dfirst, {name: dweights[name] for name in p.bound.given})
+        (dxs, dfirst, p.named(dweights))
         for p, (dxs, dfirst, dweights) in zip(passes, results, strict=True)
     ]

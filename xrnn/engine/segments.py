@@ -7,15 +7,15 @@ Every move takes rows of an array by an index, forward and backward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat
 
 from xrnn.backends import backend_of, host
+from xrnn.cells.noise import Noise
 from xrnn.engine import stack as stacks
 from xrnn.engine.bound_cell import Pass
-from xrnn.engine.stack import Drop, Stack
+from xrnn.engine.stack import Draws, Stack
 from xrnn.engine.timeline import Direction, Group, Timeline
 from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.precision import rounded_sum
@@ -29,7 +29,7 @@ def forward(
     firsts: list[State],
     initial: list[State],
     *,
-    drop: Drop | None,
+    random: Draws | None,
     keep: bool,
 ) -> tuple[Array, list[State], list[Pass], list[Array]]:
     """As `stack.forward`, over all groups; `initial` are the initial states (n,) of the cells.
@@ -44,7 +44,7 @@ def forward(
         tuple([_take([*pair], way.starts, xp=xp) for pair in zip(*states, strict=True)])
         for *states, way in zip(firsts, rest, ways, strict=True)
     ]
-    whole: dict[int, Array] = {}
+    whole: dict[Any, Array] = {}
     outs, lasts = [], []
     passes: list[Pass] = []
     masks: list[Array] = []
@@ -52,8 +52,8 @@ def forward(
         inputs = _rows(rows, group, xp=xp)
         given = [_part(state, group) for state in begun]
         lengths = None if group.lengths is None else _index(group.lengths, xs, xp=xp)
-        mask = None if drop is None else partial(_dropped, drop, timeline, whole, group, xp)
-        ys, last, *kept = stacks.forward(stack, inputs, given, lengths, drop=mask, keep=keep)
+        own = None if random is None else _OfGroup(random, timeline, whole, group, xp)
+        ys, last, *kept = stacks.forward(stack, inputs, given, lengths, random=own, keep=keep)
         outs.append(ys)
         lasts.append(last)
         passes += kept[0]
@@ -66,24 +66,46 @@ def forward(
     return _outputs(outs, timeline, ways[-D:], xp=xp), ends, passes, masks
 
 
-def _dropped(
-    drop: Drop,
-    timeline: Timeline,
-    whole: dict[int, Array],
-    group: Group,
-    xp: Namespace,
-    k: int,
-    shape: tuple[int, ...],
-) -> Array:
-    """The dropout mask over the outputs of layer k of a group.
+class _OfGroup(NamedTuple):
+    """The random numbers of a group, see `xrnn.engine.random.Random`.
 
-    It belongs to the steps of the inputs, so that it does not depend on the groups.  `whole` holds
-    the masks that were made already, (T·B, n).
+    They belong to the steps and sequences of the inputs, so that they do not depend on the groups.
+    `whole` holds those that were drawn already, of all steps or of all sequences.
     """
-    if k not in whole:
-        T, B, n = timeline.T, timeline.B, shape[2]
-        whole[k] = xp.reshape(drop(k, (T, B, n)), (T * B, n))
-    return _rows(whole[k], group, xp=xp)
+
+    random: Draws
+    timeline: Timeline
+    whole: dict[Any, Array]
+    group: Group
+    xp: Namespace
+
+    @property
+    def dropout(self) -> float:
+        return self.random.dropout
+
+    @property
+    def weight_drop(self) -> float:
+        return self.random.weight_drop
+
+    def between(self, k: int, shape: tuple[int, int, int]) -> Array:
+        T, B, n = self.timeline.T, self.timeline.B, shape[2]
+        if k not in self.whole:
+            drawn = self.random.between(k, (T, B, n))
+            self.whole[k] = self.xp.reshape(drawn, (T * B, n))
+        return _rows(self.whole[k], self.group, xp=self.xp)
+
+    def of_cell(self, noise: Noise, k: int, d: int, shape: tuple[int, int, int]) -> Array:
+        T, B, n = self.timeline.T, self.timeline.B, shape[2]
+        key, rows = (noise.name, k, d), T * B if noise.each_step else B
+        if key not in self.whole:
+            drawn = self.random.of_cell(noise, k, d, (T, B, n))
+            self.whole[key] = self.xp.reshape(drawn, (rows, n))
+        if noise.each_step:
+            return _rows(self.whole[key], self.group, xp=self.xp)
+        return _take([self.whole[key]], self.group.rows[0] % B, xp=self.xp)
+
+    def over_weights(self, k: int, d: int, shape: tuple[int, int]) -> Array:
+        return self.random.over_weights(k, d, shape)
 
 
 def given(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from xrnn.backends import host
-from xrnn.engine.bound_cell import BoundCell, Pass, run_both
+from xrnn.cells.noise import Noise
+from xrnn.engine.bound_cell import BoundCell, Drawn, Pass, run_both
 from xrnn.engine.bound_cell import backward as run_backward
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.typing import Array, Gradients, State
@@ -14,8 +14,21 @@ from xrnn.typing import Array, Gradients, State
 #: for each layer the bound cells of its directions
 Stack = list[tuple[BoundCell, ...]]
 
-#: (layer, the shape of its outputs) → the dropout mask over them
-Drop = Callable[[int, tuple[int, ...]], Array]
+
+class Draws(Protocol):
+    """The random numbers of a pass; see `xrnn.engine.random.Random`."""
+
+    @property
+    def dropout(self) -> float: ...
+
+    @property
+    def weight_drop(self) -> float: ...
+
+    def between(self, k: int, shape: tuple[int, int, int]) -> Array: ...
+
+    def of_cell(self, noise: Noise, k: int, d: int, shape: tuple[int, int, int]) -> Array: ...
+
+    def over_weights(self, k: int, d: int, shape: tuple[int, int]) -> Array: ...
 
 
 def forward(
@@ -24,33 +37,46 @@ def forward(
     firsts: list[State],
     lengths: Array | None,
     *,
-    drop: Drop | None = None,
+    random: Draws | None = None,
     keep: bool,
 ) -> tuple[Array, list[State], list[Pass], list[Array]]:
     """Run the layers, each over the outputs of the one below.
 
     Returns the outputs of the last layer; the last states; the passes (none without `keep`); and
-    the dropout masks, one for each layer but the last (none without `drop`).  States and passes
+    the dropout masks, one for each layer but the last (none without dropout).  States and passes
     are in the order of `firsts`: layer 0 forward, layer 0 reverse, layer 1 forward …
     """
     lasts: list[State] = []
     passes: list[Pass] = []
     masks: list[Array] = []
     for k, cells in enumerate(stack):
+        T, B, _ = xs.shape
+        drawn = [_drawn(one, random, k, d, T, B) for d, one in enumerate(cells)]
         if len(cells) == 1:
-            found = [cells[0].run(xs, firsts[k], lengths, keep)]
+            found = [cells[0].run(xs, firsts[k], lengths, keep, *drawn)]
             xs = found[0][0]
         else:
-            found = run_both(cells, xs, firsts[2 * k : 2 * k + 2], lengths, keep)
+            found = run_both(cells, xs, firsts[2 * k : 2 * k + 2], lengths, keep, drawn)
             xs = cells[0].xp.concat([ys for ys, _, _ in found], axis=-1)
         for _, last, one in found:
             lasts.append(last)
             if one is not None:
                 passes.append(one)
-        if drop is not None and k + 1 < len(stack):
-            masks.append(drop(k, xs.shape))
+        if random is not None and random.dropout and k + 1 < len(stack):
+            masks.append(random.between(k, xs.shape))
             xs = _dropped(xs, masks[-1])
     return xs, lasts, passes, masks
+
+
+def _drawn(one: BoundCell, random: Draws | None, k: int, d: int, T: int, B: int) -> Drawn | None:
+    """The random numbers of the cell of layer k in direction d, if there are any."""
+    if random is None or not (one.cell.noise or random.weight_drop):
+        return None
+    over_U = random.over_weights(k, d, one.weights["U"].shape) if random.weight_drop else None
+    return Drawn(
+        {n.name: random.of_cell(n, k, d, (T, B, one.widths[n.state])) for n in one.cell.noise},
+        over_U,
+    )
 
 
 def backward(

@@ -15,9 +15,10 @@ from xrnn.engine.checks import (
     check_numbers,
     check_precision,
 )
+from xrnn.engine.random import random_numbers
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
-from xrnn.typing import Array, GivenState, Masked, Precision, S, Weights
+from xrnn.typing import Array, GivenState, Masked, Precision, S, Size, Weights
 
 
 def unroll(
@@ -32,6 +33,8 @@ def unroll(
     masked: Masked = "zero",
     resets: Any = None,
     precision: Precision = "ieee",
+    seed: Size | None = None,
+    t: Size = 0,
 ) -> tuple[Array, S, Tape[S]]:
     """Run one cell over sequences.
 
@@ -64,6 +67,11 @@ def unroll(
     precision : {"ieee", "tf32"}
         "tf32" allows products of float32 to round what they multiply to 10 bits (NVIDIA's
         TF32), where a device is faster with it; elsewhere it has no effect.
+    seed : int, optional
+        The seed of what the cell draws (`Cell.noise`): give a new one at every training step.
+        Required with such a cell.
+    t : int
+        How many steps of the same sequences came before, in earlier calls with the same seed.
 
     Returns
     -------
@@ -120,8 +128,10 @@ def unroll(
     )
     axes = Axes(cell, placement, one.I, [one.widths], [""], stacked=False)
     bound = Bound(axes, [(one,)], version=one.fingerprint())
+    needed = "a cell that draws random numbers" if cell.noise else ""
+    how: Any = {"random": random_numbers(placement, seed, t, needed)}
     ys, last, tape = bound.forward(
-        xs, parts, lengths, mask=mask, masked=masked, resets=resets, keep=True
+        xs, parts, lengths, mask=mask, masked=masked, resets=resets, keep=True, **how
     )
     assert tape is not None
     return ys, last, tape

@@ -26,7 +26,9 @@ OPTIONS = {
 class Architecture(Module, Generic[S]):
     """The options of a `xrnn.Layer`, and what follows from them for its weights and states."""
 
-    _fixed = frozenset({"cell", "input_size", "hidden_size", "learn_state", "dtype", *OPTIONS})
+    _fixed = frozenset(
+        {"cell", "input_size", "hidden_size", "learn_state", "weight_drop", "dtype", *OPTIONS}
+    )
 
     cell: Cell[S]
     input_size: int
@@ -35,6 +37,7 @@ class Architecture(Module, Generic[S]):
     bias: bool
     batch_first: bool
     dropout: float
+    weight_drop: float
     bidirectional: bool
     reverse: bool
     learn_state: bool
@@ -87,6 +90,7 @@ class Architecture(Module, Generic[S]):
             **{name: getattr(self, name) for name in OPTIONS},
             # Only where it is so: files of earlier versions do not have it.
             **({"learn_state": True} if self.learn_state else {}),
+            **({"weight_drop": self.weight_drop} if self.weight_drop else {}),
             "dtype": self.dtype,
             "precision": self.precision,
         }

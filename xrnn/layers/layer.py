@@ -15,10 +15,11 @@ from xrnn.engine.checks import (
     check_precision,
 )
 from xrnn.engine.module import drawn
+from xrnn.engine.random import random_numbers
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.engine.values import check_index
 from xrnn.layers.architecture import OPTIONS, Architecture
-from xrnn.layers.dropout import check_dropout, dropout_masks
+from xrnn.layers.dropout import check_dropout, check_weight_drop
 from xrnn.layers.initialisation import check_init, check_learn_state, draw_all
 from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
 from xrnn.typing import (
@@ -59,6 +60,9 @@ class Layer(Architecture[S]):
     dropout : float
         The fraction of the outputs of each layer but the last that `forward` sets to 0; the
         others are scaled by 1/(1 − dropout).  Inference (`__call__`, `step`) drops nothing.
+    weight_drop : float
+        The fraction of the values of U that `forward` sets to 0, the same ones at all steps; the
+        others are scaled in the same way (DropConnect; Merity et al., 2018, arXiv:1708.02182).
     bidirectional : bool
         Whether a second set of weights runs from the end to the start (D = 2); the outputs
         of both are concatenated, (T, B, 2·H).
@@ -116,6 +120,7 @@ class Layer(Architecture[S]):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
+        weight_drop: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
         learn_state: bool = False,
@@ -138,13 +143,15 @@ class Layer(Architecture[S]):
         if bidirectional and reverse:
             raise ValueError(f"{kind}: bidirectional and reverse exclude each other; give one")
         check_dropout(kind, dropout, len(sizes))
+        check_weight_drop(kind, weight_drop, cell.recurrent)
         self.cell = cell
         self.input_size = int(input_size)
         self.hidden_size = sizes if len(set(sizes)) > 1 else sizes[0]
         self.num_layers, self.bidirectional = len(sizes), bool(bidirectional)
         self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
         self.learn_state = bool(learn_state)
-        self.dropout, self.dtype = float(dropout), accept_dtype(kind, dtype, DTYPES)
+        self.dropout, self.weight_drop = float(dropout), float(weight_drop)
+        self.dtype = accept_dtype(kind, dtype, DTYPES)
         self.precision = precision
         check_init(kind, init, forget_bias)
         how = {"bias": self.bias, "init": init, "forget_bias": forget_bias}
@@ -205,6 +212,7 @@ class Layer(Architecture[S]):
         masked: Masked = "zero",
         resets: Any = None,
         seed: Size | None = None,
+        t: Size = 0,
     ) -> tuple[Array, S, Tape[S]]:
         """Run the layer and keep what `backward` needs.
 
@@ -223,8 +231,11 @@ class Layer(Architecture[S]):
             As for `xrnn.unroll`; (B, T) with ``batch_first``.  A reset gives the initial state,
             which may be learned, to all layers and both directions.
         seed : int, optional
-            The seed of the dropout masks, which depend only on it, the layer and the
-            position: give a new one at every training step.  Required with dropout.
+            The seed of the random numbers: dropout, and what the cell draws (`Cell.noise`).  They
+            depend only on it, the layer, the direction and the position: give a new one at every
+            training step.  Required where there are any.
+        t : int
+            How many steps of the same sequences came before, in earlier calls with the same seed.
 
         Returns
         -------
@@ -244,8 +255,12 @@ class Layer(Architecture[S]):
         TypeError, ValueError
             As `xrnn.unroll`; and if a layer with dropout is given no seed.
         """
-        drop = dropout_masks(self.dropout, seed, self.dtype, self._parameters.placement)
-        how: Any = {"mask": mask, "masked": masked, "resets": resets, "drop": drop}
+        needed = "a layer with dropout" if self.dropout or self.weight_drop else ""
+        if self.cell.noise:
+            needed = "a cell that draws random numbers"
+        rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
+        random = random_numbers(self._parameters.placement, seed, t, needed, **rates)
+        how: Any = {"mask": mask, "masked": masked, "resets": resets, "random": random}
         ys, last, tape = self._bound().forward(xs, state, lengths, **how, keep=True, owner=self)
         assert tape is not None
         return ys, last, tape
@@ -336,6 +351,7 @@ class Layer(Architecture[S]):
             words.insert(0, self.cell.name)
         options: dict[str, tuple[Any, Any]] = {
             **{name: (getattr(self, name), usual) for name, usual in OPTIONS.items()},
+            "weight_drop": (self.weight_drop, 0.0),
             "learn_state": (self.learn_state, False),
             "dtype": (dtype_name(placement.dtype), "float32"),
             "device": (placement.backend.name, "cpu"),

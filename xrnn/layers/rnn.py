@@ -35,6 +35,8 @@ class RNN(Layer[HState]):
     recurrent_dropout : float
         The fraction of h that the product with U does not see in `forward`, for each sequence
         another one that stays the same at all steps.
+    weight_drop : float
+        The fraction of the values of U that `forward` sets to 0, the same ones at all steps.
     bias : bool
         Whether the cells have biases.
     batch_first : bool
@@ -90,6 +92,7 @@ class RNN(Layer[HState]):
         clip: float | None = None,
         zoneout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        weight_drop: float = 0.0,
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -121,6 +124,7 @@ class RNN(Layer[HState]):
             bias=bias,
             batch_first=batch_first,
             dropout=dropout,
+            weight_drop=weight_drop,
             bidirectional=bidirectional,
             reverse=reverse,
             learn_state=learn_state,
