@@ -358,10 +358,11 @@ def _fused(backend: Backend) -> list[str]:
     lines = []
     for name, cell in BY_NAME.items():
         kernels = backend.kernels_of(cell)
+        kinds = {dtype_name(kind): kind for kernel in kernels for kind in kernel.dtypes}
         paths: dict[str, list[str]] = {}
-        for dtype in sorted({dtype_name(kind) for kernel in kernels for kind in kernel.dtypes}):
+        for dtype, kind in sorted(kinds.items()):
             try:
-                kind = host.named_dtype(dtype)
+                kind = host.named_dtype(kind) if isinstance(kind, str) else kind
             except ImportError:  # bfloat16, whose package is not installed
                 continue
             words = choose(backend, cell, TYPICAL, kind).path(*TYPICAL)

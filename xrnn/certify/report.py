@@ -15,7 +15,7 @@ from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.engine.checks import check_cell, check_choice
 
 #: dtype → the largest relative error that is accepted as rounding
-BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 4e-1}
+BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 
 #: the same for a numeric derivative by differences, for a cell that is not analytic
 DIFFERENCE_BOUND = 1e-7
