@@ -61,6 +61,8 @@ MADE = (
     cells.rnn_with(activations=["softsign"]),
     cells.rnn_with(activations=[("leaky_relu", -0.2)], clip=0.5),
     cells.rnn_with(clip=0.4),
+    cells.leaky_with(0.3),
+    cells.leaky_with(0.3, activations=[("elu", 0.7)], potential=True),
 )
 
 #: those that draw random numbers in training
@@ -75,4 +77,6 @@ NOISY = (
     cells.with_zoneout(cells.InputGatedLSTM, 0.2, 0.3),
     cells.with_zoneout(cells.MinGRU, 0.5),
     cells.with_zoneout(cells.BY_NAME["janet"], 0.5),
+    cells.leaky_with(0.3, noise=0.2),
+    cells.leaky_with(0.3, activations=["softplus"], noise=0.2, potential=True),
 )

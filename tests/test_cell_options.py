@@ -149,6 +149,9 @@ class TestIdentity:
         ("lstm", {"layer_norm": "batch"}, "it must be a bool or of products, gates"),
         ("lstm", {"layer_norm": True, "peephole": True}, "exclude each other; give layer_norm"),
         ("gru", {"layer_norm": True, "reset": "before"}, "exclude each other"),
+        ("leaky", {"alpha": 0}, r"alpha is 0; it must be a number in \(0, 1\]"),
+        ("leaky", {"alpha": 0.5, "noise": -1.0}, "noise is -1.0; it must be a number ≥ 0"),
+        ("leaky", {"alpha": 0.5, "potential": 1}, "potential is 1; it must be True or False"),
         ("gru", {"reset": "never"}, "reset is 'never'; it must be 'after' or 'before'"),
     ],
 )

@@ -15,6 +15,7 @@ from xrnn.cells.gru import GRU
 from xrnn.cells.gru_before import GRUBefore
 from xrnn.cells.gru_options import gru_with
 from xrnn.cells.input_gated import InputGatedLSTM
+from xrnn.cells.leaky import leaky_with
 from xrnn.cells.lstm import LSTM
 from xrnn.cells.lstm_options import lstm_with
 from xrnn.cells.mingru import MinGRU
@@ -36,6 +37,7 @@ __all__ = [
     "MinGRU",
     "PeepholeLSTM",
     "gru_with",
+    "leaky_with",
     "lstm_with",
     "rnn_with",
     "with_zoneout",
