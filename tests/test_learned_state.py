@@ -144,6 +144,17 @@ class TestGradients:
             total = total + layer.backward(alone, dys[part])[2]["h0_l0"]
         np.testing.assert_allclose(dweights["h0_l0"], total, rtol=1e-10)
 
+    def test_a_reset_at_the_end_gives_it_back(self) -> None:
+        layer, mask, resets = made(cells.GRU), np.ones((T, 1), bool), np.zeros((T, 1), bool)
+        mask[4:], resets[5] = False, True
+        _, last, tape = layer.forward(noise(T, 1, I), mask=mask, resets=resets)
+        assert np.array_equal(last.h[0, 0], layer.weights["h0_l0"])
+        dlast = noise(1, 1, H)
+        dxs, dfirst, dweights = layer.backward(tape, None, (dlast,))
+        assert not dxs.any()
+        assert not dfirst.h.any()
+        np.testing.assert_allclose(dweights["h0_l0"], dlast[0, 0], rtol=1e-12)
+
     def test_optimizers_train_it(self) -> None:
         layer, optimizer = made(cells.GRU), xrnn.optim.Adam(0.05)
         xs, target, losses = np.zeros((1, B, I)), np.full((1, B, H), 0.2), []
@@ -168,47 +179,3 @@ class TestFiles:
     def test_torch_has_no_such_module(self) -> None:
         with pytest.raises(ValueError, match="gru: learn_state is True; PyTorch's modules have no"):
             xrnn.convert.to_torch(xrnn.GRU(I, H, learn_state=True))
-
-
-class TestReverse:
-    """The option `reverse` of a layer."""
-
-    def test_it_is_the_forward_layer_on_turned_sequences(self, device: str) -> None:
-        how: Any = {"num_layers": 2, "dtype": "float64", "device": device, "rng": 0}
-        layer, forward = xrnn.GRU(I, H, reverse=True, **how), xrnn.GRU(I, H, **how)
-        put, to_host = layer.weights.placement.from_host, get(device).to_host
-        xs = noise(T, B, I)
-        ys, last = layer(put(xs))
-        turned, other = forward(put(xs[::-1].copy()))
-        np.testing.assert_allclose(to_host(ys), to_host(turned)[::-1], rtol=1e-12)
-        np.testing.assert_allclose(to_host(last.h), to_host(other.h), rtol=1e-12)
-
-    def test_freezing_changes_nothing(self) -> None:
-        layer, xs = xrnn.LSTM(I, H, reverse=True, rng=0), noise(T, B, I).astype("float32")
-        before = layer(xs, None, [6, 0, 2, 3])[0].copy()
-        frozen = layer.freeze()
-        assert frozen.reverse
-        assert np.array_equal(frozen(xs, None, [6, 0, 2, 3])[0], before)
-
-    def test_files_know_it(self, tmp_path: Path) -> None:
-        xrnn.save(tmp_path / "a", xrnn.GRU(I, H, reverse=True))
-        assert xrnn.load(tmp_path / "a", xrnn.GRU(I, H, reverse=True)).reverse
-        with pytest.raises(ValueError, match="reverse is True in the file, False here"):
-            xrnn.load(tmp_path / "a", xrnn.GRU(I, H))
-
-    def test_torch_computes_the_same_on_turned_sequences(self) -> None:
-        torch = pytest.importorskip("torch")
-        layer, module = xrnn.LSTM(I, H, reverse=True, rng=0), torch.nn.LSTM(I, H)
-        xrnn.convert.from_torch(layer, module.state_dict())
-        xs = noise(T, B, I).astype("float32")
-        with torch.no_grad():
-            ys, _ = module(torch.from_numpy(xs[::-1].copy()))
-        np.testing.assert_allclose(layer(xs)[0], ys.numpy()[::-1], rtol=1e-4, atol=1e-6)
-        back = xrnn.convert.to_torch(layer)
-        assert np.array_equal(back["weight_hh_l0"], module.state_dict()["weight_hh_l0"].numpy())
-
-    def test_it_cannot_step(self) -> None:
-        with pytest.raises(
-            ValueError, match=r"lstm: a reverse layer cannot step; make one with re"
-        ):
-            xrnn.LSTM(I, H, reverse=True).step(np.ones((B, I), "float32"))

@@ -74,7 +74,7 @@ def test_a_loop_by_hand(cell: Any, reverse: bool, masked: Any) -> None:
         initial = [np.zeros(H) for _ in cell.states]
         if learn:
             initial = [layer.weights[f"{name}0_l0"] for name in cell.states]
-        lengths = None if trial % 3 else RNG.integers(0, T + 1, B)
+        lengths = None if trial // 3 % 2 else RNG.integers(0, T + 1, B)
         mask, resets = booleans(0.6, T, B), booleans((0, 0.2, 0.6)[trial % 3], T, B)
         xs, state = noise(T, B, I), tuple(noise(1, B, H) for _ in cell.states)
         expected, ends = by_hand(layer, xs, state, initial, lengths, mask, resets, masked)
@@ -131,6 +131,17 @@ class TestMasks:
             results.append([ys, *last, dxs, *dstate, *dweights.values()])
         for other in results[1:]:
             assert all(map(np.array_equal, results[0], other))
+
+    def test_held_outputs_after_a_prefix(self) -> None:
+        layer, xs = xrnn.GRU(I, H, dtype="float64"), noise(T, B, I)
+        lengths = np.array([9, 0, 4, 7])
+        mask = np.arange(T)[:, None] < lengths
+        ys, _ = layer(xs, mask=mask, masked="hold")
+        last = layer(xs, None, lengths)[1].h[0]
+        for b, n in enumerate(lengths):
+            np.testing.assert_allclose(ys[n:, b], np.broadcast_to(last[b], (T - n, H)), rtol=1e-12)
+        past, _ = layer(xs, None, lengths, mask=mask, masked="hold")
+        assert np.array_equal(past, layer(xs, None, lengths)[0])
 
     def test_held_outputs_give_their_gradient_to_the_step_they_are_of(self) -> None:
         layer, xs = xrnn.GRU(I, H, dtype="float64"), noise(5, 1, I)

@@ -82,6 +82,7 @@ class Axes(Generic[S]):
         self._parts = [
             [itemgetter((n, ...) if even else n) for even in self.even] for n in range(self.cells)
         ]
+        self._all_even = all(self.even)
 
     def __reduce__(self) -> Any:
         how: Any = {"directions": self.D, "batch_first": self.batch_first, "stacked": self.stacked}
@@ -143,6 +144,8 @@ class Axes(Generic[S]):
         """The parts of a user's state as one state for each cell, with parts (B, H)."""
         if not self.stacked:
             return [parts]
+        if self._all_even:  # as below, with fewer calls: every step of several layers passes here
+            return [tuple(map(selectors[0], parts)) for selectors in self._parts]
         return [
             tuple([select(part) for select, part in zip(selectors, parts, strict=True)])
             for selectors in self._parts
@@ -154,6 +157,8 @@ class Axes(Generic[S]):
             return states[0]
         if len(states) == 1:
             return tuple(map(_with_axis, states[0]))
+        if self._all_even:
+            return tuple(map(self.xp.stack, zip(*states, strict=True)))
         parts = zip(self.even, zip(*states, strict=True), strict=True)
         return tuple([self.xp.stack(part) if even else part for even, part in parts])
 

@@ -15,7 +15,7 @@ from xrnn.engine.parameters import Parameters
 from xrnn.engine.stack import Draws, Stack
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
-from xrnn.engine.timeline import Timeline, accept_steps, is_hold, plan
+from xrnn.engine.timeline import MASKED, Timeline, accept_steps, is_hold, plan
 from xrnn.recurrence.masks import apply_mask, select_state
 from xrnn.typing import Array, GivenState, Precision, S, State
 
@@ -57,7 +57,7 @@ class Bound(Generic[S]):
         lengths: Any,
         *,
         mask: Any = None,
-        masked: Any = "zero",
+        masked: Any = MASKED[0],
         resets: Any = None,
         keep: bool,
         random: Draws | None = None,
@@ -73,7 +73,8 @@ class Bound(Generic[S]):
         parts = axes.state("state", state, xs.shape[1], unbatched, axes.placement)
         if self.initial is not None:
             parts = self._filled(parts, state)
-        hold = is_hold(axes.cell.name, masked)
+        # The default is told by its identity: an array would be compared element by element.
+        hold = masked is not MASKED[0] and is_hold(axes.cell.name, masked)
         timeline = None
         if lengths is not None or mask is not None or resets is not None:
             timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)

@@ -17,7 +17,6 @@ from xrnn.engine import stack as stacks
 from xrnn.engine.bound_cell import Pass
 from xrnn.engine.stack import Draws, Stack
 from xrnn.engine.timeline import Direction, Group, Timeline
-from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, Gradients, Namespace, State
 
@@ -197,9 +196,9 @@ def _to_groups(
     backend, count, n = backend_of(dys), timeline.total, dys.shape[2] // len(ways)
     parts = []
     for d, way in enumerate(ways):
-        known = _index(way.outputs[:, None] >= 0, dys, xp=xp)
         places = _index(host.xp.where(way.outputs >= 0, way.outputs, count), dys, xp=xp)
-        half = apply_mask(known, flat[:, d * n : (d + 1) * n], xp=xp)
+        half = flat[:, d * n : (d + 1) * n]
+        # Steps whose output is 0 are added up in one more row, which nothing reads.
         parts.append(backend.scatter_add(half, places, count + 1, xp=xp)[:count, :])
     rows, at, found = xp.concat(parts, axis=-1), 0, []
     for group in timeline.groups:

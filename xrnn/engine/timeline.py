@@ -128,7 +128,8 @@ def is_hold(kind: str, masked: Any) -> bool:
     ValueError
         If `masked` is not one of `MASKED`.
     """
-    check_choice(kind, "masked", masked, MASKED)
+    if not isinstance(masked, str) or masked not in MASKED:
+        check_choice(kind, "masked", masked, MASKED)
     return bool(masked == "hold")
 
 
