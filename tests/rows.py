@@ -32,8 +32,8 @@ ROWS = (
     Row(cells.InputGatedLSTM, ("torch", "equations")),
     Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
     Row(cells.MinGRU, ("equations",)),
-    Row(cells.BY_NAME["janet"]),
-    Row(cells.BY_NAME["mgu"]),
+    Row(cells.JANET),
+    Row(cells.MGU),
 )
 
 #: cells with options: each option alone, and those that meet in one equation
@@ -76,7 +76,7 @@ NOISY = (
     cells.rnn_with(recurrent_dropout=0.4, zoneout=0.2),
     cells.with_zoneout(cells.InputGatedLSTM, 0.2, 0.3),
     cells.with_zoneout(cells.MinGRU, 0.5),
-    cells.with_zoneout(cells.BY_NAME["janet"], 0.5),
+    cells.with_zoneout(cells.JANET, 0.5),
     cells.leaky_with(0.3, noise=0.2),
     cells.leaky_with(0.3, activations=["softplus"], noise=0.2, potential=True),
 )

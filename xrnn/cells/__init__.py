@@ -15,9 +15,11 @@ from xrnn.cells.gru import GRU
 from xrnn.cells.gru_before import GRUBefore
 from xrnn.cells.gru_options import gru_with
 from xrnn.cells.input_gated import InputGatedLSTM
+from xrnn.cells.janet import JANET
 from xrnn.cells.leaky import leaky_with
 from xrnn.cells.lstm import LSTM
 from xrnn.cells.lstm_options import lstm_with
+from xrnn.cells.mgu import MGU
 from xrnn.cells.mingru import MinGRU
 from xrnn.cells.peephole import PeepholeLSTM
 from xrnn.cells.zoneout import with_zoneout
@@ -28,7 +30,9 @@ BY_NAME: dict[str, Cell[Any]] = {}
 __all__ = [
     "BY_NAME",
     "GRU",
+    "JANET",
     "LSTM",
+    "MGU",
     "Cell",
     "Elman",
     "ElmanReLU",
