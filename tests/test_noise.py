@@ -55,7 +55,7 @@ def test_laws_with_weight_drop(law: str, cell: Any, option: Any, weight_drop: fl
     class Dropped(Trial):
         def make_layer(self, *args: Any, **how: Any) -> Any:
             layer = super().make_layer(*args, **how)
-            layer.__dict__["weight_drop"] = weight_drop
+            layer.__dict__ |= {"weight_drop": weight_drop, "_needs_seed": "weight_drop"}
             return layer
 
     if law != "twin":  # which makes a trial of its own

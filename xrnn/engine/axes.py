@@ -83,6 +83,9 @@ class Axes(Generic[S]):
             [itemgetter((n, ...) if even else n) for even in self.even] for n in range(self.cells)
         ]
         self._all_even = all(self.even)
+        h = cell.width_letters[0]
+        #: the size of the outputs in letters
+        self._units = f"D·{h}" if stacked else h
 
     def __reduce__(self) -> Any:
         how: Any = {"directions": self.D, "batch_first": self.batch_first, "stacked": self.stacked}
@@ -110,9 +113,7 @@ class Axes(Generic[S]):
 
     def gradient(self, dys: Array, T: int, B: int, unbatched: bool) -> Array:
         """The checked gradient of the outputs as (T, B, D·H)."""
-        n, units = self.n, self.cell.width_letters[0]
-        if self.stacked:
-            units = f"D·{units}"
+        n, units = self.n, self._units
         shape: tuple[int, ...]
         if unbatched:
             shape, letters = (T, n), f"(T, {units})"

@@ -267,8 +267,12 @@ def run_both(
 def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -> list[Gradients]:
     """The gradients of one pass, or of the two directions over the same inputs."""
     xp, both = passes[0].bound.xp, passes[0].kernel.both
-    alone = len(passes) == 1 or passes[1].kernel is not passes[0].kernel
-    if both is not None and not alone and not any(p.drawn for p in passes):
+    if (
+        both is not None
+        and len(passes) == 2
+        and passes[1].kernel is passes[0].kernel
+        and passes[0].drawn is None
+    ):
         parts = zip(passes, dys, dlasts, strict=True)
         given = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
         results = both.backward_both(given, xp=xp)

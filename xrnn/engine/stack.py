@@ -50,8 +50,9 @@ def forward(
     passes: list[Pass] = []
     masks: list[Array] = []
     for k, cells in enumerate(stack):
-        T, B, _ = xs.shape
-        drawn = [_drawn(one, random, k, d, T, B) for d, one in enumerate(cells)]
+        drawn: list[Drawn | None] = [None] * len(cells)
+        if random is not None:
+            drawn = [_drawn(one, random, k, d, *xs.shape[:2]) for d, one in enumerate(cells)]
         if len(cells) == 1:
             found = [cells[0].run(xs, firsts[k], lengths, keep, *drawn)]
             xs = found[0][0]
@@ -68,9 +69,9 @@ def forward(
     return xs, lasts, passes, masks
 
 
-def _drawn(one: BoundCell, random: Draws | None, k: int, d: int, T: int, B: int) -> Drawn | None:
+def _drawn(one: BoundCell, random: Draws, k: int, d: int, T: int, B: int) -> Drawn | None:
     """The random numbers of the cell of layer k in direction d, if there are any."""
-    if random is None or not (one.cell.noise or random.weight_drop):
+    if not (one.cell.noise or random.weight_drop):
         return None
     over_U = random.over_weights(k, d, one.weights["U"].shape) if random.weight_drop else None
     return Drawn(

@@ -152,6 +152,9 @@ class Layer(Architecture[S]):
         self.learn_state = bool(learn_state)
         self.dropout, self.weight_drop = float(dropout), float(weight_drop)
         self.dtype = accept_dtype(kind, dtype, DTYPES)
+        self._needs_seed = "a layer with dropout" if dropout or weight_drop else ""
+        if cell.noise:
+            self._needs_seed = "a cell that draws random numbers"
         self.precision = precision
         check_init(kind, init, forget_bias)
         how = {"bias": self.bias, "init": init, "forget_bias": forget_bias}
@@ -255,13 +258,22 @@ class Layer(Architecture[S]):
         TypeError, ValueError
             As `xrnn.unroll`; and if a layer with dropout is given no seed.
         """
-        needed = "a layer with dropout" if self.dropout or self.weight_drop else ""
-        if self.cell.noise:
-            needed = "a cell that draws random numbers"
-        rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
-        random = random_numbers(self._parameters.placement, seed, t, needed, **rates)
-        how: Any = {"mask": mask, "masked": masked, "resets": resets, "random": random}
-        ys, last, tape = self._bound().forward(xs, state, lengths, **how, keep=True, owner=self)
+        random = None
+        if seed is not None or self._needs_seed or t != 0:  # or else nothing is to be checked
+            rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
+            placement = self._parameters.placement
+            random = random_numbers(placement, seed, t, self._needs_seed, **rates)
+        ys, last, tape = self._bound().forward(
+            xs,
+            state,
+            lengths,
+            mask=mask,
+            masked=masked,
+            resets=resets,
+            random=random,
+            keep=True,
+            owner=self,
+        )
         assert tape is not None
         return ys, last, tape
 
