@@ -18,7 +18,9 @@ MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(xrnn.__path__, "xrnn.")
     # Two import CuPy, one PyInstaller.
-    if not module.name.endswith(("__main__", "cuda.device", "cuda.runtime", "hook-xrnn"))
+    if not module.name.endswith(
+        ("__main__", "cuda.capture", "cuda.device", "cuda.runtime", "hook-xrnn")
+    )
 )
 
 

@@ -97,6 +97,7 @@ OPTIONS: dict[str, Any] = {
     "bias": False,
     "batch_first": True,
     "dropout": 0.25,
+    "weight_drop": 0.25,
     "bidirectional": True,
     "reverse": True,
     "learn_state": True,
@@ -123,7 +124,7 @@ def test_every_option_of_a_layer_is_among_these() -> None:
     """An option that a file does not hold is one of how the weights are made, or where."""
     where = {"self", "device", "rng", "init", "forget_bias", "cell", "S"}
     assert set(signature_of(xrnn.Layer.__init__).parameters) - where == set(OPTIONS)
-    assert set(OPTIONS) < set(xrnn.LSTM(3, 4, learn_state=True).config())
+    assert set(OPTIONS) < set(xrnn.LSTM(3, 4, learn_state=True, weight_drop=0.5).config())
 
 
 class TestCast:

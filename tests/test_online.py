@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows import ROWS, Row
+from rows import MADE, ROWS, Row
 
 import xrnn
+from xrnn import cells
 from xrnn.backends import get
 from xrnn.cells import GRU, LSTM, Cell, Elman, InputGatedLSTM, MinGRU
 from xrnn.learn.online import Online
@@ -257,3 +258,33 @@ class TestWeightsThatChange:
         weights = {k: np.zeros(s, int) for k, s in xrnn.cells.LSTM.shapes(3, 5).items()}
         with pytest.raises(TypeError, match="lstm: W is int64; it must be real"):
             xrnn.online.Online(xrnn.cells.LSTM, weights, 2)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (cells.lstm_with(proj_size=2), "has a projection"),
+        (cells.lstm_with(layer_norm=True), "normalises whole rows"),
+        (cells.gru_with(layer_norm=True), "normalises whole rows"),
+    ],
+    ids=lambda given: getattr(given, "name", ""),
+)
+def test_no_diagonal_where_units_act_on_each_other(cell: Any, words: str) -> None:
+    weights = {name: np.zeros(shape) for name, shape in cell.shapes(3, 4).items()}
+    Online(cell, weights, batch=2)
+    with pytest.raises(ValueError, match=f'{words}, .* give method="exact"'):
+        Online(cell, weights, batch=2, method="snap1")
+
+
+@pytest.mark.parametrize("cell", [cell for cell in MADE if cell.analytic], ids=lambda c: c.name)
+def test_exact_gradients_of_cells_with_options(cell: Any) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape) / 2 for name, shape in cell.shapes(3, 4).items()}
+    xs, dhs = rng.normal(size=(6, 2, 3)), rng.normal(size=(6, 2, cell.widths(4)[0]))
+    online, total = Online(cell, weights, batch=2), dict.fromkeys(weights, 0.0)
+    for x, dh in zip(xs, dhs, strict=True):
+        online.step(x)
+        total = {name: total[name] + d for name, d in online.gradient(dh).items()}
+    _, _, tape = xrnn.unroll(cell, weights, xs)
+    for name, expected in xrnn.unroll_backward(tape, dhs)[2].items():
+        np.testing.assert_allclose(total[name], expected, rtol=1e-9, atol=1e-11)

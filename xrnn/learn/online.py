@@ -62,7 +62,8 @@ class Online(Generic[S]):
         sensitivities are B·S·P numbers, for P parameters and S states, and the work of a step
         is proportional to that.  For any other cell they are B·S·H·P numbers, and the work is
         S·H times as much, so it is meant for small H.
-        "snap1": the diagonal approximation, which costs as much as a linear cell.
+        "snap1": the diagonal approximation, which costs as much as a linear cell.  It does not
+        serve cells with a projection or layer norm.
     limit : int
         The largest number of bytes that the sensitivities may take.
 
@@ -72,6 +73,8 @@ class Online(Generic[S]):
         The state after the last step, a copy; `reset` gives streams another one.
     nbytes : int
         The size of the sensitivities in bytes, which does not depend on the length of the stream.
+
+    A cell that draws random numbers (`Cell.noise`) runs as in inference.
 
     Streams do not touch each other: what is NaN in one of them is NaN there alone, and in
     gradients of losses that it takes part in, until `reset`.
@@ -128,10 +131,11 @@ class Online(Generic[S]):
         self._widths = cell.widths(self.H)
         self._state = self._copies(self._accepted(state))
         diagonal = method == "snap1" or cell.linear is not None
-        if diagonal and cell.projection is not None:
+        if diagonal and (cell.projection is not None or cell.bias_in_step):
+            word = "normalises whole rows" if cell.projection is None else "has a projection"
             raise ValueError(
-                f"{cell.name}: method is 'snap1', and the cell has a projection, through which "
-                'every unit acts on every value of h; give method="exact"'
+                f"{cell.name}: method is 'snap1', and the cell {word}, through which every unit "
+                'acts on all others within a step; give method="exact"'
             )
         rows = len(self._widths) if diagonal else sum(self._widths)
         numbers = rows * self.B * count(weights)
