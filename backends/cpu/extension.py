@@ -156,10 +156,12 @@ class Native:
             gates = np.empty((T, B, self.kept * H), dtype)
             cs = np.empty((T, B, H), dtype) if self.two else None
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
+        # fmt: off
         _native.forward(
-            *(*self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse),
-            *(h0, c0, ys, h, c, gates, cs, storage, n),
+            *self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse,
+            h0, c0, ys, h, c, gates, cs, storage, n,
         )
+        # fmt: on
         last = (h, c) if self.two else (h,)
         if not keep:
             return ys, last, None
@@ -196,13 +198,15 @@ class Native:
         dxs = np.empty_like(saved.xs)
         dweights = {k: np.empty_like(w) for k, w in weights.items()}
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
+        dys = None if dys is None else plain(dys)
+        # fmt: off
         _native.backward(
-            *(*self.head, T, B, I, H, weights["W"], weights.get("U")),
-            *(weights[name] for name in self.extras),
-            *(gates, saved.cs, saved.ys, h0, c0, None if dys is None else plain(dys)),
-            *(saved.lengths, saved.reverse, dh, dc, das, dxs),
-            *(*map(dweights.get, self.names), saved.xs, n),
+            *self.head, T, B, I, H, weights["W"], weights.get("U"),
+            *map(weights.__getitem__, self.extras), gates, saved.cs, saved.ys, h0, c0, dys,
+            saved.lengths, saved.reverse, dh, dc, das, dxs, *map(dweights.get, self.names),
+            saved.xs, n,
         )
+        # fmt: on
         return dxs, carried, dweights
 
     def step(self, weights: Weights, x: Array, state: State) -> State:
