@@ -305,3 +305,23 @@ def test_embedding_is_the_module() -> None:
     assert_agree({"xs": xs}, {"xs": want.detach()}, 0)
     gradients = xrnn.convert.to_torch(layer, layer.backward(tape, dxs))
     assert_agree(gradients, {"weight": module.weight.grad}, BOUND)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # of torch, where it is slow
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_weights_of_an_lstm_with_a_projection(num_layers: int, bidirectional: bool) -> None:
+    options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional}
+    module = torch.nn.LSTM(3, 5, proj_size=2, **options)
+    layer = xrnn.LSTM(3, 5, proj_size=2, **options)
+    xrnn.convert.from_torch(layer, module.state_dict())
+    xs = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+    expected, (h, c) = module(torch.from_numpy(xs))
+    ys, state = layer(xs)
+    for found, there in ((ys, expected), (state.h, h), (state.c, c)):
+        np.testing.assert_allclose(found, there.detach().numpy(), rtol=1e-5, atol=1e-6)
+    back = xrnn.convert.to_torch(layer)
+    assert back.keys() == module.state_dict().keys()
+    for name, w in back.items():
+        if name.startswith("weight"):
+            np.testing.assert_array_equal(w, module.state_dict()[name].numpy())

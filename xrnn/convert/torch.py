@@ -7,6 +7,7 @@ W_l0           weight_ih_l0             the same: (G·H, I), gates i f g o or r 
 U_l0           weight_hh_l0             the same: (G·H, H)
 b_l0           bias_ih_l0, bias_hh_l0   their sum; one bias is enough
 v_l0 (GRU)     bias_hh_l0, rows of n    kept separately: the reset gate multiplies it
+P_l0 (LSTM)    weight_hr_l0             the same: (proj_size, H)
 =============  =======================  ==========================================
 
 So a GRU's b sums the two biases in the rows of r and z, and is bias_ih in those of n.
@@ -25,7 +26,7 @@ from typing import Any
 import array_api_compat
 
 from xrnn.backends import backend_of, host
-from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
+from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU, lstm_with
 from xrnn.cells.base import check_flags
 from xrnn.convert.casting import rounded
 from xrnn.layers.embedding import Embedding
@@ -214,6 +215,13 @@ def _without_prefix(unknown: list[Any], expected: Mapping[str, Any]) -> str:
     return f"; give {{name.removeprefix('{prefix}.'): w for name, w in state_dict.items()}}"
 
 
+def _is_known(cell: Cell[Any]) -> bool:
+    """Whether PyTorch has the cell: one of `KNOWN`, or the LSTM with a projection."""
+    return cell in KNOWN or (
+        cell.projection is not None and cell is lstm_with(proj_size=cell.projection)
+    )
+
+
 def _names(layer: Embedding | Linear) -> dict[str, str]:
     return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in layer.weights}
 
@@ -230,6 +238,8 @@ def _from(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Arra
     weights = {}
     for _, s in layer.parts():
         weights[f"W{s}"], weights[f"U{s}"] = host[f"weight_ih{s}"], host[f"weight_hh{s}"]
+        if layer.cell.projection is not None:
+            weights[f"P{s}"] = host[f"weight_hr{s}"]
         if not layer.bias:
             continue
         b, b_hh = host[f"bias_ih{s}"], host[f"bias_hh{s}"]
@@ -248,10 +258,10 @@ def _from(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Arra
 def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]:
     if not isinstance(layer, Layer):
         return {theirs: host[mine] for mine, theirs in _names(layer).items()}
-    if layer.cell not in KNOWN:
+    if not _is_known(layer.cell):
         raise ValueError(
             f"{layer.cell.name}: PyTorch has no such cell; it has "
-            f"{', '.join(cell.name for cell in KNOWN)}"
+            f"{', '.join(cell.name for cell in KNOWN)}, and the LSTM with proj_size"
         )
     if isinstance(layer.hidden_size, tuple):
         raise ValueError(
@@ -266,6 +276,8 @@ def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]
     named = {}
     for _, s in layer.parts():
         named[f"weight_ih{s}"], named[f"weight_hh{s}"] = host[f"W{s}"], host[f"U{s}"]
+        if layer.cell.projection is not None:
+            named[f"weight_hr{s}"] = host[f"P{s}"]
         if not layer.bias:
             continue
         b = host[f"b{s}"]
