@@ -41,6 +41,8 @@ SIDES: dict[str, tuple[cells.Cell[Any], str]] = {
     "peephole": (cells.lstm_with(peephole=True), "float32"),
     "peephole, cell_clip": (cells.lstm_with(peephole=True, cell_clip=10.0), "float32"),
     "minGRU": (cells.MinGRU, "float32"),
+    "JANET": (cells.BY_NAME["janet"], "float32"),
+    "MGU": (cells.BY_NAME["mgu"], "float32"),
 }
 
 Size = tuple[int, int, int, int]

@@ -42,6 +42,8 @@ TAILS: dict[str, tuple[Tail, ...]] = {
     "input-gated": LSTM,
     "gru": (UPDATE, Tail("r", "last h", {"z": -10 * ONE, "v": 1.0}, {}, tanh=True)),
     "gru-before": (UPDATE, Tail("r", "last h", {"z": -10 * ONE}, {"h": 1.0}, tanh=True)),
+    "janet": (Tail("f", "last h", {}, {"h": 1.0}),),
+    "mgu": (Tail("u", "last h", {"n": ONE}, {}),),
     "mingru": (Tail("z", "last h", {"n": 1.0}, {}),),
 }
 

@@ -100,11 +100,11 @@ CELLS = {
 
 def test_the_table_of_cells() -> None:
     assert {"rnn", "rnn-relu", "lstm", "gru", "gru-before", "input-gated"} <= CELLS.keys()
-    assert {"peephole", "mingru"} <= CELLS.keys()
+    assert {"peephole", "mingru", "janet", "mgu"} <= CELLS.keys()
     for name, (_, gates, saved, two, extras) in CELLS.items():
         cell = cells.BY_NAME[name]
         assert gates == len(cell.gates)
-        assert saved == {1: 0, 2: 2}.get(gates, 4)
+        assert saved == {1: 0, 2: 2}.get(gates, 4) + (name == "mgu")  # whose q is kept
         assert two == (len(cell.states) == 2)
         assert extras == tuple(cell.extras)
 

@@ -91,7 +91,7 @@ def by_threads(case: Case, shared: dict[int, int]) -> None:
 
 def enough_steps(cell: AnyCell) -> int:
     """For threads to be worth their start, at the sizes below."""
-    return 70 if len(cell.gates) == 1 else 28
+    return {1: 70, 2: 45}.get(len(cell.gates), 28)
 
 
 @every_cell

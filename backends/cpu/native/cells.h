@@ -5,6 +5,8 @@
 #include "gru.h"
 #include "gru_before.h"
 #include "mingru.h"
+#include "janet.h"
+#include "mgu.h"
 #include "options.h"
 #include "rnn_options.h"
 #include "lstm_options.h"
@@ -21,6 +23,8 @@ static const N(Loops) * const N(cells)[] = {
     &N(input_gated),
     &N(peephole),
     &N(mingru),
+    &N(janet),
+    &N(mgu),
     &N(rnn_options),
     &N(lstm_options),
     &N(lstm_coupled),

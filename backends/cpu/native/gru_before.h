@@ -63,14 +63,14 @@ static void N(gru_before_row_backward)(Units own, const real* gates, const real*
   }
 }
 
-// Adds U_n q to the pre-activations of n.
-static INLINE void N(multiply_q)(N(Slice) * s, idx t) {
+// Adds U_n q to the pre-activations of n, which are block `at` of a row; q is the block after it.
+static INLINE void N(multiply_q)(N(Slice) * s, idx t, const int at) {
   const idx H = s->own.H;
   N(barrier)(s);  // q comes from all threads
   for (idx i = 0; i < s->n; i++) {
     real* a = N(pre_at)(s, t, s->b[i]);
-    s->x[i] = a + 3 * H;
-    s->y[i] = a + 2 * H + s->own.from;
+    s->x[i] = a + (at + 1) * H;
+    s->y[i] = a + at * H + s->own.from;
   }
   N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
 }
@@ -79,12 +79,12 @@ static INLINE real* N(dq_at)(const N(Slice) * s, idx b) {
   return s->scratch + (b - s->b0) * s->own.H;
 }
 
-// Adds U_nᵀ da_n to dq.
-static INLINE void N(multiply_da_n)(N(Slice) * s, idx t) {
+// Adds U_nᵀ da_n to dq; da_n is block `at` of a row.
+static INLINE void N(multiply_da_n)(N(Slice) * s, idx t, const int at) {
   const idx H = s->own.H;
   N(barrier)(s);  // da_n comes from all threads
   for (idx i = 0; i < s->n; i++) {
-    s->x[i] = N(das_at)(s->p, t, s->b[i]) + 2 * H;
+    s->x[i] = N(das_at)(s->p, t, s->b[i]) + at * H;
     s->y[i] = N(dq_at)(s, s->b[i]) + s->own.from;
   }
   N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
@@ -97,7 +97,7 @@ static void N(gru_before_step)(N(Slice) * s, idx t) {
     const idx b = s->b[i];
     N(gru_before_row_q)(s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b));
   }
-  N(multiply_q)(s, t);
+  N(multiply_q)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_row)(s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b), N(h_at)(p, t, b));
@@ -112,7 +112,7 @@ static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
                                  N(dy_at)(p, t, b), N(dh_at)(p, b), N(dq_at)(s, b),
                                  N(das_at)(p, t, b));
   }
-  N(multiply_da_n)(s, t);
+  N(multiply_da_n)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_row_backward)(s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b), N(dq_at)(s, b),

@@ -63,7 +63,7 @@ static void N(gru_before_options_step)(N(Slice) * s, idx t) {
     real* a = N(pre_at)(s, t, s->b[i]);
     N(gru_before_options_row_q)(&o, s->own, a, N(h_before)(p, t, s->b[i]));
   }
-  N(multiply_q)(s, t);
+  N(multiply_q)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_options_row)(&o, s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b),
@@ -80,7 +80,7 @@ static void N(gru_before_options_step_backward)(N(Slice) * s, idx t) {
                                          N(dy_at)(p, t, b), N(dh_at)(p, b), N(dq_at)(s, b),
                                          N(das_at)(p, t, b));
   }
-  N(multiply_da_n)(s, t);
+  N(multiply_da_n)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
