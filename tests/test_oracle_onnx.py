@@ -23,11 +23,15 @@ BOUND = 1e-5
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 LENGTHS = ("whole", "cut", "some-empty", "all-empty")
 
+#: the initial states that are given, of those that the cell has
+STATES = {"state": ("state.h", "state.c"), "stateless": (), "h": ("state.h",), "c": ("state.c",)}
+
 CONFIGURATIONS = [
     (seed, *words)
     for seed, words in enumerate(
-        product(onnx_node.OPS, DIRECTIONS, LENGTHS, ("bias", "biasless"), ("state", "stateless"))
+        product(onnx_node.OPS, DIRECTIONS, LENGTHS, ("bias", "biasless"), STATES)
     )
+    if words[-1] not in ("h", "c") or onnx_node.OPS[words[0]].name == "LSTM"
 ]
 
 
@@ -43,7 +47,7 @@ def sizes_and_lengths(seed: int, kind: str) -> tuple[tuple[int, int, int, int], 
 
 def by_xrnn(value: Any, given: Arrays, direction: str, bias: bool) -> Arrays:
     """Both ways through a layer, one way through `unroll`; states come as (D, B, H)."""
-    weights, state = under(given, "weights"), tuple(under(given, "state").values()) or None
+    weights, state = under(given, "weights"), state_of(value, given)
     if direction == "bidirectional":
         _, _, I = given["xs"].shape
         H = weights["U_l0"].shape[1]
@@ -52,11 +56,16 @@ def by_xrnn(value: Any, given: Arrays, direction: str, bias: bool) -> Arrays:
         ys, last = layer(given["xs"], state, given["lengths"])
     else:
         one = {name.removesuffix("_l0"): w for name, w in weights.items()}
-        first = None if state is None else tuple(s[0] for s in state)
+        first = tuple(None if s is None else s[0] for s in state)
         reverse = direction == "reverse"
         ys, last, _ = xrnn.unroll(value, one, given["xs"], first, given["lengths"], reverse)
         last = tuple(s[None] for s in last)
     return {"ys": ys, **over("last", dict(zip(value.states, last, strict=True)))}
+
+
+def state_of(value: Any, given: Arrays) -> tuple[Any, ...]:
+    """One array for each state of the cell, None for one that is not given."""
+    return tuple(given.get(f"state.{name}") for name in value.states)
 
 
 @pytest.mark.parametrize(("seed", "cell", "direction", "kind", "biased", "stated"), CONFIGURATIONS)
@@ -83,15 +92,14 @@ def compare(
     shapes = {f"{n}{s}": shape for s in suffixes for n, shape in value.shapes(I, H, bias).items()}
     drawn = draw(f"onnx {seed}", case_shapes(shapes, value.states, (T, B, I, H), 1, D), scale=scale)
     given: Arrays = {name: a.astype("float32") for name, a in drawn.items()}
-    if stated == "stateless":
-        given = {name: a for name, a in given.items() if not name.startswith("state.")}
+    kept = STATES[stated]
+    given = {k: a for k, a in given.items() if not k.startswith("state.") or k in kept}
     given["lengths"] = lengths
     parts = [
         {n.removesuffix(s): w for n, w in under(given, "weights").items() if n.endswith(s)}
         for s in suffixes
     ]
-    state = list(under(given, "state").values()) or None
-    want = onnx_node.run(oracle, parts, given["xs"], state, lengths, direction)
+    want = onnx_node.run(oracle, parts, given["xs"], state_of(value, given), lengths, direction)
     got = by_xrnn(value, given, direction, bias)
     assert {str(a.dtype) for a in got.values()} == {"float32"}
     assert_agree(got, want, BOUND)
@@ -126,6 +134,7 @@ def test_cell_with_options_is_the_operator(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cell = random_cell(rng)
     direction, kind = DIRECTIONS[rng.integers(3)], LENGTHS[rng.integers(4)]
-    biased, stated = ("bias", "biasless")[rng.integers(2)], ("state", "stateless")[rng.integers(2)]
-    # Small weights, because many of the functions are not bounded.
-    compare(cell, cell, seed, direction, kind, biased, stated, scale=0.3)
+    biased, stated = ("bias", "biasless")[rng.integers(2)], list(STATES)[rng.integers(4)]
+    # Small weights, because many of the functions are not bounded, and the Softplus of onnxruntime
+    # is infinite from 89 on.
+    compare(cell, cell, seed, direction, kind, biased, stated, scale=0.2)

@@ -85,14 +85,14 @@ def run(
     cell: str | Cell[Any],
     parts: Sequence[Arrays],
     xs: Any,
-    state: Sequence[Any] | None = None,
+    state: Sequence[Any] = (None, None),
     lengths: Any = None,
     direction: str = "forward",
 ) -> Arrays:
     """ys (T, B, D·H) and the last states (D, B, H): ``ys``, ``last.h``, ``last.c``.
 
     `parts` holds the weights W, U, b … of each direction; `direction` is ONNX's word,
-    "forward", "reverse" or "bidirectional"; each state is (D, B, H).
+    "forward", "reverse" or "bidirectional"; each state is (D, B, H), or None if it is not given.
     """
     op = OPS[cell] if isinstance(cell, str) else op_of(cell, len(parts))
     T, B, _ = xs.shape
@@ -100,13 +100,14 @@ def run(
     feeds = {"X": xs.astype(np.float32)}
     if lengths is not None:
         feeds["sequence_lens"] = np.asarray(lengths, np.int32)
-    if state is not None:
-        names = (f"initial_{s}" for s in op.states)
-        feeds |= {k: s.astype(np.float32) for k, s in zip(names, state, strict=True)}
+    for name, s in zip(op.states, state, strict=False):
+        if s is not None:
+            feeds[f"initial_{name}"] = s.astype(np.float32)
     Y, *last = _session(op, fixed, feeds, direction).run(None, feeds)
-    if state is not None and lengths is not None:
+    if lengths is not None:
         empty = (np.asarray(lengths) == 0)[:, None]
-        last = [np.where(empty, s, given) for s, given in zip(state, last, strict=True)]
+        pairs = zip(state, last, strict=False)
+        last = [found if s is None else np.where(empty, s, found) for s, found in pairs]
     # (T, D, B, H) → (T, B, D·H)
     ys = Y.transpose(0, 2, 1, 3).reshape(T, B, -1)
     return {"ys": ys, **over("last", dict(zip(op.states, last, strict=True)))}
