@@ -23,19 +23,6 @@ class Row:
     oracles: tuple[str, ...] = ()
 
 
-ROWS = (
-    Row(cells.Elman, ("torch", "onnxruntime", "equations")),
-    Row(cells.ElmanReLU, ("torch", "onnxruntime", "equations")),
-    Row(cells.LSTM, ("torch", "onnxruntime", "equations")),
-    Row(cells.GRU, ("torch", "onnxruntime", "equations")),
-    Row(cells.GRUBefore, ("onnxruntime", "equations")),
-    Row(cells.InputGatedLSTM, ("torch", "equations")),
-    Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
-    Row(cells.MinGRU, ("equations",)),
-    Row(cells.JANET),
-    Row(cells.MGU),
-)
-
 #: cells with options: each option alone, and those that meet in one equation
 MADE = (
     cells.lstm_with(activations=("hard_sigmoid", "softsign", "relu")),
@@ -79,4 +66,17 @@ NOISY = (
     cells.with_zoneout(cells.JANET, 0.5),
     cells.leaky_with(0.3, noise=0.2),
     cells.leaky_with(0.3, activations=["softplus"], noise=0.2, potential=True),
+)
+
+ROWS = (
+    Row(cells.Elman, ("torch", "onnxruntime", "equations")),
+    Row(cells.ElmanReLU, ("torch", "onnxruntime", "equations")),
+    Row(cells.LSTM, ("torch", "onnxruntime", "equations")),
+    Row(cells.GRU, ("torch", "onnxruntime", "equations")),
+    Row(cells.GRUBefore, ("onnxruntime", "equations")),
+    Row(cells.InputGatedLSTM, ("torch", "equations")),
+    Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
+    Row(cells.MinGRU, ("equations",)),
+    Row(cells.JANET),
+    Row(cells.MGU),
 )

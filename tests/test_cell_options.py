@@ -121,7 +121,7 @@ class TestIdentity:
         assert other.identity != cell.identity
 
     def test_the_cache_of_verifications_knows_the_options(self) -> None:
-        codes = [code_of(cell.step, cell.step_backward, cell.total) for cell in CELLS]
+        codes = [code_of(cell.step, cell.step_backward, cell.total) for cell in MADE]
         assert None not in codes
         assert len(set(codes)) == len(codes)
 
