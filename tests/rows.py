@@ -77,6 +77,6 @@ ROWS = (
     Row(cells.InputGatedLSTM, ("torch", "equations")),
     Row(cells.PeepholeLSTM, ("onnxruntime", "equations")),
     Row(cells.MinGRU, ("equations",)),
-    Row(cells.JANET),
-    Row(cells.MGU),
+    Row(cells.JANET, ("equations",)),
+    Row(cells.MGU, ("equations",)),
 )

@@ -79,6 +79,19 @@ def mingru(w: Tensors, x: Tensor, state: State) -> State:
     return (h + torch.sigmoid(z) * (n - h),)
 
 
+def janet(w: Tensors, x: Tensor, state: State) -> State:
+    (h,) = state
+    s, g = (_input(w, x) + w["U"] @ h).chunk(2)
+    return (torch.sigmoid(s) * h + (1 - torch.sigmoid(s - 1)) * torch.tanh(g),)
+
+
+def mgu(w: Tensors, x: Tensor, state: State) -> State:
+    (h,) = state
+    (x_f, x_h), (U_f, U_h) = _input(w, x).chunk(2), w["U"].chunk(2)
+    f = torch.sigmoid(x_f + U_f @ h)
+    return ((1 - f) * h + f * torch.tanh(x_h + U_h @ (f * h)),)
+
+
 def _input(w: Tensors, x: Tensor) -> Tensor:
     return w["W"] @ x + w["b"] if "b" in w else w["W"] @ x
 
@@ -104,6 +117,8 @@ CELLS = {
     "input-gated": Oracle(input_gated, 4, ("h", "c"), recurrent=False),
     "peephole": Oracle(peephole, 4, ("h", "c"), extras={"p": 3}),
     "mingru": Oracle(mingru, 2, recurrent=False),
+    "janet": Oracle(janet, 2),
+    "mgu": Oracle(mgu, 2),
 }
 
 
