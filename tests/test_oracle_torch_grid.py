@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles.flat import Arrays, assert_agree, draw, over, spoiled
+from oracles.flat import Arrays, assert_agree, case_shapes, draw, spoiled
 from oracles.subject import results_of
 
 import xrnn
@@ -69,15 +69,17 @@ def test_layer_is_the_module(
 
 def case_for(layer: xrnn.Layer[Any], layout: str, state: bool) -> Arrays:
     """A case with weights, in the layer's own order of axes, with NaN in the padding."""
-    widths, D = layer.cell.widths(H), layer.directions
-    shapes: dict[str, tuple[int, ...]] = {"xs": (T, B, I), "dys": (T, B, D * widths[0])}
-    for name, width in zip(layer.cell.states, widths, strict=True):
-        shapes[f"dstate.{name}"] = (layer.num_layers * D, B, width)
-        if state:
-            shapes[f"state.{name}"] = (layer.num_layers * D, B, width)
+    cell, sizes = layer.cell, (T, B, I, H)
+    how = (sizes, layer.num_layers, layer.directions, cell.widths(H))
+    shapes = case_shapes(layer.shapes(), cell.states, *how)
     if layout == "single sequence":
-        shapes = {name: (shape[0], shape[2]) for name, shape in shapes.items()}
-    given = draw(layout, shapes | over("weights", layer.shapes()))
+        shapes = {
+            name: shape if name.startswith("weights.") else (shape[0], shape[2])
+            for name, shape in shapes.items()
+        }
+    given = draw(layout, shapes)
+    if not state:
+        given = {name: a for name, a in given.items() if not name.startswith("state.")}
     if layout.startswith("packed"):
         given = spoiled(given | {"lengths": np.array([3, 5, 1, 4])})
     if layer.batch_first:

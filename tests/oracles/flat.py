@@ -13,13 +13,22 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def case_shapes(
-    weights: Shapes, states: Sequence[str], sizes: tuple[int, int, int, int], layers: int, D: int
+    weights: Shapes,
+    states: Sequence[str],
+    sizes: tuple[int, int, int, int],
+    layers: int,
+    D: int,
+    widths: Sequence[int] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of a whole case, for sizes (T, B, I, H), L layers and D directions."""
+    """The shapes of a whole case, for sizes (T, B, I, H), L layers and D directions.
+
+    `widths` are those of the states, if they are not H.
+    """
     T, B, I, H = sizes
-    shapes: dict[str, tuple[int, ...]] = {"xs": (T, B, I), "dys": (T, B, D * H)}
-    for s in states:
-        shapes[f"state.{s}"] = shapes[f"dstate.{s}"] = (layers * D, B, H)
+    widths = widths or [H] * len(states)
+    shapes: dict[str, tuple[int, ...]] = {"xs": (T, B, I), "dys": (T, B, D * widths[0])}
+    for s, width in zip(states, widths, strict=True):
+        shapes[f"state.{s}"] = shapes[f"dstate.{s}"] = (layers * D, B, width)
     return shapes | {f"weights.{name}": shape for name, shape in weights.items()}
 
 

@@ -18,6 +18,9 @@ Tensor: TypeAlias = torch.Tensor
 Tensors: TypeAlias = Mapping[str, Tensor]
 State: TypeAlias = tuple[Tensor, ...]
 
+#: what a step may find among its weights for one sequence, drawn at each step, or once
+NOISE = ("zoneout_h", "zoneout_c", "dropout_h")
+
 # The vectors are tiny: on a busy machine threads would spend their time waiting for each other.
 torch.set_num_threads(1)
 
@@ -141,9 +144,15 @@ def shapes(
     return named
 
 
-def verdict(cell: str, given: Arrays, num_layers: int = 1, bidirectional: bool = False) -> Arrays:
-    """What a stacked or bidirectional layer must make of a case; see `oracles`."""
-    oracle = CELLS[cell]
+def verdict(
+    cell: str | Oracle, given: Arrays, num_layers: int = 1, bidirectional: bool = False
+) -> Arrays:
+    """What a stacked or bidirectional layer must make of a case; see `oracles`.
+
+    The case may hold random numbers: ``noise.zoneout_h_l0`` (T, B, H) or (B, H) …, which the step
+    finds among the weights, and ``drop.U_l0`` …, with which a weight is multiplied.
+    """
+    oracle = CELLS[cell] if isinstance(cell, str) else cell
     T, B, _ = given["xs"].shape
     leaves = leaves_of(given)
     weights, state = under(leaves, "weights"), under(leaves, "state")
@@ -155,9 +164,13 @@ def verdict(cell: str, given: Arrays, num_layers: int = 1, bidirectional: bool =
         }
         leaves |= over("state", state)
     lengths = [int(n) for n in given.get("lengths", [T] * B)]
+    drop, noise = (
+        {name: torch.tensor(a) for name, a in under(given, kind).items()}
+        for kind in ("drop", "noise")
+    )
     ys, last = forward(
         oracle,
-        weights,
+        weights | {name: weights[name] * mask for name, mask in drop.items()} | noise,
         leaves["xs"],
         tuple(state[s] for s in oracle.states),
         lengths,
@@ -200,11 +213,17 @@ def _one_direction(
         state = tuple(s[b] for s in first)
         rows = [torch.zeros_like(state[0])] * len(xs)
         for t in reversed(range(length)) if reverse else range(length):
-            state = oracle.step(w, xs[t, b], state)
+            state = oracle.step(_at(w, t, b), xs[t, b], state)
             rows[t] = state[0]
         columns.append(torch.stack(rows))
         lasts.append(state)
     return torch.stack(columns, dim=1), tuple(torch.stack(p) for p in zip(*lasts, strict=True))
+
+
+def _at(w: Tensors, t: int, b: int) -> Tensors:
+    """The weights, and what is drawn for step t of sequence b."""
+    drawn = {n: a[t, b] if a.ndim == 3 else a[b] for n, a in w.items() if n in NOISE}
+    return {**w, **drawn}
 
 
 def leaves_of(given: Arrays) -> dict[str, Tensor]:
