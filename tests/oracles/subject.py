@@ -8,14 +8,17 @@ import xrnn
 from oracles.flat import Arrays, over, under
 
 
-def results_of(layer: xrnn.Layer, given: Arrays, seed: int | None = None) -> Arrays:
-    """What xrnn makes of a case: in the form of a verdict.  Takes over its weights, if any."""
+def results_of(layer: xrnn.Layer, given: Arrays, **how: Any) -> Arrays:
+    """What xrnn makes of a case: in the form of a verdict.  Takes over its weights, if any.
+
+    `how` are further arguments of `forward`.
+    """
     if weights := under(given, "weights"):
         assert {k: w.shape for k, w in weights.items()} == layer.shapes()
         layer.weights = weights
     states = layer.cell.states
     state = _state(layer, given, "state")
-    ys, last, tape = layer.forward(given["xs"], state, given.get("lengths"), seed=seed)
+    ys, last, tape = layer.forward(given["xs"], state, given.get("lengths"), **how)
     dstate = _state(layer, given, "dstate")
     dxs, dfirst, dweights = layer.backward(tape, given.get("dys"), dstate)
     return {
