@@ -40,6 +40,7 @@ SIDES: dict[str, tuple[cells.Cell[Any], str]] = {
     "coupled": (cells.lstm_with(coupled=True), "float32"),
     "peephole": (cells.lstm_with(peephole=True), "float32"),
     "peephole, cell_clip": (cells.lstm_with(peephole=True, cell_clip=10.0), "float32"),
+    "proj_size=64": (cells.lstm_with(proj_size=64), "float32"),
     "minGRU": (cells.MinGRU, "float32"),
     "JANET": (cells.BY_NAME["janet"], "float32"),
     "MGU": (cells.BY_NAME["mgu"], "float32"),
@@ -54,7 +55,8 @@ def calls(
     """What runs the cell, and the calls that are timed: inference and training."""
     T, B, I, H = size
     layer, rng = xrnn.Layer(cell, I, H, dtype=dtype, rng=0), np.random.default_rng(0)
-    xs, dys = (rng.normal(size=(T, B, n)).astype(named_dtype(dtype)) for n in (I, H))
+    widths = I, cell.widths(H)[0]
+    xs, dys = (rng.normal(size=(T, B, n)).astype(named_dtype(dtype)) for n in widths)
 
     def train() -> object:
         _, _, tape = layer.forward(xs)

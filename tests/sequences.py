@@ -56,13 +56,14 @@ class Case:
             name: rng.uniform(-1, 1, shape) * self.gain * (shape[-1] ** -0.5 if shape[1:] else 0.4)
             for name, shape in self.cell.shapes(I, H).items()
         }
-        xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, H))
+        widths = self.cell.widths(H)
+        xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, widths[0]))
         if not self.cell.analytic and self.cell.made is None:
             self._stay_away_from_the_kink(weights, xs)
         self.weights = {name: w.astype(kind) for name, w in weights.items()}
         self.xs, self.dys = xs.astype(kind), dys.astype(kind)
         self.state, self.dstate = (
-            tuple(rng.normal(size=(B, H)).astype(kind) for _ in self.cell.states) for _ in range(2)
+            tuple(rng.normal(size=(B, n)).astype(kind) for n in widths) for _ in range(2)
         )
         if self.lengths is not None:
             past = self.past_the_end()

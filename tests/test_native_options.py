@@ -42,6 +42,10 @@ MAKERS: dict[str, Any] = {
     "coupled": partial(cells.lstm_with, coupled=True),
     "peephole": partial(cells.lstm_with, peephole=True),
     "coupled peephole": partial(cells.lstm_with, coupled=True, peephole=True),
+    "projected": partial(cells.lstm_with, proj_size=7),
+    "projected coupled": partial(cells.lstm_with, proj_size=40, coupled=True),
+    "projected peephole": partial(cells.lstm_with, proj_size=16, peephole=True),
+    "projected both": partial(cells.lstm_with, proj_size=1, coupled=True, peephole=True),
 }
 
 USUAL = dict.fromkeys(MAKERS, ("sigmoid", "tanh", "tanh")) | {
@@ -61,7 +65,7 @@ def spec(name: str) -> Any:
 def every_cell() -> Iterator[Any]:
     """Each kind for each function of each maker, and each limit."""
     for maker, usual in USUAL.items():
-        for name in ACTIVATIONS if " " not in maker else ("hard_sigmoid", "elu"):
+        for name in ACTIVATIONS if " " not in maker else ("hard_sigmoid", "elu", "tanh"):
             for k in range(len(usual)):
                 given = (*usual[:k], spec(name), *usual[k + 1 :])
                 cell = MAKERS[maker](activations=given)
@@ -145,7 +149,9 @@ def test_threads_that_share_change_no_bit(cell: Any, dtype: str, reverse: bool) 
         for threads in (2, 3):
             many = kernel(cell, threads)
             same(run(many, case), one)
-            assert many.shared == (sign * threads,) * 2
+            # The units are not divided where a projection needs all of them.
+            shared = sign * threads if cell.projection is None or sign > 0 else min(threads, 2)
+            assert many.shared == (shared,) * 2
 
 
 @every_form
@@ -219,7 +225,6 @@ def test_activations_far_from_0(name: str, dtype: str) -> None:
 
 def test_there_is_no_loop_for_what_is_not_elementwise() -> None:
     for cell in (
-        cells.lstm_with(proj_size=2),
         cells.lstm_with(layer_norm="gates"),
         cells.gru_with(recurrent_dropout=0.5),
         cells.gru_with(layer_norm=True),
@@ -232,12 +237,12 @@ def test_there_is_no_loop_for_what_is_not_elementwise() -> None:
 def test_options_are_checked() -> None:
     code = extension.WITH_OPTIONS["rnn", frozenset()].number
     W, U, b = np.zeros((3, 2)), np.zeros((3, 3)), np.zeros(3)
-    native.pack(code, np.array([1, 0, 0, np.inf, np.inf]), 2, 3, 0, W, U, b)
+    native.pack(code, np.array([1, 0, 0, np.inf, np.inf, 0]), 2, 3, 0, W, U, b)
     for wrong, words in (
-        (np.zeros(4), "options holds 4 items; it must hold 5"),
-        (np.array([11, 0, 0, 1, 1.0]), r"options\[0\] must be the number of a kind, 0 to 10"),
-        (np.array([np.nan, 0, 0, 1, 1]), r"options\[0\] must be the number of a kind"),
-        (np.zeros(5, "float32"), "options holds items of format f"),
+        (np.zeros(5), "options holds 5 items; it must hold 6"),
+        (np.array([11, 0, 0, 1, 1.0, 0]), r"options\[0\] must be the number of a kind, 0 to 10"),
+        (np.array([np.nan, 0, 0, 1, 1, 0]), r"options\[0\] must be the number of a kind"),
+        (np.zeros(6, "float32"), "options holds items of format f"),
     ):
         with pytest.raises(ValueError, match=words):
             native.pack(code, wrong, 2, 3, 0, W, U, b)

@@ -43,7 +43,7 @@ threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the fir
 
 
 #: the options that decide which weights a cell has; the others are numbers
-STRUCTURE = frozenset({"coupled", "peephole"})
+STRUCTURE = frozenset({"coupled", "peephole", "proj_size"})
 
 
 class Code(NamedTuple):
@@ -149,9 +149,9 @@ class Native:
         seen = xs.flags.num & h0.flags.num & (WALKABLE if c0 is None else c0.flags.num)
         if seen & WALKABLE != WALKABLE:
             xs, h0, c0 = plain(xs), plain(h0), None if c0 is None else plain(c0)
-        (T, B, I), H, dtype = xs.shape, h0.shape[-1], xs.dtype
-        ys, h, gates, cs = np.empty((T, B, H), dtype), np.empty(h0.shape, dtype), None, None
-        c = np.empty(h0.shape, dtype) if self.two else None
+        (T, B, I), H, dtype = xs.shape, state[-1].shape[-1], xs.dtype
+        ys, h = np.empty((T, B, h0.shape[-1]), dtype), np.empty(h0.shape, dtype)
+        gates, cs, c = None, None, None if c0 is None else np.empty(c0.shape, dtype)
         if keep and self.kept:
             gates = np.empty((T, B, self.kept * H), dtype)
             cs = np.empty((T, B, H), dtype) if self.two else None
@@ -189,8 +189,9 @@ class Native:
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
             saved, gates = again, again.take_gates()
-        (T, B, I), H = saved.xs.shape, saved.ys.shape[2]
+        (T, B, I), H = saved.xs.shape, saved.first[-1].shape[-1]
         das = np.empty((T, B, H), saved.xs.dtype) if gates is None else gates
+        dhs = (np.empty_like(saved.ys),) if "P" in self.extras else ()
         # Copies, because the extension overwrites them with the gradient of the first state.
         carried = tuple([np.array(d, order="C") for d in dstate])
         dh, dc = carried if self.two else (*carried, None)
@@ -203,7 +204,7 @@ class Native:
         _native.backward(
             *self.head, T, B, I, H, weights["W"], weights.get("U"),
             *map(weights.__getitem__, self.extras), gates, saved.cs, saved.ys, h0, c0, dys,
-            saved.lengths, saved.reverse, dh, dc, das, dxs, *map(dweights.get, self.names),
+            saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs, *map(dweights.get, self.names),
             saved.xs, n,
         )
         # fmt: on
@@ -215,8 +216,8 @@ class Native:
         seen = x.flags.num & h.flags.num & (WALKABLE if c is None else c.flags.num)
         if seen & WALKABLE != WALKABLE:
             x, h, c = plain(x), plain(h), None if c is None else plain(c)
-        (B, I), shape, dtype = x.shape[-2:], h.shape, x.dtype
-        new_h = np.empty(shape, dtype)
+        (B, I), shape, dtype = x.shape[-2:], state[-1].shape, x.dtype
+        new_h = np.empty(h.shape, dtype)
         new_c = np.empty(shape, dtype) if self.two else None
         arguments = weights.arguments  # type: ignore[attr-defined]
         _native.step(*self.head, B, I, shape[-1], x, *arguments, h, c, new_h, new_c)
@@ -271,7 +272,7 @@ def _kernel(loop: Native) -> Kernel:
 def with_options(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loop of a cell with options, if there is one and the extension was built."""
     options = cell.made
-    if _native is None or not isinstance(options, Options) or not options.elementwise:
+    if _native is None or not isinstance(options, Options) or cell.noise or cell.bias_in_step:
         return ()
     structure = frozenset(name for name in STRUCTURE if getattr(options, name, False))
     code = WITH_OPTIONS.get((options.family, structure))
@@ -285,4 +286,4 @@ def options_array(options: Options) -> Array:
     kinds = _native.activations()
     functions = [(kinds.index(name), alpha, beta) for name, alpha, beta in options.activations]
     limits = [getattr(options, name, inf) for name in ("clip", "cell_clip")]
-    return np.array([*chain(*functions), *limits], float)
+    return np.array([*chain(*functions), *limits, getattr(options, "proj_size", 0)], float)

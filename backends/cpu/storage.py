@@ -130,7 +130,7 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     native = extension.kernels(cell)
     if native and cell in ACTIVATIONS:
         kind = extension._native.activations().index(ACTIVATIONS[cell])
-        code, numbers = extension.WITH_OPTIONS["rnn", frozenset()], [kind, 0, 0, inf, inf]
+        code, numbers = extension.WITH_OPTIONS["rnn", frozenset()], [kind, 0, 0, inf, inf, 0]
         native = (replace(native[0], sequence=Native(code, np.array(numbers, float))),)
     return tuple(map(stored, native))
 

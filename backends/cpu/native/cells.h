@@ -30,6 +30,10 @@ static const N(Loops) * const N(cells)[] = {
     &N(lstm_coupled),
     &N(lstm_peephole),
     &N(lstm_coupled_peephole),
+    &N(lstm_p),
+    &N(lstm_coupled_p),
+    &N(lstm_peephole_p),
+    &N(lstm_coupled_peephole_p),
     &N(gru_options),
     &N(gru_before_options),
 };

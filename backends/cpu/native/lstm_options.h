@@ -3,6 +3,8 @@
 //
 // With coupled gates f = 1 - i, and the gates are i, g, o.  The weight p holds p_i, p_f, p_o, or
 // with coupled gates p_i, p_o.  `coupled` and `peephole` are constants.
+//
+// With a projection, what is called h below is m, see projection.h.
 
 // The pre-activations of some units, and what follows from them.
 typedef struct {
@@ -81,57 +83,86 @@ static INLINE void N(lstm_options_row_backward)(const int coupled, const int pee
 
 static INLINE void N(lstm_step_with)(const int coupled, const int peephole, N(Slice) * s, idx t) {
   const Pass* p = s->p;
+  const int projects = p->cell->projects;
   const N(Choices) o = N(choices)(p);
   N(recur_first_gates)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(lstm_options_row)(coupled, peephole, &o, s->own, N(pre_at)(s, t, b), p->extras[0],
-                        N(c_before)(p, t, b), N(c_at)(p, t, b), N(h_at)(p, t, b));
+    real* a = N(pre_at)(s, t, b);
+    N(lstm_options_row)(coupled, peephole, &o, s->own, a, p->extras[0], N(c_before)(p, t, b),
+                        N(c_at)(p, t, b), projects ? a + p->cell->gates * p->H : N(h_at)(p, t, b));
   }
+  if (projects) N(project)(s, t);
 }
 
 static INLINE void N(lstm_step_with_backward)(const int coupled, const int peephole, N(Slice) * s,
                                               idx t) {
   const Pass* p = s->p;
+  const int projects = p->cell->projects;
   const N(Choices) o = N(choices)(p);
+  if (projects) N(project_backward)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(lstm_options_row_backward)(coupled, peephole, &o, s->own, N(gates_at)(p, t, b), p->extras[0],
-                                 N(c_before)(p, t, b), N(dy_at)(p, t, b), N(dh_at)(p, b),
-                                 N(dc_at)(p, b), N(das_at)(p, t, b));
+                                 N(c_before)(p, t, b), projects ? NULL : N(dy_at)(p, t, b),
+                                 projects ? N(dm_at)(s, b) : N(dh_at)(p, b), N(dc_at)(p, b),
+                                 N(das_at)(p, t, b));
   }
   N(recur_first_gates_backward)(s, t);
 }
 
 // As peephole_sum_others.
-static int N(coupled_peephole_sum_others)(const Pass* p, const real* first) {
+static void N(coupled_peephole_sum_others)(const Pass* p, const real* first) {
   real* dp = p->dextras[0];
   N(sum_with_c_before)(p, 0, dp, first);
   N(sum_with_c)(p, 2 * p->H, dp + p->H);
-  return 0;
 }
 
-#define LSTM_WITH(loops, coupled, peephole, words, ...)                                            \
-  static void N(loops##_step)(N(Slice) * s, idx t) { N(lstm_step_with)(coupled, peephole, s, t); } \
-  static void N(loops##_step_backward)(N(Slice) * s, idx t) {                                      \
+static int N(lstm_options_sum_others)(const Pass* p, const real* first) {
+  const Cell* cell = p->cell;
+  if (cell->sums_cs && cell->gates == 4) N(peephole_sum_others)(p, first);
+  if (cell->sums_cs && cell->gates == 3) N(coupled_peephole_sum_others)(p, first);
+  return cell->projects ? N(sum_projection)(p) : 0;
+}
+
+#define LSTM_STEPS(steps, coupled, peephole)                                                       \
+  static void N(steps##_step)(N(Slice) * s, idx t) { N(lstm_step_with)(coupled, peephole, s, t); } \
+  static void N(steps##_step_backward)(N(Slice) * s, idx t) {                                      \
     N(lstm_step_with_backward)(coupled, peephole, s, t);                                           \
-  }                                                                                                \
-  static const N(Loops) N(loops) = {.cell = {.name = "lstm",                                       \
-                                             .functions = 3,                                       \
-                                             .options = "activations clip cell_clip" words,        \
-                                             .gates = 4 - coupled,                                 \
-                                             .saved = 4 - coupled,                                 \
-                                             .first_gates = 4 - coupled,                           \
-                                             .has_U = 1,                                           \
-                                             .has_c = 1,                                           \
-                                             .extras = {{peephole ? "p" : NULL, 3 - coupled, 0}},  \
-                                             .sums_cs = peephole},                                 \
-                                    .step = N(loops##_step),                                       \
-                                    .step_backward = N(loops##_step_backward),                     \
-                                    __VA_ARGS__};
-LSTM_WITH(lstm_options, 0, 0, "")
-LSTM_WITH(lstm_coupled, 1, 0, " coupled")
-LSTM_WITH(lstm_peephole, 0, 1, " peephole", .sum_others = N(peephole_sum_others))
-LSTM_WITH(lstm_coupled_peephole, 1, 1, " coupled peephole",
-          .sum_others = N(coupled_peephole_sum_others))
+  }
+LSTM_STEPS(lstm_options, 0, 0)
+LSTM_STEPS(lstm_coupled, 1, 0)
+LSTM_STEPS(lstm_peephole, 0, 1)
+LSTM_STEPS(lstm_coupled_peephole, 1, 1)
+#undef LSTM_STEPS
+
+// The cell of these steps, without and with a projection; G gates, and Q peepholes.
+#define LSTM_WITH(loops, steps, G, Q, projection, words, ...)                               \
+  static const N(Loops) N(loops) = {.cell = {.name = "lstm",                                \
+                                             .functions = 3,                                \
+                                             .options = "activations clip cell_clip" words, \
+                                             .gates = G,                                    \
+                                             .saved = G + projection,                       \
+                                             .first_gates = G,                              \
+                                             .has_U = 1,                                    \
+                                             .has_c = 1,                                    \
+                                             .extras = {__VA_ARGS__},                       \
+                                             .projects = projection * (1 + (Q > 0)),        \
+                                             .scratch = projection,    /* dm */             \
+                                             .sums_gates = projection, /* m */              \
+                                             .sums_cs = Q > 0},                             \
+                                    .step = N(steps##_step),                                \
+                                    .step_backward = N(steps##_step_backward),              \
+                                    .sum_others = N(lstm_options_sum_others)};
+#define PROJECTION {"P", 0, 1}
+LSTM_WITH(lstm_options, lstm_options, 4, 0, 0, "", {0})
+LSTM_WITH(lstm_coupled, lstm_coupled, 3, 0, 0, " coupled", {0})
+LSTM_WITH(lstm_peephole, lstm_peephole, 4, 3, 0, " peephole", {"p", 3, 0})
+LSTM_WITH(lstm_coupled_peephole, lstm_coupled_peephole, 3, 2, 0, " coupled peephole", {"p", 2, 0})
+LSTM_WITH(lstm_p, lstm_options, 4, 0, 1, " proj_size", PROJECTION)
+LSTM_WITH(lstm_coupled_p, lstm_coupled, 3, 0, 1, " coupled proj_size", PROJECTION)
+LSTM_WITH(lstm_peephole_p, lstm_peephole, 4, 3, 1, " peephole proj_size", {"p", 3, 0}, PROJECTION)
+LSTM_WITH(lstm_coupled_peephole_p, lstm_coupled_peephole, 3, 2, 1, " coupled peephole proj_size",
+          {"p", 2, 0}, PROJECTION)
+#undef PROJECTION
 #undef LSTM_WITH

@@ -30,19 +30,21 @@ static int team_size(const Pass* p, int threads, int is_backward) {
 
 // The number of items in the arrays of one call.
 typedef struct {
-  Py_ssize_t bh, tbi, tbh, pre, gh, ghi, ghh;
+  Py_ssize_t bh, bp, tbi, tbh, tbp, pre, gh, ghi, ghp;
 } Sizes;
 
 static Sizes sizes(Arguments* a, const Pass* p) {
   const Py_ssize_t tb = times(a, p->T, p->B), tbh = times(a, tb, p->H);
   const Py_ssize_t gh = times(a, p->cell->gates, p->H);
   return (Sizes){.bh = times(a, p->B, p->H),
+                 .bp = times(a, p->B, p->P),
                  .tbi = times(a, tb, p->I),
                  .tbh = tbh,
+                 .tbp = times(a, tb, p->P),
                  .pre = times(a, row_blocks(p->cell), tbh),
                  .gh = gh,
                  .ghi = times(a, gh, p->I),
-                 .ghh = times(a, gh, p->H)};
+                 .ghp = times(a, gh, p->P)};
 }
 
 #define LARGEST (PY_SSIZE_T_MAX / 8)
@@ -54,13 +56,18 @@ static void read_cell(Arguments* a, Pass* p, const Kernels* set) {
   if (p->cell->functions) read_options(a, p->cell->functions, &p->options);
 }
 
+static void read_widths(Arguments* a, Pass* p) {
+  p->I = number(a, "I", 0, LARGEST);
+  p->H = number(a, "H", 1, LARGEST);
+  p->P = p->cell->projects ? p->options.proj_size : p->H;
+}
+
 // Reads the cell and the sizes.
 static void read_shape(Arguments* a, Pass* p, const Kernels* set, int has_T) {
   read_cell(a, p, set);
   p->T = has_T ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
-  p->I = number(a, "I", 0, LARGEST);
-  p->H = number(a, "H", 1, LARGEST);
+  read_widths(a, p);
 }
 
 static const int64_t* lengths(Arguments* a, const Pass* p) {
@@ -84,9 +91,9 @@ PyDoc_STRVAR(forward_doc,
              "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
              "may be one pack instead.  `options`, for a cell that has some, is one array of\n"
              "float64: for each activation function its kind (see `activations`), alpha and beta,\n"
-             "then clip and cell_clip, which are infinite where there is no limit.  Returns the "
-             "number of threads that divided the sequences\n"
-             "among them, or its negative if they divided the units.");
+             "then clip and cell_clip, which are infinite where there is no limit, and proj_size.\n"
+             "Returns the number of threads that divided the sequences among them, or its\n"
+             "negative if they divided the units.");
 
 static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -101,10 +108,10 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   read_weights(&a, &p, set);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
-  p.h0 = reals(&a, "h0", IN, s.bh, p.H);
+  p.h0 = reals(&a, "h0", IN, s.bp, p.P);
   p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh, p.H);
-  p.ys = reals(&a, "ys", OUT, s.tbh, p.H);
-  p.h_last = reals(&a, "h_last", OUT, s.bh, p.H);
+  p.ys = reals(&a, "ys", OUT, s.tbp, p.P);
+  p.h_last = reals(&a, "h_last", OUT, s.bp, p.P);
   p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh, p.H);
   p.gates = reals(&a, "gates", OUT | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh, p.H);
@@ -123,6 +130,7 @@ PyDoc_STRVAR(backward_doc,
              "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
              "lengths, reverse,\n"
              "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
+             "A cell with a projection takes dhs after das.\n"
              "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
              "dh and dc hold the gradient of the last state before the call, and that of the\n"
              "first state after it.  Returns the same as forward.");
@@ -137,25 +145,26 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   read_shape(&a, &p, set, 1);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
-  p.U = reals(&a, "U", IN | OPTIONAL, s.ghh, p.H);
+  p.U = reals(&a, "U", IN | OPTIONAL, s.ghp, p.P);
   read_extras(&a, &p);
   p.gates = reals(&a, "gates", IN | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh, p.H);
-  p.ys = reals(&a, "ys", IN, s.tbh, p.H);
-  p.h0 = reals(&a, "h0", IN, s.bh, p.H);
+  p.ys = reals(&a, "ys", IN, s.tbp, p.P);
+  p.h0 = reals(&a, "h0", IN, s.bp, p.P);
   p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh, p.H);
-  p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbh, p.H);
+  p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbp, p.P);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
-  p.dh = reals(&a, "dh", OUT, s.bh, p.H);
+  p.dh = reals(&a, "dh", OUT, s.bp, p.P);
   p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh, p.H);
   p.das = reals(&a, "das", OUT, s.pre, row_blocks(p.cell) * p.H);
+  if (p.cell->projects) p.dhs = reals(&a, "dhs", OUT, s.tbp, p.P);
   p.dxs = reals(&a, "dxs", OUT, s.tbi, p.I);
   p.dW = reals(&a, "dW", OUT, s.ghi, p.I);
-  p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghh, p.H);
+  p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghp, p.P);
   p.db = reals(&a, "db", OUT, s.gh, s.gh);
   for (int k = 0; k < MAX_EXTRAS && p.cell->extras[k].name; k++)
-    p.dextras[k] = read_extra(&a, &p.cell->extras[k], p.H, OUT, "d");
+    p.dextras[k] = read_extra(&a, &p, &p.cell->extras[k], OUT, "d");
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, p.cell->has_U);
@@ -185,9 +194,9 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi, p.I);
   read_weights(&a, &p, set);
-  p.h0 = reals(&a, "h", IN, s.bh, p.H);
+  p.h0 = reals(&a, "h", IN, s.bp, p.P);
   p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh, p.H);
-  p.h_last = p.ys = reals(&a, "h_out", OUT, s.bh, p.H);
+  p.h_last = p.ys = reals(&a, "h_out", OUT, s.bp, p.P);
   p.c_last = reals(&a, "c_out", OUT | OPTIONAL, s.bh, p.H);
   required(&a, "c", p.c0, p.cell->has_c);
   required(&a, "c_out", p.c_last, p.cell->has_c);
@@ -208,8 +217,7 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   const Kernels* set = chosen;
   Pass shape = {0};
   read_cell(&a, &shape, set);
-  shape.I = number(&a, "I", 0, LARGEST);
-  shape.H = number(&a, "H", 1, LARGEST);
+  read_widths(&a, &shape);
   const int fixed = (int)number(&a, "fixed", 0, 1);
   return a.failed ? NULL : make_pack(&a, &shape, fixed, set);
 }

@@ -15,7 +15,8 @@
 #define MAX_EXTRAS 4
 
 // A weight besides W, U and b, as `Cell.extras` of the Python module xrnn.cells.base has it: its
-// size is (rows·H,), or (rows·H, columns·H) unless `columns` is 0.
+// size is (rows·H,), or (rows·H, columns·H) unless `columns` is 0.  The projection (P, H) has 0
+// rows.
 typedef struct {
   const char* name;  // null: there is no such weight
   int rows, columns;
@@ -49,6 +50,7 @@ typedef struct {
   } functions[MAX_FUNCTIONS];  // of the sigmoid gates, of the candidate, of the output
   double clip;                 // pre-activations are limited to ±clip
   double cell_clip;            // c is limited to ±cell_clip
+  idx proj_size;               // P, the number of values of h, if the cell has a projection
 } Options;
 
 // How numbers are stored that are computed with as float.
@@ -68,6 +70,8 @@ typedef struct {
   int has_U;            // whether there are recurrent weights
   int has_c;            // whether there is a second state c
   Extra extras[MAX_EXTRAS];  // the weights besides W, U and b, the first ones of this array
+  int projects;              // 1 + the place in `extras` of the projection, with which h is made of
+                             // the H values m in the block after the gates; 0: h is m
   int bias_of_others;        // whether extras[0] is the bias that the second multiplication adds
   int scratch;               // the blocks of H values that step_backward needs for each sequence
   int sums_gates;            // whether gradients of weights are sums over `gates`, or
@@ -80,7 +84,7 @@ typedef struct {
   int code;  // the number of the cell in the table of cells.h
   const Cell* cell;
   Options options;
-  idx T, B, I, H;
+  idx T, B, I, H, P;       // P: the number of values of h, which is H without a projection
   int reverse;             // whether time runs from T-1 to 0
   int storage;             // each h is rounded to numbers that can be so stored
   Team* team;              // the threads to use, or null: only the calling thread
@@ -89,18 +93,19 @@ typedef struct {
   const int64_t* lengths;  // [B] the lengths of the sequences, 0 to T, or null: all are T
 
   const void* xs;                  // [T, B, I]  not read after the end of a sequence
-  const void *W, *U, *b;           // [G·H, I] [G·H, H] [G·H]
+  const void *W, *U, *b;           // [G·H, I] [G·H, P] [G·H]
   const void* extras[MAX_EXTRAS];  // in the sizes of Cell.extras
   const void* panels;              // the weights packed by `prepack`, or null: this call packs them
-  const void *h0, *c0;             // [B, H]
-  void* ys;                        // [T, B, H] out; 0 after the end of a sequence
-  void *h_last, *c_last;           // [B, H] out
+  const void *h0, *c0;             // [B, P] [B, H]
+  void* ys;                        // [T, B, P] out; 0 after the end of a sequence
+  void *h_last, *c_last;           // [B, P] [B, H] out
   void *gates, *cs;                // [T, B, S·H] [T, B, H] stored for backward, or null
 
-  const void* dys;  // [T, B, H] or null; not read after the end of a sequence
-  void *dh, *dc;    // [B, H] in: gradient of the last state; out: of the first state
+  const void* dys;  // [T, B, P] or null; not read after the end of a sequence
+  void *dh, *dc;    // [B, P] [B, H] in: gradient of the last state; out: of the first state
   void* das;        // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
                     // the same array as `gates`
+  void* dhs;        // [T, B, P] out, with a projection: gradients of h
   void* dxs;        // [T, B, I] out
   void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
 } Pass;
@@ -150,14 +155,16 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }
 
 // The number of values of a weight besides W, U and b.
-static inline idx extra_size(const Extra* e, idx H) {
-  return e->rows * H * (e->columns ? e->columns * H : 1);
+static inline idx extra_size(const Pass* p, const Extra* e) {
+  return (e->rows ? e->rows * p->H : p->P) * (e->columns ? e->columns * p->H : 1);
 }
 
 // The maximum number of threads that divide the hidden units among them.  These threads wait for
 // each other at every time step, so each must have enough weights to make the waiting negligible.
+// With a projection the units are not divided.
 static inline double most_by_units(const Pass* p) {
   const Cell* cell = p->cell;
+  if (cell->projects) return 1;
   return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 5e4;
 }
 

@@ -26,25 +26,26 @@ static void free_pack(PyObject* capsule) {
 }
 
 // Reads a weight besides W, U and b, or its gradient, whose name begins with `prefix`.
-static void* read_extra(Arguments* a, const Extra* e, idx H, int flags, const char* prefix) {
+static void* read_extra(Arguments* a, const Pass* p, const Extra* e, int flags,
+                        const char* prefix) {
   char name[16];
   PyOS_snprintf(name, sizeof name, "%s%s", prefix, e->name);
-  const Py_ssize_t rows = times(a, e->rows, H);
-  const Py_ssize_t width = e->columns ? times(a, e->columns, H) : 1;
+  const Py_ssize_t rows = e->rows ? times(a, e->rows, p->H) : p->P;
+  const Py_ssize_t width = e->columns ? times(a, e->columns, p->H) : 1;
   return reals(a, name, flags, times(a, rows, width), e->columns ? width : rows);
 }
 
 // Reads the weights besides W, U and b.
 static void read_extras(Arguments* a, Pass* p) {
   for (int k = 0; k < MAX_EXTRAS && p->cell->extras[k].name; k++)
-    p->extras[k] = read_extra(a, &p->cell->extras[k], p->H, IN, "");
+    p->extras[k] = read_extra(a, p, &p->cell->extras[k], IN, "");
 }
 
 // Reads all weights.
 static void read_arrays(Arguments* a, Pass* p) {
   const Py_ssize_t gh = times(a, p->cell->gates, p->H);
   p->W = reals(a, "W", IN, times(a, gh, p->I), p->I);
-  p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->H), p->H);
+  p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->P), p->P);
   p->b = reals(a, "b", IN, gh, gh);
   required(a, "U", p->U, p->cell->has_U);
   read_extras(a, p);
@@ -61,7 +62,7 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
   const Pass* of = &pack->pass;
   const int same_kernels = !of->panels || pack->kernels == &sets[a->real == sizeof(double)];
   if (!same_kernels || pack->arguments.real != a->real || of->code != p->code || of->I != p->I ||
-      of->H != p->H) {
+      of->H != p->H || of->P != p->P) {
     PyErr_SetString(PyExc_ValueError, "a pack of another cell, size, dtype or instruction set");
     a->failed = 1;
     return;

@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "slice.h"
 #include "sums.h"
+#include "projection.h"
 #include "cells.h"
 #include "storage.h"
 
@@ -52,16 +53,12 @@ static N(Packed)
                      .bias = bias ? (const real*)bias + own.from : NULL};
 }
 
-// The product with the transpose of the same gates' rows of U, for the backward pass: from all
-// units of these gates to the units `own` of h.
-static N(Packed) N(columns_of)(Units own, const void* U, idx first, idx gates) {
-  if (gates == 0) return (N(Packed)){0};
-  return (N(Packed)){.w = (const real*)U + first * own.H * own.H + own.from,
-                     .ld = own.H,
-                     .columns = 1,
-                     .groups = 1,
-                     .n = own.to - own.from,
-                     .k = gates * own.H};
+// The product with the transpose of k rows of w, for the backward pass: from the outputs of these
+// rows to the values `out` of what they multiply.
+static N(Packed) N(columns_of)(Units out, const real* w, idx k) {
+  if (k == 0) return (N(Packed)){0};
+  return (N(Packed)){
+      .w = w + out.from, .ld = out.H, .columns = 1, .groups = 1, .n = out.to - out.from, .k = k};
 }
 
 // Sets the products of the slice, without memory for the packed weights.
@@ -70,42 +67,58 @@ static void N(set_products)(N(Slice) * s, int is_backward) {
   const Cell* cell = p->cell;
   const idx first = cell->has_U ? cell->first_gates : 0;
   const idx others = cell->has_U ? cell->gates - first : 0;
+  const real* projection = cell->projects ? p->extras[cell->projects - 1] : NULL;
   if (is_backward) {
-    s->u[0] = N(columns_of)(s->own, p->U, 0, first);
-    s->u[1] = N(columns_of)(s->own, p->U, first, others);
+    s->u[0] = N(columns_of)(s->out, p->U, first * p->H);
+    s->u[1] = N(columns_of)(s->out, (const real*)p->U + first * p->H * p->P, others * p->H);
+    s->u[2] = N(columns_of)(s->own, projection, projection ? p->P : 0);
   } else {
     s->w = N(rows_of)(s->own, p->W, p->I, 0, cell->gates, p->b);
-    s->u[0] = N(rows_of)(s->own, p->U, p->H, 0, first, NULL);
+    s->u[0] = N(rows_of)(s->own, p->U, p->P, 0, first, NULL);
     s->u[1] =
-        N(rows_of)(s->own, p->U, p->H, first, others, cell->bias_of_others ? p->extras[0] : NULL);
+        N(rows_of)(s->own, p->U, p->P, first, others, cell->bias_of_others ? p->extras[0] : NULL);
+    s->u[2] = N(rows_of)(s->out, projection, p->H, 0, projection != NULL, NULL);
   }
 }
 
+// Gives the slice these units.
+static INLINE void N(set_units)(N(Slice) * s, idx from, idx to) {
+  const Pass* p = s->p;
+  s->own = (Units){from, to, p->H};
+  s->out = p->cell->projects ? (Units){0, p->P, p->P} : s->own;
+}
+
+// The number of products, and the k-th of them.
+#undef PRODUCTS
+#define PRODUCTS 4
+static INLINE N(Packed) * N(product)(N(Slice) * s, int k) { return k ? &s->u[k - 1] : &s->w; }
+
 // Takes the memory for the packed weights from `*at`.
 static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
-  N(Packed)* const all[] = {&s->w, &s->u[0], &s->u[1]};
-  for (int i = 0; i < 3; i++)
-    if (all[i]->groups) all[i]->panels = N(take)(at, sizeof(real) * N(panels_size)(all[i]));
+  for (int k = 0; k < PRODUCTS; k++) {
+    N(Packed)* m = N(product)(s, k);
+    if (m->groups) m->panels = N(take)(at, sizeof(real) * N(panels_size)(m));
+  }
 }
 
 // Packs the weights of all products that have memory for it.
-static void N(pack_all)(const N(Slice) * s, Team* team) {
-  N(pack)(&s->w, team);
-  N(pack)(&s->u[0], team);
-  N(pack)(&s->u[1], team);
+static void N(pack_all)(N(Slice) * s, Team* team) {
+  for (int k = 0; k < PRODUCTS; k++) N(pack)(N(product)(s, k), team);
 }
 
 // The same in one of several threads that have a slice each.
 static void N(pack_own)(N(Slice) * s) {
-  const N(Packed)* const all[] = {&s->w, &s->u[0], &s->u[1]};
-  for (int i = 0; i < 3; i++)
-    if (all[i]->panels) N(pack_part)(all[i], 0, 1, &s->watch);
+  for (int k = 0; k < PRODUCTS; k++) {
+    const N(Packed)* m = N(product)(s, k);
+    if (m->panels) N(pack_part)(m, 0, 1, &s->watch);
+  }
 }
 
 // See Kernels in native.h.
 static size_t N(prepack)(const Pass* p, void* memory) {
   uintptr_t at = (uintptr_t)memory;
-  N(Slice) s = {.p = p, .own = {0, p->H, p->H}};
+  N(Slice) s = {.p = p};
+  N(set_units)(&s, 0, p->H);
   N(set_products)(&s, 0);
   N(take_panels)(&s, &at);
   if (memory) N(pack_all)(&s, p->team);
@@ -133,13 +146,13 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   uintptr_t packed = by_units ? 0 : (uintptr_t)p->panels;
   plan->slices = N(take)(&at, sizeof(N(Slice)) * n);
   N(Slice)
-  s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .own = {0, H, H}, .peers = &plan->barrier};
+  s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .peers = &plan->barrier};
+  N(set_units)(&s, 0, H);
   const idx rows = plan->ahead * most, scratch = N(scratch_size)(plan, most);
   for (int i = 0; i < n; i++) {
     s.watch = watch_of(p->team, i);
     if (by_units) {
-      s.own.from = share_start(H, L, i, n);
-      s.own.to = share_start(H, L, i + 1, n);
+      N(set_units)(&s, share_start(H, L, i, n), share_start(H, L, i + 1, n));
     } else {
       s.b0 = share_start(p->B, 1, i, n);
       s.b1 = share_start(p->B, 1, i + 1, n);
@@ -204,12 +217,13 @@ static void N(input_projection)(N(Slice) * s, idx t1) {
 
 // Copies the state after the last step of sequence b to h_last and c_last.
 static void N(copy_last)(const Pass* p, idx b) {
-  const size_t row = p->H * sizeof(real);
-  const idx steps = N(steps)(p, b), last = p->reverse ? 0 : steps - 1, at = b * p->H;
+  const idx steps = N(steps)(p, b), last = p->reverse ? 0 : steps - 1, H = p->H, P = p->P;
   if (p->h_last && p->h_last != p->ys)  // they are the same array in a single step
-    memcpy((real*)p->h_last + at, steps ? N(h_at)(p, last, b) : (const real*)p->h0 + at, row);
+    memcpy((real*)p->h_last + b * P, steps ? N(h_at)(p, last, b) : (const real*)p->h0 + b * P,
+           P * sizeof(real));
   if (p->cell->has_c && p->cs)
-    memcpy((real*)p->c_last + at, steps ? N(c_at)(p, last, b) : (const real*)p->c0 + at, row);
+    memcpy((real*)p->c_last + b * H, steps ? N(c_at)(p, last, b) : (const real*)p->c0 + b * H,
+           H * sizeof(real));
 }
 
 // The forward pass of the i-th slice.
@@ -240,7 +254,7 @@ static void N(forward_share)(void* data, int i, int n) {
   // The first thread of those that divide the units does the rest.
   if (!N(barrier)(s) || s->own.from > 0) return;
   for (idx b = s->b0; b < s->b1; b++) N(copy_last)(p, b);
-  N(clear_padding)(p, p->ys, p->H, s->b0, s->b1, &s->watch);
+  N(clear_padding)(p, p->ys, p->P, s->b0, s->b1, &s->watch);
   if (cell->sums_gates && p->gates)
     N(clear_padding)(p, p->gates, cell->saved * p->H, s->b0, s->b1, &s->watch);
   if (cell->sums_cs && p->cs) N(clear_padding)(p, p->cs, p->H, s->b0, s->b1, &s->watch);
@@ -269,6 +283,7 @@ static void N(backward_share)(void* data, int i, int n) {
   }
   if (!N(barrier)(s) || s->own.from > 0) return;
   N(clear_padding)(p, p->das, row_blocks(p->cell) * p->H, s->b0, s->b1, &s->watch);
+  if (p->dhs) N(clear_padding)(p, p->dhs, p->P, s->b0, s->b1, &s->watch);
 }
 
 // See Kernels in native.h.

@@ -8,12 +8,12 @@ typedef struct {
   const Pass* p;
   const struct N(Loops) * loops;  // the functions of the cell
   idx b0, b1;
-  Units own;
+  Units own, out;  // `out` are those of the values of h: `own`, or with a projection all P
   Barrier* peers;  // shared with the threads that compute the other units of these sequences
   // The product with W, and those with U (in the backward pass with its transpose): u[0] for the
-  // first gates (Cell.first_gates), u[1] for the others.
+  // first gates (Cell.first_gates), u[1] for the others; and u[2] that with the projection.
   N(Packed) w;
-  N(Packed) u[2];
+  N(Packed) u[3];
   idx n;           // the number of sequences that have the current time step, and
   idx* b;          // [b1 - b0] their indices
   const real** x;  // [rows] the operands of a product, and
@@ -63,37 +63,38 @@ static INLINE idx N(steps)(const Pass* p, idx b) { return p->lengths ? (idx)p->l
 // The offset of the row for time step t and sequence b in an array [T, B, n].
 static INLINE idx N(at)(const Pass* p, idx t, idx b, idx n) { return (t * p->B + b) * n; }
 
-// The state of sequence b before time step t: that of the step before, or the initial one.
-static INLINE const real* N(before)(const Pass* p, const void* first, const void* all, idx t,
-                                    idx b) {
+// The state (n values) of sequence b before time step t: that of the step before, or the initial
+// one.
+static INLINE const real* N(before)(const Pass* p, const void* first, const void* all, idx t, idx b,
+                                    idx n) {
   const idx start = p->reverse ? N(steps)(p, b) - 1 : 0;
-  if (t == start) return (const real*)first + b * p->H;
-  return (const real*)all + N(at)(p, p->reverse ? t + 1 : t - 1, b, p->H);
+  if (t == start) return (const real*)first + b * n;
+  return (const real*)all + N(at)(p, p->reverse ? t + 1 : t - 1, b, n);
 }
 
 static INLINE const real* N(h_before)(const Pass* p, idx t, idx b) {
-  return N(before)(p, p->h0, p->ys, t, b);
+  return N(before)(p, p->h0, p->ys, t, b, p->P);
 }
 
 static INLINE real* N(h_at)(const Pass* p, idx t, idx b) {
-  return (real*)p->ys + N(at)(p, t, b, p->H);
+  return (real*)p->ys + N(at)(p, t, b, p->P);
 }
 
 // If the pass does not keep c for the backward pass, c_last holds its current value.
 static INLINE const real* N(c_before)(const Pass* p, idx t, idx b) {
-  return p->cs ? N(before)(p, p->c0, p->cs, t, b) : (const real*)p->c_last + b * p->H;
+  return p->cs ? N(before)(p, p->c0, p->cs, t, b, p->H) : (const real*)p->c_last + b * p->H;
 }
 
 static INLINE real* N(c_at)(const Pass* p, idx t, idx b) {
   return p->cs ? (real*)p->cs + N(at)(p, t, b, p->H) : (real*)p->c_last + b * p->H;
 }
 
-static INLINE real* N(dh_at)(const Pass* p, idx b) { return (real*)p->dh + b * p->H; }
+static INLINE real* N(dh_at)(const Pass* p, idx b) { return (real*)p->dh + b * p->P; }
 
 static INLINE real* N(dc_at)(const Pass* p, idx b) { return (real*)p->dc + b * p->H; }
 
 static INLINE const real* N(dy_at)(const Pass* p, idx t, idx b) {
-  return p->dys ? (const real*)p->dys + N(at)(p, t, b, p->H) : NULL;
+  return p->dys ? (const real*)p->dys + N(at)(p, t, b, p->P) : NULL;
 }
 
 static INLINE const real* N(gates_at)(const Pass* p, idx t, idx b) {
@@ -138,7 +139,7 @@ static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
 static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {
   for (idx i = 0; i < s->n; i++) {
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + from * s->own.H;
-    s->y[i] = N(dh_at)(s->p, s->b[i]) + s->own.from;
+    s->y[i] = N(dh_at)(s->p, s->b[i]) + s->out.from;
   }
   N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
 }

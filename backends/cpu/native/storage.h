@@ -76,9 +76,9 @@ static INLINE void N(round_outputs)(N(Slice) * s, idx t) {
   for (idx i = 0; i < s->n; i++) {
     real* h = N(h_at)(s->p, t, s->b[i]);
     if (s->p->storage == FLOAT16)
-      EACH_UNIT(s->own) N(put)(h + u, N(rounded)(FLOAT16, N(get)(h + u, n)), n);
+      EACH_UNIT(s->out) N(put)(h + u, N(rounded)(FLOAT16, N(get)(h + u, n)), n);
     else
-      EACH_UNIT(s->own) N(put)(h + u, N(rounded)(BFLOAT16, N(get)(h + u, n)), n);
+      EACH_UNIT(s->out) N(put)(h + u, N(rounded)(BFLOAT16, N(get)(h + u, n)), n);
   }
 #else
   (void)s, (void)t;

@@ -96,18 +96,18 @@ static const real* N(first_das)(const Pass* p, real* memory) {
   return memory;
 }
 
-// dU [rows, H] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  The
+// dU [rows, P] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  The
 // sum has two parts: the first step of each sequence, where h is h0, and the other steps, where it
 // is in ys.  If time is reversed, the second part also includes the first step of the sequences
 // that are shorter than T; this adds 0, because ys is 0 after the end.
 static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU, const real* first) {
-  const idx H = p->H, width = row_blocks(p->cell) * H, rest = (p->T - 1) * p->B;
+  const idx P = p->P, width = row_blocks(p->cell) * p->H, rest = (p->T - 1) * p->B;
   const real *das = (const real*)p->das + column, *ys = p->ys;
   int status = 0;
   if (rest)
-    status = N(outer)(p, rows, H, rest, p->reverse ? das : das + p->B * width, width,
-                      p->reverse ? ys + p->B * H : ys, H, dU, 0);
-  return status | N(outer)(p, rows, H, p->B, first + column, width, p->h0, H, dU, rest != 0);
+    status = N(outer)(p, rows, P, rest, p->reverse ? das : das + p->B * width, width,
+                      p->reverse ? ys + p->B * P : ys, P, dU, 0);
+  return status | N(outer)(p, rows, P, p->B, first + column, width, p->h0, P, dU, rest != 0);
 }
 
 // out [H] = Σ_t da_t ⊙ c_(t-1), for the H columns of das that begin with `column`.  The sum has the
@@ -142,6 +142,13 @@ static int N(sum_W)(const Pass* p, const real* xs) {
                         .team = p->team};
   N(column_sums)(rows, out, p->das, width, p->db, p->team);
   return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&product);
+}
+
+// The gradient [P, H] of the projection, Σ_t dh_tᵀ m_t.
+static int N(sum_projection)(const Pass* p) {
+  const idx G = p->cell->gates, H = p->H;
+  return N(outer)(p, p->P, H, p->T * p->B, p->dhs, p->P, (const real*)p->gates + G * H, (G + 1) * H,
+                  p->dextras[p->cell->projects - 1], 0);
 }
 
 // Sets all [T, B, n] to 0 after the end of each sequence, for the sequences b0 to b1 (exclusive).
@@ -184,8 +191,8 @@ static int N(sums_of_nothing)(const Pass* p) {
   const size_t out = p->cell->gates * p->H * sizeof(real);
   memset(p->dW, 0, out * p->I);
   memset(p->db, 0, out);
-  if (p->dU) memset(p->dU, 0, out * p->H);
+  if (p->dU) memset(p->dU, 0, out * p->P);
   for (int k = 0; k < MAX_EXTRAS && p->cell->extras[k].name; k++)
-    memset(p->dextras[k], 0, extra_size(&p->cell->extras[k], p->H) * sizeof(real));
+    memset(p->dextras[k], 0, extra_size(p, &p->cell->extras[k]) * sizeof(real));
   return 0;
 }
