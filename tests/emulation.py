@@ -38,7 +38,7 @@ from xrnn.backends.cuda import graphs, linear, plan
 from xrnn.backends.cuda.cluster import Room
 from xrnn.backends.cuda.geometry import KINDS, Geometry
 from xrnn.backends.cuda.plan import Product
-from xrnn.backends.cuda.tables import CLUSTERED, FUSED
+from xrnn.backends.cuda.tables import CLUSTERED, fused_of
 from xrnn.typing import Array
 
 #: for what runs emulated kernels; a module sets it as its pytestmark
@@ -174,9 +174,16 @@ def emulator() -> Emulator:
     return Emulator(fused_instances())
 
 
+def loop_of(cell: AnyCell, runtime: Emulator, **how: bool) -> Any:
+    """The cell's loop of launches, unwatched."""
+    kind = fused_of(cell)
+    assert kind is not None
+    return kind(runtime, cell, **how)
+
+
 def fused(cell: AnyCell, schedule: int = 0) -> Watched:
     """The cell's loop of launches."""
-    return Watched(FUSED[cell](emulator(), cell), schedule)
+    return Watched(loop_of(cell, emulator()), schedule)
 
 
 @cache
@@ -187,7 +194,7 @@ def emulator_with_graphs() -> Emulator:
 
 def in_graphs(cell: AnyCell, runtime: Emulator | None = None) -> Watched:
     """The cell's loop in graphs."""
-    return Watched(FUSED[cell](runtime or emulator_with_graphs(), cell, in_graphs=True))
+    return Watched(loop_of(cell, runtime or emulator_with_graphs(), in_graphs=True))
 
 
 # ---- clusters ----------------------------------------------------------------------------

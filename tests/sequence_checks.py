@@ -208,8 +208,9 @@ def values_needed(case: Case, acc: int | None = None) -> int:
 
 
 def little_is_kept(kernel: Any, case: Case, acc: int | None = None) -> None:
-    """What is needed, and nothing but the state of a cell with a single gate."""
-    one_gate = len(case.cell.gates) == 1
-    allowed = case.xs.dtype.itemsize if one_gate else values_needed(case, acc)
+    """What is needed; of a cell with a single gate the state alone, with options the sum too."""
+    allowed = values_needed(case, acc)
+    if len(case.cell.gates) == 1:
+        allowed = case.xs.dtype.itemsize * (1 if case.cell.made is None else 2)
     found = values_kept(kernel, case)
     assert found <= 1.02 * allowed, f"{found} bytes, allowed {allowed}"

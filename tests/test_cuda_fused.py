@@ -18,8 +18,10 @@ from emulation import (
     Watched,
     emulator,
     fused,
+    loop_of,
     use_small_blocks,
 )
+from optioned import SMOOTH
 from sequences import AnyCell, Case, forward, gap, reference, run, same, some_lengths, variants
 from tails import Tail, each_tail, keeps_its_digits
 
@@ -28,7 +30,7 @@ from xrnn.engine.trial import tolerance
 
 pytestmark = EMULATED
 
-every_cell = pytest.mark.parametrize("cell", FUSED, ids=lambda cell: cell.name)
+every_cell = pytest.mark.parametrize("cell", [*FUSED, *SMOOTH], ids=lambda cell: cell.name)
 every_dtype = pytest.mark.parametrize("dtype", BOUNDS)
 #: stored as what is computed in, or not: enough where no value is compared
 both_kinds = pytest.mark.parametrize("dtype", ["float64", "float16"])
@@ -156,7 +158,7 @@ def test_little_is_kept(cell: AnyCell, dtype: str) -> None:
 
 @every_cell
 def test_rounded_products_are_near_and_not_the_same(cell: AnyCell) -> None:
-    kernel = Watched(FUSED[cell](emulator(), cell, True))
+    kernel = Watched(loop_of(cell, emulator(), tf32=True))
     for case in variants(Case(cell, dtype="float32")):
         allowed = tolerance(cell, np.dtype("float32"), "tf32", case.sizes)
         assert 1e-5 < gap(run(kernel, case), reference(case))[0] <= allowed

@@ -24,6 +24,7 @@ from emulation import (
     instances_in_graphs,
     use_small_blocks,
 )
+from optioned import SMOOTH
 from sequences import AnyCell, Case, forward, run, run_both, same, some_lengths, variants
 
 from xrnn import cells
@@ -60,7 +61,7 @@ def case_of(cell: AnyCell, T: int = 8, dtype: str = "float32", H: int = 12, **ho
     return Case(cell, (T, 5, 3, H), dtype, **how)
 
 
-@every_cell
+@pytest.mark.parametrize("cell", [*CELLS, *SMOOTH], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("H", [12, 5], ids=["vectors", "single"])
 def test_graphs_give_the_bits_of_the_plain_loop(cell: AnyCell, dtype: str, H: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
 import sequence_checks as checks
 from emulation import Emulator, emulated, fused_instances, instances_in_graphs
+from optioned import FORMS
 from sequences import AnyCell, Case
 from shim.recorder import Recorder, record
 from shim.runtime import LikeCupy, ShimRuntime
@@ -54,11 +56,13 @@ def cluster_instances() -> set[tuple[str, str]]:
 
 RUNTIME = Emulator(fused_instances(), cluster_instances(), instances_in_graphs())
 RUNTIME.xp = LikeCupy()  # without guards, which the tests of the kernels have
+DTYPES = frozenset(map(named_dtype, BOUNDS))
 EMULATED_BACKEND = Backend(
     "emulated",
     np,
     BACKEND.to_host,
-    kernels=tables.kernels(RUNTIME, frozenset(map(named_dtype, BOUNDS))),
+    kernels=tables.kernels(RUNTIME, DTYPES),
+    variants=cache(partial(tables.kernels_of, RUNTIME, DTYPES)),
     computes=lambda dtype: dtype_name(dtype) != "bfloat16",
 )
 
@@ -94,6 +98,17 @@ def test_rounded_products_are_offered_first_to_who_allows_them(cell: AnyCell) ->
     assert [entry.precision for entry in found] == ["ieee"]
 
 
+def test_options_have_kernels_of_their_own() -> None:
+    """The same objects for the same options, and others for others."""
+    given = (9, 3, 4, 16), np.dtype("float32")
+    for cell in FORMS:
+        (entry,) = candidates(EMULATED_BACKEND, cell, *given)
+        assert entry is candidates(EMULATED_BACKEND, cell, *given)[0]
+        assert entry.path(*given[0]) == "one fused kernel a step, the loop in Python"
+    found = [EMULATED_BACKEND.kernels_of(cell)[-1].sequence for cell in (*FORMS, LSTM)]
+    assert len(set(map(id, found))) == len(found)
+
+
 def equal_the_cell(cell: AnyCell, dtype: str) -> None:
     """In every option; the other laws are for devices, see `emulation`."""
     for option in OPTIONS:
@@ -105,7 +120,7 @@ def equal_the_cell(cell: AnyCell, dtype: str) -> None:
 
 
 @emulated
-@every_cell
+@pytest.mark.parametrize("cell", [*tables.FUSED, *FORMS], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.usefixtures("served")
 def test_layers_equal_the_cell(cell: AnyCell, dtype: str) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import sequence_checks as checks
 from native_kernels import NativeKernel
+from optioned import FAR, PROJECTED, every_cell, forms, spec
+from optioned import MAKERS as ELEMENTWISE
 from sequences import Case, close, forward, outputs, reference, run, same, some_lengths
 
 from xrnn import cells
@@ -24,70 +24,9 @@ native: Any = pytest.importorskip(
 
 BOUND = {"float32": 1e-4, "float64": 1e-12}
 
-#: alpha and beta of the kinds that have them
-PARAMETERS = {
-    "hard_sigmoid": (0.2, 0.5),
-    "affine": (0.5, 0.1),
-    "leaky_relu": (0.1,),
-    "thresholded_relu": (0.3,),
-    "scaled_tanh": (0.8, 0.6),
-    "elu": (0.7,),
-}
-
-MAKERS: dict[str, Any] = {
-    "rnn": cells.rnn_with,
-    "gru": cells.gru_with,
-    "gru-before": partial(cells.gru_with, reset="before"),
-    "lstm": cells.lstm_with,
-    "coupled": partial(cells.lstm_with, coupled=True),
-    "peephole": partial(cells.lstm_with, peephole=True),
-    "coupled peephole": partial(cells.lstm_with, coupled=True, peephole=True),
-    "projected": partial(cells.lstm_with, proj_size=7),
-    "projected coupled": partial(cells.lstm_with, proj_size=40, coupled=True),
-    "projected peephole": partial(cells.lstm_with, proj_size=16, peephole=True),
-    "projected both": partial(cells.lstm_with, proj_size=1, coupled=True, peephole=True),
-}
-
-USUAL = dict.fromkeys(MAKERS, ("sigmoid", "tanh", "tanh")) | {
-    "rnn": ("tanh",),
-    "gru": ("sigmoid", "tanh"),
-    "gru-before": ("sigmoid", "tanh"),
-}
-
-#: a limit that is never reached, so that the loop with options runs what a plain one runs
-FAR = 1e30
-
-
-def spec(name: str) -> Any:
-    return name, *PARAMETERS.get(name, ())
-
-
-def every_cell() -> Iterator[Any]:
-    """Each kind for each function of each maker, and each limit."""
-    for maker, usual in USUAL.items():
-        for name in ACTIVATIONS if " " not in maker else ("hard_sigmoid", "elu", "tanh"):
-            for k in range(len(usual)):
-                given = (*usual[:k], spec(name), *usual[k + 1 :])
-                cell = MAKERS[maker](activations=given)
-                if cell.made is not None:
-                    yield cell
-        yield MAKERS[maker](clip=0.7)
-        if len(usual) == 3:
-            yield MAKERS[maker](clip=0.9, cell_clip=0.6)
-
-
-#: a form of each loop, with limits that bite and functions of several kinds
-FORMS = [
-    MAKERS["rnn"](activations=[spec("leaky_relu")], clip=1.0),
-    MAKERS["gru"](activations=[spec("hard_sigmoid"), "softsign"], clip=1.0),
-    MAKERS["gru-before"](activations=[spec("hard_sigmoid"), "tanh"], clip=1.0),
-    *(
-        make(activations=[spec("hard_sigmoid"), "tanh", spec("elu")], clip=1.0, cell_clip=0.8)
-        for name, make in MAKERS.items()
-        if len(USUAL[name]) == 3
-    ),
-]
-
+#: all that the native loops serve
+MAKERS = {**ELEMENTWISE, **PROJECTED}
+FORMS = forms(MAKERS)
 
 every_form = pytest.mark.parametrize("cell", FORMS, ids=lambda cell: cell.name)
 every_dtype = pytest.mark.parametrize("dtype", BOUND)
@@ -99,7 +38,7 @@ def kernel(cell: Any, threads: int = 1) -> NativeKernel:
     return NativeKernel(found.sequence, threads)
 
 
-@pytest.mark.parametrize("cell", list(every_cell()), ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", list(every_cell(MAKERS)), ids=lambda cell: cell.name)
 @every_dtype
 def test_equal_to_the_equations(cell: Any, dtype: str) -> None:
     for sizes, start in (((5, 3, 4, 20), 0), ((3, 2, 9, 33), 1)):

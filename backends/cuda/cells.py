@@ -5,6 +5,7 @@ Nothing is launched here: a step is described once, and run as often as there ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from xrnn.backends.cuda.fused import Fused, Step
@@ -51,17 +52,17 @@ class FusedLSTM(OneProduct):
     source, width, carries_c = "lstm.cu", 4, True
 
     def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
-        return plan.kernel(
-            self.source,
-            "lstm_forward",
+        return self.gate_kernel(
+            plan,
+            "forward",
             *(at.gates, plan.weights["b"], product, at.c_prev, at.c, at.state, at.h),
             *(plan.lengths, at.t, save),
         )
 
     def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
-        return plan.kernel(
-            self.source,
-            "lstm_backward",
+        return self.gate_kernel(
+            plan,
+            "backward",
             *(at.gates, at.c_prev, at.c, at.dy, at.dh, at.dc, da, plan.lengths, at.t),
         )
 
@@ -71,60 +72,62 @@ class FusedPeephole(OneProduct):
 
     def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         weights = plan.weights
-        return plan.kernel(
-            self.source,
-            "peephole_forward",
+        return self.gate_kernel(
+            plan,
+            "forward",
             *(at.gates, weights["b"], weights["p"], product),
             *(at.c_prev, at.c, at.state, at.h, plan.lengths, at.t, save),
         )
 
     def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
-        return plan.kernel(
-            self.source,
-            "peephole_backward",
+        return self.gate_kernel(
+            plan,
+            "backward",
             *(at.gates, plan.weights["p"], at.c_prev, at.c, at.dy, at.dh, at.dc),
             *(da, plan.lengths, at.t),
         )
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
-        """Besides U: p_i and p_f multiplied the c before, p_o the new one."""
-        run, H, ld = plan.run, plan.H, 4 * plan.H
-        gates, cs = plan.at(run.gates), plan.at(run.cs)
-        old = cs + run.before * plan.B * H * plan.acc_bytes
-        new = cs + (1 - run.before) * plan.B * H * plan.acc_bytes
-        parts = [
-            plan.column_sums(gates + k * H * plan.bytes, ld, H, seen, H)
-            for k, seen in ((0, old), (1, old), (3, new))
-        ]
-        return super().weight_gradients(plan) | {"p": plan.xp.concat(parts)}
+        dp = peephole_gradient(plan, self.cell.gates, ("i", "f", "o"))
+        return super().weight_gradients(plan) | {"p": dp}
+
+
+def peephole_gradient(plan: Plan, gates: Sequence[str], looking: Sequence[str]) -> Array:
+    """Of p, which has a part for each gate of `looking`: that of o multiplied the new c, the others
+    the c before."""
+    run, H, ld = plan.run, plan.H, len(gates) * plan.H
+    das, cs, size = plan.at(run.gates), plan.at(run.cs), plan.B * plan.H * plan.acc_bytes
+    old, new = cs + run.before * size, cs + (1 - run.before) * size
+    parts = [
+        plan.column_sums(das + gates.index(k) * H * plan.bytes, ld, H, new if k == "o" else old, H)
+        for k in looking
+    ]
+    return plan.xp.concat(parts)
 
 
 class FusedElman(OneProduct):
     """Of the forward pass only h is kept; gradients have a buffer of their own."""
 
-    source, width, keeps_gates = "rnn.cu", 1, False
-    #: the number of the activation in the kernels: 0 for tanh, 1 for ReLU
-    activation = 0
+    # The number of the activation in the kernels: 0 for tanh, 1 for ReLU.
+    source, width, keeps_gates, variant = "rnn.cu", 1, False, ", 0"
 
     def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
-        return plan.kernel(
-            self.source,
-            "rnn_forward",
+        return self.gate_kernel(
+            plan,
+            "forward",
             *(at.gates, plan.weights["b"], product, at.state, at.h, plan.lengths, at.t),
-            variant=f", {self.activation}",
         )
 
     def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
-        return plan.kernel(
-            self.source,
-            "rnn_backward",
+        return self.gate_kernel(
+            plan,
+            "backward",
             *(at.gates, at.h, at.dy, at.dh, da, plan.lengths, at.t),
-            variant=f", {self.activation}",
         )
 
 
 class FusedElmanReLU(FusedElman):
-    activation = 1
+    variant = ", 1"
 
 
 class FusedGRU(OneProduct):
@@ -134,17 +137,17 @@ class FusedGRU(OneProduct):
 
     def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
         weights = plan.weights
-        return plan.kernel(
-            self.source,
-            "gru_forward",
+        return self.gate_kernel(
+            plan,
+            "forward",
             *(at.gates, weights["b"], weights["v"], product, at.state, at.h),
             *(plan.lengths, at.t, save),
         )
 
     def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
-        return plan.kernel(
-            self.source,
-            "gru_backward",
+        return self.gate_kernel(
+            plan,
+            "backward",
             *(at.gates, at.h_prev, at.dy, at.dh, da, plan.lengths, at.t),
         )
 
@@ -166,16 +169,16 @@ class FusedGRUBefore(Fused):
         operand, of_n = at.space.scratch("q", B, H), at.space.scratch("of_n", B, H, acc=True)
         return [
             plan.product(shape, (at.state, H), (at.U, H), (of_rz, 2 * H), tb=True, acc=True),
-            plan.kernel(
-                self.source,
-                "gru_before_forward_gates",
+            self.gate_kernel(
+                plan,
+                "forward_gates",
                 *(at.gates, bias, of_rz, at.state, self._q(plan, at, bool(save)), operand),
                 *(lengths, at.t, save),
             ),
             plan.product((B, H, H), (operand, H), (U_n, H), (of_n, H), tb=True, acc=True),
-            plan.kernel(
-                self.source,
-                "gru_before_forward",
+            self.gate_kernel(
+                plan,
+                "forward",
                 *(at.gates, bias, of_n, at.state, at.h, lengths, at.t, save),
             ),
         ]
@@ -185,15 +188,15 @@ class FusedGRUBefore(Fused):
         da, dq = at.space.scratch("da", B, 3 * H), at.space.scratch("dq", B, H, acc=True)
         da_n, end = da + 2 * H * plan.bytes, (da, plan.lengths, at.t)
         return [
-            plan.kernel(
-                self.source,
-                "gru_before_backward",
+            self.gate_kernel(
+                plan,
+                "backward",
                 *(at.gates, at.h_prev, at.dy, at.dh, *end),
             ),
             plan.product((B, H, H), (da_n, 3 * H), (U_n, H), (dq, H), acc=True),
-            plan.kernel(
-                self.source,
-                "gru_before_backward_reset",
+            self.gate_kernel(
+                plan,
+                "backward_reset",
                 *(at.gates, at.h_prev, dq, at.dh, *end),
             ),
             plan.product((B, H, 2 * H), (da, 3 * H), (at.U, H), (at.dh, H), beta=1.0, acc=True),

@@ -13,7 +13,7 @@ import cupy
 from xrnn.backends.base import Backend
 from xrnn.backends.cuda import INSTALL
 from xrnn.backends.cuda.runtime import OPTIONS, CupyRuntime, passing
-from xrnn.backends.cuda.tables import kernels, note_of_graphs, notes
+from xrnn.backends.cuda.tables import kernels, kernels_of, note_of_graphs, notes
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.typing import Array, dtype_name
 
@@ -118,11 +118,14 @@ def _dense(array: Array) -> Array:
     return array if array.flags.c_contiguous else array.copy(order="C")
 
 
+DTYPES = _dtypes()
+
 BACKEND = Backend(
     name="cuda",
     xp=array_api_compat.cupy,
     to_host=cupy.asnumpy,
-    kernels=kernels(RUNTIME, _dtypes()),
+    kernels=kernels(RUNTIME, DTYPES),
+    variants=cache(partial(kernels_of, RUNTIME, DTYPES)),
     describe=_describe,
     missing=_missing,
     occupied=_occupied,

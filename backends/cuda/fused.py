@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xrnn.backends.cuda import graphs
-from xrnn.backends.cuda.plan import Address, Call, Moving, Plan, Residuals, Runtime
+from xrnn.backends.cuda.plan import Address, Call, Launch, Moving, Plan, Residuals, Runtime
 from xrnn.backends.cuda.workspace import Workspace
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, valid_mask
@@ -38,8 +38,8 @@ class Fused:
         Whether the loop over time runs in CUDA graphs.
     """
 
-    #: the file of the kernels
-    source = ""
+    #: the file of the kernels, and their template arguments besides the type and the vector
+    source, variant = "", ""
     #: the number of blocks of H columns in `Residuals.gates`
     width = 0
     #: whether the cell has a state c
@@ -162,6 +162,15 @@ class Fused:
     def step_backward(self, plan: Plan, at: Step) -> list[Call]:
         """The same of a time step backward."""
         raise NotImplementedError
+
+    def gate_kernel(self, plan: Plan, what: str, *args: Any) -> Launch:
+        """An elementwise kernel of the file; its name is that of the file and `what`."""
+        name = f"{self.source.removesuffix('.cu')}_{what}"
+        return plan.kernel(self.source, name, *args, variant=self.variant, most=self.units(plan))
+
+    def units(self, plan: Plan) -> int:
+        """The most units that a thread of an elementwise kernel has."""
+        return 4
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         """The gradients of all weights but W and b, from the gradients in `Residuals.gates`."""

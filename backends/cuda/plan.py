@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import array_api_compat
 
+from xrnn.backends import host
 from xrnn.backends.cuda.cluster import Room
 from xrnn.typing import Array, State, Weights, dtype_name
 
@@ -208,6 +209,11 @@ class Plan:
         """n as a 32-bit integer argument of a kernel."""
         return self.xp.int32(n)
 
+    def number(self, x: float) -> Any:
+        """x as an argument of a kernel, in the dtype of the computation: its bits, as a step's
+        arguments are integers."""
+        return host.xp.asarray(x, self.acc).view(f"int{8 * self.acc_bytes}")[()]
+
     def empty(self, *shape: int, acc: bool = False) -> Array:
         """A new array in the storage dtype, or with `acc` in that of the computation."""
         dtype = getattr(self.xp, self.acc) if acc else self.dtype
@@ -217,12 +223,15 @@ class Plan:
         """A dense copy in the dtype of the computation."""
         return self.dense(self.xp.astype(array, getattr(self.xp, self.acc), copy=True))
 
-    def kernel(self, source: str, name: str, *args: Any, variant: str = "") -> Launch:
-        """An elementwise kernel on one step (B, H)."""
-        blocks = -(-self.B * self.H // (self.vector * BLOCK))
+    def kernel(
+        self, source: str, name: str, *args: Any, variant: str = "", most: int = 4
+    ) -> Launch:
+        """An elementwise kernel on one step (B, H), whose threads have at most so many units."""
+        vector = min(self.vector, most)
+        blocks = -(-self.B * self.H // (vector * BLOCK))
         return Launch(
             source,
-            f"{name}<{self.type}, {self.vector}{variant}>",
+            f"{name}<{self.type}, {vector}{variant}>",
             (blocks,),
             (BLOCK,),
             (self.int32(self.B), self.int32(self.H), *args),

@@ -30,8 +30,16 @@ from xrnn.backends.cuda.clustered import (
 from xrnn.backends.cuda.fused import Fused
 from xrnn.backends.cuda.geometry import Geometry
 from xrnn.backends.cuda.linear import FusedInputGated, FusedLinear, FusedMinGRU, pieces
+from xrnn.backends.cuda.options import (
+    FusedElmanOptions,
+    FusedGRUBeforeOptions,
+    FusedGRUOptions,
+    FusedLSTMOptions,
+    WithOptions,
+)
 from xrnn.backends.cuda.plan import Runtime
 from xrnn.cells.base import Cell
+from xrnn.cells.options import Options
 from xrnn.typing import dtype_name
 
 #: cell → its kernel of one launch a step, and its kernel of one launch for all steps
@@ -44,6 +52,13 @@ FUSED: Mapping[Cell[Any], type[Fused]] = {
     cells.PeepholeLSTM: FusedPeephole,
     cells.InputGatedLSTM: FusedInputGated,
     cells.MinGRU: FusedMinGRU,
+}
+#: family of cells with options (`Options.family`) → their kernel of one launch a step
+WITH_OPTIONS: Mapping[str, type[Fused]] = {
+    "rnn": FusedElmanOptions,
+    "lstm": FusedLSTMOptions,
+    "gru": FusedGRUOptions,
+    "gru-before": FusedGRUBeforeOptions,
 }
 CLUSTERED: Mapping[Cell[Any], type[Clustered]] = {
     cells.Elman: ClusteredElman,
@@ -59,22 +74,34 @@ BY_DEFAULT = False
 GRAPHS_BY_DEFAULT = False
 
 
+def fused_of(cell: Cell[Any]) -> type[Fused] | None:
+    """The kernel of one launch a step that runs a cell; None if there is none."""
+    options = cell.made
+    if isinstance(options, Options) and options.elementwise:
+        return WITH_OPTIONS.get(options.family)
+    return FUSED.get(cell)
+
+
 def kernels(runtime: Runtime, dtypes: frozenset[Any]) -> dict[Cell[Any], tuple[Kernel, ...]]:
     """Cell → its kernels on a device, the best first."""
-    table = {}
-    for cell, kind in FUSED.items():
-        loops: list[Kernel] = []
-        for precision in ("tf32", "ieee"):
-            tf32 = precision == "tf32"
-            names = ("float32",) if tf32 else ("float16", "bfloat16", "float32", "float64")
-            served = frozenset(d for d in dtypes if dtype_name(d) in names)
-            if cell in CLUSTERED:
-                loops += _clustered(CLUSTERED[cell](runtime, cell, tf32), served)
-            if not issubclass(kind, FusedLinear):
-                loops.append(_in_graphs(kind(runtime, cell, tf32, in_graphs=True), served))
-            loops.append(_fused(kind(runtime, cell, tf32), served))
-        table[cell] = tuple(loops)
-    return table
+    return {cell: kernels_of(runtime, dtypes, cell) for cell in FUSED}
+
+
+def kernels_of(runtime: Runtime, dtypes: frozenset[Any], cell: Cell[Any]) -> tuple[Kernel, ...]:
+    """The kernels of one cell, which may have options; new objects at each call."""
+    if (kind := fused_of(cell)) is None:
+        return ()
+    loops: list[Kernel] = []
+    for precision in ("tf32", "ieee"):
+        tf32 = precision == "tf32"
+        names = ("float32",) if tf32 else ("float16", "bfloat16", "float32", "float64")
+        served = frozenset(d for d in dtypes if dtype_name(d) in names)
+        if cell in CLUSTERED:
+            loops += _clustered(CLUSTERED[cell](runtime, cell, tf32), served)
+        if not issubclass(kind, FusedLinear):
+            loops.append(_in_graphs(kind(runtime, cell, tf32, in_graphs=True), served))
+        loops.append(_fused(kind(runtime, cell, tf32), served))
+    return tuple(loops)
 
 
 def _in_graphs(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
@@ -95,7 +122,10 @@ def _fused(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
 
 
 def _trial(loop: Fused, T: int, B: int, I: int, H: int) -> Sizes:
-    """If H is a multiple of 4, kernels load vectors of values, else single values."""
+    """If H is a multiple of 4, kernels load vectors of values, else single values.  Few units of a
+    cell with options, so that rounding seldom decides at a kink (`xrnn.engine.trial.draws`)."""
+    if isinstance(loop, WithOptions):
+        return (5, 3, 4, 4) if H % 4 == 0 else (3, 2, 3, 3)
     if isinstance(loop, FusedLinear):
         return (130, 3, 2, 4) if pieces(T, B, H) > 1 else (5, 3, 4, 16)
     return (5, 3, 4, 16) if H % 4 == 0 else (3, 2, 3, 7)

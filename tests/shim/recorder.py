@@ -8,6 +8,7 @@ from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
+from optioned import SMOOTH
 
 from shim.graphs import InGraphs
 from xrnn.backends import Kernel, Sizes
@@ -90,13 +91,14 @@ def dtypes() -> frozenset[Any]:
 
 
 def record(recorder: Recorder, sizes: Iterable[Sizes]) -> None:
-    """Run every entry of the tables, forward and backward, in all its dtypes.
+    """Run every entry of the tables, forward and backward, in all its dtypes; of cells with options
+    one of each form, as they have the same kernels.
 
     For those of the sizes (T, B, I, H) that it serves, on the small ones that it is verified on.
     """
     sizes = tuple(sizes)
-    for cell, entries in tables.kernels(recorder, dtypes()).items():
-        for entry in entries:
+    for cell in [*tables.FUSED, *SMOOTH]:
+        for entry in tables.kernels_of(recorder, dtypes(), cell):
             small = {entry.trial(*size) for size in sizes if entry.serves(*size)}
             kinds = [d for d in entry.dtypes if "32" in str(d) or entry.precision == "ieee"]
             for dtype, size in product(kinds, sorted(small)):

@@ -31,6 +31,8 @@ static inline To bits_as(From from) {
   return to;
 }
 static inline float __uint_as_float(unsigned u) { return bits_as<float>(u); }
+static inline float __int_as_float(int i) { return bits_as<float>(i); }
+static inline double __longlong_as_double(long long i) { return bits_as<double>(i); }
 static inline unsigned __float_as_uint(float f) { return bits_as<unsigned>(f); }
 
 // The instructions of the wrappers in common.cuh, here without their errors.

@@ -8,6 +8,8 @@ The arguments are such that a right kernel passes and a wrong one does not, what
   0.8 in a step.  With 0.3 for every n the recurrence of a wide layer is chaotic.  The activation
   functions of cells with options may be steeper and unbounded: for these it is half of that.
 - Rounding must not decide on which side of a kink a pre-activation lies, see `_away_from_kinks`.
+  The options of a cell may put its kinks anywhere: then arguments are drawn up to `DRAWS` times.  A
+  wrong kernel is far from its cell at each draw, a right one only where rounding decides.
 
 `tolerance` is derived from that.
 """
@@ -33,6 +35,9 @@ ROUNDING = {
 
 #: roundings that add up in one result, see `tolerance`
 ROUNDINGS = 8
+
+#: how often arguments are drawn at most
+DRAWS = 8
 
 #: the size of the pre-activations of a cell with a kink
 AWAY = 8.0
@@ -62,13 +67,23 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
     return ROUNDINGS * (ROUNDING[name] + 2 * sqrt(longest) * sums)
 
 
-class Trial:
-    """Random arguments for one cell, and the results of a sequence kernel on them."""
+def draws(cell: Cell[Any]) -> int:
+    """How often arguments may be drawn for a cell until a kernel is near to it."""
+    return 1 if cell.analytic or cell.made is None else DRAWS
 
-    def __init__(self, backend: Backend, cell: Cell[Any], dtype: Any, sizes: Sizes) -> None:
+
+class Trial:
+    """Random arguments for one cell, and the results of a sequence kernel on them.
+
+    `draw` is the number of these arguments, from 0 on.
+    """
+
+    def __init__(
+        self, backend: Backend, cell: Cell[Any], dtype: Any, sizes: Sizes, draw: int = 0
+    ) -> None:
         self.backend, self.xp, self.dtype = backend, backend.xp, dtype
         T, B, I, H = sizes
-        rng = host.generator(0)
+        rng = host.generator(draw)
         size = 0.3 if cell.made is None else 0.15
         weights = {
             name: rng.normal(size=shape)
@@ -77,7 +92,7 @@ class Trial:
         }
         widths = cell.widths(H)
         xs, dys = rng.normal(size=(T, B, I)), rng.normal(size=(T, B, widths[0]))
-        # The kinks of options are elsewhere than at 0, and few values come near to them.
+        # The kinks of options may be anywhere, and few values come near to them: see `draws`.
         if not cell.analytic and cell.made is None:
             _away_from_kinks(weights, xs, rng)
         self.weights = {name: self._array(w) for name, w in weights.items()}

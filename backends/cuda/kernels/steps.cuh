@@ -24,6 +24,19 @@ struct As {
   static constexpr bool wide = false;
   static __device__ __forceinline__ P of(i64 value) { return static_cast<P>(value); }
 };
+// A number is handed over as its bits.
+template <>
+struct As<float> {
+  static constexpr bool wide = false;
+  static __device__ __forceinline__ float of(i64 value) {
+    return __int_as_float(static_cast<int>(value));
+  }
+};
+template <>
+struct As<double> {
+  static constexpr bool wide = true;
+  static __device__ __forceinline__ double of(i64 value) { return __longlong_as_double(value); }
+};
 template <class P>
 struct As<P*> {
   static constexpr bool wide = sizeof(P) == 8;
@@ -35,7 +48,7 @@ template <class Function>
 struct Call;
 template <class... P>
 struct Call<void (*)(P...)> {
-  static constexpr bool wide = (As<P>::wide || ...);  // whether an array is of double
+  static constexpr bool wide = (As<P>::wide || ...);  // whether an array or a number is double
 
   template <void (*function)(P...), class... Value>
   static __device__ __forceinline__ void run(const Argument* given, int step, Value... values) {
