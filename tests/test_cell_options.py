@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from rows import MADE, NOISY
 
 from xrnn import cells
 from xrnn.cells.activations import ACTIVATIONS, activate, sigmoid, slope
+from xrnn.cells.options import ActivationName
 from xrnn.engine.verify import code_of
 from xrnn.recurrence.loop import Loop
 
@@ -66,6 +67,14 @@ def test_gradients_by_complex_steps(cell: Any, lengths: Any, drawn: bool) -> Non
         numeric = sum((y * dy).sum().imag for y, dy in outputs) / 1e-30
         exact = (gradient * direction).sum()
         assert abs(exact - numeric) <= 1e-12 * max(1, abs(gradient * direction).sum()), name
+
+
+def test_type_checkers_know_the_names_of_activation_functions() -> None:
+    assert get_args(ActivationName) == tuple(ACTIVATIONS)
+
+
+def test_type_checkers_know_the_names_of_the_activation_functions() -> None:
+    assert get_args(ActivationName) == tuple(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -129,13 +138,14 @@ class TestIdentity:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        ("lstm", {"activations": ("tanh",)}, "a sequence of 3, in the places of sigmoid, tanh"),
+        ("lstm", {"activations": ("tanh",)}, "a sequence of 3 activation functions, in the pl"),
         ("lstm", {"activations": "tanh"}, "a sequence of 3"),
         ("gru", {"activations": ("tanh", "gelu")}, r"activations\[1\] is 'gelu'; it must be of"),
-        ("rnn", {"activations": [("tanh", 1.0)]}, "tanh takes no parameter"),
-        ("rnn", {"activations": [("elu", 1.0, 2.0)]}, "elu takes 1 parameters"),
-        ("rnn", {"activations": [("elu", float("nan"))]}, "it must be a finite number"),
-        ("rnn", {"activations": [("elu", "1")]}, "it must be a finite number"),
+        ("rnn", {"activations": [("tanh", 1.0)]}, "it must be 'tanh'; it has no parameters"),
+        ("rnn", {"activations": [("elu", 1.0, 2.0)]}, "it must be 'elu', or a tuple of it, alpha"),
+        ("rnn", {"activations": [("elu", float("nan"))]}, "alpha is nan; it must be a finite numb"),
+        ("rnn", {"activations": [("affine", 1, "1")]}, r"\[0\]: beta is '1'; it must be a finite"),
+        ("rnn", {"activations": [()]}, r"activations\[0\] is \(\); it must be of"),
         ("rnn", {"activations": [3]}, r"activations\[0\] is 3"),
         ("lstm", {"clip": 0}, "clip is 0; it must be a number > 0, or None"),
         ("lstm", {"cell_clip": -1.0}, "cell_clip is -1.0"),
@@ -143,15 +153,16 @@ class TestIdentity:
         ("gru", {"clip": True}, "clip is True"),
         ("lstm", {"coupled": "yes"}, "coupled is 'yes'; it must be True or False"),
         ("lstm", {"peephole": 1}, "peephole is 1; it must be True or False"),
-        ("lstm", {"proj_size": -1}, "proj_size is -1; it must be an integer ≥ 1"),
-        ("lstm", {"proj_size": 2.0}, "proj_size is 2.0; it must be an integer ≥ 1"),
-        ("lstm", {"proj_size": False}, "proj_size is False; it must be an integer ≥ 1"),
-        ("lstm", {"layer_norm": "batch"}, "it must be a bool or of products, gates"),
+        ("lstm", {"proj_size": -1}, "proj_size is -1; it must be an integer ≥ 0"),
+        ("lstm", {"proj_size": 2.0}, "proj_size is 2.0; it must be an integer ≥ 0"),
+        ("lstm", {"proj_size": False}, "proj_size is False; it must be an integer ≥ 0"),
+        ("lstm", {"layer_norm": "batch"}, "it must be True, False, or of products, gates"),
         ("lstm", {"layer_norm": True, "peephole": True}, "exclude each other; give layer_norm"),
         ("gru", {"layer_norm": True, "reset": "before"}, "exclude each other"),
         ("leaky", {"alpha": 0}, r"alpha is 0; it must be a number in \(0, 1\]"),
         ("leaky", {"alpha": 0.5, "noise": -1.0}, "noise is -1.0; it must be a number ≥ 0"),
         ("leaky", {"alpha": 0.5, "potential": 1}, "potential is 1; it must be True or False"),
+        ("gru", {"reset": np.ones(3)}, "it must be 'after' or 'before'"),
         ("gru", {"reset": "never"}, "reset is 'never'; it must be 'after' or 'before'"),
     ],
 )

@@ -41,6 +41,7 @@ MODULES = (
 #: what the fuzzer does not call, and why
 LEFT_OUT = {
     "Backend": "made by the authors of backends; `register` checks that it is one",
+    "Backend.kernels_of": "behind the choice of a kernel",
     "Backend.from_host": "for arrays of NumPy that the library itself has made",
     "Kernel": "made by the authors of backends; each is verified before it is used",
     "Module.check_unchanged": "for the parameters and the version that a tape holds",
@@ -91,6 +92,28 @@ def test_every_public_function_is_called() -> None:
     called = {re.sub(r"^([a-z]+\.)+", "", entry.name) for entry in ENTRIES}
     assert sorted(public() - called - set(LEFT_OUT)) == []
     assert sorted(set(LEFT_OUT) - public()) == []
+
+
+def test_every_argument_is_given() -> None:
+    """Each parameter of each function in an entry of the table."""
+    given: dict[str, set[str]] = {}
+    for entry in ENTRIES:
+        given.setdefault(entry.name, set()).update(entry.arguments)
+    missing = []
+    for entry in ENTRIES:
+        subject = eval(entry.subjects[0], dict(fuzz.WORDS))
+        target = eval(entry.call, {**fuzz.WORDS, "it": subject})
+        names = given[entry.name]
+        if entry.call == "command" or any(name.startswith("_") for name in names):
+            continue
+        missing += [f"{entry.name}: {name}" for name in parameters(target) - names]
+    assert sorted(set(missing)) == []
+
+
+def parameters(target: Any) -> set[str]:
+    """The names of the parameters that a function takes."""
+    found = inspect.signature(target).parameters.values()
+    return {p.name for p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
 def test_every_subject_and_every_right_call_works() -> None:

@@ -146,13 +146,13 @@ def test_errors_of_seeds(how: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: xrnn.LSTM(3, 5, zoneout=0.1), "a number in .0, 1. for each of 2 states"),
-        (lambda: xrnn.LSTM(3, 5, zoneout=(0.1, 1.0)), "zoneout is 1.0; it must be a number in"),
+        (lambda: xrnn.LSTM(3, 5, zoneout=0.1), "2 numbers in .0, 1., one for each state"),
+        (lambda: xrnn.LSTM(3, 5, zoneout=(0.1, 1.0)), r"zoneout\[1\] is 1.0; it must be a"),
         (lambda: xrnn.GRU(3, 5, zoneout=-0.1), "zoneout is -0.1"),
         (lambda: xrnn.GRU(3, 5, recurrent_dropout=1), "recurrent_dropout is 1; it must be"),
         (lambda: xrnn.RNN(3, 5, weight_drop=1.0), r"weight_drop is 1.0; it must be in \[0, 1\)"),
         (lambda: xrnn.Layer(cells.MinGRU, 3, 5, weight_drop=0.1), "there is no U; give 0"),
-        (lambda: cells.with_zoneout(cells.LSTM, 0.1), "for each of 2 states"),
+        (lambda: cells.with_zoneout(cells.LSTM, 0.1), "2 numbers in .0, 1., one for each state"),
     ],
 )
 def test_errors_of_rates(make: Any, message: str) -> None:

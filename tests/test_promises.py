@@ -22,10 +22,17 @@ from conftest import DEVICES
 from rows import ROWS
 
 import xrnn
+from xrnn import cells
 from xrnn.backends import Kernel, get, register, unregister
 from xrnn.backends.cpu import BACKEND, NUMPY, extension
 
 I, H = 3, 4
+
+CELLS = [row.cell for row in ROWS] + [
+    cells.lstm_with(coupled=True, peephole=True, clip=0.6, cell_clip=0.5),
+    cells.lstm_with(proj_size=2, layer_norm="gates"),
+    cells.gru_with(layer_norm=True),
+]
 
 
 class Path(NamedTuple):
@@ -42,9 +49,14 @@ def numpy_alone(cell: Any) -> tuple[Kernel, ...]:
     return tuple(replace(kernel, serves=lambda T, B, I, H: True) for kernel in found)
 
 
+def native_alone(cell: Any) -> tuple[Kernel, ...]:
+    """The native loop, also of a cell with options."""
+    return (*extension.kernels(cell), *extension.with_options(cell))
+
+
 no_native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT or "built")
 PATHS = [
-    pytest.param(Path("cpu", "float32", extension.kernels), id="native", marks=no_native),
+    pytest.param(Path("cpu", "float32", native_alone), id="native", marks=no_native),
     pytest.param(Path("cpu", "float64", numpy_alone), id="NumPy alone"),
     pytest.param(Path("cpu", "float64", lambda cell: ()), id="the cell's own code"),
     pytest.param(Path("cpu", "float16"), id="float16"),
@@ -111,14 +123,15 @@ def outcome(
     backend, B, T = get(path.device), len(case.lengths), case.T
     rng, dtype = np.random.default_rng(3), path.dtype
     layer: Any = xrnn.Layer(cell, I, H, dtype=dtype, device=path.device, rng=0, **case.options)
-    parts, out = len(layer.parts()), H * layer.directions
+    parts, widths = len(layer.parts()), cell.widths(H)
+    out = widths[0] * layer.directions
     past = np.arange(T)[:, None] >= np.array(case.lengths)
     given = {"xs": xs * rng.normal(size=(T, B, I)), "dys": dys * rng.normal(size=(T, B, out))}
     for a in given.values():
         a[past] = fill.get("padding", 0)
     for what, scale in (("first", 1.0), ("dlast", dys)):
-        for s in cell.states:
-            a = given[f"{what} {s}"] = scale * rng.normal(size=(parts, B, H))
+        for s, n in zip(cell.states, widths, strict=True):
+            a = given[f"{what} {s}"] = scale * rng.normal(size=(parts, B, n))
             a[:, past.all(axis=0)] = fill.get("idle", 0)
     with np.errstate(under="ignore"):
         there = {name: backend.from_host(a.astype(dtype)) for name, a in given.items()}
@@ -171,7 +184,7 @@ def running(path: Path) -> Iterator[None]:
     if path.kernels is None:
         yield
         return
-    table = {row.cell: path.kernels(row.cell) for row in ROWS}
+    table = {cell: path.kernels(cell) for cell in CELLS}
     register("numpy", replace(BACKEND, kernels=table))
     try:
         yield
@@ -184,10 +197,10 @@ def outcomes(path: Path, given: str, errors: Any = "ignore") -> list[Outcome]:
     """The outcomes of every cell and case on a path; NumPy does that at floating-point errors."""
     with running(path), np.errstate(all=errors):
         return [
-            outcome(path, row.cell, case, **GIVEN[given])
-            for row in ROWS
+            outcome(path, cell, case, **GIVEN[given])
+            for cell in CELLS
             for case in CASES
-            if case.concerns(row.cell, path)
+            if case.concerns(cell, path)
         ]
 
 
@@ -349,6 +362,7 @@ KEPT_BY = {
     "convert/torch": "promises",
     "engine/module": "construction",
     "engine/parameters": "promises",
+    "engine/segments": "timeline",
     "engine/unroll": "promises",
     "layers/layer": "promises",
     "layers/linear": "promises",

@@ -17,6 +17,7 @@ from xrnn import backends
 from xrnn.cells import LSTM
 
 XS = np.ones((4, 2, 3))
+XS32, MASK = XS.astype("float32"), np.ones((4, 2), bool)
 WEIGHTS = {name: np.zeros(shape) for name, shape in LSTM.shapes(3, 5).items()}
 TAPE: Any = xrnn.unroll(LSTM, WEIGHTS, XS)[2]
 ANY: Any = xrnn
@@ -32,6 +33,40 @@ CALLS: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (lambda v: xrnn.LSTM(3, v), [0, 2.0, True, "5"], "hidden_size is .* an integer ≥ 1"),
     (lambda v: xrnn.LSTM(v, 5), [2**31], "input_size is 2147483648; it must be at most 1,073"),
     (lambda v: xrnn.Linear(v, 2**20), [2**30], "linear: the weights are .* choose smaller sizes"),
+    (lambda v: xrnn.LSTM(3, (5, v)), [0, "a", 2.0], r"lstm: hidden_size\[1\] is .* an integer ≥ 1"),
+    (lambda v: xrnn.LSTM(3, v, 3), [(5, 5), []], "hidden_size .* must hold one"),
+    (
+        lambda v: xrnn.LSTM(3, 5, zoneout=v),
+        [0.1, "0.1", (0.1,), (0.1, 0.1, 0.1), None],
+        r"lstm: zoneout is .* must hold 2 numbers in \[0, 1\), one for each",
+    ),
+    (lambda v: xrnn.LSTM(3, 5, zoneout=(0, v)), [1, "a"], r"zoneout\[1\] is .* number in \[0, 1\)"),
+    (
+        lambda v: xrnn.GRU(3, 5, zoneout=v),
+        [1.0, "a", (0, 0)],
+        r"zoneout is .* a number in \[0, 1\)",
+    ),
+    (
+        lambda v: xrnn.GRU(3, 5, recurrent_dropout=v),
+        [1, "a"],
+        "recurrent_dropout is .* a number in",
+    ),
+    (lambda v: xrnn.GRU(3, 5, weight_drop=v), [1, "a"], r"gru: weight_drop is .* in \[0, 1\)"),
+    (
+        lambda v: xrnn.cells.with_zoneout(v, 0.1),
+        ["lstm", None],
+        "cell is .* it must be a cell, such",
+    ),
+    (
+        lambda v: xrnn.LSTM(3, 5)(XS32, mask=v),
+        [5, MASK.T, MASK[0]],
+        r"mask .* \(T, B\) = \(4, 2\) bool",
+    ),
+    (lambda v: xrnn.LSTM(3, 5)(XS32, resets=v), [MASK * 1.0], r"resets has shape .* dtype float64"),
+    (lambda v: xrnn.LSTM(3, 5)(XS32, masked=v), ["keep", None], "masked is .* 'zero' or 'hold'"),
+    (lambda v: xrnn.LSTM(3, 5).forward(XS32, t=v), [-1, 1.5, "a"], "lstm: t is .* an integer ≥ 0"),
+    (lambda v: xrnn.LSTM(3, 5, learn_state=v), ["yes"], "learn_state is .* True or False"),
+    (lambda v: xrnn.LSTM(3, 5).initial_state(v), [-1, "a", 1.5], "lstm: B is .* an integer"),
     (lambda v: xrnn.LSTM(3, 5, forget_bias=v), ["1", np.inf], "forget_bias is .* a finite number"),
     (lambda v: xrnn.LSTM(3, 5).forward(XS, seed=v), [1.5, "a"], "seed is .* an integer"),
     (lambda v: xrnn.LSTM(3, 5).path(v), [3, (3,), "abc"], "lstm: shape is .* that of xs"),
@@ -58,6 +93,10 @@ CALLS: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (lambda v: replace(LSTM, step=v), [None, 5], "lstm: step is .* must be a function"),
     (lambda v: replace(LSTM, extras=v), [None, {"p": 3}, {1: (3,)}], "lstm: extras is .* mapping"),
     (lambda v: replace(LSTM, linear=v), [True], "lstm: linear is True; it must be a LinearRec"),
+    (lambda v: replace(LSTM, bias_in_step=v), [None, 1], "lstm: bias_in_step is .* True or False"),
+    (lambda v: replace(LSTM, ones=v), [None, ("p",), ["p"]], "lstm: ones is .* names in extras"),
+    (lambda v: replace(LSTM, noise=v), [None, ("h",)], "lstm: noise is .* a tuple of Noise"),
+    (lambda v: replace(LSTM, maker=v), [5, "made"], "lstm: maker is .* a function, or None"),
     (lambda v: replace(LSTM, analytic=v), [None, "no"], "lstm: analytic is .* True or False"),
     (lambda v: backends.register(v, backends.get("cpu")), [None, 5], "library is .* a name"),
     (lambda v: backends.register("mine", v), [None, "cpu"], "backend is .* must be an xrnn"),

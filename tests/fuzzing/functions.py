@@ -87,7 +87,7 @@ add(
     state=(k.STATE, "cell_state(it)"),
     method=(k.choice("exact", "snap1"), "'exact'"),
     limit=(k.real(0, float("inf")), "2**20"),
-    words="W U b v p sensitivities",
+    words="W U b v p P gain sensitivities",
     share=16,
 )
 add("Online.step", "it.step", LEARNERS, x=(k.ARRAY, "floats(2, 3)"), changes=True)

@@ -16,7 +16,7 @@ import numpy as np
 import xrnn
 from fuzzing.command import CommandError
 from xrnn.backends import backend_of, host
-from xrnn.cells import BY_NAME
+from xrnn.cells import BY_NAME, Cell
 from xrnn.engine.tape import Tape
 from xrnn.typing import dtype_name
 
@@ -151,6 +151,8 @@ def picture(value: Any) -> Any:
     if isinstance(value, Mapping):
         names = sorted(value, key=repr)
         return ("mapping", *((repr(name), picture(value[name])) for name in names))
+    if isinstance(value, Cell):
+        return ("cell", value.identity)
     if isinstance(value, Tape):
         return ("tape", picture([one[3:6] for one in value.passes]), picture(value.masks))
     if isinstance(value, list | tuple):

@@ -5,7 +5,7 @@ from fuzzing.table import CELLS, EMBEDDING, LAYERS, LINEAR, LOOSE, MODULES, Give
 
 # Layers: how they are made ------------------------------------------------------------------
 
-SIZES: Given = {"input_size": (k.SIZE, "3"), "hidden_size": (k.SIZE, "5")}
+SIZES: Given = {"input_size": (k.SIZE, "3"), "hidden_size": (k.HIDDEN, "5")}
 MADE: Given = {
     "dtype": (k.DTYPE, "'float32'"),
     "device": (k.DEVICE, "'cpu'"),
@@ -18,18 +18,62 @@ RECURRENT: Given = {
     **SIZES,
     "num_layers": (k.SIZE, "2"),
     **FLAGS,
-    "dropout": (k.real(0, 1, ends="[)"), "0.25"),
+    "dropout": (k.RATE, "0.25"),
     **MADE,
     "init": (k.choice("orthogonal", "uniform"), "'uniform'"),
     "precision": (k.PRECISION, "'ieee'"),
 }
 BIAS: Given = {"forget_bias": (k.real(-1e308, 1e308), "1.0")}
 
-add("Layer", cell=(k.CELL, "cells.PeepholeLSTM"), **RECURRENT, **BIAS, share=16)
-add("LSTM", **RECURRENT, **BIAS)
+DROPPED: Given = {"weight_drop": (k.RATE, "0.25")}
+
+add("Layer", cell=(k.CELL, "cells.PeepholeLSTM"), **RECURRENT, **DROPPED, **BIAS, share=16)
+OPTIONS: Given = {"clip": (k.LIMIT, "3.0"), "recurrent_dropout": (k.RATE, "0.3")}
+OF_LSTM: Given = {
+    "activations": (k.activations(3), "('hard_sigmoid', 'elu', 'tanh')"),
+    **OPTIONS,
+    "cell_clip": (k.LIMIT, "10.0"),
+    "coupled": (k.FLAG, "True"),
+    "peephole": (k.FLAG, "True"),
+    "proj_size": (k.integer(0), "2"),
+    "layer_norm": (k.LAYER_NORM, "'gates'"),
+    "zoneout": (k.rates(2), "(0.1, 0.2)"),
+}
+OF_GRU: Given = {
+    "reset": (k.choice("after", "before"), "'after'"),
+    "activations": (k.activations(2), "('hard_sigmoid', 'elu')"),
+    **OPTIONS,
+    "layer_norm": (k.FLAG, "True"),
+    "zoneout": (k.rates(1), "0.1"),
+}
+OF_RNN: Given = {
+    "activations": (k.activations(1), "['elu']"),
+    **OPTIONS,
+    "zoneout": (k.rates(1), "0.1"),
+}
+NONLINEARITY: Given = {"nonlinearity": (k.choice("tanh", "relu"), "'tanh'")}
+
+add("LSTM", **RECURRENT, **DROPPED, **BIAS, **OF_LSTM, share=24)
 add("InputGatedLSTM", **RECURRENT, **BIAS)
-add("RNN", **RECURRENT, nonlinearity=(k.choice("tanh", "relu"), "'relu'"))
-add("GRU", **RECURRENT, reset=(k.choice("after", "before"), "'before'"))
+add("RNN", **RECURRENT, **DROPPED, **NONLINEARITY, **OF_RNN, share=16)
+add("GRU", **RECURRENT, **DROPPED, **OF_GRU, share=16)
+add("cells.lstm_with", **OF_LSTM, words="lstm", share=16)
+add("cells.gru_with", **OF_GRU, words="gru", share=16)
+add("cells.rnn_with", **OF_RNN, words="rnn")
+add(
+    "cells.leaky_with",
+    alpha=(k.real(0, 1, ends="(]"), "0.2"),
+    activations=(k.activations(1), "['elu']"),
+    noise=(k.real(0, 1e308), "0.1"),
+    potential=(k.FLAG, "True"),
+)
+add(
+    "cells.with_zoneout",
+    _cell=(k.CELL, "cells.LSTM"),
+    _h=(k.RATE, "0.1"),
+    _c=(k.RATE, "0.2"),
+    words="zoneout",
+)
 add(
     "Linear",
     in_features=(k.SIZE, "3"),
@@ -51,7 +95,8 @@ XS: Given = {
     "resets": (k.STEPS, "steps_of(it)"),
 }
 add("Layer.__call__", "it", LAYERS, **XS, share=24)
-add("Layer.forward", "it.forward", LAYERS, **XS, seed=(k.SEED, "seed_of(it)"), share=24)
+DRAWN: Given = {"seed": (k.SEED, "seed_of(it)"), "t": (k.STEP, "3")}
+add("Layer.forward", "it.forward", LAYERS, **XS, **DRAWN, share=24)
 add(
     "Layer.backward",
     "it.backward",
@@ -199,6 +244,12 @@ add(
     biases=(k.ANYTHING, "('b',)"),
     projection=(k.optional(k.SIZE), "3"),
     analytic=(k.FLAG, "True"),
+    linear=(k.Kind(lambda value: value is None), "None"),
+    bias_in_step=(k.FLAG, "False"),
+    ones=(k.ANYTHING, "()"),
+    noise=(k.ANYTHING, "()"),
+    options=(k.ANYTHING, "None"),
+    maker=(k.ANYTHING, "None"),
 )
 add("Cell.shapes", "it.shapes", CELLS, I=(k.COUNT, "3"), H=(k.COUNT, "5"), bias=(k.FLAG, "True"))
 add("Cell.widths", "it.widths", CELLS, H=(k.COUNT, "5"))
@@ -218,7 +269,9 @@ add(
     resets=(k.STEPS, "steps()"),
     reverse=(k.FLAG, "False"),
     precision=(k.PRECISION, "'ieee'"),
-    words="W U b v p state",
+    seed=(k.SEED, "cell_seed(it)"),
+    t=(k.STEP, "3"),
+    words="W U b v p P gain state",
     share=32,
 )
 add(
@@ -226,7 +279,7 @@ add(
     "xrnn.unroll_backward",
     CELLS,
     tape=(k.ANY_TAPE, "cell_tape(it)"),
-    dys=(k.optional(k.ARRAY), "floats(4, 2, 5)"),
+    dys=(k.optional(k.ARRAY), "cell_outputs(it)"),
     dstate=(k.STATE, "cell_state(it)"),
     words="layer",
     share=16,

@@ -38,13 +38,21 @@ def sequence(it: Any) -> Any:
 def outputs(it: Any) -> Any:
     """The gradient of its outputs."""
     axes = (B, T) if it.batch_first else (T, B)
-    return put(it, floats(*axes, it.directions * it.hidden_size, seed=2))
+    n = it.widths(it.num_layers - 1)[0]
+    return put(it, floats(*axes, it.directions * n, seed=2))
 
 
 def state_of(it: Any) -> tuple[Any, ...]:
     """The state of a layer."""
-    shape = (len(it.parts()), B, it.hidden_size)
-    return tuple(put(it, floats(*shape, seed=3 + k)) for k in range(len(it.cell.states)))
+    widths = zip(*(it.widths(k) for k, _ in it.parts()), strict=True)
+    return tuple(_state_part(it, ns, 3 + k) for k, ns in enumerate(widths))
+
+
+def _state_part(it: Any, widths: tuple[int, ...], seed: int) -> Any:
+    """One array, or where the layers have different sizes an array for each."""
+    if len(set(widths)) == 1:
+        return put(it, floats(len(widths), B, widths[0], seed=seed))
+    return tuple(put(it, floats(B, n, seed=seed)) for n in widths)
 
 
 def steps() -> np.ndarray:
@@ -59,7 +67,12 @@ def steps_of(it: Any) -> np.ndarray:
 
 def seed_of(it: Any) -> int | None:
     """The seed that its forward pass needs."""
-    return 3 if it.dropout else None
+    return 3 if it.dropout or it.weight_drop else cell_seed(it.cell)
+
+
+def cell_seed(cell: Any) -> int | None:
+    """The seed that a cell needs in training."""
+    return 3 if cell.noise else None
 
 
 @functools.singledispatch
@@ -91,11 +104,17 @@ def weights_of(cell: Any, seed: int = 5) -> dict[str, np.ndarray]:
 
 def cell_state(cell: Any) -> tuple[np.ndarray, ...]:
     """A state of such a cell."""
-    return tuple(floats(B, 5, seed=6 + k) for k in range(len(cell.states)))
+    return tuple(floats(B, n, seed=6 + k) for k, n in enumerate(cell.widths(5)))
+
+
+def cell_outputs(cell: Any) -> np.ndarray:
+    """The gradient of its outputs."""
+    return floats(T, B, cell.widths(5)[0])
 
 
 def cell_tape(cell: Any = cells.LSTM, **options: Any) -> Any:
     """The tape of such a cell."""
+    options = {"seed": cell_seed(cell), **options}
     return xrnn.unroll(cell, weights_of(cell), floats(T, B, 3), **options)[2]
 
 

@@ -57,6 +57,10 @@ LAYERS = (
     "xrnn.Layer(cells.PeepholeLSTM, 3, 5, 2, dropout=0.5, rng=0)",
     "xrnn.Layer(cells.GRUBefore, 3, 5, bias=False, precision='tf32', rng=0)",
     "xrnn.LSTM(3, 5, dtype='complex128', rng=0)",
+    "xrnn.LSTM(3, 5, cell_clip=0.5, coupled=True, activations=['relu', 'elu', 'tanh'], rng=0)",
+    "xrnn.GRU(3, 5, zoneout=0.2, recurrent_dropout=0.3, weight_drop=0.2, rng=0)",
+    "xrnn.LSTM(3, (5, 4), proj_size=2, layer_norm=True, learn_state=True, rng=0)",
+    "xrnn.RNN(3, (5, 4), clip=1.0, learn_state=True, rng=0)",
     *(["xrnn.GRU(3, 5, device='torch', rng=0)"] if HAVE_TORCH else []),
 )
 #: layers whose weights can be assigned
@@ -72,8 +76,15 @@ EMBEDDING = (
     "xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0)",
     *(["xrnn.Embedding(7, 3, device='torch', rng=0)"] if HAVE_TORCH else []),
 )
-MODULES = (*LAYERS[:3], LAYERS[4], LINEAR[1], EMBEDDING[0])
-CELLS = tuple(f"cells.BY_NAME[{name!r}]" for name in BY_NAME)
+MODULES = (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], LINEAR[1], EMBEDDING[0])
+CELLS = (
+    *(f"cells.BY_NAME[{name!r}]" for name in BY_NAME),
+    "cells.lstm_with(peephole=True, cell_clip=0.5)",
+    "cells.lstm_with(proj_size=2, layer_norm='gates')",
+    "cells.gru_with(layer_norm=True, zoneout=0.2)",
+    "cells.rnn_with(activations=['softsign'], recurrent_dropout=0.3)",
+    "cells.leaky_with(0.3, noise=0.1, potential=True)",
+)
 LEARNERS = (
     "learner()",
     "learner(cells.InputGatedLSTM)",

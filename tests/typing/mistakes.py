@@ -35,6 +35,42 @@ xrnn.GRU(3, 5, reset="never")  # error
 xrnn.RNN(3, 5, nonlinearity="sin")  # error
 xrnn.GRU(3, 5, forget_bias=1.0)  # error
 
+# Options of the cells
+
+xrnn.LSTM(3, 5, activations="tanh")  # error
+xrnn.LSTM(3, 5, activations=["sigmoid", "tan", "tanh"])  # error
+xrnn.GRU(3, 5, activations=[("Elu", 0.5), "tanh"])  # error
+cells.rnn_with(activations=["gelu"])  # error
+xrnn.LSTM(3, 5, activations=[0.2, "tanh", "tanh"])  # error
+xrnn.LSTM(3, 5, activations=[("elu", "0.5"), "tanh", "tanh"])  # error
+xrnn.LSTM(3, 5, activations=[("affine", 1.0, 0.0, 2.0), "tanh", "tanh"])  # error
+xrnn.LSTM(3, 5, activation="tanh")  # error
+xrnn.LSTM(3, 5, cell_clip="10")  # error
+xrnn.LSTM(3, 5, coupled="yes")  # error
+xrnn.LSTM(3, 5, proj_size=2.0)  # error
+xrnn.LSTM(3, 5, layer_norm="all")  # error
+xrnn.LSTM(3, 5, zoneout="0.1")  # error
+xrnn.LSTM(3, 5, zoneout=(0.1, 0.2, 0.3))  # error
+xrnn.LSTM(3, 5, reset="before")  # error
+xrnn.GRU(3, 5, zoneout=(0.1, 0.2))  # error
+xrnn.GRU(3, 5, layer_norm="gates")  # error
+xrnn.GRU(3, 5, coupled=True)  # error
+xrnn.RNN(3, 5, layer_norm=True)  # error
+xrnn.RNN(3, 5, recurrent_dropout="0.5")  # error
+xrnn.LSTM(3, 5, weight_drop=None)  # error
+xrnn.LSTM(3, 5, learn_state="yes")  # error
+xrnn.LSTM(3, (5, 4.0))  # error
+cells.lstm_with(("tanh", "tanh", "tanh"))  # error
+cells.lstm_with(cellclip=10.0)  # error
+cells.gru_with(reset="never")  # error
+cells.rnn_with(nonlinearity="relu")  # error
+cells.leaky_with("0.2")  # error
+cells.leaky_with(0.2, 0.05)  # error
+cells.with_zoneout("lstm", 0.1, 0.1)  # error
+cells.with_zoneout(cells.GRU, "0.1")  # error
+xrnn.Layer(cells.gru_with(clip=3.0), 3, 5)(xs)[1].c  # error
+xrnn.Layer(cells.lstm_with(clip=3.0), 3, 5)(xs)[1].d  # error
+
 # Embedding and Linear
 
 xrnn.Linear(5, 2, "relu")  # error
@@ -50,6 +86,13 @@ lstm.forward(xs, length=[7, 7])  # error
 lstm.forward(xs, seed="1")  # error
 lstm(xs, states=None)  # error
 lstm(xs, seed=1)  # error
+lstm(xs, None, None, np.ones((7, 2), bool))  # error
+lstm(xs, masked="keep")  # error
+lstm.forward(xs, None, None, np.ones((7, 2), bool))  # error
+lstm.forward(xs, masks=None)  # error
+lstm.forward(xs, reset=None)  # error
+lstm.forward(xs, seed=1, t="7")  # error
+lstm.initial_state("2")  # error
 lstm(xs, xs)  # error
 lstm.step(x, h=None)  # error
 ys, state, tape = lstm.forward(xs)
@@ -84,6 +127,8 @@ xrnn.unroll(cells.GRU, weights, xs)[1].c  # error
 xrnn.unroll(cells.LSTM, weights, xs, precision="fast")  # error
 xrnn.unroll(cells.LSTM, weights, xs, length=[7, 7])  # error
 xrnn.unroll("lstm", weights, xs)  # error
+xrnn.unroll(cells.LSTM, weights, xs, masked="keep")  # error
+xrnn.unroll(cells.LSTM, weights, xs, None, None, False, np.ones((7, 2), bool))  # error
 xrnn.unroll(cells.LSTM, xs=xs)  # error
 xrnn.unroll_backward(tape, dy=ys)  # error
 ys, state = xrnn.unroll(cells.LSTM, weights, xs)  # error

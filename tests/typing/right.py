@@ -19,6 +19,18 @@ lstm = xrnn.LSTM(sizes[0], sizes[1], num_layers=2, bias=True, dropout=0.5, rng=0
 rnn = xrnn.RNN(np.int64(3), np.int32(5), nonlinearity="relu", init="uniform", reverse=True)
 gru = xrnn.GRU(3, 5, reset="before", batch_first=False, rng=np.random.default_rng(0))
 uneven = xrnn.GRU(3, (5, 4), learn_state=True)
+options = xrnn.LSTM(
+    3,
+    [5, 4],
+    activations=["hard_sigmoid", ("scaled_tanh", 1.7, 0.6), ("elu", 0.5)],
+    cell_clip=10.0,
+    coupled=True,
+    proj_size=2,
+    layer_norm="gates",
+    zoneout=(0.1, 0.2),
+)
+limited = xrnn.GRU(3, 5, activations=("hard_sigmoid", "relu"), clip=3, layer_norm=True, zoneout=0.1)
+softsign = xrnn.RNN(3, 5, activations=["softsign"], recurrent_dropout=0.2, weight_drop=0.5)
 peephole = xrnn.Layer(cells.PeepholeLSTM, 3, 5, dtype="float32", precision="tf32")
 readout = xrnn.Linear(5, 2, activation="relu", dtype=np.float32)
 embedding = xrnn.Embedding(10, 3, dtype=np.dtype("float32"), device="numpy:cpu")
@@ -39,6 +51,7 @@ ys, state, tape = lstm.forward(xs, state, mask=every.tolist(), seed=0)
 dxs, dstate, dweights = lstm.backward(tape, ys)
 dxs, dstate, dweights = lstm.backward(tape, None, (h, None))
 print(dstate.c.shape, dweights["U_l1"].shape)
+print(options(xs)[1].c, limited.forward(xs, seed=0, t=7)[1].h, softsign.forward(xs, seed=0)[2])
 y, last = gru.step(x)
 y, last = gru.step(x, last)
 y, last = gru.step(x, (last.h,))
@@ -75,6 +88,17 @@ dxs, done, dweights = xrnn.unroll_backward(cell_tape, ys)
 dxs, done, dweights = xrnn.unroll_backward(cell_tape, ys, (None, one.c))
 gates = xrnn.analysis.gates(cell_tape)
 dgates, dstates = xrnn.analysis.gate_gradients(cell_tape, ys)
+
+
+# Cells with options
+
+coupled: Cell[HCState] = cells.lstm_with(coupled=True, layer_norm=True, zoneout=(0.0, 0.5))
+before: Cell[HState] = cells.gru_with(reset="before", clip=3.0)
+elu: Cell[HState] = cells.rnn_with(activations=[("elu", 0.5)])
+leaky = cells.leaky_with(0.2, activations=["softplus"], noise=0.05, potential=True)
+zoned: Cell[HState] = cells.with_zoneout(cells.JANET, 0.1)
+print(xrnn.Layer(coupled, 3, 5)(xs)[1].c, xrnn.Layer(before, 3, 5)(xs)[1].h, elu.name, leaky.name)
+print(xrnn.Layer(zoned, 3, 5).forward(xs, seed=0)[1].h, cells.MGU.states)
 
 # A cell of one's own
 

@@ -320,12 +320,21 @@ def _check_values(cell: Cell[Any]) -> None:
     for part in ("step", "step_backward", "total"):
         if not callable(getattr(cell, part)):
             raise TypeError(f"{name}: {part} is {getattr(cell, part)!r:.80}; it must be a function")
-    check_flags(name, recurrent=cell.recurrent, analytic=cell.analytic)
+    flags = {part: getattr(cell, part) for part in ("recurrent", "analytic", "bias_in_step")}
+    check_flags(name, **flags)
     if not isinstance(cell.extras, Mapping) or not all(map(_is_extra, cell.extras.items())):
         raise ValueError(
             f"{name}: extras is {cell.extras!r:.80}; it must be a mapping of names to shapes in "
             "units of H, such as {'p': (3,)}"
         )
+    if not isinstance(cell.ones, tuple) or not all(one in tuple(cell.extras) for one in cell.ones):
+        raise ValueError(
+            f"{name}: ones is {cell.ones!r:.80}; it must be a tuple of names in extras"
+        )
+    if not isinstance(cell.noise, tuple) or not all(isinstance(one, Noise) for one in cell.noise):
+        raise TypeError(f"{name}: noise is {cell.noise!r:.80}; it must be a tuple of Noise")
+    if cell.maker is not None and not callable(cell.maker):
+        raise TypeError(f"{name}: maker is {cell.maker!r:.80}; it must be a function, or None")
     if not isinstance(cell.linear, LinearRecurrence | None):
         raise TypeError(
             f"{name}: linear is {cell.linear!r:.80}; it must be a LinearRecurrence, or None"

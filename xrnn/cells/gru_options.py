@@ -103,7 +103,7 @@ def gru_with(
     >>> cells.gru_with(reset="before") is cells.GRUBefore
     True
     """
-    if reset not in ("after", "before"):
+    if not isinstance(reset, str) or reset not in ("after", "before"):
         raise ValueError(f"gru: reset is {reset!r:.80}; it must be 'after' or 'before'")
     check_flags("gru", layer_norm=layer_norm)
     if layer_norm and reset == "before":

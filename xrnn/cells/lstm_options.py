@@ -35,6 +35,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import inf
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 from xrnn.cells.activations import Spec, activate, limited, limited_slope, slope
@@ -137,7 +138,9 @@ def lstm_with(
     {'W': (15, 3), 'U': (15, 2), 'b': (15,), 'P': (2, 5)}
     """
     check_flags("lstm", coupled=coupled, peephole=peephole)
-    if isinstance(proj_size, bool) or proj_size != 0:
+    if not isinstance(proj_size, Integral) or isinstance(proj_size, bool) or proj_size < 0:
+        raise ValueError(f"lstm: proj_size is {proj_size!r:.80}; it must be an integer ≥ 0")
+    if proj_size:
         check_sizes("lstm", proj_size=proj_size)
     options = LSTMOptions(
         activations_of("lstm", activations, LSTMOptions.usual),
@@ -161,7 +164,7 @@ def _layer_norm(given: Any) -> str:
         return "products" if given else ""
     if not isinstance(given, str) or given not in EPS:
         raise ValueError(
-            f"lstm: layer_norm is {given!r:.80}; it must be a bool or of {', '.join(EPS)}"
+            f"lstm: layer_norm is {given!r:.80}; it must be True, False, or of {', '.join(EPS)}"
         )
     return given
 

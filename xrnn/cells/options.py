@@ -9,12 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import inf, isfinite
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from xrnn.cells.activations import ACTIVATIONS, Spec
 from xrnn.cells.numbers import accept_number
 
-GivenActivation: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
+ActivationName = Literal[
+    "sigmoid",
+    "tanh",
+    "relu",
+    "hard_sigmoid",
+    "affine",
+    "leaky_relu",
+    "thresholded_relu",
+    "scaled_tanh",
+    "elu",
+    "softsign",
+    "softplus",
+]
+"""The names in `ACTIVATIONS`."""
+
+GivenActivation: TypeAlias = (
+    ActivationName | tuple[ActivationName, float] | tuple[ActivationName, float, float]
+)
 """An activation function as a user may give it: its name, or its name and parameters."""
 
 GivenActivations: TypeAlias = Sequence[GivenActivation] | None
@@ -78,25 +95,26 @@ def activations_of(kind: str, given: Any, usual: tuple[str, ...]) -> tuple[Spec,
         given = usual
     if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(usual):
         raise ValueError(
-            f"{kind}: activations is {given!r:.80}; it must be a sequence of {len(usual)}, in the "
-            f"places of {', '.join(usual)}"
+            f"{kind}: activations is {given!r:.80}; it must be a sequence of {len(usual)} "
+            f"activation functions, in the places of {', '.join(usual)}"
         )
     return tuple(_activation(kind, n, one) for n, one in enumerate(given))
 
 
 def _activation(kind: str, n: int, given: Any) -> Spec:
     what = f"{kind}: activations[{n}]"
-    name, *numbers = (
-        (given,) if isinstance(given, str) or not isinstance(given, Sequence) else given
-    )
+    alone = isinstance(given, str) or not isinstance(given, Sequence) or not given
+    name, *numbers = (given,) if alone else given
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"{what} is {given!r:.80}; it must be of {', '.join(ACTIVATIONS)}")
-    usual = [x for x in (ACTIVATIONS[name].alpha, ACTIVATIONS[name].beta) if x is not None]
+    known = {k: getattr(ACTIVATIONS[name], k) for k in ("alpha", "beta")}
+    usual = {k: x for k, x in known.items() if x is not None}
     if len(numbers) > len(usual):
-        words = f"takes {len(usual)} parameters" if usual else "takes no parameter"
-        raise ValueError(f"{what} is {given!r:.80}; {name} {words}")
-    values = [accept_number(what, x, "a finite number", isfinite) for x in numbers]
-    alpha, beta, *_ = [*values, *usual[len(values) :], 0.0, 0.0]
+        words = f", or a tuple of it, {', '.join(usual)}" if usual else "; it has no parameters"
+        raise ValueError(f"{what} is {given!r:.80}; it must be {name!r}{words}")
+    for k, x in zip(usual, numbers, strict=False):
+        usual[k] = accept_number(f"{what}: {k}", x, "a finite number", isfinite)
+    alpha, beta, *_ = [*usual.values(), 0.0, 0.0]
     return name, alpha, beta
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from typing import Any
 
 from xrnn.cells.base import Cell
@@ -12,23 +13,24 @@ from xrnn.typing import Array, Contribution, Namespace, S, State, Weights
 
 
 def zoneout_rates(kind: str, states: int, given: Any) -> tuple[float, ...]:
-    """The probabilities for each state.
+    """The probabilities for each state: given in a sequence, or alone where there is one state.
+
+    The number 0 alone stands for no zoneout of any state.
 
     Raises
     ------
     TypeError, ValueError
-        If there is not one for each state, or one for all that have only one.
+        If there is not a number in [0, 1) for each state.
     """
-    if isinstance(given, tuple | list):
-        rates = tuple(given)
-    else:
-        rates = (given,) * (1 if states == 1 or given != 0 else states)
-    if len(rates) != states:
-        raise ValueError(
-            f"{kind}: zoneout is {given!r:.80}; it must hold a number in [0, 1) for each of "
-            f"{states} states"
-        )
-    return tuple(rate_of(kind, "zoneout", rate) for rate in rates)
+    if states == 1 and not isinstance(given, tuple | list):
+        return (rate_of(kind, "zoneout", given),)
+    if isinstance(given, Real) and not isinstance(given, bool) and given == 0:
+        return (0.0,) * states
+    if not isinstance(given, tuple | list) or len(given) != states:
+        must = f"hold {states} numbers" if states > 1 else "be a number"
+        of_what = ", one for each state" if states > 1 else ""
+        raise ValueError(f"{kind}: zoneout is {given!r:.80}; it must {must} in [0, 1){of_what}")
+    return tuple(rate_of(kind, f"zoneout[{n}]", rate) for n, rate in enumerate(given))
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
     Raises
     ------
     TypeError, ValueError
-        If the probabilities are not such numbers.
+        If `cell` is no cell, or there is not such a number for each of its states.
 
     Examples
     --------
@@ -82,6 +84,8 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
     >>> cells.with_zoneout(cells.LSTM, 0.05, 0.5)
     <cell zoneout(lstm, 0.05, 0.5)>
     """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
     found = zoneout_rates(cell.name, len(cell.states), rates)
     return made(Zoneout(cell, found)) if any(found) else cell
 
