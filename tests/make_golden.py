@@ -30,6 +30,22 @@ def parts(name: str, rng: int) -> Any:
         return xrnn.RNN(3, 4, num_layers=2, dropout=0.5, dtype="float16", rng=rng)
     if name == "bfloat16":
         return xrnn.GRU(3, 4, dtype="bfloat16", rng=rng)
+    if name == "options":
+        return xrnn.LSTM(
+            *(3, (4, 5)),
+            activations=["hard_sigmoid", ("scaled_tanh", 1.7, 0.6), "softsign"],
+            clip=3.0,
+            cell_clip=0.5,
+            coupled=True,
+            peephole=True,
+            proj_size=2,
+            layer_norm="gates",
+            zoneout=(0.1, 0.2),
+            recurrent_dropout=0.3,
+            weight_drop=0.4,
+            learn_state=True,
+            rng=rng,
+        )
     assert name == "parts", name
     return {
         "embedding": xrnn.Embedding(7, 3, rng=rng),
@@ -38,7 +54,7 @@ def parts(name: str, rng: int) -> Any:
     }
 
 
-NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "parts")
+NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "options", "parts")
 
 
 def results(name: str, part: Any) -> list[float]:

@@ -173,7 +173,7 @@ class TestFiles:
         other = xrnn.load(tmp_path / "a", made(num_layers=2, rng=1))
         assert np.array_equal(other.weights["c0_l1"], layer.weights["c0_l1"])
         plain = xrnn.Layer(cells.LSTM, I, H, num_layers=2, dtype="float64")
-        with pytest.raises(ValueError, match="learn_state is True in the file, unknown here"):
+        with pytest.raises(ValueError, match="learn_state is True in the file, False here"):
             xrnn.load(tmp_path / "a", plain)
 
     def test_torch_has_no_such_module(self) -> None:

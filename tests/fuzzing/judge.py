@@ -42,7 +42,7 @@ GUIDANCE = re.compile(
 )
 
 #: the names that messages of layers and cells begin with
-OWNERS = (*BY_NAME, "linear", "embedding")
+OWNERS = (*BY_NAME, "leaky", "zoneout", "linear", "embedding")
 
 #: errors whose meaning Python's protocols give, by the method that may raise them
 PROTOCOL = {"__setattr__": AttributeError, "__getitem__": KeyError}
@@ -90,7 +90,7 @@ def check_error(error: BaseException, entry: Any, values: Mapping[str, Any]) -> 
         names |= set(map(str, value)) if isinstance(value, Mapping) else set()
     # The gradient of a state is named by its parts.
     names |= {"dh", "dc"} if "dstate" in names else set()
-    owned = re.match(rf"({'|'.join(OWNERS)}): .", str(error))
+    owned = re.match(rf"({'|'.join(OWNERS)})(\(.+?\))?: .", str(error))
     if not owned and not any(_holds(str(error), name) for name in names):
         return f"names no argument: {words}"
     return ""

@@ -22,6 +22,7 @@ from xrnn.convert.casting import rounded
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES
 from xrnn.engine.parameters import Parameters, assign_together
+from xrnn.layers.architecture import LATER
 from xrnn.typing import Array, dtype_name
 
 #: how a safetensors file begins: 8 bytes that hold a length, then JSON
@@ -259,17 +260,18 @@ def _check_config(name: str, theirs: Any, mine: dict[str, Any], cast: bool) -> N
 def _differences(
     theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """(option, how it differs) of two configurations."""
+    """(option, how it differs) of two configurations; the names of cells with options are long."""
     for key in {**mine, **theirs}:
-        a, b, name = theirs.get(key), mine.get(key), f"{of}{key}"
+        a, b = (one.get(key, LATER.get(key)) for one in (theirs, mine))
+        name = f"{of}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{name}.")
-        elif key not in theirs:
-            yield name, f"{name} is missing in the file, {b!r:.80} here"
-        elif key not in mine:
-            yield name, f"{name} is {a!r:.80} in the file, unknown here"
+        elif key not in theirs and key not in LATER:
+            yield name, f"{name} is missing in the file, {b!r:.300} here"
+        elif key not in mine and key not in LATER:
+            yield name, f"{name} is {a!r:.300} in the file, unknown here"
         elif a != b:
-            yield name, f"{name} is {a!r:.80} in the file, {b!r:.80} here"
+            yield name, f"{name} is {a!r:.300} in the file, {b!r:.300} here"
 
 
 def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) -> Array:

@@ -22,13 +22,15 @@ OPTIONS = {
     "reverse": False,
 }
 
+#: the same for options that files of earlier versions do not have: a configuration holds them
+#: only where they are others
+LATER = {"weight_drop": 0.0, "learn_state": False}
+
 
 class Architecture(Module, Generic[S]):
     """The options of a `xrnn.Layer`, and what follows from them for its weights and states."""
 
-    _fixed = frozenset(
-        {"cell", "input_size", "hidden_size", "learn_state", "weight_drop", "dtype", *OPTIONS}
-    )
+    _fixed = frozenset({"cell", "input_size", "hidden_size", "dtype", *OPTIONS, *LATER})
 
     cell: Cell[S]
     input_size: int
@@ -88,9 +90,11 @@ class Architecture(Module, Generic[S]):
             # A list, as it comes from a file.
             "hidden_size": list(H) if isinstance(H, tuple) else H,
             **{name: getattr(self, name) for name in OPTIONS},
-            # Only where it is so: files of earlier versions do not have it.
-            **({"learn_state": True} if self.learn_state else {}),
-            **({"weight_drop": self.weight_drop} if self.weight_drop else {}),
+            **{
+                name: getattr(self, name)
+                for name, usual in LATER.items()
+                if getattr(self, name) != usual
+            },
             "dtype": self.dtype,
             "precision": self.precision,
         }

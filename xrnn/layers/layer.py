@@ -18,7 +18,7 @@ from xrnn.engine.module import drawn
 from xrnn.engine.random import random_numbers
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.engine.values import check_index
-from xrnn.layers.architecture import OPTIONS, Architecture
+from xrnn.layers.architecture import LATER, OPTIONS, Architecture
 from xrnn.layers.dropout import check_dropout, check_weight_drop
 from xrnn.layers.initialisation import check_init, check_learn_state, draw_all
 from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
@@ -362,9 +362,7 @@ class Layer(Architecture[S]):
         if type(self) is Layer:
             words.insert(0, self.cell.name)
         options: dict[str, tuple[Any, Any]] = {
-            **{name: (getattr(self, name), usual) for name, usual in OPTIONS.items()},
-            "weight_drop": (self.weight_drop, 0.0),
-            "learn_state": (self.learn_state, False),
+            **{name: (getattr(self, name), usual) for name, usual in (OPTIONS | LATER).items()},
             "dtype": (dtype_name(placement.dtype), "float32"),
             "device": (placement.backend.name, "cpu"),
             "precision": (self.precision, "ieee"),
