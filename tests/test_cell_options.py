@@ -147,6 +147,7 @@ class TestIdentity:
         ("rnn", {"activations": [("affine", 1, "1")]}, r"\[0\]: beta is '1'; it must be a finite"),
         ("rnn", {"activations": [()]}, r"activations\[0\] is \(\); it must be of"),
         ("rnn", {"activations": [3]}, r"activations\[0\] is 3"),
+        ("rnn", {"activations": [()]}, r"activations\[0\] is \(\); it must be of sigmoid"),
         ("lstm", {"clip": 0}, "clip is 0; it must be a number > 0, or None"),
         ("lstm", {"cell_clip": -1.0}, "cell_clip is -1.0"),
         ("gru", {"clip": float("nan")}, "clip is nan"),
@@ -157,6 +158,8 @@ class TestIdentity:
         ("lstm", {"proj_size": 2.0}, "proj_size is 2.0; it must be an integer ≥ 0"),
         ("lstm", {"proj_size": False}, "proj_size is False; it must be an integer ≥ 0"),
         ("lstm", {"layer_norm": "batch"}, "it must be True, False, or of products, gates"),
+        ("lstm", {"proj_size": 0.0}, "proj_size is 0.0; it must be an integer ≥ 0"),
+        ("lstm", {"proj_size": np.ones(2)}, "proj_size is array"),
         ("lstm", {"layer_norm": True, "peephole": True}, "exclude each other; give layer_norm"),
         ("gru", {"layer_norm": True, "reset": "before"}, "exclude each other"),
         ("leaky", {"alpha": 0}, r"alpha is 0; it must be a number in \(0, 1\]"),
@@ -164,6 +167,7 @@ class TestIdentity:
         ("leaky", {"alpha": 0.5, "potential": 1}, "potential is 1; it must be True or False"),
         ("gru", {"reset": np.ones(3)}, "it must be 'after' or 'before'"),
         ("gru", {"reset": "never"}, "reset is 'never'; it must be 'after' or 'before'"),
+        ("gru", {"reset": np.asarray(["after"] * 2)}, "reset is array"),
     ],
 )
 def test_errors(make: str, options: dict[str, Any], message: str) -> None:

@@ -134,13 +134,19 @@ def test_unroll() -> None:
         ({}, "seed is None; a layer with dropout needs an integer"),
         ({"seed": True}, "seed is True"),
         ({"seed": 1.0}, "seed is 1.0"),
-        ({"seed": 1, "t": -1}, "t is -1; it must be an integer ≥ 0"),
+        ({"seed": 1, "t": -1}, "t is -1; it must be an integer in 0…2"),
         ({"seed": 1, "t": 0.5}, "t is 0.5"),
+        ({"seed": 1, "t": 2**63}, r"t is 9223372036854775808; it must be an integer in 0…2\*\*63"),
     ],
 )
 def test_errors_of_seeds(how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         xrnn.LSTM(I, H, weight_drop=0.5).forward(inputs(), **how)
+
+
+def zoned(make: Any, given: Any) -> Any:
+    """A call with an argument of a type that is refused."""
+    return make(given) if make is cells.with_zoneout else make(zoneout=given)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +159,14 @@ def test_errors_of_seeds(how: dict[str, Any], message: str) -> None:
         (lambda: xrnn.RNN(3, 5, weight_drop=1.0), r"weight_drop is 1.0; it must be in \[0, 1\)"),
         (lambda: xrnn.Layer(cells.MinGRU, 3, 5, weight_drop=0.1), "there is no U; give 0"),
         (lambda: cells.with_zoneout(cells.LSTM, 0.1), "2 numbers in .0, 1., one for each state"),
+        (
+            lambda: cells.with_zoneout(cells.lstm_with(zoneout=(0.1, 0.0)), 0.1, 0.2),
+            r"zoneout\(lstm, 0.1, 0.0\): the cell has zoneout already; give the cell without it",
+        ),
     ],
 )
 def test_errors_of_rates(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
 
 
@@ -170,6 +180,18 @@ def test_distributions() -> None:
     assert abs(normal.mean()) < 0.005
     assert abs(normal.std() - 0.3) < 0.005
     assert abs((normal**4).mean() / 0.3**4 - 3) < 0.15
+
+
+@pytest.mark.parametrize("resets", [None, np.ones((T, B), bool)], ids=["", "resets"])
+def test_no_step_at_all(resets: Any) -> None:
+    """With resets these are segments, of which there are none; held outputs are 0."""
+    layer = xrnn.LSTM(I, H, recurrent_dropout=0.3, zoneout=(0.1, 0.2))
+    how: Any = {"mask": np.zeros((T, B), bool), "masked": "hold", "resets": resets, "seed": 1}
+    ys, last, tape = layer.forward(inputs(), **how)
+    assert not ys.any()
+    assert not last.c.any()
+    dxs, _, dweights = layer.backward(tape, ys + 1)
+    assert not any(d.any() for d in (dxs, *dweights.values()))
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 7])

@@ -282,6 +282,12 @@ class Cell(Generic[S]):
         return f"<cell {self.name}>"
 
 
+def check_cell(cell: Cell[Any]) -> None:
+    """Raise TypeError unless it is a cell."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
+
+
 def check_positive(kind: str, **sizes: Size) -> None:
     """Raise ValueError unless all are integers of at least 1."""
     for name, value in sizes.items():

@@ -7,7 +7,7 @@ from functools import cache
 from numbers import Real
 from typing import Any
 
-from xrnn.cells.base import Cell
+from xrnn.cells.base import Cell, check_cell
 from xrnn.cells.noise import Noise, rate_of
 from xrnn.typing import Array, Contribution, Namespace, S, State, Weights
 
@@ -76,7 +76,8 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
     Raises
     ------
     TypeError, ValueError
-        If `cell` is no cell, or there is not such a number for each of its states.
+        If `cell` is no cell or has zoneout already, or there is not such a number for each of its
+        states.
 
     Examples
     --------
@@ -84,9 +85,10 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
     >>> cells.with_zoneout(cells.LSTM, 0.05, 0.5)
     <cell zoneout(lstm, 0.05, 0.5)>
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
+    check_cell(cell)
     found = zoneout_rates(cell.name, len(cell.states), rates)
+    if any(found) and {one.name for one in cell.noise} & set(_names(cell)):
+        raise ValueError(f"{cell.name}: the cell has zoneout already; give the cell without it")
     return made(Zoneout(cell, found)) if any(found) else cell
 
 
@@ -94,7 +96,7 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
 def made(options: Zoneout) -> Cell[Any]:
     """The cell of these options."""
     inner, rates = options.cell, options.rates
-    names = tuple(f"zoneout_{state}" for state in inner.states)
+    names = _names(inner)
     drawn = tuple(
         Noise(name, "keep", rate, k)
         for k, (name, rate) in enumerate(zip(names, rates, strict=True))
@@ -128,6 +130,11 @@ def made(options: Zoneout) -> Cell[Any]:
         options=options,
         maker=made,
     )
+
+
+def _names(cell: Cell[Any]) -> tuple[str, ...]:
+    """The names by which the step finds z, for each state."""
+    return tuple(f"zoneout_{state}" for state in cell.states)
 
 
 def _step(

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from xrnn.backends import locate
 from xrnn.cells import BY_NAME, Cell
+from xrnn.cells.base import check_cell
 from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
-from xrnn.engine.checks import check_cell, check_choice
+from xrnn.engine.checks import check_choice
 
 #: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}

@@ -158,12 +158,6 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
         )
 
 
-def check_cell(cell: Cell[Any]) -> None:
-    """Raise TypeError unless it is a cell."""
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell is {cell!r:.80}; it must be a cell, such as xrnn.cells.LSTM")
-
-
 def check_integer(kind: str, name: str, value: Any) -> None:
     """Raise TypeError unless the value is an integer."""
     if not isinstance(value, Integral) or isinstance(value, bool):

@@ -99,8 +99,8 @@ def random_numbers(
         If they are no integers, or a seed is needed and not given.
     """
     kind = placement.kind
-    if isinstance(t, bool) or not isinstance(t, Integral) or t < 0:
-        raise ValueError(f"{kind}: t is {t!r:.80}; it must be an integer ≥ 0")
+    if isinstance(t, bool) or not isinstance(t, Integral) or not 0 <= int(t) < 2**63:
+        raise ValueError(f"{kind}: t is {t!r:.80}; it must be an integer in 0…2**63 − 1")
     if seed is None and not needed:
         return None
     if isinstance(seed, bool) or not isinstance(seed, Integral):

@@ -101,7 +101,7 @@ class _OfGroup(NamedTuple):
             self.whole[key] = self.xp.reshape(drawn, (rows, n))
         if noise.each_step:
             return _rows(self.whole[key], self.group, xp=self.xp)
-        return _take([self.whole[key]], self.group.rows[0] % B, xp=self.xp)
+        return _take([self.whole[key]], self.group.rows[:1].ravel() % B, xp=self.xp)
 
     def over_weights(self, k: int, d: int, shape: tuple[int, int]) -> Array:
         return self.random.over_weights(k, d, shape)

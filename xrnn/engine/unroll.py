@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from xrnn.backends import backend_of
-from xrnn.cells.base import Cell, check_flags
+from xrnn.cells.base import Cell, check_cell, check_flags
 from xrnn.engine.axes import Axes
 from xrnn.engine.bound import Bound
 from xrnn.engine.bound_cell import BoundCell
 from xrnn.engine.checks import (
     cell_weights,
-    check_cell,
     check_numbers,
     check_precision,
 )

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from xrnn.cells.base import LARGEST, Cell, check_flags, check_sizes
+from xrnn.cells.base import LARGEST, Cell, check_cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
 from xrnn.engine.checks import (
     DTYPES,
     accept_dtype,
-    check_cell,
     check_precision,
 )
 from xrnn.engine.module import drawn

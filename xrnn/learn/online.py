@@ -24,9 +24,9 @@ from typing import Any, Generic, Literal
 import array_api_compat
 
 from xrnn.backends import backend_of, host
-from xrnn.cells.base import Cell, check_sizes
+from xrnn.cells.base import Cell, check_cell, check_sizes
 from xrnn.cells.numbers import accept_number
-from xrnn.engine.checks import Spec, cell_weights, check_cell, check_choice, check_numbers
+from xrnn.engine.checks import Spec, cell_weights, check_choice, check_numbers
 from xrnn.engine.parameters import count
 from xrnn.engine.states import accept_state
 from xrnn.recurrence.masks import select_state
