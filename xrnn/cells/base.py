@@ -12,6 +12,7 @@ from typing import Any, Generic
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from xrnn.cells.linear import LinearRecurrence
 from xrnn.cells.noise import Noise
 from xrnn.cells.states import state_type
 from xrnn.typing import (
@@ -26,28 +27,6 @@ from xrnn.typing import (
     Weights,
     dtype_name,
 )
-
-
-@dataclass(frozen=True)
-class LinearRecurrence:
-    """The parts of a cell whose last state follows s_t = f_t ⊙ s_{t-1} + u_t.
-
-    All three functions are elementwise and accept arrays (…, n) of any number of steps; f, u and
-    the gates depend on x_t alone.  So `xrnn.recurrence.scan` can run whole sequences at once.
-
-    Parameters
-    ----------
-    gates : callable
-        ``gates(ax, *, xp) -> values`` of `Cell.gates`, in their order.
-    recurrence : callable
-        ``recurrence(values) -> f, u``.
-    finish : callable
-        ``finish(values, s_prev, s, *, xp) -> state, saved``, both as `Cell.step` gives them.
-    """
-
-    gates: Callable[..., tuple[Array, ...]]
-    recurrence: Callable[[tuple[Array, ...]], tuple[Array, Array]]
-    finish: Callable[..., tuple[State, tuple[Array, ...]]]
 
 
 def _independent(dstate: State, saved: Any, weights: Weights, *, xp: Namespace) -> State:

@@ -18,7 +18,8 @@ lines 198-366 (corrected: see the errata in ``xrnn/guide/derivations.md``).
 from typing import Any
 
 from xrnn.cells.activations import sigmoid, sigmoid_slope, tanh_slope
-from xrnn.cells.base import Cell, LinearRecurrence, blocks
+from xrnn.cells.base import Cell, blocks
+from xrnn.cells.linear import LinearRecurrence
 from xrnn.typing import Array, Contribution, HCState, Namespace, State, Weights
 
 

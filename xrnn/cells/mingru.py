@@ -12,7 +12,8 @@ Source: Feng et al., "Were RNNs All We Needed?" (2024), arXiv:2410.01201, sectio
 from typing import Any
 
 from xrnn.cells.activations import sigmoid, sigmoid_slope
-from xrnn.cells.base import Cell, LinearRecurrence, blocks
+from xrnn.cells.base import Cell, blocks
+from xrnn.cells.linear import LinearRecurrence
 from xrnn.typing import Array, Contribution, HState, Namespace, State, Weights
 
 

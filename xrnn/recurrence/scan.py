@@ -18,7 +18,8 @@ from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
-from xrnn.cells.base import Cell, LinearRecurrence
+from xrnn.cells.base import Cell
+from xrnn.cells.linear import LinearRecurrence
 from xrnn.recurrence.masks import apply_mask, valid_mask
 from xrnn.recurrence.precision import wide_sum
 from xrnn.recurrence.projection import input_projection, input_projection_backward
