@@ -60,7 +60,7 @@ class Argument:
     right: str
 
 
-def _damages(**texts: str) -> tuple[Damage, ...]:
+def damages_of(**texts: str) -> tuple[Damage, ...]:
     """Damages by what must come of them; several are separated by bars."""
     return tuple(
         Damage(text.strip(), expected)
@@ -73,7 +73,7 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_real(value: Any) -> bool:
+def is_real(value: Any) -> bool:
     if _is_array(value):
         return value.ndim == 0 and value.dtype.kind in "iuf"
     return isinstance(value, Real) and not isinstance(value, bool)
@@ -108,7 +108,7 @@ def real(low: float, high: float, *, ends: str = "[]") -> Kind:
     """A number within bounds; ``ends="()"`` excludes them."""
 
     def takes(value: Any) -> bool:
-        if not _is_real(value):
+        if not is_real(value):
             return False
         above = value > low if ends[0] == "(" else value >= low
         return bool(above and (value < high if ends[1] == ")" else value <= high))
@@ -151,7 +151,7 @@ def _is_generator(value: Any) -> bool:
     return True
 
 
-ARRAY_DAMAGES = _damages(
+ARRAY_DAMAGES = damages_of(
     same="at({}, strided) | at({}, sliced) | at({}, misaligned) | at({}, fortran) | at({}, swapped)"
     "| at({}, readonly) | at({}, memmap) | at({}, subclass) | at({}, strided, last=True)",
     error="at({}, cast, 'bool') | at({}, objects) | at({}, text) | at({}, structured)"
@@ -172,7 +172,7 @@ ALONE_DAMAGES = tuple(
     if "in_torch" not in damage.template
 )
 
-MAPPING_DAMAGES = _damages(
+MAPPING_DAMAGES = damages_of(
     same="MappingProxyType({}) | OrderedDict({}) | dict(list({}.items())[::-1])",
     any="without({}) | without({}, -1) | list({}.items()) | {**{}, 'more': np.ones(3)}"
     "| {**{}, 'W': None} | {**{}, None: np.ones(2)} | renamed({}, 'w') | renamed({}, 5)"
@@ -180,7 +180,7 @@ MAPPING_DAMAGES = _damages(
     "| list({}.values()) | {**{}, 'a': 1.0}",
 )
 
-TUPLE_DAMAGES = _damages(
+TUPLE_DAMAGES = damages_of(
     same="list({}) | tuple({})",
     error="{}[0] | iter({}) | dict(enumerate({})) | ({}, {}) | {}[:-1]",
     any="({}[0],) | ({}[0], None) | (*{}, None) | {}[::-1] | (None,) * len({})",
@@ -209,7 +209,7 @@ MASK = Kind(
 #: booleans of any library, or lists of them
 STEPS = Kind(
     lambda value: value is None or _is_array(value) or isinstance(value, list | tuple),
-    _damages(
+    damages_of(
         same="at({}, strided) | at({}, fortran) | at({}, readonly) | at({}, elsewhere)"
         "| at({}, in_torch) | {}.tolist()",
         error="at({}, objects) | at({}, text) | at({}, structured) | at({}, cast, 'int64')"
@@ -218,7 +218,7 @@ STEPS = Kind(
 )
 INTEGERS = Kind(
     _is_array,
-    _damages(
+    damages_of(
         same="at({}, strided) | at({}, sliced) | at({}, fortran) | at({}, swapped)"
         "| at({}, readonly) | at({}, memmap) | at({}, subclass) | at({}, cast, 'int8')"
         "| at({}, cast, 'uint8') | at({}, cast, 'int16') | at({}, cast, 'int32')",
@@ -254,7 +254,7 @@ CHANGES = Kind(
 )
 TAPE = Kind(
     lambda value: False,
-    _damages(
+    damages_of(
         same="copy.copy({})",
         any="copy.deepcopy({})",
         error="tape_of(xrnn.GRU(3, 5, rng=0)) | cell_tape(cells.GRU) | ({},) | type({})"
@@ -264,7 +264,7 @@ TAPE = Kind(
 #: any tape of a cell or a layer
 ANY_TAPE = Kind(
     lambda value: type(value).__name__ == "Tape",
-    _damages(
+    damages_of(
         error="tape_of(xrnn.Linear(3, 5, rng=0)) | tape_of(xrnn.Embedding(3, 5, rng=0))"
         "| ({},) | type({})",
         any="tape_of(xrnn.GRU(3, 5, 2, rng=0)) | cell_tape(cells.Elman, reverse=True)"
@@ -274,7 +274,7 @@ ANY_TAPE = Kind(
 )
 LENGTHS = Kind(
     lambda value: value is None or isinstance(value, range) or _is_array(value),
-    _damages(
+    damages_of(
         same="tuple({}) | np.array({}, 'u1') | np.array({}, '>i4') | np.array({})"
         "| strict.asarray({}) | np.array({}[::-1])[::-1]",
         error="[4, 5] | [-1, 2] | [4.0, 2.0] | [4, 2, 1] | [[4, 2]] | [4] | [True, False]"
@@ -287,7 +287,7 @@ LENGTHS = Kind(
 #: the numbers of streams
 ROWS = Kind(
     lambda value: value is None or (_is_integer(value) and 0 <= value < 2) or _is_empty(value),
-    _damages(
+    damages_of(
         same="np.array({}) | tuple({}) | 0 | np.array([True, False]) | [True, False] | np.int8(0)",
         error="[2] | [-1] | [0.0] | ['0'] | [[0]] | [True] | 1.5 | [2**70] | {0: 1} | [None]"
         "| np.array({}, object) | [nan]",
@@ -295,78 +295,17 @@ ROWS = Kind(
     ),
 )
 SEED = optional(Kind(_is_integer))
-#: how many steps came before
-STEP = integer(0, 2**71)
-
-
-def _is_rate(value: Any) -> bool:
-    return _is_real(value) and 0 <= value < 1
-
-
-RATE, LIMIT = Kind(_is_rate), optional(real(0, float("inf"), ends="(]"))
-
-
-def rates(states: int) -> Kind:
-    """A probability for each state; one number alone where there is one state, or 0 for all."""
-
-    def takes(value: Any) -> bool:
-        if isinstance(value, tuple | list):
-            return len(value) == states and all(map(_is_rate, value))
-        return _is_rate(value) and (states == 1 or value == 0)
-
-    return Kind(
-        takes,
-        _damages(
-            error="'0.1' | (0.1, 0.2, 0.3) | [1.0] * 2 | {0: 0.1} | [nan] | -0.1 | ('a', 'b')"
-            "| [True, False] | [[0.1, 0.1]] | np.array([0.1, 0.1]) | [1j] | [None, None]",
-        ),
-    )
-
-
-LAYER_NORM = Kind(
-    lambda value: (
-        isinstance(value, bool | np.bool_)
-        or (isinstance(value, str) and value in ("products", "gates"))
-    )
-)
-
-
-def activations(count: int) -> Kind:
-    """So many activation functions."""
-    return Kind(
-        lambda value: value is None,
-        _damages(
-            same="list({}) | tuple({}) | [(one,) for one in {}]",
-            error="{}[:-1] | [*{}, 'tanh'] | 'relu' | [('elu', 'a'), *{}[1:]] | {}[0]"
-            "| [('tanh', 1), *{}[1:]] | [('elu', 1, 2), *{}[1:]] | ['Elu', *{}[1:]]"
-            "| [None, *{}[1:]] | [(), *{}[1:]] | [('elu', nan), *{}[1:]] | set({}) | iter({})"
-            "| [('affine', 1, 2, 3), *{}[1:]] | [(1, 'elu'), *{}[1:]] | np.array({})",
-            any=f"['softsign'] * {count} | [('affine', 0.5, 0.1)] * {count} | None"
-            f"| [['hard_sigmoid', 1 / 6]] * {count} | [('scaled_tanh', -1)] * {count}",
-        ),
-    )
-
-
-#: one size, or one for each layer
-HIDDEN = Kind(
-    lambda value: SIZE.takes(value) or (isinstance(value, tuple | list) and bool(value)),
-    _damages(
-        error="({},) * 3 | ({}, 0) | ({}, 'a') | [{}, None] | ({}, 1.5) | () | {({}): 1}"
-        "| range(1, {}) | np.array([{}, 4])",
-        any="({},) | ({}, 4) | [{}, 4] | (np.int64({}), 4)",
-    ),
-)
-RNG = Kind(_is_generator, _damages(any="np.random.PCG64(0) | [1, 2] | np.random.RandomState(0)"))
+RNG = Kind(_is_generator, damages_of(any="np.random.PCG64(0) | [1, 2] | np.random.RandomState(0)"))
 DTYPE = Kind(
     _is_dtype,
-    _damages(
+    damages_of(
         any="'float64' | 'float16' | 'bfloat16' | np.float64 | 'f4' | np.dtype('>f8')",
         error="'int32' | 'float' + '128' * 3 | np.int64 | 'object' | 'bool' | 'U5' | ['float32']",
     ),
 )
 DEVICE = Kind(
     _one_of("cpu", "torch", "numpy", "array_api_strict"),
-    _damages(
+    damages_of(
         same="'numpy'",
         error="'tpu' | 'os.path' | 'numpy.nope' | '.x' | 'a b' | 'cpu:x' | 'math' | 'class'"
         "| ['cpu'] | 'numpy.' | 'xrnn'",
@@ -376,13 +315,13 @@ DEVICE = Kind(
 CELL = Kind(lambda value: isinstance(value, Cell))
 CELLS = Kind(
     lambda value: isinstance(value, list | tuple | set | dict) and all(map(CELL.takes, value)),
-    _damages(error="[*{}, xrnn.LSTM] | {}[0] | [None]"),
+    damages_of(error="[*{}, xrnn.LSTM] | {}[0] | [None]"),
 )
 PRECISION, NAME = choice("ieee", "tf32"), Kind(lambda value: isinstance(value, str))
 STATE_NAME = choice("h", "c", None)
 SHAPE = Kind(
     lambda value: isinstance(value, tuple | list) and len(value) in (2, 3),
-    _damages(
+    damages_of(
         same="list({})",
         error="{}[:1] | (*{}, 1) | (1.5, 2, 3) | (None, 3) | (True, 2, 3) | (-1, 2, 3)"
         "| ('4', 2, 3) | np.zeros({}) | iter({})",
@@ -397,7 +336,7 @@ def _is_path(value: Any) -> bool:
 
 PATH = Kind(
     _is_path,
-    _damages(
+    damages_of(
         same="Path({}) | ({}).encode()",
         error="folder() | folder() + '/none/x' | '' | '\\0' | 'x' * 5000 | Path('')",
     ),
@@ -405,7 +344,7 @@ PATH = Kind(
 READ = Kind(
     _is_path,
     PATH.damages
-    + _damages(
+    + damages_of(
         error="holding_bytes(b'') | holding_bytes(b'x' * 99) | holding_bytes(b'\\xff' * 8)"
         "| holding_bytes(b'\\x02' + bytes(7) + b'\\x7b\\x7d')"
         "| holding_bytes(Path({}).read_bytes()[:-1]) | holding_bytes(Path({}).read_bytes() + b'x')",
@@ -413,7 +352,7 @@ READ = Kind(
 )
 METADATA = Kind(
     _is_json,
-    _damages(
+    damages_of(
         any="{'a': [1, {'b': None}]} | 'text' | {1: 2} | (1, 2)",
         error="{'a': object()} | [nan] | {'a': {1, 2}} | {(1, 2): 3} | b'x' | np.ones(2)",
     ),
@@ -421,7 +360,7 @@ METADATA = Kind(
 #: an option of the command line: a word that is not what the option takes
 WORD = Kind(
     lambda value: True,
-    _damages(
+    damages_of(
         any="'-1' | '1e9' | '' | '100000000000' | 'ü' | '\\udcff' | '--' | 'nan' | '/' | '0.1'"
     ),
 )
@@ -429,7 +368,7 @@ WORD = Kind(
 FEW = Kind(WORD.takes, tuple(damage for damage in WORD.damages if "10000" not in damage.template))
 PARTS = Kind(
     lambda value: _is_empty(value) if isinstance(value, dict) else _is_part(value),
-    _damages(
+    damages_of(
         any="{'a': {}} | {'a': {'b': {}}} | {'': {}} | {'a.b': {}} | {'a': {}, 'b': {}}",
         error="{5: {}} | [{}] | type({}) | {}.weights | {'a': None} | {None: {}}",
     ),

@@ -1,11 +1,12 @@
 """Entries of the fuzzer's table: layers, their weights, and single cells."""
 
 from fuzzing import kinds as k
+from fuzzing import option_kinds as o
 from fuzzing.table import CELLS, EMBEDDING, LAYERS, LINEAR, LOOSE, MODULES, Given, add
 
 # Layers: how they are made ------------------------------------------------------------------
 
-SIZES: Given = {"input_size": (k.SIZE, "3"), "hidden_size": (k.HIDDEN, "5")}
+SIZES: Given = {"input_size": (k.SIZE, "3"), "hidden_size": (o.HIDDEN, "5")}
 MADE: Given = {
     "dtype": (k.DTYPE, "'float32'"),
     "device": (k.DEVICE, "'cpu'"),
@@ -18,38 +19,38 @@ RECURRENT: Given = {
     **SIZES,
     "num_layers": (k.SIZE, "2"),
     **FLAGS,
-    "dropout": (k.RATE, "0.25"),
+    "dropout": (o.RATE, "0.25"),
     **MADE,
     "init": (k.choice("orthogonal", "uniform"), "'uniform'"),
     "precision": (k.PRECISION, "'ieee'"),
 }
 BIAS: Given = {"forget_bias": (k.real(-1e308, 1e308), "1.0")}
 
-DROPPED: Given = {"weight_drop": (k.RATE, "0.25")}
+DROPPED: Given = {"weight_drop": (o.RATE, "0.25")}
 
 add("Layer", cell=(k.CELL, "cells.PeepholeLSTM"), **RECURRENT, **DROPPED, **BIAS, share=16)
-OPTIONS: Given = {"clip": (k.LIMIT, "3.0"), "recurrent_dropout": (k.RATE, "0.3")}
+OPTIONS: Given = {"clip": (o.LIMIT, "3.0"), "recurrent_dropout": (o.RATE, "0.3")}
 OF_LSTM: Given = {
-    "activations": (k.activations(3), "('hard_sigmoid', 'elu', 'tanh')"),
+    "activations": (o.activations(3), "('hard_sigmoid', 'elu', 'tanh')"),
     **OPTIONS,
-    "cell_clip": (k.LIMIT, "10.0"),
+    "cell_clip": (o.LIMIT, "10.0"),
     "coupled": (k.FLAG, "True"),
     "peephole": (k.FLAG, "True"),
     "proj_size": (k.integer(0), "2"),
-    "layer_norm": (k.LAYER_NORM, "'gates'"),
-    "zoneout": (k.rates(2), "(0.1, 0.2)"),
+    "layer_norm": (o.LAYER_NORM, "'gates'"),
+    "zoneout": (o.rates(2), "(0.1, 0.2)"),
 }
 OF_GRU: Given = {
     "reset": (k.choice("after", "before"), "'after'"),
-    "activations": (k.activations(2), "('hard_sigmoid', 'elu')"),
+    "activations": (o.activations(2), "('hard_sigmoid', 'elu')"),
     **OPTIONS,
     "layer_norm": (k.FLAG, "True"),
-    "zoneout": (k.rates(1), "0.1"),
+    "zoneout": (o.rates(1), "0.1"),
 }
 OF_RNN: Given = {
-    "activations": (k.activations(1), "['elu']"),
+    "activations": (o.activations(1), "['elu']"),
     **OPTIONS,
-    "zoneout": (k.rates(1), "0.1"),
+    "zoneout": (o.rates(1), "0.1"),
 }
 NONLINEARITY: Given = {"nonlinearity": (k.choice("tanh", "relu"), "'tanh'")}
 
@@ -63,15 +64,15 @@ add("cells.rnn_with", **OF_RNN, words="rnn")
 add(
     "cells.leaky_with",
     alpha=(k.real(0, 1, ends="(]"), "0.2"),
-    activations=(k.activations(1), "['elu']"),
+    activations=(o.activations(1), "['elu']"),
     noise=(k.real(0, 1e308), "0.1"),
     potential=(k.FLAG, "True"),
 )
 add(
     "cells.with_zoneout",
     _cell=(k.CELL, "cells.LSTM"),
-    _h=(k.RATE, "0.1"),
-    _c=(k.RATE, "0.2"),
+    _h=(o.RATE, "0.1"),
+    _c=(o.RATE, "0.2"),
     words="zoneout",
 )
 add(
@@ -95,7 +96,7 @@ XS: Given = {
     "resets": (k.STEPS, "steps_of(it)"),
 }
 add("Layer.__call__", "it", LAYERS, **XS, share=24)
-DRAWN: Given = {"seed": (k.SEED, "seed_of(it)"), "t": (k.STEP, "3")}
+DRAWN: Given = {"seed": (k.SEED, "seed_of(it)"), "t": (o.STEP, "3")}
 add("Layer.forward", "it.forward", LAYERS, **XS, **DRAWN, share=24)
 add(
     "Layer.backward",
@@ -270,7 +271,7 @@ add(
     reverse=(k.FLAG, "False"),
     precision=(k.PRECISION, "'ieee'"),
     seed=(k.SEED, "cell_seed(it)"),
-    t=(k.STEP, "3"),
+    t=(o.STEP, "3"),
     words="W U b v p P gain state",
     share=32,
 )

@@ -81,6 +81,7 @@ class Architecture(Module, Generic[S]):
 
         For a cell that is not one of `xrnn.cells` the results of a small computation are added.
         """
+        later = {name: getattr(self, name) for name in LATER}
         own, H = self.cell.identity != self.cell.name, self.hidden_size
         return {
             "kind": "layer",
@@ -90,11 +91,7 @@ class Architecture(Module, Generic[S]):
             # A list, as it comes from a file.
             "hidden_size": list(H) if isinstance(H, tuple) else H,
             **{name: getattr(self, name) for name in OPTIONS},
-            **{
-                name: getattr(self, name)
-                for name, usual in LATER.items()
-                if getattr(self, name) != usual
-            },
+            **{name: value for name, value in later.items() if value != LATER[name]},
             "dtype": self.dtype,
             "precision": self.precision,
         }

@@ -1,0 +1,71 @@
+"""The kinds of arguments that are options of cells and of layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fuzzing.kinds import SIZE, Kind, damages_of, integer, is_real, optional, real
+
+#: how many steps came before
+STEP = integer(0, 2**71)
+
+
+def _is_rate(value: Any) -> bool:
+    return is_real(value) and 0 <= value < 1
+
+
+RATE, LIMIT = Kind(_is_rate), optional(real(0, float("inf"), ends="(]"))
+
+
+def rates(states: int) -> Kind:
+    """A probability for each state; one number alone where there is one state, or 0 for all."""
+
+    def takes(value: Any) -> bool:
+        if isinstance(value, tuple | list):
+            return len(value) == states and all(map(_is_rate, value))
+        return _is_rate(value) and (states == 1 or value == 0)
+
+    return Kind(
+        takes,
+        damages_of(
+            error="'0.1' | (0.1, 0.2, 0.3) | [1.0] * 2 | {0: 0.1} | [nan] | -0.1 | ('a', 'b')"
+            "| [True, False] | [[0.1, 0.1]] | np.array([0.1, 0.1]) | [1j] | [None, None]",
+        ),
+    )
+
+
+LAYER_NORM = Kind(
+    lambda value: (
+        isinstance(value, bool | np.bool_)
+        or (isinstance(value, str) and value in ("products", "gates"))
+    )
+)
+
+
+def activations(count: int) -> Kind:
+    """So many activation functions."""
+    return Kind(
+        lambda value: value is None,
+        damages_of(
+            same="list({}) | tuple({}) | [(one,) for one in {}]",
+            error="{}[:-1] | [*{}, 'tanh'] | 'relu' | [('elu', 'a'), *{}[1:]] | {}[0]"
+            "| [('tanh', 1), *{}[1:]] | [('elu', 1, 2), *{}[1:]] | ['Elu', *{}[1:]]"
+            "| [None, *{}[1:]] | [(), *{}[1:]] | [('elu', nan), *{}[1:]] | set({}) | iter({})"
+            "| [('affine', 1, 2, 3), *{}[1:]] | [(1, 'elu'), *{}[1:]] | np.array({})",
+            any=f"['softsign'] * {count} | [('affine', 0.5, 0.1)] * {count} | None"
+            f"| [['hard_sigmoid', 1 / 6]] * {count} | [('scaled_tanh', -1)] * {count}",
+        ),
+    )
+
+
+#: one size, or one for each layer
+HIDDEN = Kind(
+    lambda value: SIZE.takes(value) or (isinstance(value, tuple | list) and bool(value)),
+    damages_of(
+        error="({},) * 3 | ({}, 0) | ({}, 'a') | [{}, None] | ({}, 1.5) | () | {({}): 1}"
+        "| range(1, {}) | np.array([{}, 4])",
+        any="({},) | ({}, 4) | [{}, 4] | (np.int64({}), 4)",
+    ),
+)
