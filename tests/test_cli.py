@@ -318,6 +318,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cpu: numpy " in out
     assert "cuda" in out
     assert "lstm" in out
+    assert out.splitlines()[-1].startswith("cells with options: path(")
 
 
 def test_the_text_of_python_itself() -> None:

@@ -9,8 +9,9 @@ import pytest
 from conftest import DEVICES
 from rows import MADE, ROWS, Row
 
+from xrnn import cells
 from xrnn.certify.laws import LAWS, cases, oracle
-from xrnn.certify.report import bound
+from xrnn.certify.report import bound, certify
 from xrnn.certify.trial import OPTIONS, Option, Trial
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
@@ -130,3 +131,16 @@ def test_the_options_cover_both_values_of_every_flag() -> None:
     assert {o.num_layers for o in OPTIONS} >= {1, 3}
     assert {o.T for o in OPTIONS} >= {0, 1}
     assert {o.B for o in OPTIONS} >= {0, 1}
+
+
+def test_the_certificate_of_a_cell_with_options() -> None:
+    """Its name has a line of its own, so that all columns stand below their headings."""
+    made = cells.lstm_with(cell_clip=0.5, zoneout=(0.1, 0.2))
+    certificate = certify("cpu", "float64", [made, cells.Elman])
+    assert certificate.passed
+    assert {verdict.cell for verdict in certificate} == {made.name, "rnn"}
+    heading, name, *rows, _ = str(certificate).splitlines()
+    assert name == made.name
+    assert {len(row) for row in rows} == {len(heading)}
+    assert rows[0].startswith(" " * 12 + "plain ")
+    assert rows[-1].startswith("rnn ")

@@ -204,7 +204,10 @@ def _add_sample(commands: Any) -> None:
 
 
 def _add_certify(commands: Any) -> None:
-    p = commands.add_parser("certify", help="check the laws on this machine")
+    about = (
+        "Check the laws for every cell; xrnn.certify(cells=[...]) in Python, for one with options."
+    )
+    p = commands.add_parser("certify", help="check the laws on this machine", description=about)
     _add_backend(p)
     p.add_argument("--dtype", choices=list(report.BOUNDS), default="float32")
     p.add_argument("--json", action="store_true", help="verdicts as JSON instead of a table")
@@ -336,6 +339,7 @@ def show_info(arguments: argparse.Namespace) -> int:
             print(f"  {line}")
     others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
     print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
+    print("cells with options: path((T, B, I)) of a layer says what runs it")
     return 0
 
 

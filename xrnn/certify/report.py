@@ -21,6 +21,9 @@ BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 #: the same for a numeric derivative by differences, for a cell that is not analytic
 DIFFERENCE_BOUND = 1e-7
 
+#: the width of the first column of a table
+CELL_WIDTH = 12
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -102,7 +105,8 @@ def certify(
     dtype : {"float32", "float64", "float16", "bfloat16"}
         The dtype under test; numeric derivatives are always taken in float64.
     cells : iterable of Cell
-        The cells to test (values of `xrnn.cells`, or your own; not layers).  A cell without
+        The cells to test (values of `xrnn.cells`, those that `xrnn.cells.lstm_with` and the others
+        make of options, or your own; not layers).  A cell without
         frozen vectors has no verdict on the law `oracle`.
 
     Returns
@@ -174,14 +178,20 @@ def as_table(verdicts: Iterable[Verdict], show: Callable[[str], object] = print)
     """Show a row for each cell and option, a column for each law; whether all passed.
 
     An entry is the largest relative error: "–" if the law does not apply, with "FAIL" behind it
-    if it exceeds its bound; messages of exceptions are shown below the row.
+    if it exceeds its bound; messages of exceptions are shown below the row.  The name of a cell
+    with options, which is long, has a line of its own.
     """
     columns = [*laws.LAWS, "oracle"]
     show(_row("cell", "option", columns))
     count = failed = 0
+    shown = ""
     for (cell, option), group in groupby(verdicts, lambda v: (v.cell, v.option)):
         found = {verdict.law: verdict for verdict in group}
-        show(_row(cell, option, [_text(found.get(name)) for name in columns]))
+        long = len(cell) >= CELL_WIDTH
+        if long and cell != shown:
+            show(cell)
+        shown = cell
+        show(_row("" if long else cell, option, [_text(found.get(name)) for name in columns]))
         for verdict in found.values():
             if verdict.note:
                 show(f"    {verdict.law}: {verdict.note}")
@@ -192,7 +202,7 @@ def as_table(verdicts: Iterable[Verdict], show: Callable[[str], object] = print)
 
 
 def _row(cell: str, option: str, entries: list[str]) -> str:
-    return f"{cell:<12}{option:<16}" + "".join(f"{entry:>13}" for entry in entries)
+    return f"{cell:<{CELL_WIDTH}}{option:<20}" + "".join(f"{entry:>13}" for entry in entries)
 
 
 def _text(verdict: Verdict | None) -> str:

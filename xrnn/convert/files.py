@@ -260,18 +260,21 @@ def _check_config(name: str, theirs: Any, mine: dict[str, Any], cast: bool) -> N
 def _differences(
     theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
 ) -> Iterator[tuple[str, str]]:
-    """(option, how it differs) of two configurations; the names of cells with options are long."""
+    """(option, how it differs) of two configurations."""
+    usual = LATER if "kind" in theirs and "kind" in mine else {}
     for key in {**mine, **theirs}:
-        a, b = (one.get(key, LATER.get(key)) for one in (theirs, mine))
+        a, b = (one.get(key, usual.get(key)) for one in (theirs, mine))
         name = f"{of}{key}"
+        # The name of a cell tells its options: what differs may stand at the end.
+        words = [f"{value!r:.{300 if key == 'cell' else 80}}" for value in (a, b)]
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _differences(a, b, f"{name}.")
-        elif key not in theirs and key not in LATER:
-            yield name, f"{name} is missing in the file, {b!r:.300} here"
-        elif key not in mine and key not in LATER:
-            yield name, f"{name} is {a!r:.300} in the file, unknown here"
+        elif key not in theirs and key not in usual:
+            yield name, f"{name} is missing in the file, {words[1]} here"
+        elif key not in mine and key not in usual:
+            yield name, f"{name} is {words[0]} in the file, unknown here"
         elif a != b:
-            yield name, f"{name} is {a!r:.300} in the file, {b!r:.300} here"
+            yield name, f"{name} is {words[0]} in the file, {words[1]} here"
 
 
 def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) -> Array:
