@@ -64,7 +64,11 @@ CALLS: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     ),
     (lambda v: xrnn.LSTM(3, 5)(XS32, resets=v), [MASK * 1.0], r"resets has shape .* dtype float64"),
     (lambda v: xrnn.LSTM(3, 5)(XS32, masked=v), ["keep", None], "masked is .* 'zero' or 'hold'"),
-    (lambda v: xrnn.LSTM(3, 5).forward(XS32, t=v), [-1, 1.5, "a"], "lstm: t is .* an integer ≥ 0"),
+    (
+        lambda v: xrnn.LSTM(3, 5).forward(XS32, t=v),
+        [-1, 1.5, "a", 0.0, False, MASK],
+        "lstm: t is .* an integer ≥ 0",
+    ),
     (lambda v: xrnn.LSTM(3, 5, learn_state=v), ["yes"], "learn_state is .* True or False"),
     (lambda v: xrnn.LSTM(3, 5).initial_state(v), [-1, "a", 1.5], "lstm: B is .* an integer"),
     (lambda v: xrnn.LSTM(3, 5, forget_bias=v), ["1", np.inf], "forget_bias is .* a finite number"),

@@ -110,7 +110,8 @@ def lstm_with(
     proj_size : int
         The size of h after a projection; 0 for none.
     layer_norm : bool or {"products", "gates"}
-        Whether and what is normalised; True is "products".
+        Whether and what is normalised: the two products and c ("products", or True), or the sum of
+        each gate ("gates"); the equations stand in ``xrnn/cells/lstm_options.py``.
     zoneout : (float, float)
         The probabilities that a unit of h and of c keeps its old value in training, see
         `with_zoneout`.
@@ -120,7 +121,8 @@ def lstm_with(
     Returns
     -------
     Cell
-        The same one for the same options.
+        The same one for the same options.  Besides W, U and b it has the weights p (with
+        `peephole`), P (with `proj_size`), and gains and bias_c (with `layer_norm`).
 
     Raises
     ------

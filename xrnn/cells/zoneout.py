@@ -55,9 +55,9 @@ def with_zoneout(cell: Cell[S], *rates: float) -> Cell[S]:
 
     s_t = z ⊙ s_{t-1} + (1 − z) ⊙ s̃_t
 
-    for each state s, where s̃_t is what the cell computes of the whole states before, and z is
-    drawn anew for every step, sequence and unit: 1 with the probability of that state, else 0.  In
-    inference z is that probability itself.
+    for each state s, where s̃_t is what the cell computes from the states of the step before, and
+    z is drawn anew for every step, sequence and unit: 1 with the probability of that state, else
+    0.  In inference z is that probability itself.
 
     Source: Krueger et al. (2016), arXiv:1606.01305, eqs 4 and 5.
 

@@ -104,8 +104,8 @@ def random_numbers(
     if seed is None and not needed:
         return None
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise ValueError(
-            f"{kind}: seed is {seed!r:.80}; {needed or 'it'} needs an integer, another one at "
-            "every training step: forward(xs, seed=step)"
-        )
+        must = "it must be an integer"
+        if needed:
+            must = f"{needed} needs an integer, another one at every training step: give seed=step"
+        raise ValueError(f"{kind}: seed is {seed!r:.80}; {must}")
     return Random(int(seed), int(t), placement, **rates) if needed else None

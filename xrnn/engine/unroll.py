@@ -75,8 +75,8 @@ def unroll(
     Returns
     -------
     ys : array (T, B, H)
-        h at every step; exactly 0 past a sequence's end, and at masked steps.  Read-only, where
-        the library has such arrays, because backward reads it again.
+        h at every step; exactly 0 past a sequence's end and, unless they are held, at masked
+        steps.  Read-only, where the library has such arrays, because backward reads it again.
     state : named tuple of array (B, H)
         The state where each sequence ends (in reverse: where it starts); the given state
         for a sequence of length 0.
@@ -92,7 +92,8 @@ def unroll(
         If arrays are of different libraries or dtypes, or of a library or dtype that is not
         supported.
     ValueError
-        If a shape or a length does not fit; the message says which one, and what would fit.
+        If a shape or a length does not fit, or a seed is needed and not given; the message says
+        what would fit.
 
     Examples
     --------

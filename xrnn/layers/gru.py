@@ -18,7 +18,7 @@ class GRU(Layer[HState]):
     ----------
     input_size : int
         I, the inputs.
-    hidden_size : int or tuple of int
+    hidden_size : int or sequence of int
         H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
@@ -33,7 +33,7 @@ class GRU(Layer[HState]):
     clip : float, optional
         What the pre-activations are limited to.
     layer_norm : bool
-        Whether the products are normalised, see `xrnn.cells.gru_options`.
+        Whether the products W x and U h are each normalised; with reset="after" only.
     zoneout : float
         The probability that a unit keeps its old value in `forward`, see `xrnn.cells.with_zoneout`.
     recurrent_dropout : float
@@ -70,12 +70,13 @@ class GRU(Layer[HState]):
     Attributes
     ----------
     weights : Parameters
-        ``W_l0`` (3·H, I), ``U_l0`` (3·H, H), ``b_l0`` (3·H,) …; see `xrnn.Layer`.
+        ``W_l0`` (3·H, I), ``U_l0`` (3·H, H), ``b_l0`` (3·H,) …; see `xrnn.Layer`.  With
+        reset="after" also ``v_l0`` (H,), with `layer_norm` ``gain_x_l0``, ``gain_h_l0`` (3·H,).
 
     Raises
     ------
     TypeError, ValueError, ImportError
-        As `xrnn.Layer`, which describes the options in full.
+        As `xrnn.Layer` and `xrnn.cells.gru_with`.
 
     Examples
     --------
@@ -84,6 +85,8 @@ class GRU(Layer[HState]):
     >>> y, state = layer.step(np.ones((2, 3), "float32"))
     >>> y.shape
     (2, 5)
+    >>> xrnn.GRU(3, 5, activations=["hard_sigmoid", "tanh"], clip=3.0)
+    <GRU(3, 5): gru(activations=[hard_sigmoid(0.2, 0.5), tanh], clip=3.0)>
     """
 
     def __init__(

@@ -47,10 +47,10 @@ class Layer(Architecture[S]):
         Such as `xrnn.cells.PeepholeLSTM`, or one of your own.
     input_size : int
         I, the inputs.
-    hidden_size : int or tuple of int
+    hidden_size : int or sequence of int
         H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
-        L; each layer reads the outputs of the one below.  Not needed with a tuple `hidden_size`.
+        L; each layer reads the outputs of the one below.  Not needed with sizes in `hidden_size`.
     bias : bool
         Whether the cells have biases.
     batch_first : bool
@@ -174,7 +174,7 @@ class Layer(Architecture[S]):
 
     def initial_state(self, B: Size) -> S:
         """The default state of B sequences: (L·D, B, H) for each of ``cell.states``, zeros unless
-        it is learned."""
+        it is learned (or tuples of L·D arrays, see `forward`); an error if B is no integer ≥ 0."""
         check_index(self.cell.name, "B", B, LARGEST)
         return self._bound().initial_state(int(B))
 
@@ -188,7 +188,7 @@ class Layer(Architecture[S]):
         masked: Masked = "zero",
         resets: Any = None,
     ) -> tuple[Array, S]:
-        """Inference: like `forward`, but without a tape and without dropout.
+        """Inference: like `forward`, but without a tape and without random numbers.
 
         Parameters, shapes and exceptions are those of `forward`.
 
@@ -255,10 +255,11 @@ class Layer(Architecture[S]):
         Raises
         ------
         TypeError, ValueError
-            As `xrnn.unroll`; and if a layer with dropout is given no seed.
+            As `xrnn.unroll`; and if there are random numbers and no seed is given.
         """
         random = None
-        if seed is not None or self._needs_seed or t != 0:  # or else nothing is to be checked
+        # Otherwise nothing is to be checked.
+        if seed is not None or self._needs_seed or type(t) is not int or t != 0:
             rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
             placement = self._parameters.placement
             random = random_numbers(placement, seed, t, self._needs_seed, **rates)

@@ -19,7 +19,7 @@ class LSTM(Layer[HCState]):
     ----------
     input_size : int
         I, the inputs.
-    hidden_size : int or tuple of int
+    hidden_size : int or sequence of int
         H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
@@ -36,7 +36,8 @@ class LSTM(Layer[HCState]):
     proj_size : int
         The size of h after a projection; 0 for none.
     layer_norm : bool or {"products", "gates"}
-        Whether and what is normalised, see `xrnn.cells.lstm_options`.
+        Whether and what is normalised: the products W x and U h, and c, as haste does ("products",
+        or True); or the sum of each gate, as TensorFlow Lite does ("gates").
     zoneout : (float, float)
         The probabilities that a unit of h and of c keeps its old value in `forward`, see
         `xrnn.cells.with_zoneout`.
@@ -76,12 +77,14 @@ class LSTM(Layer[HCState]):
     Attributes
     ----------
     weights : Parameters
-        ``W_l0`` (4·H, I), ``U_l0`` (4·H, H), ``b_l0`` (4·H,) …; see `xrnn.Layer`.
+        ``W_l0`` (4·H, I), ``U_l0`` (4·H, H), ``b_l0`` (4·H,) …; see `xrnn.Layer`.  Options change
+        these: `xrnn.cells.lstm_with` names the weights of its cells, and ``cell.shapes(I, H)``
+        gives their shapes.
 
     Raises
     ------
     TypeError, ValueError, ImportError
-        As `xrnn.Layer`, which describes the options in full.
+        As `xrnn.Layer` and `xrnn.cells.lstm_with`.
 
     Examples
     --------
@@ -94,6 +97,8 @@ class LSTM(Layer[HCState]):
     >>> dxs, dstate, dweights = layer.backward(tape, ys)
     >>> dweights["U_l1_reverse"].shape
     (20, 5)
+    >>> xrnn.LSTM(3, 5, cell_clip=10.0, proj_size=2)
+    <LSTM(3, 5): lstm(cell_clip=10.0, proj_size=2)>
     """
 
     def __init__(

@@ -13,21 +13,22 @@ from xrnn.typing import GivenDType, HState, Init, Precision, Size
 
 
 class RNN(Layer[HState]):
-    """The simple recurrent network: a layer of `xrnn.cells.Elman` or `xrnn.cells.ElmanReLU`.
+    """The simple recurrent network: a layer of `xrnn.cells.Elman`, or of one with options.
 
     Parameters
     ----------
     input_size : int
         I, the inputs.
-    hidden_size : int or tuple of int
+    hidden_size : int or sequence of int
         H, the hidden units of every layer; or one number for each of the L layers.
     num_layers : int
         L; each layer reads the outputs of the one below.
     nonlinearity : {"tanh", "relu"}
         The activation function.
     activations : sequence of 1, optional
-        The activation functions in a sequence of one, each a name such as "hard_sigmoid", or
-        a tuple (name, alpha, beta); see `xrnn.cells.rnn_with`.  Default: `nonlinearity`.
+        The activation function in a sequence of one: a name such as "softsign", or a tuple
+        (name, alpha, beta); see `xrnn.cells.rnn_with`.  Default: `nonlinearity`.  Give one of the
+        two.
     clip : float, optional
         What the pre-activations are limited to.
     zoneout : float
@@ -71,7 +72,7 @@ class RNN(Layer[HState]):
     Raises
     ------
     TypeError, ValueError, ImportError
-        As `xrnn.Layer`, which describes the options in full.
+        As `xrnn.Layer` and `xrnn.cells.rnn_with`.
 
     Examples
     --------
@@ -79,6 +80,8 @@ class RNN(Layer[HState]):
     >>> ys, state = xrnn.RNN(3, 5, nonlinearity="relu")(np.ones((7, 2, 3), "float32"))
     >>> state.h.shape
     (1, 2, 5)
+    >>> xrnn.RNN(3, 5, activations=[("leaky_relu", 0.1)])
+    <RNN(3, 5): rnn(activations=[leaky_relu(0.1)])>
     """
 
     def __init__(
