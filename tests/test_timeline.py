@@ -216,6 +216,8 @@ class TestMasks:
             some = np.zeros(shape, bool)
             ys, _ = layer(np.ones((*shape, I), "float32"), mask=some, resets=some, masked="hold")
             assert ys.shape == (*shape, H)
+        ys, _ = layer(np.ones((T, 0, I), "float32"), mask=[[]] * T, resets=[[]] * T)
+        assert ys.shape == (T, 0, H)
 
 
 class TestGroups:

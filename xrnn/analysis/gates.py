@@ -80,7 +80,8 @@ def gate_gradients(
         For each of ``cell.gates`` the gradient of its pre-activation (the argument of its
         activation function), including its effects on all later steps: δ in the derivation
         "ReLU RNN, LSTM and GRU", eqs 38-40, 42, 74-76 (corrected: see the errata in
-        ``xrnn/guide/derivations.md``).
+        ``xrnn/guide/derivations.md``).  In a cell with layer norm that of W x_t, before it is
+        normalised; with a limit `clip` that of the sum before it is limited.
     dstates : dict of str to array (T, B, H)
         For each of ``cell.states`` the gradient ∂L/∂h_t, ∂L/∂c_t of the state after step t,
         including all its effects on later steps.

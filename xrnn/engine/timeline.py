@@ -112,7 +112,8 @@ def accept_steps(
     except (TypeError, ValueError) as error:
         words = f"{kind}: {name} is no array; it must be {letters} = {shape} booleans"
         raise ValueError(words) from error
-    if found.shape != shape or found.dtype != bool:
+    # An empty list has no booleans that could tell its dtype.
+    if found.shape != shape or (found.size and found.dtype != bool):
         raise ValueError(
             f"{kind}: {name} has shape {found.shape} and dtype {found.dtype}; it must be "
             f"{letters} = {shape} booleans{looks_transposed(name, found.shape, shape)}"
