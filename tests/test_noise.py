@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,36 @@ def zoned(make: Any, given: Any) -> Any:
 def test_errors_of_rates(make: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"noise": ["z"]}, r"lstm: noise is \['z'\]; it must be a tuple of Noise"),
+        ({"noise": (Noise("U", "drop", 0.1),)}, "noise has the name 'U'; it must be another one"),
+        ({"noise": (Noise("z", "drop", 0.1),) * 2}, "noise has the name 'z'; it must be another"),
+        ({"noise": (Noise("z", "drop", 0.1, 2),)}, "z: state is 2; it must be one of the 2 states"),
+    ],
+)
+def test_errors_of_cells(values: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        replace(cells.LSTM, **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("", "keep", 0.1), "noise: name is ''; it must be a name"),
+        ((1, "keep", 0.1), "noise: name is 1; it must be a name"),
+        (("z", "gauss", 0.1), "z: kind is 'gauss'; it must be of keep, drop, normal"),
+        (("z", "keep", 1.5), r"z: rate is 1.5; it must be a number in \[0, 1\)"),
+        (("z", "drop", -0.5), "z: rate is -0.5"),
+        (("z", "normal", float("inf")), "z: rate is inf; it must be a finite number ≥ 0"),
+    ],
+)
+def test_errors_of_noise(values: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Noise(*values)
 
 
 def test_distributions() -> None:

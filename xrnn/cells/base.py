@@ -13,7 +13,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from xrnn.cells.linear import LinearRecurrence
-from xrnn.cells.noise import Noise
+from xrnn.cells.noise import Noise, check_noise
 from xrnn.cells.states import state_type
 from xrnn.typing import (
     Array,
@@ -316,8 +316,6 @@ def _check_values(cell: Cell[Any]) -> None:
         raise ValueError(
             f"{name}: ones is {cell.ones!r:.80}; it must be a tuple of names in extras"
         )
-    if not isinstance(cell.noise, tuple) or not all(isinstance(one, Noise) for one in cell.noise):
-        raise TypeError(f"{name}: noise is {cell.noise!r:.80}; it must be a tuple of Noise")
     if cell.maker is not None and not callable(cell.maker):
         raise TypeError(f"{name}: maker is {cell.maker!r:.80}; it must be a function, or None")
     if not isinstance(cell.linear, LinearRecurrence | None):
@@ -331,6 +329,7 @@ def _check_values(cell: Cell[Any]) -> None:
                 f"{name}: projection is {cell.projection} and linear is given; in a linear "
                 "recurrence h has H values: give one of the two"
             )
+    check_noise(name, cell.noise, len(cell.states), cell._dims())
 
 
 def _is_name(name: object) -> bool:

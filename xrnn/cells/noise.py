@@ -7,7 +7,9 @@ on average.  The numbers depend on a seed, the layer, the direction and the posi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from xrnn.cells.numbers import accept_number
@@ -16,6 +18,7 @@ from xrnn.typing import Array, Namespace, Weights
 #: "keep": 1 with the probability `rate`, else 0; "drop": 0 with the probability `rate`, else
 #: 1/(1 − rate); "normal": normally distributed, with mean 0 and the standard deviation `rate`
 Kind = Literal["keep", "drop", "normal"]
+KINDS = ("keep", "drop", "normal")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ class Noise:
     state: int = 0
     each_step: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"noise: name is {self.name!r:.80}; it must be a name, such as 'mask'")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise ValueError(
+                f"{self.name}: kind is {self.kind!r:.80}; it must be of {', '.join(KINDS)}"
+            )
+        if self.kind == "normal":
+            must = "a finite number ≥ 0"
+            accept_number(f"{self.name}: rate", self.rate, must, lambda x: 0 <= x < inf)
+        else:
+            rate_of(self.name, "rate", self.rate)
+
 
 def rate_of(kind: str, name: str, given: Any) -> float:
     """A probability in [0, 1).
@@ -44,6 +60,26 @@ def rate_of(kind: str, name: str, given: Any) -> float:
         If it is no such number.
     """
     return accept_number(f"{kind}: {name}", given, "a number in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def check_noise(kind: str, noise: Any, states: int, weights: Iterable[str]) -> None:
+    """Raise TypeError or ValueError unless it is a tuple of `Noise` for a cell with that many
+    states, with names of their own."""
+    if not isinstance(noise, tuple) or not all(isinstance(one, Noise) for one in noise):
+        raise TypeError(f"{kind}: noise is {noise!r:.80}; it must be a tuple of Noise")
+    taken = set(weights)
+    for one in noise:
+        if one.name in taken:
+            raise ValueError(
+                f"{kind}: noise has the name {one.name!r:.80}; it must be another one than those "
+                f"of weights and of other noise, {', '.join(sorted(taken))}"
+            )
+        if one.state not in range(states):
+            raise ValueError(
+                f"{kind}: the noise {one.name}: state is {one.state!r:.80}; it must be one of the "
+                f"{states} states, 0…{states - 1}"
+            )
+        taken.add(one.name)
 
 
 #: the mask over the states that a product takes, drawn once for a sequence (Gal & Ghahramani,

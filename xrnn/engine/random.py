@@ -44,7 +44,7 @@ class Random:
 
     def between(self, k: int, shape: tuple[int, int, int]) -> Array:
         """The mask (T, B, n) over the outputs of layer k: 0 or 1/(1 − dropout)."""
-        return self._drawn(Noise("", "drop", self.dropout), k, shape)
+        return self._drawn(Noise("dropout", "drop", self.dropout), k, shape)
 
     def of_cell(self, noise: Noise, k: int, d: int, shape: tuple[int, int, int]) -> Array:
         """What the cell of layer k in direction d draws under one name: (T, B, n), or (B, n)."""
