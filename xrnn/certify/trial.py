@@ -227,14 +227,23 @@ class Trial:
 
     def silent(self) -> Array:
         """Whether the output of a step is 0 whatever the arguments; in the same layout."""
-        o, xp = self.option, host.xp
-        silent = self._past() | self._at(o.left_out)
+        o, past = self.option, self._past()
+        silent = past | self._at(o.left_out)
         if o.masked == "hold":
-            after = ~self._at(o.left_out)
-            after = after[::-1] if o.reverse else after
-            known = xp.logical_or.accumulate(after, axis=0)
-            silent = self._past() | ~(known[::-1] if o.reverse else known)
+            ways = (False, True) if o.bidirectional else (o.reverse,)
+            held = [self._held(~silent, reverse) for reverse in ways]
+            silent = past | ~host.xp.any(host.xp.stack(held), axis=0)
         return silent.T if o.batch_first else silent
+
+    def _held(self, valid: Array, reverse: bool) -> Array:
+        """Whether a step is valid, or one before it since the last reset (T, B)."""
+        T, resets = self.option.T, self._at(self.option.resets)
+        held = valid.copy()
+        # A reset lies between a step and the one before it, in time.
+        for t in range(T - 2, -1, -1) if reverse else range(1, T):
+            before, cut = (t + 1, resets[t + 1]) if reverse else (t - 1, resets[t])
+            held[t] |= held[before] & ~cut
+        return held
 
     def _past(self) -> Array:
         """Whether a sequence has ended (T, B)."""
