@@ -18,7 +18,13 @@ torch = pytest.importorskip("torch", reason="the oracles are written in PyTorch"
 
 from oracles import torch_cells, torch_options  # noqa: E402
 from oracles.torch_cells import CELLS, Oracle  # noqa: E402
-from oracles.torch_options import HASTE_GRU, HASTE_LSTM, TFLite, with_dropout  # noqa: E402
+from oracles.torch_options import (  # noqa: E402
+    HASTE_GRU,
+    HASTE_LSTM,
+    Leaky,
+    TFLite,
+    with_dropout,
+)
 
 T, B, I, H, P = 5, 4, 3, 4, 2
 
@@ -175,3 +181,14 @@ def test_dropout_and_zoneout_together(use: str) -> None:
     cell = cells.lstm_with(recurrent_dropout=0.3, zoneout=(0.3, 0.4), layer_norm=True)
     oracle = torch_options.with_zoneout(with_dropout(HASTE_LSTM), (0.3, 0.4), training=True)
     check(cell, oracle, use, weight_drop=0.2)
+
+
+@every_use
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "biasless"])
+@pytest.mark.parametrize("noise", [0.0, 0.4])
+@pytest.mark.parametrize("currents", [False, True], ids=["rates", "currents"])
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_leaky_network(alpha: float, currents: bool, noise: float, bias: bool, use: str) -> None:
+    cell = cells.leaky_with(alpha, activations=["softplus"], noise=noise, potential=currents)
+    oracle = Leaky(alpha, torch_options.softplus, currents)
+    check(cell, oracle.oracle(), use, bias=bias)

@@ -19,7 +19,7 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 State: TypeAlias = tuple[Tensor, ...]
 
 #: what a step may find among its weights for one sequence, drawn at each step, or once
-NOISE = ("zoneout_h", "zoneout_c", "dropout_h")
+NOISE = ("zoneout_h", "zoneout_c", "dropout_h", "noise")
 
 # The vectors are tiny: on a busy machine threads would spend their time waiting for each other.
 torch.set_num_threads(1)

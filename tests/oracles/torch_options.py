@@ -4,6 +4,7 @@
 - TensorFlow Lite's LSTM (`lstm_eval.cc`, in float32 there): layer norm of each gate, coupled gates,
   peepholes, a projection and a limit of the cell state, each or all
 - zoneout, Krueger et al. (2016), arXiv:1606.01305
+- the leaky network of rates, Yang et al. (2019), and that of currents, Song, Yang & Wang (2016)
 - variational dropout, Gal & Ghahramani (2016), arXiv:1512.05287
 """
 
@@ -104,6 +105,38 @@ HASTE_LSTM = Oracle(
     biases=("b", "bias_c"),
 )
 HASTE_GRU = Oracle(haste_gru, 3, extras={"v": 1, "gain_x": 3, "gain_h": 3}, biases=("b", "v"))
+
+
+def softplus(a: Tensor) -> Tensor:
+    """ln(1 + e^a); PyTorch's own is a from 20 on."""
+    return torch.logaddexp(a, torch.zeros_like(a))
+
+
+@dataclass(frozen=True)
+class Leaky:
+    """The step of a leaky network; ξ is drawn times √(2/α) σ.
+
+    Of rates: r ← (1 − α) r + α φ(W r + W_in u + b + √(2/α) σ ξ).  Of currents:
+    x ← (1 − α) x + α (W r + W_in u + b) + √(2α) σ ξ and r = φ(x), whose states are r and x.
+    """
+
+    alpha: float
+    phi: Any
+    currents: bool
+
+    def __call__(self, w: Tensors, x: Tensor, state: State) -> State:
+        r, noise = state[0], w.get("noise", torch.zeros(()))
+        total = w["W"] @ x + w["U"] @ r
+        if "b" in w:
+            total = total + w["b"]
+        if not self.currents:
+            return ((1 - self.alpha) * r + self.alpha * self.phi(total + noise),)
+        current = (1 - self.alpha) * state[1] + self.alpha * total + self.alpha * noise
+        return self.phi(current), current
+
+    def oracle(self) -> Oracle:
+        """The cell."""
+        return Oracle(self, 1, ("h", "v") if self.currents else ("h",))
 
 
 def with_dropout(oracle: Oracle) -> Oracle:
