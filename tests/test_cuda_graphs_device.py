@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optioned import SMOOTH
 from sequences import AnyCell
 
 import xrnn
@@ -100,7 +101,7 @@ def equal(found: list[Array], expected: list[Array]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@every_cell
+@pytest.mark.parametrize("cell", [*CELLS, *SMOOTH[2::3]], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_graphs_give_the_bits_of_the_plain_loop(cell: AnyCell, dtype: DType, runtime: Any) -> None:
     """For other inputs, weights and numbers of steps by the same two graphs."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optioned import SMOOTH
 from sequences import AnyCell
 from shim.c_loop import GEMM, LAUNCH
 
@@ -74,7 +75,7 @@ class Broken:
         return (found[0], found[1]), ""
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [*CELLS, *SMOOTH], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_both_loops_give_the_same_bits(
     cell: AnyCell, dtype: DType, monkeypatch: pytest.MonkeyPatch

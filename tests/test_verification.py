@@ -14,10 +14,10 @@ import xrnn
 from xrnn.backends import Backend, Kernel, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.backends.host import named_dtype
-from xrnn.cells import GRU, LSTM, Elman, ElmanReLU
+from xrnn.cells import GRU, LSTM, Elman, ElmanReLU, lstm_with
 from xrnn.cells.base import Cell
 from xrnn.engine import verify
-from xrnn.engine.trial import Trial, tolerance
+from xrnn.engine.trial import DRAWS, Trial, tolerance
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import dtype_name
 
@@ -142,6 +142,36 @@ def test_a_wrong_kernel_is_refused_at_every_size(
 ) -> None:
     error = differs(cell, Wrong(cell, edit(sizes[3]), backward), sizes)
     assert error > max(allowed(cell, dtype, precision, sizes) for dtype, precision in KINDS)
+
+
+def test_arguments_are_drawn_again_where_kinks_may_be_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Near a kink a right kernel may differ; a wrong one differs everywhere."""
+    drawn: list[int] = []
+
+    def difference(*given: Any) -> float:
+        drawn.append(given[-1])
+        return 1.0 if len(drawn) <= near else 0.0
+
+    monkeypatch.setattr(verify, "difference", difference)
+    optional, analytic = lstm_with(clip=1.0), lstm_with(coupled=True)
+    for cell, near, accepted in (
+        (optional, 2, True),
+        (optional, DRAWS, False),
+        *((cell, 1, False) for cell in (LSTM, ElmanReLU, analytic)),
+    ):
+        drawn.clear()
+        kernel = Kernel(Loop(cell), frozenset({FLOAT32}))
+        problem = verify._compare(BACKEND, cell, FLOAT32, kernel, SIZES[0])
+        assert (problem is None) == accepted
+        assert drawn == list(range(near + accepted))
+
+
+def test_each_draw_is_another() -> None:
+    first, second, again = (Trial(BACKEND, LSTM, FLOAT32, SIZES[0], n) for n in (0, 1, 0))
+    assert (first.xs != second.xs).all()
+    assert (first.xs == again.xs).all()
 
 
 @pytest.mark.parametrize("H", [4, 7, 16, 512])
