@@ -41,6 +41,8 @@ SIDES: dict[str, tuple[cells.Cell[Any], str]] = {
     "peephole": (cells.lstm_with(peephole=True), "float32"),
     "peephole, cell_clip": (cells.lstm_with(peephole=True, cell_clip=10.0), "float32"),
     "proj_size=64": (cells.lstm_with(proj_size=64), "float32"),
+    "recurrent_dropout": (cells.lstm_with(recurrent_dropout=0.3), "float32"),
+    "zoneout": (cells.lstm_with(zoneout=(0.1, 0.3)), "float32"),
     "minGRU": (cells.MinGRU, "float32"),
     "JANET": (cells.BY_NAME["janet"], "float32"),
     "MGU": (cells.BY_NAME["mgu"], "float32"),
@@ -59,7 +61,7 @@ def calls(
     xs, dys = (rng.normal(size=(T, B, n)).astype(named_dtype(dtype)) for n in widths)
 
     def train() -> object:
-        _, _, tape = layer.forward(xs)
+        _, _, tape = layer.forward(xs, seed=0 if cell.noise else None)
         return layer.backward(tape, dys)
 
     return layer.path(xs.shape)["_l0"], (lambda: layer(xs), train)

@@ -17,6 +17,7 @@ import numpy as np
 from xrnn.backends import Backend
 from xrnn.backends.host import named_dtype
 from xrnn.cells import Cell
+from xrnn.cells.noise import Noise
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import Array, dtype_name
 
@@ -32,7 +33,8 @@ class Case:
 
     Weights are so small that a recurrence forgets what is rounded.  The pre-activations of a
     cell with a kink at 0 stay away from it, because there rounding would decide which side is
-    taken.  What stands past the end of a sequence is `padding`.
+    taken.  What stands past the end of a sequence is `padding`.  With `draws`, what the cell draws
+    in training is in `drawn`.
     """
 
     cell: AnyCell
@@ -43,6 +45,8 @@ class Case:
     seed: int = 2
     gain: float = 1.0
     padding: float = float("nan")
+    draws: bool = False
+    drawn: dict[str, Array] = field(init=False)
     weights: dict[str, Array] = field(init=False)
     xs: Array = field(init=False)
     dys: Array | None = field(init=False)
@@ -65,9 +69,14 @@ class Case:
         self.state, self.dstate = (
             tuple(rng.normal(size=(B, n)).astype(kind) for n in widths) for _ in range(2)
         )
+        self.drawn = {
+            noise.name: drawn(noise, rng, (T, B, widths[noise.state])).astype(kind)
+            for noise in (self.cell.noise if self.draws else ())
+        }
         if self.lengths is not None:
             past = self.past_the_end()
-            self.xs[past], self.dys[past] = self.padding, self.padding
+            for a in (self.xs, self.dys, *(a for a in self.drawn.values() if a.ndim == 3)):
+                a[past] = self.padding
 
     def _stay_away_from_the_kink(self, weights: dict[str, Array], xs: Array) -> None:
         """The first input is ±1 and decides the sign of all sums."""
@@ -94,12 +103,13 @@ class Case:
         named = {"xs": self.xs} | ({} if self.dys is None else {"dys": self.dys})
         for name, a, d in zip(self.cell.states, self.state, self.dstate, strict=True):
             named |= {f"first {name}": a, f"dlast {name}": d}
-        return named | self.weights
+        return named | {f"drawn {name}": a for name, a in self.drawn.items()} | self.weights
 
     def mapped(self, change: Any) -> Case:
         """The same case with each array a as change(a)."""
         other = copy.copy(self)
         other.weights = {name: change(w) for name, w in self.weights.items()}
+        other.drawn = {name: change(a) for name, a in self.drawn.items()}
         other.xs, other.dys = change(self.xs), None if self.dys is None else change(self.dys)
         other.state, other.dstate = (tuple(map(change, s)) for s in (self.state, self.dstate))
         return other
@@ -124,6 +134,12 @@ class Case:
         return other
 
 
+def drawn(noise: Noise, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """What a cell draws under one name, for T steps of B sequences of n units."""
+    dropped = rng.random(shape if noise.each_step else shape[1:]) < noise.rate
+    return dropped.astype(float) if noise.kind == "keep" else ~dropped / (1 - noise.rate)
+
+
 def some_lengths(T: int, B: int, start: int = 0) -> list[int]:
     """A length for each sequence: whole, empty, half and one less than whole, in turn."""
     return [(T, 0, T // 2, max(T - 1, 0))[(b + start) % 4] for b in range(B)]
@@ -146,10 +162,12 @@ def forward(kernel: Any, case: Case, *, keep: bool = True, backend: Backend | No
     `kernel` is an entry of a table (`xrnn.backends.Kernel`), or what it runs itself.
     """
     put: Any = (lambda a: a) if backend is None else backend.from_host
+    noise = {"noise": {k: put(a) for k, a in case.drawn.items()}} if case.drawn else {}
     return getattr(kernel, "sequence", kernel).forward(
         {name: put(w) for name, w in case.weights.items()},
         put(case.xs),
         tuple(map(put, case.state)),
+        **noise,
         lengths=case.with_lengths(backend),
         reverse=case.reverse,
         keep=keep,

@@ -165,7 +165,6 @@ def test_activations_far_from_0(name: str, dtype: str) -> None:
 def test_there_is_no_loop_for_what_is_not_elementwise() -> None:
     for cell in (
         cells.lstm_with(layer_norm="gates"),
-        cells.gru_with(recurrent_dropout=0.5),
         cells.gru_with(layer_norm=True),
         replace(cells.lstm_with(clip=1.0), step=cells.LSTM.step),
     ):
@@ -176,12 +175,12 @@ def test_there_is_no_loop_for_what_is_not_elementwise() -> None:
 def test_options_are_checked() -> None:
     code = extension.WITH_OPTIONS["rnn", frozenset()].number
     W, U, b = np.zeros((3, 2)), np.zeros((3, 3)), np.zeros(3)
-    native.pack(code, np.array([1, 0, 0, np.inf, np.inf, 0]), 2, 3, 0, W, U, b)
+    native.pack(code, np.array([1, 0, 0, np.inf, np.inf, 0, 0, 0]), 2, 3, 0, W, U, b)
     for wrong, words in (
-        (np.zeros(5), "options holds 5 items; it must hold 6"),
-        (np.array([11, 0, 0, 1, 1.0, 0]), r"options\[0\] must be the number of a kind, 0 to 10"),
-        (np.array([np.nan, 0, 0, 1, 1, 0]), r"options\[0\] must be the number of a kind"),
-        (np.zeros(6, "float32"), "options holds items of format f"),
+        (np.zeros(5), "options holds 5 items; it must hold 8"),
+        (np.array([11.0] + 7 * [0]), r"options\[0\] must be the number of a kind, 0 to 10"),
+        (np.array([np.nan] + 7 * [0]), r"options\[0\] must be the number of a kind"),
+        (np.zeros(8, "float32"), "options holds items of format f"),
     ):
         with pytest.raises(ValueError, match=words):
             native.pack(code, wrong, 2, 3, 0, W, U, b)

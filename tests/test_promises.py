@@ -24,7 +24,7 @@ from rows import ROWS
 import xrnn
 from xrnn import cells
 from xrnn.backends import Kernel, get, register, unregister
-from xrnn.backends.cpu import BACKEND, NUMPY, extension
+from xrnn.backends.cpu import BACKEND, NUMPY, extension, options
 
 I, H = 3, 4
 
@@ -51,7 +51,7 @@ def numpy_alone(cell: Any) -> tuple[Kernel, ...]:
 
 def native_alone(cell: Any) -> tuple[Kernel, ...]:
     """The native loop, also of a cell with options."""
-    return (*extension.kernels(cell), *extension.with_options(cell))
+    return (*extension.kernels(cell), *options.kernels(cell))
 
 
 no_native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT or "built")

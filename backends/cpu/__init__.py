@@ -16,7 +16,7 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends import host
 from xrnn.backends.base import Backend, Kernel
-from xrnn.backends.cpu import cross_entropy, extension, loops, scan, storage
+from xrnn.backends.cpu import cross_entropy, extension, loops, options, scan, storage
 from xrnn.cells.base import Cell
 from xrnn.recurrence.precision import HALF, accumulation_dtype
 from xrnn.typing import dtype_name
@@ -89,8 +89,8 @@ def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
 
 @cache
 def _variants(cell: Cell[Any]) -> tuple[Kernel, ...]:
-    """The native loops of a cell with options."""
-    native = extension.with_options(cell)
+    """The native loops of a cell with options or zoneout."""
+    native = options.kernels(cell)
     return (*native, *map(storage.stored, native))
 
 

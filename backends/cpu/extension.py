@@ -10,8 +10,6 @@ import hashlib
 import importlib
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +21,6 @@ from xrnn.backends.cpu.loops import DTYPES
 from xrnn.backends.cpu.threads import threads
 from xrnn.cells import BY_NAME
 from xrnn.cells.base import Cell
-from xrnn.cells.options import Options
 from xrnn.typing import Array, Gradients, Namespace, State, Weights
 
 _native: Any = None
@@ -43,7 +40,10 @@ threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the fir
 
 
 #: the options that decide which weights a cell has; the others are numbers
-STRUCTURE = frozenset({"coupled", "peephole", "proj_size"})
+STRUCTURE = frozenset({"coupled", "peephole", "proj_size", "layer_norm"})
+
+#: the names of what a cell with options may draw, see `xrnn.cells.noise`
+NOISE = ("dropout_h", "zoneout_h", "zoneout_c")
 
 
 class Code(NamedTuple):
@@ -88,8 +88,8 @@ def source() -> str:
 
 @dataclass
 class Residuals:
-    """What backward needs of forward.  `gates` is None if the cell keeps none, or if backward has
-    overwritten them already."""
+    """What backward needs of forward.  `noise` is what the cell drew, see `NOISE`.  `gates` is None
+    if the cell keeps none, or if backward has overwritten them already."""
 
     xs: Array
     first: State
@@ -98,7 +98,12 @@ class Residuals:
     storage: int
     ys: Array
     cs: Array | None
+    noise: tuple[Array | None, ...]
     gates: Array | None = None
+
+    def given(self) -> dict[str, Array]:
+        """What was drawn, by name."""
+        return {k: a for k, a in zip(NOISE, self.noise, strict=False) if a is not None}
 
     def take_gates(self) -> Array | None:
         """The gates, for the first who asks, in whatever thread; None for all others."""
@@ -120,7 +125,7 @@ class Native:
     code : Code
         The cell.
     numbers : array, optional
-        The options of a cell that takes some, as `options_array` gives them.
+        The options of a cell that takes some, as `xrnn.backends.cpu.options` gives them.
     """
 
     def __init__(self, code: Code, numbers: Array | None = None) -> None:
@@ -128,6 +133,7 @@ class Native:
         self.head = (code.number,) if numbers is None else (code.number, numbers)
         self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
         self.names = ("W", "U", "b", *self.extras)
+        self.drawn = () if numbers is None else NOISE
 
     def forward(
         self,
@@ -139,6 +145,7 @@ class Native:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        noise: Weights | None = None,
         storage: int = 0,
     ) -> tuple[Array, State, Residuals | None]:
         """As `xrnn.typing.Sequence.forward`; no size may be 0.
@@ -151,6 +158,7 @@ class Native:
             xs, h0, c0 = plain(xs), plain(h0), None if c0 is None else plain(c0)
         (T, B, I), H, dtype = xs.shape, state[-1].shape[-1], xs.dtype
         ys, h = np.empty((T, B, h0.shape[-1]), dtype), np.empty(h0.shape, dtype)
+        drawn = tuple([plain(noise[k]) if noise and k in noise else None for k in self.drawn])
         gates, cs, c = None, None, None if c0 is None else np.empty(c0.shape, dtype)
         if keep and self.kept:
             gates = np.empty((T, B, self.kept * H), dtype)
@@ -159,14 +167,14 @@ class Native:
         # fmt: off
         _native.forward(
             *self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse,
-            h0, c0, ys, h, c, gates, cs, storage, n,
+            h0, c0, ys, h, c, gates, cs, *drawn, storage, n,
         )
         # fmt: on
         last = (h, c) if self.two else (h,)
         if not keep:
             return ys, last, None
         first = (h0, c0) if self.two else (h0,)
-        return ys, last, Residuals(xs, first, lengths, reverse, storage, ys, cs, gates)
+        return ys, last, Residuals(xs, first, lengths, reverse, storage, ys, cs, drawn, gates)
 
     def backward(
         self,
@@ -185,7 +193,7 @@ class Native:
         saved, gates = residuals, residuals.take_gates()
         if self.kept and gates is None:
             how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
-            how["storage"] = saved.storage
+            how |= {"storage": saved.storage, "noise": saved.given()}
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
             saved, gates = again, again.take_gates()
@@ -204,8 +212,8 @@ class Native:
         _native.backward(
             *self.head, T, B, I, H, weights["W"], weights.get("U"),
             *map(weights.__getitem__, self.extras), gates, saved.cs, saved.ys, h0, c0, dys,
-            saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs, *map(dweights.get, self.names),
-            saved.xs, n,
+            *saved.noise, saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs,
+            *map(dweights.get, self.names), saved.xs, n,
         )
         # fmt: on
         return dxs, carried, dweights
@@ -261,29 +269,10 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The cell's native loop, if there is one and the extension was built."""
     if cell not in CODES:
         return ()
-    return (_kernel(Native(CODES[cell])),)
+    return (kernel_of(Native(CODES[cell])),)
 
 
-def _kernel(loop: Native) -> Kernel:
+def kernel_of(loop: Native) -> Kernel:
+    """A loop as an entry of the backend's table."""
     words = f"native loop, {_native.isa()}"
     return Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop)
-
-
-def with_options(cell: Cell[Any]) -> tuple[Kernel, ...]:
-    """The native loop of a cell with options, if there is one and the extension was built."""
-    options = cell.made
-    if _native is None or not isinstance(options, Options) or cell.noise or cell.bias_in_step:
-        return ()
-    structure = frozenset(name for name in STRUCTURE if getattr(options, name, False))
-    code = WITH_OPTIONS.get((options.family, structure))
-    if code is None or not all(name in _native.activations() for name, *_ in options.activations):
-        return ()
-    return (_kernel(Native(code, options_array(options))),)
-
-
-def options_array(options: Options) -> Array:
-    """The options as the extension takes them."""
-    kinds = _native.activations()
-    functions = [(kinds.index(name), alpha, beta) for name, alpha, beta in options.activations]
-    limits = [getattr(options, name, inf) for name in ("clip", "cell_clip")]
-    return np.array([*chain(*functions), *limits, getattr(options, "proj_size", 0)], float)

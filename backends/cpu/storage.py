@@ -7,14 +7,13 @@ carried in float32.  Arrays are converted by the extension: NumPy takes many tim
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 import numpy as np
 
 from xrnn import cells
 from xrnn.backends.base import Kernel
-from xrnn.backends.cpu import extension
+from xrnn.backends.cpu import extension, options
 from xrnn.backends.cpu.extension import Native, Prepared, Residuals, plain
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
@@ -22,9 +21,9 @@ from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
 #: dtype → its number in the extension
 KINDS = {"float16": 1, "bfloat16": 2}
 
-#: cell whose native loop keeps the outputs alone, by which the derivative of this activation would
-#: be wrong where they are rounded to 1 → that activation, in a loop that keeps more
-ACTIVATIONS: dict[Cell[Any], str] = {cells.Elman: "tanh", cells.ElmanReLU: "relu"}
+#: cells whose native loop keeps the outputs alone, by which the derivative would be wrong where
+#: they are rounded to 1; the loop with options keeps more
+OUTPUTS_ALONE: tuple[Cell[Any], ...] = (cells.Elman, cells.ElmanReLU)
 
 
 class PreparedStored(dict[str, Array]):
@@ -55,6 +54,7 @@ class StoredNative:
         reverse: bool,
         keep: bool,
         xp: Namespace,
+        noise: Weights | None = None,
     ) -> tuple[Array, State, Residuals | None]:
         """As `xrnn.typing.Sequence.forward`; no size may be 0."""
         dtype, first = xs.dtype, tuple([self.widened(s) for s in state])
@@ -64,6 +64,7 @@ class StoredNative:
             reverse=reverse,
             keep=keep,
             xp=xp,
+            noise=noise and {name: self.widened(a) for name, a in noise.items()},
             storage=KINDS[dtype_name(dtype)],
         )
         return self.narrowed(ys, dtype), tuple([self.narrowed(s, dtype) for s in last]), residuals
@@ -128,10 +129,10 @@ class StoredNative:
 def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The kernel of a cell for arrays of 16 bits, if there is a native loop."""
     native = extension.kernels(cell)
-    if native and cell in ACTIVATIONS:
-        kind = extension._native.activations().index(ACTIVATIONS[cell])
-        code, numbers = extension.WITH_OPTIONS["rnn", frozenset()], [kind, 0, 0, inf, inf, 0]
-        native = (replace(native[0], sequence=Native(code, np.array(numbers, float))),)
+    if native and cell in OUTPUTS_ALONE:
+        loop = options.loop_of(options.USUAL[cell])
+        assert loop is not None
+        native = (replace(native[0], sequence=loop),)
     return tuple(map(stored, native))
 
 

@@ -15,7 +15,7 @@ typedef struct {
   size_t real;               // the size of a real in bytes, 0 before the first array of reals
   PyTypeObject* array_type;  // the type of the first array.  All arrays must have it: a subclass
                              // may give its elements another meaning
-  Py_buffer views[32];
+  Py_buffer views[40];
   int used;
 } Arguments;
 

@@ -42,7 +42,8 @@ static void N(gru_before_options_row_backward_n)(const N(Choices) * o, Units own
   }
 }
 
-// As gru_before_row_backward, from the pre-activations a.
+// As gru_before_row_backward, from the pre-activations a; with dropout, h_prev and dh are what the
+// products take and its gradient.
 static void N(gru_before_options_row_backward)(const N(Choices) * o, Units own, const real* a,
                                                const real* h_prev, const real* dq, real* dh,
                                                real* da) {
@@ -58,10 +59,10 @@ static void N(gru_before_options_row_backward)(const N(Choices) * o, Units own, 
 static void N(gru_before_options_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
-  N(recur_first_gates)(s, t);
+  N(recur_noisy)(s, t);
   for (idx i = 0; i < s->n; i++) {
     real* a = N(pre_at)(s, t, s->b[i]);
-    N(gru_before_options_row_q)(&o, s->own, a, N(h_before)(p, t, s->b[i]));
+    N(gru_before_options_row_q)(&o, s->own, a, N(seen_at)(s, t, s->b[i]));
   }
   N(multiply_q)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
@@ -69,24 +70,27 @@ static void N(gru_before_options_step)(N(Slice) * s, idx t) {
     N(gru_before_options_row)(&o, s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b),
                               N(h_at)(p, t, b));
   }
+  N(mix)(s, t);
 }
 
 static void N(gru_before_options_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
+  N(unmix)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_before_options_row_backward_n)(&o, s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
-                                         N(dy_at)(p, t, b), N(dh_at)(p, b), N(dq_at)(s, b),
+                                         N(dy_left)(p, t, b), N(dh_at)(p, b), N(dq_at)(s, b),
                                          N(das_at)(p, t, b));
   }
   N(multiply_da_n)(s, t, 2);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(gru_before_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
-                                       N(dq_at)(s, b), N(dh_at)(p, b), N(das_at)(p, t, b));
+    N(gru_before_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(seen_at)(s, t, b),
+                                       N(dq_at)(s, b), N(d_seen_at)(s, b), N(das_at)(p, t, b));
   }
-  N(recur_first_gates_backward)(s, t);
+  N(recur_noisy_backward)(s, t);
+  N(undrop)(s);
 }
 
 static const N(Loops) N(gru_before_options) = {

@@ -46,24 +46,27 @@ static void N(gru_options_row_backward)(const N(Choices) * o, Units own, const r
 static void N(gru_options_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
-  N(recur_first_gates)(s, t);
-  N(recur)(s, 1, t, 3);  // m
+  N(recur_noisy)(s, t);
+  N(recur_seen)(s, 1, t, 3);  // m
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_options_row)(&o, s->own, N(pre_at)(s, t, b), N(h_before)(p, t, b), N(h_at)(p, t, b));
   }
+  N(mix)(s, t);
 }
 
 static void N(gru_options_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
+  N(unmix)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(gru_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(h_before)(p, t, b),
-                                N(dy_at)(p, t, b), N(dh_at)(p, b), N(das_at)(p, t, b));
+                                N(dy_left)(p, t, b), N(dh_at)(p, b), N(das_at)(p, t, b));
   }
-  N(recur_first_gates_backward)(s, t);
-  N(recur_backward)(s, 1, t, 3);  // dm
+  N(recur_noisy_backward)(s, t);
+  N(recur_seen_backward)(s, 1, t, 3);  // dm
+  N(undrop)(s);
 }
 
 static const N(Loops) N(gru_options) = {

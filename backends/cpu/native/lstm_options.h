@@ -85,7 +85,7 @@ static INLINE void N(lstm_step_with)(const int coupled, const int peephole, N(Sl
   const Pass* p = s->p;
   const int projects = p->cell->projects;
   const N(Choices) o = N(choices)(p);
-  N(recur_first_gates)(s, t);
+  N(recur_noisy)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     real* a = N(pre_at)(s, t, b);
@@ -93,6 +93,7 @@ static INLINE void N(lstm_step_with)(const int coupled, const int peephole, N(Sl
                         N(c_at)(p, t, b), projects ? a + p->cell->gates * p->H : N(h_at)(p, t, b));
   }
   if (projects) N(project)(s, t);
+  N(mix)(s, t);
 }
 
 static INLINE void N(lstm_step_with_backward)(const int coupled, const int peephole, N(Slice) * s,
@@ -100,15 +101,17 @@ static INLINE void N(lstm_step_with_backward)(const int coupled, const int peeph
   const Pass* p = s->p;
   const int projects = p->cell->projects;
   const N(Choices) o = N(choices)(p);
+  N(unmix)(s, t);
   if (projects) N(project_backward)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     N(lstm_options_row_backward)(coupled, peephole, &o, s->own, N(gates_at)(p, t, b), p->extras[0],
-                                 N(c_before)(p, t, b), projects ? NULL : N(dy_at)(p, t, b),
+                                 N(c_before)(p, t, b), projects ? NULL : N(dy_left)(p, t, b),
                                  projects ? N(dm_at)(s, b) : N(dh_at)(p, b), N(dc_at)(p, b),
                                  N(das_at)(p, t, b));
   }
-  N(recur_first_gates_backward)(s, t);
+  N(recur_noisy_backward)(s, t);
+  N(undrop)(s);
 }
 
 // As peephole_sum_others.

@@ -47,6 +47,14 @@ static Sizes sizes(Arguments* a, const Pass* p) {
                  .ghp = times(a, gh, p->P)};
 }
 
+// Reads what a cell with options draws.
+static void read_noise(Arguments* a, Pass* p, const Sizes* s) {
+  if (!p->cell->functions) return;
+  p->dropout = reals(a, "dropout_h", IN | OPTIONAL, s->bp, p->P);
+  p->zoneout[0] = reals(a, "zoneout_h", IN | OPTIONAL, s->tbp, p->P);
+  p->zoneout[1] = reals(a, "zoneout_c", IN | OPTIONAL, s->tbh, p->H);
+}
+
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
 // Reads the number of a cell, and its options if it has any.
@@ -85,13 +93,15 @@ static const int64_t* lengths(Arguments* a, const Pass* p) {
 
 PyDoc_STRVAR(forward_doc,
              "forward(cell, *options, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
-             "        ys, h_last, c_last, gates, cs, storage, threads)\n\n"
+             "        ys, h_last, c_last, gates, cs, *noise, storage, threads)\n\n"
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
              "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
              "may be one pack instead.  `options`, for a cell that has some, is one array of\n"
              "float64: for each activation function its kind (see `activations`), alpha and beta,\n"
-             "then clip and cell_clip, which are infinite where there is no limit, and proj_size.\n"
+             "then clip and cell_clip, which are infinite where there is no limit, the rates of\n"
+             "zoneout of h and c, and proj_size.  Such a cell takes as `noise` what it draws, or\n"
+             "None: the dropout of h, and the zoneout of h and of c.\n"
              "Returns the number of threads that divided the sequences among them, or its\n"
              "negative if they divided the units.");
 
@@ -115,6 +125,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   p.c_last = reals(&a, "c_last", OUT | OPTIONAL, s.bh, p.H);
   p.gates = reals(&a, "gates", OUT | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", OUT | OPTIONAL, s.tbh, p.H);
+  read_noise(&a, &p, &s);
   p.storage = (int)number(&a, "storage", 0, a.real == sizeof(float) ? BFLOAT16 : AS_THEY_ARE);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "c0", p.c0, p.cell->has_c);
@@ -128,7 +139,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
 
 PyDoc_STRVAR(backward_doc,
              "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
-             "lengths, reverse,\n"
+             "*noise, lengths, reverse,\n"
              "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
              "A cell with a projection takes dhs after das.\n"
              "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
@@ -153,6 +164,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.h0 = reals(&a, "h0", IN, s.bp, p.P);
   p.c0 = reals(&a, "c0", IN | OPTIONAL, s.bh, p.H);
   p.dys = reals(&a, "dys", IN | OPTIONAL, s.tbp, p.P);
+  read_noise(&a, &p, &s);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.dh = reals(&a, "dh", OUT, s.bp, p.P);

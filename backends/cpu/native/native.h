@@ -50,6 +50,7 @@ typedef struct {
   } functions[MAX_FUNCTIONS];  // of the sigmoid gates, of the candidate, of the output
   double clip;                 // pre-activations are limited to ±clip
   double cell_clip;            // c is limited to ±cell_clip
+  double zoneout[2];           // the rates of zoneout of h and c
   idx proj_size;               // P, the number of values of h, if the cell has a projection
 } Options;
 
@@ -101,6 +102,10 @@ typedef struct {
   void *h_last, *c_last;           // [B, P] [B, H] out
   void *gates, *cs;                // [T, B, S·H] [T, B, H] stored for backward, or null
 
+  // What a cell with options draws, or null: the dropout [B, P] of what products take of h, and the
+  // zoneout of h [T, B, P] and of c [T, B, H], which are the rates of `options` otherwise.
+  const void *dropout, *zoneout[2];
+
   const void* dys;  // [T, B, P] or null; not read after the end of a sequence
   void *dh, *dc;    // [B, P] [B, H] in: gradient of the last state; out: of the first state
   void* das;        // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
@@ -109,6 +114,10 @@ typedef struct {
   void* dxs;        // [T, B, I] out
   void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
 } Pass;
+
+// The rows of memory that each sequence needs for dropout and zoneout: what the products take of h,
+// the gradient of that, and the parts of two states that units keep.
+enum { SEEN, D_SEEN, KEPT_H, KEPT_C, NOISE_ROWS };
 
 // The hidden units from `from` to `to` (exclusive) out of H.  All are whole vectors, except that
 // the last vector of a row may be incomplete.
@@ -153,6 +162,15 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }
+
+// Whether units of a state (0: h, 1: c) may keep their old value.
+static inline int zoned(const Pass* p, int k) { return p->zoneout[k] || p->options.zoneout[k] > 0; }
+
+// The number of values in a row of that memory; 0 if nothing is drawn.
+static inline idx noise_width(const Pass* p) {
+  if (!p->dropout && !zoned(p, 0) && !zoned(p, 1)) return 0;
+  return p->P > p->H ? p->P : p->H;
+}
 
 // The number of values of a weight besides W, U and b.
 static inline idx extra_size(const Pass* p, const Extra* e) {

@@ -23,7 +23,7 @@ static INLINE void N(project_backward)(N(Slice) * s, idx t) {
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
     real *dh = N(dh_at)(p, b), *total = (real*)p->dhs + N(at)(p, t, b, p->P);
-    const real* dy = N(dy_at)(p, t, b);
+    const real* dy = N(dy_left)(p, t, b);
     EACH_UNIT(s->out) {
       const vec d_h = N(get)(dh + u, n);
       N(put)(total + u, dy ? d_h + N(get)(dy + u, n) : d_h, n);

@@ -7,6 +7,7 @@
 #include "rows.h"
 #include "slice.h"
 #include "sums.h"
+#include "noise.h"
 #include "projection.h"
 #include "cells.h"
 #include "storage.h"
@@ -149,6 +150,7 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .peers = &plan->barrier};
   N(set_units)(&s, 0, H);
   const idx rows = plan->ahead * most, scratch = N(scratch_size)(plan, most);
+  const idx noise = NOISE_ROWS * most * noise_width(p);
   for (int i = 0; i < n; i++) {
     s.watch = watch_of(p->team, i);
     if (by_units) {
@@ -166,6 +168,7 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
     s.x = N(take)(&at, sizeof(real*) * rows);
     s.y = N(take)(&at, sizeof(real*) * rows);
     // Slices that differ in their units use the same scratch memory.
+    if (noise && !(by_units && i)) s.noise = N(take)(&at, sizeof(real) * noise);
     if (scratch && !(by_units && i)) s.scratch = N(take)(&at, sizeof(real) * scratch);
     if (!counting) plan->slices[i] = s;
   }
@@ -290,7 +293,8 @@ static void N(backward_share)(void* data, int i, int n) {
 static int N(backward)(const void* pass) {
   const Pass* p = pass;
   if (p->T == 0 || p->B == 0) return N(sums_of_nothing)(p);
-  return N(execute)(p, 1, N(backward_share)) ? -1 : N(sums)(p, N(cells)[p->code]);
+  if (N(execute)(p, 1, N(backward_share))) return -1;
+  return (p->dropout ? N(sums_of_dropped) : N(sums))(p, N(cells)[p->code]);
 }
 
 #undef AHEAD

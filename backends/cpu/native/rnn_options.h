@@ -4,12 +4,13 @@
 static void N(rnn_options_step)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
-  N(recur_first_gates)(s, t);
+  N(recur_noisy)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const real* a = N(pre_at)(s, t, s->b[i]);
     real* h = N(h_at)(p, t, s->b[i]);
     EACH_UNIT(s->own) N(put)(h + u, N(gate)(&o.gate, o.clip, N(get)(a + u, n)), n);  // (2), (1)
   }
+  N(mix)(s, t);
 }
 
 // One row of the backward pass, as rnn_row_backward, from the pre-activation a.
@@ -26,12 +27,14 @@ static void N(rnn_options_row_backward)(const N(Choices) * o, Units own, const r
 static void N(rnn_options_step_backward)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   const N(Choices) o = N(choices)(p);
+  N(unmix)(s, t);
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    N(rnn_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(dy_at)(p, t, b), N(dh_at)(p, b),
-                                N(das_at)(p, t, b));
+    N(rnn_options_row_backward)(&o, s->own, N(gates_at)(p, t, b), N(dy_left)(p, t, b),
+                                N(dh_at)(p, b), N(das_at)(p, t, b));
   }
-  N(recur_first_gates_backward)(s, t);
+  N(recur_noisy_backward)(s, t);
+  N(undrop)(s);
 }
 
 static const N(Loops) N(rnn_options) = {

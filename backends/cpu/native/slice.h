@@ -21,6 +21,7 @@ typedef struct {
   // In the forward pass, the pre-activations of some steps from t0 on, if they are not kept; in the
   // backward pass, the memory that the cell needs (Cell.scratch).
   real* scratch;
+  real* noise;  // the memory for dropout and zoneout (NOISE_ROWS)
   idx t0;
   Watch watch;
 } N(Slice);
@@ -122,26 +123,57 @@ static INLINE void N(active_sequences)(N(Slice) * s, idx t) {
     if (t < N(steps)(s->p, b)) s->b[s->n++] = b;
 }
 
+static INLINE real* N(noise_at)(const N(Slice) * s, int row, idx b) {
+  return s->noise + (row * (s->b1 - s->b0) + b - s->b0) * noise_width(s->p);
+}
+
+// What a product with U takes: h, or with dropout a row that noise.h makes; and where its gradient
+// is added.
+static INLINE const real* N(seen_at)(const N(Slice) * s, idx t, idx b) {
+  return s->p->dropout ? N(noise_at)(s, SEEN, b) : N(h_before)(s->p, t, b);
+}
+
+static INLINE real* N(d_seen_at)(const N(Slice) * s, idx b) {
+  return s->p->dropout ? N(noise_at)(s, D_SEEN, b) : N(dh_at)(s->p, b);
+}
+
 // The product of h before time step t and U, for all sequences that have the step and the units of
 // this thread.  `part` 0 are the first gates (Cell.first_gates), 1 the others.  The result is
 // written to block `to` of the pre-activations and the blocks after it; the sums start from what
-// is there, or from the bias.
-static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
+// is there, or from the bias.  With `drops`, the product takes what dropout leaves.
+static INLINE void N(recur_with)(const int drops, N(Slice) * s, int part, idx t, idx to) {
   for (idx i = 0; i < s->n; i++) {
-    s->x[i] = N(h_before)(s->p, t, s->b[i]);
+    s->x[i] = drops ? N(seen_at)(s, t, s->b[i]) : N(h_before)(s->p, t, s->b[i]);
     s->y[i] = N(pre_at)(s, t, s->b[i]) + to * s->own.H + s->own.from;
   }
   N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
 }
 
+static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
+  N(recur_with)(0, s, part, t, to);
+}
+
+static INLINE void N(recur_seen)(N(Slice) * s, int part, idx t, idx to) {
+  N(recur_with)(1, s, part, t, to);
+}
+
 // The same in the backward pass: adds to dh the product of U transposed and the blocks of das from
 // block `from` on.
-static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {
+static INLINE void N(recur_backward_with)(const int drops, N(Slice) * s, int part, idx t,
+                                          idx from) {
   for (idx i = 0; i < s->n; i++) {
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + from * s->own.H;
-    s->y[i] = N(dh_at)(s->p, s->b[i]) + s->out.from;
+    s->y[i] = (drops ? N(d_seen_at)(s, s->b[i]) : N(dh_at)(s->p, s->b[i])) + s->out.from;
   }
   N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
+}
+
+static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {
+  N(recur_backward_with)(0, s, part, t, from);
+}
+
+static INLINE void N(recur_seen_backward)(N(Slice) * s, int part, idx t, idx from) {
+  N(recur_backward_with)(1, s, part, t, from);
 }
 
 // The product of h and U for the first gates, which most cells need before anything else.  Cells

@@ -186,6 +186,26 @@ static int N(sums)(const Pass* p, const N(Loops) * loops) {
   return status;
 }
 
+// The same where products took d ⊙ h in the place of h.
+static int N(sums_of_dropped)(const Pass* p, const N(Loops) * loops) {
+  const idx row = p->B * p->P;
+  real* seen = aligned_memory((size_t)(p->T + 1) * row * sizeof(real));
+  if (!seen) return -1;
+  Watch w = watch_of(p->team, 0);
+  const real* d = p->dropout;
+  for (idx t = -1; t < p->T && !stopped(&w, MOVE_COST * row); t++) {
+    const real* h = t < 0 ? (const real*)p->h0 : (const real*)p->ys + t * row;
+    real* to = seen + (t + 1) * row;
+    for (idx u = 0; u < row; u += L)
+      N(put)(to + u, N(get)(d + u, row - u) * N(get)(h + u, row - u), row - u);
+  }
+  Pass dropped = *p;
+  dropped.h0 = seen, dropped.ys = seen + row;
+  const int status = N(sums)(&dropped, loops);
+  free(seen);
+  return status;
+}
+
 // The gradients of the weights if there is no time step at all.
 static int N(sums_of_nothing)(const Pass* p) {
   const size_t out = p->cell->gates * p->H * sizeof(real);

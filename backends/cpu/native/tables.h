@@ -73,9 +73,9 @@ static PyObject* activations(PyObject* module, PyObject* none) {
 }
 
 // Reads the options of a cell with `n` activation functions: an array of float64 with the kind,
-// alpha and beta of each, then clip, cell_clip and proj_size.
+// alpha and beta of each, then clip, cell_clip, the two rates of zoneout and proj_size.
 static void read_options(Arguments* a, int n, Options* o) {
-  const Py_ssize_t count = 3 * n + 3;
+  const Py_ssize_t count = 3 * n + 5;
   const double* given = items(a, "options", IN, count, count, sizeof(double), "d");
   if (!given) return;
   for (int k = 0; k < n; k++) {
@@ -92,7 +92,9 @@ static void read_options(Arguments* a, int n, Options* o) {
   }
   o->clip = given[3 * n];
   o->cell_clip = given[3 * n + 1];
-  const double size = given[3 * n + 2];
+  o->zoneout[0] = given[3 * n + 2];
+  o->zoneout[1] = given[3 * n + 3];
+  const double size = given[3 * n + 4];
   o->proj_size = size >= 1 && size <= 1 << 30 ? (idx)size : 1;
 }
 
