@@ -206,6 +206,22 @@ and a above, scaled_tanh alpha·tanh(beta·a), elu alpha·(e^a − 1) for a ≤ 
 a/(1 + |a|), softplus ln(1 + e^a)."""
 
 
+#: the functions whose slopes depend on their parameters → the largest slope; the others' are ≤ 1
+STEEPEST: Mapping[str, Callable[[float, float], float]] = {
+    "hard_sigmoid": lambda alpha, beta: abs(alpha),
+    "affine": lambda alpha, beta: abs(alpha),
+    "leaky_relu": lambda alpha, beta: max(1.0, abs(alpha)),
+    "scaled_tanh": lambda alpha, beta: abs(alpha * beta),
+    "elu": lambda alpha, beta: max(1.0, abs(alpha)),
+}
+
+
+def steepness(spec: Spec) -> float:
+    """The largest slope of an activation function, at least 1."""
+    name, alpha, beta = spec
+    return max(1.0, STEEPEST[name](alpha, beta)) if name in STEEPEST else 1.0
+
+
 # ---- Numbers that may be complex: a function with kinks is analytic between them
 
 

@@ -6,7 +6,8 @@ The arguments are such that a right kernel passes and a wrong one does not, what
   standard deviation 0.3 · min(1, 4 / √n).  A sum of n products then has at most 1.2 times the size
   of its inputs, and activations, whose slopes are on average below 0.65 there, make that less than
   0.8 in a step.  With 0.3 for every n the recurrence of a wide layer is chaotic.  The activation
-  functions of cells with options may be steeper and unbounded: for these it is half of that.
+  functions of cells with options may be unbounded and steeper: for these it is half of that,
+  divided by the largest slope.
 - Rounding must not decide on which side of a kink a pre-activation lies, see `_away_from_kinks`.
   The options of a cell may put its kinks anywhere: then arguments are drawn up to `DRAWS` times.  A
   wrong kernel is far from its cell at each draw, a right one only where rounding decides.
@@ -20,7 +21,9 @@ from math import sqrt
 from typing import Any
 
 from xrnn.backends import Backend, Kernel, Sizes, host
+from xrnn.cells.activations import steepness
 from xrnn.cells.base import Cell
+from xrnn.cells.zoneout import Zoneout
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
@@ -69,7 +72,17 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
 
 def draws(cell: Cell[Any]) -> int:
     """How often arguments may be drawn for a cell until a kernel is near to it."""
-    return 1 if cell.analytic or cell.made is None else DRAWS
+    return 1 if cell.made is None else DRAWS
+
+
+def _size(cell: Cell[Any]) -> float:
+    """The standard deviation of the entries of small matrices, see above."""
+    options = cell.made
+    if options is None:
+        return 0.3
+    if isinstance(options, Zoneout):
+        return _size(options.cell)
+    return 0.15 / max(map(steepness, options.activations))
 
 
 class Trial:
@@ -84,7 +97,7 @@ class Trial:
         self.backend, self.xp, self.dtype = backend, backend.xp, dtype
         T, B, I, H = sizes
         rng = host.generator(draw)
-        size = 0.3 if cell.made is None else 0.15
+        size = _size(cell)
         weights = {
             name: rng.normal(size=shape)
             * (size * min(1.0, 4 / sqrt(shape[-1] if shape[1:] else 1)))

@@ -141,16 +141,19 @@ def difference(
 
 
 def _largest(expected: list[Array], found: list[Array]) -> float:
+    # Numbers of float16 below the least normal one have fewer digits.
+    least = 2.0**-14 if dtype_name(found[0].dtype) == "float16" else 1e-30
     pairs = zip(expected, found, strict=True)
-    return max(relative(a.astype("float64"), b.astype("float64")) for a, b in pairs)
+    return max(relative(a.astype("float64"), b.astype("float64"), least) for a, b in pairs)
 
 
-def relative(a: Array, b: Array) -> float:
-    """max |a − b| / max |a|; infinity if the shapes differ or the difference is NaN."""
+def relative(a: Array, b: Array, least: float = 1e-30) -> float:
+    """max |a − b| / max |a|, where the latter counts as at least `least`; infinity if the shapes
+    differ or the difference is NaN."""
     if a.shape != b.shape:
         return float("inf")
     gap, scale = float(abs(a - b).max()), float(abs(a).max())
-    return gap / max(scale, 1e-30) if gap == gap else float("inf")
+    return gap / max(scale, least) if gap == gap else float("inf")
 
 
 def _key(backend: Backend, cell: Cell[Any], dtype: Any, kernel: Kernel, sizes: Sizes) -> str | None:
