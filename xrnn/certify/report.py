@@ -106,8 +106,8 @@ def certify(
         The dtype under test; numeric derivatives are always taken in float64.
     cells : iterable of Cell
         The cells to test (values of `xrnn.cells`, those that `xrnn.cells.lstm_with` and the others
-        make of options, or your own; not layers).  A cell without
-        frozen vectors has no verdict on the law `oracle`.
+        make of options, or your own; not layers).  A cell without frozen vectors has no verdict on
+        the law `oracle`.
 
     Returns
     -------
