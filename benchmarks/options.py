@@ -43,6 +43,8 @@ SIDES: dict[str, tuple[cells.Cell[Any], str]] = {
     "proj_size=64": (cells.lstm_with(proj_size=64), "float32"),
     "recurrent_dropout": (cells.lstm_with(recurrent_dropout=0.3), "float32"),
     "zoneout": (cells.lstm_with(zoneout=(0.1, 0.3)), "float32"),
+    "layer_norm=products": (cells.lstm_with(layer_norm="products"), "float32"),
+    "layer_norm=gates": (cells.lstm_with(layer_norm="gates"), "float32"),
     "minGRU": (cells.MinGRU, "float32"),
     "JANET": (cells.BY_NAME["janet"], "float32"),
     "MGU": (cells.BY_NAME["mgu"], "float32"),

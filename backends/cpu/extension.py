@@ -40,7 +40,9 @@ threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the fir
 
 
 #: the options that decide which weights a cell has; the others are numbers
-STRUCTURE = frozenset({"coupled", "peephole", "proj_size", "layer_norm"})
+STRUCTURE = frozenset(
+    {"coupled", "peephole", "proj_size", "layer_norm=products", "layer_norm=gates"}
+)
 
 #: the names of what a cell with options may draw, see `xrnn.cells.noise`
 NOISE = ("dropout_h", "zoneout_h", "zoneout_c")
@@ -133,6 +135,8 @@ class Native:
         self.head = (code.number,) if numbers is None else (code.number, numbers)
         self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
         self.names = ("W", "U", "b", *self.extras)
+        #: the weights that backward takes
+        self.used = ("W", "U", *(("b",) if "layer_norm" in code.options else ()), *self.extras)
         self.drawn = () if numbers is None else NOISE
 
     def forward(
@@ -210,9 +214,8 @@ class Native:
         dys = None if dys is None else plain(dys)
         # fmt: off
         _native.backward(
-            *self.head, T, B, I, H, weights["W"], weights.get("U"),
-            *map(weights.__getitem__, self.extras), gates, saved.cs, saved.ys, h0, c0, dys,
-            *saved.noise, saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs,
+            *self.head, T, B, I, H, *map(weights.get, self.used), gates, saved.cs, saved.ys,
+            h0, c0, dys, *saved.noise, saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs,
             *map(dweights.get, self.names), saved.xs, n,
         )
         # fmt: on

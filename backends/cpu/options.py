@@ -56,13 +56,22 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
 
 def loop_of(options: Options, rates: tuple[float, ...] = ()) -> Native | None:
     """The loop for these options, and these rates of zoneout of each state; None: there is none."""
-    structure = frozenset(name for name in STRUCTURE if getattr(options, name, False))
+    structure = structure_of(options)
     code = WITH_OPTIONS.get((options.family, structure))
     # The gradient of p_o needs the c before it is mixed with the old one, which is not kept.
     lost = "peephole" in structure and any(rates[1:])
     if code is None or lost or not all(name in KINDS for name, *_ in options.activations):
         return None
     return Native(code, numbers(options, rates))
+
+
+def structure_of(options: Options) -> frozenset[str]:
+    """Those of `STRUCTURE` that the options have."""
+    found = {name for name in STRUCTURE if getattr(options, name, False)}
+    norm = getattr(options, "layer_norm", False)
+    if norm:
+        found.add(f"layer_norm={'products' if norm is True else norm}")
+    return frozenset(found)
 
 
 #: the kinds of activation functions, in the order of their numbers in the extension

@@ -11,6 +11,8 @@
 #include "rnn_options.h"
 #include "lstm_options.h"
 #include "gru_options.h"
+#include "lstm_norm.h"
+#include "gru_norm.h"
 #include "gru_before_options.h"
 
 // The place of a cell in this table is its number, by which the Python module refers to it.
@@ -35,6 +37,19 @@ static const N(Loops) * const N(cells)[] = {
     &N(lstm_peephole_p),
     &N(lstm_coupled_peephole_p),
     &N(gru_options),
+    &N(gru_norm),
+    &N(lstm_products),
+    &N(lstm_products_p),
+    &N(lstm_coupled_products),
+    &N(lstm_coupled_products_p),
+    &N(lstm_gates),
+    &N(lstm_gates_p),
+    &N(lstm_coupled_gates),
+    &N(lstm_coupled_gates_p),
+    &N(lstm_peephole_gates),
+    &N(lstm_peephole_gates_p),
+    &N(lstm_coupled_peephole_gates),
+    &N(lstm_coupled_peephole_gates_p),
     &N(gru_before_options),
 };
 

@@ -90,7 +90,8 @@ static INLINE void N(lstm_step_with)(const int coupled, const int peephole, N(Sl
     const idx b = s->b[i];
     real* a = N(pre_at)(s, t, b);
     N(lstm_options_row)(coupled, peephole, &o, s->own, a, p->extras[0], N(c_before)(p, t, b),
-                        N(c_at)(p, t, b), projects ? a + p->cell->gates * p->H : N(h_at)(p, t, b));
+                        N(c_at)(p, t, b),
+                        projects ? a + (p->cell->saved - 1) * p->H : N(h_at)(p, t, b));
   }
   if (projects) N(project)(s, t);
   N(mix)(s, t);

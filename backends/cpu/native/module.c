@@ -141,7 +141,7 @@ PyDoc_STRVAR(backward_doc,
              "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
              "*noise, lengths, reverse,\n"
              "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
-             "A cell with a projection takes dhs after das.\n"
+             "A cell with a projection takes dhs after das, one with layer norm b after U.\n"
              "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
              "dh and dc hold the gradient of the last state before the call, and that of the\n"
              "first state after it.  Returns the same as forward.");
@@ -157,6 +157,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
   p.U = reals(&a, "U", IN | OPTIONAL, s.ghp, p.P);
+  if (p.cell->norms) p.b = reals(&a, "b", IN, s.gh, s.gh);
   read_extras(&a, &p);
   p.gates = reals(&a, "gates", IN | OPTIONAL, s.pre, row_blocks(p.cell) * p.H);
   p.cs = reals(&a, "cs", IN | OPTIONAL, s.tbh, p.H);

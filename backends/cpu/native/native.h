@@ -6,13 +6,14 @@
 #ifndef XRNN_NATIVE_H
 #define XRNN_NATIVE_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "threads.h"
 
 // The largest number of weights that a cell has besides W, U and b.
-#define MAX_EXTRAS 4
+#define MAX_EXTRAS 5
 
 // A weight besides W, U and b, as `Cell.extras` of the Python module xrnn.cells.base has it: its
 // size is (rows·H,), or (rows·H, columns·H) unless `columns` is 0.  The projection (P, H) has 0
@@ -54,6 +55,9 @@ typedef struct {
   idx proj_size;               // P, the number of values of h, if the cell has a projection
 } Options;
 
+// What a cell with layer norm normalises: W x and U h, each whole, or the sum of each gate.
+enum { PRODUCTS_NORMED = 1, GATES_NORMED };
+
 // How numbers are stored that are computed with as float.
 enum { AS_THEY_ARE, FLOAT16, BFLOAT16 };
 
@@ -69,11 +73,14 @@ typedef struct {
   int first_gates;      // the number of gates, from the first on, whose product U h is computed in
                         // one multiplication; the rows of U for the other gates form a second one
   int has_U;            // whether there are recurrent weights
-  int has_c;            // whether there is a second state c
+  int U_at;   // the block of pre-activations where the product U h of the first gates goes
+  int has_c;  // whether there is a second state c
   Extra extras[MAX_EXTRAS];  // the weights besides W, U and b, the first ones of this array
   int projects;              // 1 + the place in `extras` of the projection, with which h is made of
-                             // the H values m in the block after the gates; 0: h is m
+                             // the H values m in the last saved block; 0: h is m
   int bias_of_others;        // whether extras[0] is the bias that the second multiplication adds
+  int norms;                 // what is normalised, or 0; the step adds b itself then
+  int norm_sums;             // the blocks of H values of `rows`
   int scratch;               // the blocks of H values that step_backward needs for each sequence
   int sums_gates;            // whether gradients of weights are sums over `gates`, or
   int sums_cs;               // over `cs`; these are then set to 0 after the end of each sequence
@@ -110,6 +117,7 @@ typedef struct {
   void *dh, *dc;    // [B, P] [B, H] in: gradient of the last state; out: of the first state
   void* das;        // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
                     // the same array as `gates`
+  void* rows;       // [B, norm_sums·H] the gradients of b and of gains, summed for each sequence
   void* dhs;        // [T, B, P] out, with a projection: gradients of h
   void* dxs;        // [T, B, I] out
   void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
@@ -179,10 +187,10 @@ static inline idx extra_size(const Pass* p, const Extra* e) {
 
 // The maximum number of threads that divide the hidden units among them.  These threads wait for
 // each other at every time step, so each must have enough weights to make the waiting negligible.
-// With a projection the units are not divided.
+// With a projection or layer norm the units are not divided.
 static inline double most_by_units(const Pass* p) {
   const Cell* cell = p->cell;
-  if (cell->projects) return 1;
+  if (cell->projects || cell->norms) return 1;
   return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 5e4;
 }
 

@@ -28,13 +28,13 @@ static INLINE void N(recur_noisy)(N(Slice) * s, idx t) {
     for (idx i = 0; i < s->n; i++)
       memcpy(N(noise_at)(s, KEPT_C, s->b[i]) + s->own.from,
              N(c_before)(p, t, s->b[i]) + s->own.from, (s->own.to - s->own.from) * sizeof(real));
-  N(recur_seen)(s, 0, t, 0);
+  N(recur_seen)(s, 0, t, p->cell->U_at);
 }
 
 // The same in the backward pass.
 static INLINE void N(recur_noisy_backward)(N(Slice) * s, idx t) {
   N(barrier)(s);  // das come from all threads
-  N(recur_seen_backward)(s, 0, t, 0);
+  N(recur_seen_backward)(s, 0, t, s->p->cell->U_at);
 }
 
 // The zoneout z of state k (0: h, 1: c) for sequence b, or null: then it is the rate everywhere.

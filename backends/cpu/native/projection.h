@@ -1,11 +1,11 @@
 // The projection of h: h = P m, where m are the H values that the cell computes.
 
-// Computes h from m, which is in the block after the gates of a row of pre-activations.
+// Computes h from m, which is in the last block of a row of pre-activations.
 static INLINE void N(project)(N(Slice) * s, idx t) {
   const Pass* p = s->p;
   for (idx i = 0; i < s->n; i++) {
     const idx b = s->b[i];
-    s->x[i] = N(pre_at)(s, t, b) + p->cell->gates * p->H;
+    s->x[i] = N(pre_at)(s, t, b) + (p->cell->saved - 1) * p->H;
     s->y[i] = N(h_at)(p, t, b);
     memset(s->y[i], 0, p->P * sizeof(real));
   }

@@ -8,6 +8,7 @@
 #include "slice.h"
 #include "sums.h"
 #include "noise.h"
+#include "norm.h"
 #include "projection.h"
 #include "cells.h"
 #include "storage.h"
@@ -74,7 +75,7 @@ static void N(set_products)(N(Slice) * s, int is_backward) {
     s->u[1] = N(columns_of)(s->out, (const real*)p->U + first * p->H * p->P, others * p->H);
     s->u[2] = N(columns_of)(s->own, projection, projection ? p->P : 0);
   } else {
-    s->w = N(rows_of)(s->own, p->W, p->I, 0, cell->gates, p->b);
+    s->w = N(rows_of)(s->own, p->W, p->I, 0, cell->gates, cell->norms ? NULL : p->b);
     s->u[0] = N(rows_of)(s->own, p->U, p->P, 0, first, NULL);
     s->u[1] =
         N(rows_of)(s->own, p->U, p->P, first, others, cell->bias_of_others ? p->extras[0] : NULL);
@@ -212,6 +213,7 @@ static void N(input_projection)(N(Slice) * s, idx t1) {
   for (idx t = s->t0; t < t1; t++)
     for (idx b = s->b0; b < s->b1; b++)
       if (t < N(steps)(p, b)) {
+        if (p->cell->norms) memset(N(pre_at)(s, t, b), 0, p->cell->saved * p->H * sizeof(real));
         s->x[rows] = (const real*)p->xs + N(at)(p, t, b, p->I);
         s->y[rows++] = N(pre_at)(s, t, b) + s->own.from;
       }
@@ -293,8 +295,13 @@ static void N(backward_share)(void* data, int i, int n) {
 static int N(backward)(const void* pass) {
   const Pass* p = pass;
   if (p->T == 0 || p->B == 0) return N(sums_of_nothing)(p);
-  if (N(execute)(p, 1, N(backward_share))) return -1;
-  return (p->dropout ? N(sums_of_dropped) : N(sums))(p, N(cells)[p->code]);
+  Pass q = *p;
+  const size_t summed = p->B * p->cell->norm_sums * p->H * sizeof(real);
+  if (summed && !(q.rows = calloc(1, summed))) return -1;
+  int status = N(execute)(&q, 1, N(backward_share));
+  if (!status) status = (p->dropout ? N(sums_of_dropped) : N(sums))(&q, N(cells)[p->code]);
+  free(q.rows);
+  return status;
 }
 
 #undef AHEAD

@@ -146,8 +146,8 @@ static int N(sum_W)(const Pass* p, const real* xs) {
 
 // The gradient [P, H] of the projection, Σ_t dh_tᵀ m_t.
 static int N(sum_projection)(const Pass* p) {
-  const idx G = p->cell->gates, H = p->H;
-  return N(outer)(p, p->P, H, p->T * p->B, p->dhs, p->P, (const real*)p->gates + G * H, (G + 1) * H,
+  const idx S = p->cell->saved, H = p->H;
+  return N(outer)(p, p->P, H, p->T * p->B, p->dhs, p->P, (const real*)p->gates + (S - 1) * H, S * H,
                   p->dextras[p->cell->projects - 1], 0);
 }
 
@@ -179,7 +179,7 @@ static int N(sums)(const Pass* p, const N(Loops) * loops) {
   N(clear_padding)(p, p->dxs, I, 0, p->B, &w);
   if (p->cell->has_U) {
     const real* first = N(first_das)(p, gathered);
-    status |= N(sum_U)(p, p->cell->first_gates * p->H, 0, p->dU, first);
+    status |= N(sum_U)(p, p->cell->first_gates * p->H, p->cell->U_at * p->H, p->dU, first);
     if (loops->sum_others) status |= loops->sum_others(p, first);
   }
   free(xs);
