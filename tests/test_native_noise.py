@@ -143,3 +143,26 @@ def test_there_is_no_loop_for_other_cells_in_zoneout() -> None:
         cells.lstm_with(peephole=True, zoneout=(0.0, 0.5)),
     ):
         assert BACKEND.kernels_of(cell) == ()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        cells.leaky_with(0.3),
+        cells.leaky_with(1.0, activations=["softplus"]),
+        cells.leaky_with(0.05, activations=[HARD]),
+    ],
+    ids=lambda cell: cell.name,
+)
+@every_dtype
+def test_a_leak_is_zoneout_on_average(cell: Any, dtype: str) -> None:
+    for lengths, reverse in ((None, False), (some_lengths(6, 7), True)):
+        case = Case(cell, (6, 7, 9, 33), dtype, lengths, reverse)
+        found = run(kernel(cell), case)
+        close(found, reference(case), BOUND[dtype])
+        checks.padding_is_zero(case, found)
+
+
+def test_leaky_cells_that_the_loops_do_not_serve() -> None:
+    for cell in (cells.leaky_with(0.3, noise=0.1), cells.leaky_with(0.3, potential=True)):
+        assert BACKEND.kernels_of(cell) == ()

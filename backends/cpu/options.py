@@ -19,6 +19,7 @@ from xrnn.backends.cpu.extension import STRUCTURE, WITH_OPTIONS, Native
 from xrnn.cells.base import Cell
 from xrnn.cells.elman_options import RNNOptions
 from xrnn.cells.gru_options import GRUOptions
+from xrnn.cells.leaky import LeakyOptions
 from xrnn.cells.lstm_options import LSTMOptions
 from xrnn.cells.options import Options, activations_of
 from xrnn.cells.zoneout import Zoneout
@@ -46,10 +47,14 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loop of a cell with options or zoneout, if there is one and the extension was
     built."""
     found = cell.made
+    options: Any
+    rates: tuple[float, ...]
+    options, rates = found, ()
     if isinstance(found, Zoneout):
         options, rates = USUAL.get(found.cell, found.cell.made), found.rates
-    else:
-        options, rates = found, ()
+    if isinstance(found, LeakyOptions) and not (found.noise or found.potential):
+        # (1 − α) h + α g: on average so does a simple network whose units keep their old value.
+        options, rates = RNNOptions(found.activations, inf, 0.0), (1 - found.alpha,)
     loop = loop_of(options, rates) if isinstance(options, Options) else None
     return () if loop is None else (extension.kernel_of(loop),)
 
