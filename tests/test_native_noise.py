@@ -138,7 +138,6 @@ def test_a_layer_runs_by_them() -> None:
 def test_there_is_no_loop_for_other_cells_in_zoneout() -> None:
     for cell in (
         cells.with_zoneout(cells.MinGRU, 0.5),
-        cells.with_zoneout(cells.with_zoneout(cells.GRU, 0.5), 0.5),
         cells.with_zoneout(replace(cells.LSTM, step=cells.LSTM.step), 0.1, 0.1),
         cells.lstm_with(peephole=True, zoneout=(0.0, 0.5)),
     ):

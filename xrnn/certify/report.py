@@ -19,7 +19,7 @@ from xrnn.engine.checks import check_choice
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 
 #: the same for a numeric derivative by differences, for a cell that is not analytic
-DIFFERENCE_BOUND = 1e-7
+DIFFERENCE_BOUND = 1e-6
 
 #: the width of the first column of a table
 CELL_WIDTH = 12
