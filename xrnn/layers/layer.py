@@ -83,7 +83,7 @@ class Layer(Architecture[S]):
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
-        The initial bias of the forget gate (with "orthogonal").
+        The initial bias of the forget gate (with "orthogonal"); a cell without one ignores it.
     precision : {"ieee", "tf32"}
         As for `xrnn.unroll`.
 

@@ -70,7 +70,7 @@ class LSTM(Layer[HCState]):
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
-        The initial bias of the forget gate (with "orthogonal").
+        The initial bias of the forget gate (with "orthogonal"); a cell without one ignores it.
     precision : {"ieee", "tf32"}
         How products of float32 may be rounded, see `xrnn.unroll`.
 
