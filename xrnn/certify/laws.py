@@ -72,12 +72,22 @@ def _undecided(trial: Trial) -> bool:
     return trial.dtype == "bfloat16" and not trial.cell.analytic
 
 
+def runs_in_complex(cell: Cell[Any]) -> bool:
+    """Whether the step of a cell also runs in complex numbers.
+
+    A cell with options does so even where it has kinks: it is analytic on each side of them.
+    """
+    inner = getattr(cell.made, "cell", cell)  # of zoneout
+    return bool(inner.analytic or inner.made is not None)
+
+
 def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
     """d/de of ⟨ys, dys⟩ + ⟨last, dlast⟩ as the argument `name` moves by e · direction.
 
-    For an analytic cell by a complex step, which is exact to rounding; else by differences.
+    By a complex step, which is exact to rounding, where the cell runs in complex numbers; else by
+    differences.
     """
-    if trial.cell.analytic:
+    if runs_in_complex(trial.cell):
         e = 1e-30
         moved = _objective(trial, given, name, direction * (1j * e), "complex128")
         return float(moved.imag) / e
@@ -96,7 +106,10 @@ def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) 
     count = itertools.count()
     state = each(lambda a: shifted(a, f"state {next(count)}"), given.state)
     there = trial.on_device(given._replace(xs=shifted(given.xs, "xs"), state=state))
-    layer = trial.make_layer(weights)
+    moved = trial
+    if dtype == "complex128" and not trial.cell.analytic:
+        moved = replace(trial, cell=replace(trial.cell, analytic=True))
+    layer = moved.make_layer(weights)
     how: Any = {"seed": trial.seed, **there.steps}
     ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **how)
     valid = ~trial.silent()

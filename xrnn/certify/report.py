@@ -18,8 +18,8 @@ from xrnn.engine.checks import check_choice
 #: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 
-#: the same for a numeric derivative by differences, for a cell that is not analytic
-DIFFERENCE_BOUND = 1e-6
+#: the same for a numeric derivative by differences, for a cell that does not run in complex numbers
+DIFFERENCE_BOUND = 1e-7
 
 #: the width of the first column of a table
 CELL_WIDTH = 12
@@ -169,7 +169,7 @@ def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, s
 
 def bound(cell: Cell[Any], law: str, dtype: str) -> float:
     """The largest error of this law that is accepted as rounding."""
-    if law == "derivative" and not cell.analytic:
+    if law == "derivative" and not laws.runs_in_complex(cell):
         return max(BOUNDS[dtype], DIFFERENCE_BOUND)
     return BOUNDS[dtype]
 
