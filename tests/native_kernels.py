@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from sequences import AnyCell
+from sequences import AnyCell, Case, forward, outputs, same
 from shim.guards import Guarded, Guards
 
 from xrnn.backends.cpu import extension
@@ -87,3 +87,13 @@ class NativeKernel:
             threads=lambda: self.threads,
             _native=self.native,
         )
+
+
+def steps_are_the_whole(kernel: NativeKernel, case: Case, fixed: bool) -> None:
+    """Fail unless single steps give the bits of the whole sequence."""
+    ys, last, _ = forward(kernel, case)
+    weights, state = kernel.loop.prepare(case.weights, fixed=fixed), case.state
+    for t, x in enumerate(case.xs):
+        state = kernel.loop.step(weights, x, state)
+        assert state[0].tobytes() == ys[t].tobytes()
+    same(outputs(case, ys, state), outputs(case, ys, last))

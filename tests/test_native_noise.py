@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sequence_checks as checks
-from sequences import Case, close, forward, outputs, reference, run, same, some_lengths
+from native_kernels import steps_are_the_whole
+from sequences import Case, close, reference, run, same, some_lengths
 from test_native_options import BOUND, every_dtype, kernel, native
 
 import xrnn
@@ -89,14 +90,7 @@ def test_what_every_kernel_does(cell: Any, draws: bool) -> None:
 @every_dtype
 @pytest.mark.parametrize("fixed", [False, True])
 def test_steps_are_the_whole(cell: Any, dtype: str, fixed: bool) -> None:
-    case = Case(cell, (5, 2, 17, 70), dtype)
-    loop = kernel(cell)
-    ys, last, _ = forward(loop, case)
-    weights, state = loop.loop.prepare(case.weights, fixed=fixed), case.state
-    for t, x in enumerate(case.xs):
-        state = loop.loop.step(weights, x, state)
-        assert state[0].tobytes() == ys[t].tobytes()
-    same(outputs(case, ys, state), outputs(case, ys, last))
+    steps_are_the_whole(kernel(cell), Case(cell, (5, 2, 17, 70), dtype), fixed)
 
 
 @every_cell

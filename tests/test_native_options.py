@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import sequence_checks as checks
-from native_kernels import NativeKernel
+from native_kernels import NativeKernel, steps_are_the_whole
 from optioned import FAR, PROJECTED, every_cell, forms, spec
 from optioned import MAKERS as ELEMENTWISE
-from sequences import Case, close, forward, outputs, reference, run, same, some_lengths
+from sequences import Case, close, reference, run, same, some_lengths
 
 from xrnn import cells
 from xrnn.backends.cpu import BACKEND, extension
@@ -104,14 +104,8 @@ def test_a_sequence_alone_is_the_same_as_in_a_batch(cell: Any) -> None:
 @pytest.mark.parametrize("fixed", [False, True])
 def test_steps_are_the_whole(cell: Any, dtype: str, fixed: bool) -> None:
     case = Case(cell, (5, 2, 17, 70), dtype)
-    loop = kernel(cell)
-    ys, last, _ = forward(loop, case)
-    weights, state = loop.loop.prepare(case.weights, fixed=fixed), case.state
-    for t, x in enumerate(case.xs):
-        state = loop.loop.step(weights, x, state)
-        assert state[0].tobytes() == ys[t].tobytes()
-    same(outputs(case, ys, state), outputs(case, ys, last))
-    checks.inference_is_the_same(loop, case)
+    steps_are_the_whole(kernel(cell), case, fixed)
+    checks.inference_is_the_same(kernel(cell), case)
 
 
 @every_form
