@@ -1,5 +1,6 @@
 """Weights and gradients in the conventions of other libraries, and files of weights."""
 
+from xrnn.convert.arrays import from_arrays
 from xrnn.convert.torch import from_torch, to_torch
 
-__all__ = ["from_torch", "to_torch"]
+__all__ = ["from_arrays", "from_torch", "to_torch"]

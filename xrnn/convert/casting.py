@@ -5,6 +5,9 @@ from __future__ import annotations
 from xrnn.backends import host
 from xrnn.typing import Array, dtype_name
 
+#: dtypes in which no sums are computed
+HALF = ("float16", "bfloat16")
+
 
 def rounded(what: str, array: Array, dtype: str) -> Array:
     """A NumPy array in the dtype of that name; itself if it has it already.
@@ -36,3 +39,18 @@ def rounded(what: str, array: Array, dtype: str) -> Array:
     if lost.any():
         raise ValueError(f"{what} holds {array[lost][0]}, which is too large for {dtype}")
     return found
+
+
+def wide(array: Array) -> Array:
+    """A NumPy array in a dtype in which sums may be computed: float32 for one of 16 bits.
+
+    Raises
+    ------
+    TypeError
+        If it does not hold floating-point numbers.
+    """
+    if dtype_name(array.dtype) in HALF:
+        return array.astype("float32")
+    if not host.xp.isdtype(array.dtype, ("real floating", "complex floating")):
+        raise TypeError(f"an array is {array.dtype}; it must be of floating-point numbers")
+    return array

@@ -28,16 +28,13 @@ import array_api_compat
 from xrnn.backends import backend_of, host
 from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU, lstm_with
 from xrnn.cells.base import check_flags
-from xrnn.convert.casting import rounded
+from xrnn.convert.casting import HALF, rounded
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
 from xrnn.typing import Array, dtype_name
 
 KNOWN = (Elman, ElmanReLU, LSTM, GRU)
-
-#: dtypes in which no sums are computed
-HALF = ("float16", "bfloat16")
 
 
 def from_torch(

@@ -1,0 +1,161 @@
+"""What the loaders return: parts by name, made of the arrays that another library has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from xrnn.backends import host
+from xrnn.convert.casting import rounded, wide
+from xrnn.convert.conventions import Convention, Stored, decode
+from xrnn.layers.embedding import Embedding
+from xrnn.layers.gru import GRU
+from xrnn.layers.layer import Layer
+from xrnn.layers.linear import Linear
+from xrnn.layers.lstm import LSTM
+from xrnn.layers.rnn import RNN
+from xrnn.typing import Array, GivenDType, dtype_name
+
+Kind = Literal["lstm", "gru", "rnn"]
+
+LAYERS: Mapping[Kind, Any] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+
+LoadedPart = Layer[Any] | Embedding | Linear
+
+
+class Loaded(dict[str, LoadedPart]):
+    """Parts by name, and what their loader assumed.
+
+    It is a dict, which prints as a table.
+
+    Attributes
+    ----------
+    notes : dict of str to list of str
+        For each part the convention that it was read by, and what else is to be known: what a
+        caller must give, such as initial states, and what the part leaves out, such as an
+        activation function behind it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: dict[str, list[str]] = {}
+
+    def add(self, name: str, part: LoadedPart, *notes: str) -> str:
+        """Add a part under its name, or under that and a number if it is taken; give the name."""
+        n, free = 2, name
+        while free in self:
+            free, n = f"{name}_{n}", n + 1
+        self[free], self.notes[free] = part, list(notes)
+        return free
+
+    def __repr__(self) -> str:
+        lines = []
+        for name, part in self.items():
+            lines += [f"{name!r}: {part!r}", *(f"    {note}" for note in self.notes[name])]
+        return "\n".join(lines) or "no parts"
+
+
+def make_layer(
+    kind: Kind,
+    convention: Convention,
+    cells: Sequence[Stored],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    reverse: bool = False,
+    batch_first: bool = False,
+    options: Mapping[str, Any] | None = None,
+    states: Sequence[Sequence[Array]] | None = None,
+    dtype: GivenDType | None = None,
+    device: str = "cpu",
+) -> Layer[Any]:
+    """The layer with these weights.
+
+    Parameters
+    ----------
+    kind : {"lstm", "gru", "rnn"}
+        The layer.
+    convention : Convention
+        How the arrays are stored.
+    cells : sequence of Stored
+        One for each layer and direction, in the order of ``layer.parts()``.  The layer has biases
+        if any of them has one; in the others these are zero.
+    num_layers, bidirectional, reverse, batch_first, device
+        As for the layers.
+    options : mapping of str, optional
+        Further options of `xrnn.LSTM`, `xrnn.GRU` or `xrnn.RNN`, such as ``clip`` or ``reset``.
+    states : sequence of (h, c) or (h,), optional
+        The initial state of each of `cells`, (H,) each, which the layer gets as weights
+        (``learn_state=True``).
+    dtype : str, optional
+        The dtype of the layer.  Default: that of the first matrix.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are not of floating-point numbers.
+    ValueError
+        If the shapes do not fit together, an option is not one of the layer, or a number is too
+        large for `dtype`.
+    """
+    W = cells[0].W
+    I, rows = W.shape if convention.layout == "rows" else W.shape[::-1]
+    layer: Layer[Any] = LAYERS[kind](
+        I,
+        rows // len(convention.gates),
+        num_layers,
+        **(options or {}),
+        bias=any(one.b is not None or one.recurrent_bias is not None for one in cells),
+        bidirectional=bidirectional,
+        reverse=reverse,
+        batch_first=batch_first,
+        learn_state=states is not None,
+        dtype=dtype_name(W.dtype) if dtype is None else dtype,
+        device=device,
+    )
+    weights: dict[str, Array] = {}
+    for n, ((_, suffix), one) in enumerate(zip(layer.parts(), cells, strict=True)):
+        weights |= weights_of(layer, suffix, convention, one, states[n] if states else ())
+    assign(layer, weights)
+    return layer
+
+
+def weights_of(
+    layer: Layer[Any],
+    suffix: str,
+    convention: Convention,
+    stored: Stored,
+    state: Sequence[Array] = (),
+) -> dict[str, Array]:
+    """The weights of one cell of a layer by name; biases that are not stored are zero."""
+    W, *others = [None if array is None else wide(array) for array in stored]
+    found = decode(convention, layer.cell, Stored(W, *others))
+    if layer.bias:
+        for name in layer.cell.biases:
+            if name not in found:
+                shape = layer.weights.specs[f"{name}{suffix}"].shape
+                found[name] = host.xp.zeros(shape, found["W"].dtype)
+    found |= {f"{name}0": s for name, s in zip(layer.cell.states, state, strict=False)}
+    return {f"{name}{suffix}": array for name, array in found.items()}
+
+
+def assign(part: LoadedPart, arrays: Mapping[str, Array]) -> None:
+    """Give a part weights (NumPy), rounded to its dtype and moved to its device."""
+    placement = part.weights.placement
+    dtype = dtype_name(placement.dtype)
+    # Every weight must be there: none is left as it was drawn.
+    if odd := sorted(arrays.keys() ^ part.weights.keys()):
+        raise ValueError(f"missing or unknown: {', '.join(odd)}")
+    part.weights = {
+        name: placement.from_host(rounded(name, array, dtype)) for name, array in arrays.items()
+    }
+
+
+@contextmanager
+def within(what: str) -> Iterator[None]:
+    """Errors of the block begin with `what`, the file or the part that they are about."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from error
