@@ -12,7 +12,7 @@ from xrnn.backends import backend_of, host
 from xrnn.cells.base import Cell, check_cell, check_flags
 from xrnn.cells.numbers import accept_number
 from xrnn.convert.casting import wide
-from xrnn.convert.conventions import Convention, Polarity, Stored, looking
+from xrnn.convert.conventions import Convention, Polarity, Stored, peephole_gates
 from xrnn.convert.loaded import assign, weights_of
 from xrnn.engine.checks import check_choice
 from xrnn.layers.layer import Layer
@@ -63,7 +63,7 @@ def from_arrays(
         reset gate after the product, which keeps its part as v.
     peephole : array, optional
         The peepholes, (3·H,): those of all `gates` but g, in that order.
-    projection : array (P, H), optional
+    projection : array (P, H), or (H, P) if `transposed`, optional
         What makes h of the H hidden units, for a cell with ``proj_size=P``.
     state : sequence of array (H,), optional
         A trained initial state, one array for each of ``cell.states``; it becomes weights of the
@@ -73,8 +73,8 @@ def from_arrays(
         j are other letters for g; "rzn" for a GRU, in which u stands for z, and c or h for n.
         Default: the order of ``cell.gates``.
     transposed : bool, optional
-        Whether the matrices are (I, G·H) and (H, G·H).  It must be said where the shape of U does
-        not tell.
+        Whether the matrices are (I, G·H), (H, G·H) and (H, P).  It must be said where the shape of
+        U does not tell.
     z : {"keeps", "takes"}
         What z = 1 does in a GRU: h = z ⊙ h_prev + (1 − z) ⊙ n "keeps" the old state, h = (1 − z) ⊙
         h_prev + z ⊙ n "takes" the candidate.
@@ -116,13 +116,13 @@ def from_arrays(
     shift = accept_number(f"{cell.name}: forget_bias", forget_bias, "a finite number", isfinite)
     check_choice(cell.name, "z", z, ("keeps", "takes"))
     _check_options(cell, U, peephole, projection, shift, z)
-    eyes = "".join(k for k in order if k in looking(cell))
+    peepholes = "".join(k for k in order if k in peephole_gates(cell))
     convention = Convention(
         order,
         layout="columns" if columns else "rows",
         z=z,
         forget_bias=shift,
-        peepholes=eyes,
+        peepholes=peepholes,
     )
     b, recurrent_bias = (
         None if one is None else _joined(cell, name, one, order, 1)
@@ -133,7 +133,7 @@ def from_arrays(
         None if U is None else _joined(cell, "U", U, order, 2, int(columns)),
         b,
         recurrent_bias,
-        None if peephole is None else _joined(cell, "peephole", peephole, eyes, 1),
+        None if peephole is None else _joined(cell, "peephole", peephole, peepholes, 1),
         None if projection is None else _joined(cell, "projection", projection, "", 2),
     )
     initial = None if state is None else [_array(cell, "state", s, 1) for s in state]
@@ -285,8 +285,8 @@ def _sizes(cell: Cell[Any], stored: Stored, columns: bool) -> tuple[int, int]:
         "U": ((h, rows), f"(H, {G}·H)") if columns else ((rows, h), f"({G}·H, H)"),
         "b": ((rows,), f"({G}·H,)"),
         "recurrent_bias": ((rows,), f"({G}·H,)"),
-        "peephole": ((len(looking(cell)) * H,), f"({len(looking(cell))}·H,)"),
-        "projection": ((h, H), "(P, H)"),
+        "peephole": ((len(peephole_gates(cell)) * H,), f"({len(peephole_gates(cell))}·H,)"),
+        "projection": ((H, h), "(H, P)") if columns else ((h, H), "(P, H)"),
     }
     for name, (shape, letters) in shapes.items():
         array = getattr(stored, name)

@@ -33,15 +33,15 @@ class Convention:
     """How one library stores the weights of one kind of cell.
 
     - gates: the gates in the order of their blocks
-    - layout: "rows": W (G·H, I) and U (G·H, H); "columns": W (I, G·H) and U (H, G·H); "blocks": as
+    - layout: "rows": W (G·H, I), U (G·H, H) and P (P, H); "columns": their transposes; "blocks": as
       "columns", but with the numbers of each block of H columns in the order of its transpose
     - biases: "one": (G·H,); "two": one of the inputs and one of the recurrent product, (G·H,)
       each; "joined": these two one after the other, (2·G·H,); "stacked": both as (2, G·H)
     - z: what z = 1 does in a GRU: "keeps" the old state, or "takes" the candidate
     - forget_bias: what the library adds to the bias of f whenever it runs
     - peepholes: the gates that have peepholes, in the order of their blocks
-    - reset: of a GRU, whether the reset gate acts "after" or "before" the product with U; "" where
-      the file says it
+    - reset: of a GRU, whether the reset gate acts "after" or "before" the product with U, so that
+      no weights are given to the other cell; "" where the file says it
     """
 
     gates: str
@@ -58,6 +58,8 @@ CONVENTIONS: Mapping[tuple[str, str], Convention] = {
     ("PyTorch", "LSTM"): Convention("ifgo"),
     ("PyTorch", "GRU"): Convention("rzn", reset="after"),
     ("PyTorch", "RNN"): Convention("h"),
+    ("cuDNN", "LSTM"): Convention("ifgo"),
+    ("cuDNN", "GRU"): Convention("rzn", reset="after"),
     ("ONNX", "LSTM"): Convention("iofg", biases="joined", peepholes="iof"),
     ("ONNX", "GRU"): Convention("zrn", biases="joined"),
     ("ONNX", "RNN"): Convention("h", biases="joined"),
@@ -78,10 +80,17 @@ CONVENTIONS: Mapping[tuple[str, str], Convention] = {
     ("TensorFlow Lite", "LSTM"): Convention("ifgo", biases="one", peepholes="ifo"),
     ("TensorFlow Lite", "LSTM (coupled)"): Convention("fgo", biases="one", peepholes="fo"),
     ("TensorFlow Lite", "RNN"): Convention("h", biases="one"),
+    ("Core ML", "LSTM"): Convention("ifgo", biases="one", peepholes="ifo"),
+    ("Core ML", "GRU"): Convention("zrn", biases="one", reset="before"),
+    ("Core ML", "RNN"): Convention("h", biases="one"),
+    ("Flax", "LSTMCell"): Convention("ifgo", layout="columns", biases="one"),
+    ("Flax", "GRUCell"): Convention("rzn", layout="columns", reset="after"),
     ("DyNet", "VanillaLSTM"): Convention("ifog", biases="one", forget_bias=1.0),
     ("Paddle 1", "dynamic_gru"): Convention(
         "zrn", layout="columns", biases="one", z="takes", reset="before"
     ),
+    ("Opus", "GRU"): Convention("zrn", layout="columns", reset="after"),
+    ("Tesseract", "LSTM"): Convention("gifo", biases="one"),
 }
 
 
@@ -93,7 +102,7 @@ class Stored(NamedTuple):
     - b: the bias; with "two" biases that of the inputs
     - recurrent_bias: with "two" biases the other one
     - peephole: (n·H,), the blocks of the convention's `peepholes`
-    - projection: (P, H), P being the size of h
+    - projection: (P, H), P being the size of h, in the layout of the convention
     """
 
     W: Array
@@ -115,8 +124,8 @@ def decode(
     Raises
     ------
     ValueError
-        If the library has not all gates of the cell, or z of the other polarity with an
-        activation function that is not symmetric.
+        If the library has not all gates or peepholes of the cell, its reset gate acts elsewhere,
+        or a gate is 1 minus the one here, with an activation function that is not symmetric.
     """
     check_expressible(convention, cell)
     gates = convention.gates
@@ -141,9 +150,10 @@ def decode(
             bias[f * H : (f + 1) * H] += convention.forget_bias
         found["b"] = bias
     if stored.peephole is not None:
-        found["p"] = _decoded(convention.peepholes, looking(cell), stored.peephole, convention)
+        ours = peephole_gates(cell)
+        found["p"] = _decoded(convention.peepholes, ours, stored.peephole, convention)
     if stored.projection is not None:
-        found["P"] = stored.projection
+        found["P"] = _turned(convention, stored.projection)
     return found
 
 
@@ -173,7 +183,8 @@ def encode(
     of_x = of_h = peephole = None
     if "b" in weights:
         bias = weights["b"].copy()
-        other = bias.copy() if gradients else host.xp.zeros_like(bias)
+        twice = gradients and convention.biases != "one"
+        other = bias.copy() if twice else host.xp.zeros_like(bias)
         if "v" in weights:
             other[-H:] = weights["v"]
         if convention.forget_bias and not gradients:
@@ -182,23 +193,34 @@ def encode(
         of_x = _encoded(gates, cell.gates, bias, convention)
         of_h = _encoded(gates, cell.gates, other, convention)
     if "p" in weights:
-        peephole = _encoded(convention.peepholes, looking(cell), weights["p"], convention)
+        peephole = _encoded(convention.peepholes, peephole_gates(cell), weights["p"], convention)
     b, recurrent_bias = _stored_biases(convention, of_x, of_h)
-    return Stored(W, U, b, recurrent_bias, peephole, weights.get("P"))
+    projection = _turned(convention, weights["P"]) if "P" in weights else None
+    return Stored(W, U, b, recurrent_bias, peephole, projection)
 
 
-def looking(cell: Cell[Any]) -> tuple[str, ...]:
+def peephole_gates(cell: Cell[Any]) -> tuple[str, ...]:
     """The gates of a cell that have peepholes, in the order of p."""
     return tuple(k for k in cell.gates if k != "g") if "p" in cell.extras else ()
 
 
 def check_expressible(convention: Convention, cell: Cell[Any]) -> None:
     """Raise ValueError unless `decode` and `encode` can serve this cell."""
-    known = set(convention.gates) | ({"i"} if "f" in convention.gates else set())
-    if missing := [k for k in cell.gates if k not in known]:
+    for what, ours, theirs in (
+        ("gates", cell.gates, convention.gates),
+        ("peepholes", peephole_gates(cell), convention.peepholes),
+    ):
+        known = theirs + "i" if "f" in theirs else theirs
+        if missing := [k for k in ours if k not in known]:
+            raise ValueError(
+                f"{cell.name}: {what} is {theirs!r}; it must have a letter for each of "
+                f"{', '.join(ours)}, and {missing[0]} is missing"
+            )
+    after = "after" if "v" in cell.extras else "before"
+    if "r" in cell.gates and convention.reset not in ("", after):
         raise ValueError(
-            f"{cell.name}: gates is {convention.gates!r}; it must have a letter for each of "
-            f"{', '.join(cell.gates)}, and {missing[0]} is missing"
+            f"{cell.name}: its reset gate acts {after} the product with U; it must act "
+            f"{convention.reset} it, as in the library that stored the weights"
         )
     turned = convention.z == "takes" and "z" in cell.gates
     turned = turned or ("i" in cell.gates and "i" not in convention.gates)
@@ -264,6 +286,11 @@ def _to_layout(convention: Convention, rows: Array) -> Array:
         return rows.T
     blocks = host.xp.split(rows, len(convention.gates))
     return host.xp.concat([block.reshape(block.shape[::-1]) for block in blocks], axis=1)
+
+
+def _turned(convention: Convention, projection: Array) -> Array:
+    """A stored projection of P (P, H), and back; it has no blocks."""
+    return projection if convention.layout == "rows" else projection.T
 
 
 def _two_biases(convention: Convention, stored: Stored) -> tuple[Array | None, Array | None]:

@@ -84,7 +84,8 @@ def make_layer(
     num_layers, bidirectional, reverse, batch_first, device
         As for the layers.
     options : mapping of str, optional
-        Further options of `xrnn.LSTM`, `xrnn.GRU` or `xrnn.RNN`, such as ``clip`` or ``reset``.
+        Further options of `xrnn.LSTM`, `xrnn.GRU` or `xrnn.RNN`, such as ``clip``; ``reset`` only
+        where the convention does not say it.
     states : sequence of (h, c) or (h,), optional
         The initial state of each of `cells`, (H,) each, which the layer gets as weights
         (``learn_state=True``).
@@ -101,11 +102,12 @@ def make_layer(
     """
     W = cells[0].W
     I, rows = W.shape if convention.layout == "rows" else W.shape[::-1]
+    reset = {"reset": convention.reset} if convention.reset else {}
     layer: Layer[Any] = LAYERS[kind](
         I,
         rows // len(convention.gates),
         num_layers,
-        **(options or {}),
+        **(reset | dict(options or {})),
         bias=any(one.b is not None or one.recurrent_bias is not None for one in cells),
         bidirectional=bidirectional,
         reverse=reverse,
