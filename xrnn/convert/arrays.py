@@ -13,13 +13,13 @@ from xrnn.cells.base import Cell, check_cell, check_flags
 from xrnn.cells.numbers import accept_number
 from xrnn.convert.casting import wide
 from xrnn.convert.conventions import Convention, Polarity, Stored, peephole_gates
-from xrnn.convert.loaded import assign, weights_of
+from xrnn.convert.loaded import assign, has_bias, weights_of
 from xrnn.engine.checks import check_choice
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array, GivenDType, S
 
 #: another letter of a gate → xrnn's, the first of which that the cell has is meant
-SYNONYMS: Mapping[str, str] = {"c": "gn", "j": "g", "u": "z", "h": "n"}
+SYNONYMS: Mapping[str, str] = {"c": "gn", "j": "g", "h": "n", "u": "z", "f": "u"}
 
 #: an array, or one array for each gate in the order of `gates`
 GivenGates = Array | Sequence[Array]
@@ -34,7 +34,7 @@ def from_arrays(
     recurrent_bias: GivenGates | None = None,
     peephole: GivenGates | None = None,
     projection: Array | None = None,
-    state: Sequence[Array] | None = None,
+    state: Sequence[Array] | Array | None = None,
     gates: str | None = None,
     transposed: bool | None = None,
     z: Polarity = "keeps",
@@ -70,7 +70,8 @@ def from_arrays(
         layer (``learn_state=True``).  Default: the layer starts from zeros.
     gates : str, optional
         The letters of the gates, in the order of their blocks: "ifgo" for an LSTM, in which c and
-        j are other letters for g; "rzn" for a GRU, in which u stands for z, and c or h for n.
+        j are other letters for g; "rzn" for a GRU, in which u stands for z, and c or h for n; "un"
+        for an MGU, in which f stands for u.
         Default: the order of ``cell.gates``.
     transposed : bool, optional
         Whether the matrices are (I, G·H), (H, G·H) and (H, P).  It must be said where the shape of
@@ -112,10 +113,10 @@ def from_arrays(
     """
     check_cell(cell)
     order = _accept_gates(cell, gates)
-    columns = _is_transposed(cell, W, U, b, transposed)
     shift = accept_number(f"{cell.name}: forget_bias", forget_bias, "a finite number", isfinite)
     check_choice(cell.name, "z", z, ("keeps", "takes"))
     _check_options(cell, U, peephole, projection, shift, z)
+    columns = _is_transposed(cell, W, U, b, transposed)
     peepholes = "".join(k for k in order if k in peephole_gates(cell))
     convention = Convention(
         order,
@@ -124,37 +125,29 @@ def from_arrays(
         forget_bias=shift,
         peepholes=peepholes,
     )
-    b, recurrent_bias = (
-        None if one is None else _joined(cell, name, one, order, 1)
-        for name, one in (("b", b), ("recurrent_bias", recurrent_bias))
-    )
+    axis = int(columns)
     stored = Stored(
-        _joined(cell, "W", W, order, 2, int(columns)),
-        None if U is None else _joined(cell, "U", U, order, 2, int(columns)),
-        b,
-        recurrent_bias,
-        None if peephole is None else _joined(cell, "peephole", peephole, peepholes, 1),
-        None if projection is None else _joined(cell, "projection", projection, "", 2),
+        _joined(cell, "W", W, order, 2, axis),
+        None if U is None else _joined(cell, "U", U, order, 2, axis),
+        None if b is None else _joined(cell, "b", b, order),
+        None if recurrent_bias is None else _joined(cell, "recurrent_bias", recurrent_bias, order),
+        None if peephole is None else _joined(cell, "peephole", peephole, peepholes),
+        None if projection is None else _array(cell, "projection", projection, 2),
     )
-    initial = None if state is None else [_array(cell, "state", s, 1) for s in state]
-    if initial is not None and len(initial) != len(cell.states):
-        raise ValueError(
-            f"{cell.name}: state holds {len(initial)} arrays; it must hold one for each of "
-            f"{', '.join(cell.states)}"
-        )
     I, H = _sizes(cell, stored, columns)
+    initial = _initial_state(cell, state, H)
     layer: Layer[S] = Layer(
         cell,
         I,
         H,
-        bias=stored.b is not None or stored.recurrent_bias is not None,
+        bias=has_bias(convention, stored),
         batch_first=batch_first,
         reverse=reverse,
-        learn_state=initial is not None,
+        learn_state=state is not None,
         dtype=stored.W.dtype if dtype is None else dtype,
         device=device,
     )
-    assign(layer, weights_of(layer, "_l0", convention, stored, initial or ()))
+    assign(layer, weights_of(layer, "_l0", convention, stored, initial))
     return layer
 
 
@@ -233,7 +226,9 @@ def _check_options(
         )
 
 
-def _joined(cell: Cell[Any], name: str, given: Any, gates: str, ndim: int, axis: int = 0) -> Array:
+def _joined(
+    cell: Cell[Any], name: str, given: Any, gates: str, ndim: int = 1, axis: int = 0
+) -> Array:
     """An array of all gates, of one array or of one for each gate."""
     if not isinstance(given, Sequence):
         return _array(cell, name, given, ndim)
@@ -295,3 +290,27 @@ def _sizes(cell: Cell[Any], stored: Stored, columns: bool) -> tuple[int, int]:
                 f"{cell.name}: {name} has shape {array.shape}; it must be {letters} = {shape}"
             )
     return I, H
+
+
+def _initial_state(cell: Cell[Any], state: Any, H: int) -> list[Array]:
+    """The arrays of a trained initial state; none if there is no such state."""
+    if state is None:
+        return []
+    if not isinstance(state, Sequence) and not array_api_compat.is_array_api_obj(state):
+        raise TypeError(
+            f"{cell.name}: state is {state!r:.80}; it must be a sequence of arrays, one for each "
+            f"of {', '.join(cell.states)}"
+        )
+    if len(state) != len(cell.states):
+        raise ValueError(
+            f"{cell.name}: state holds {len(state)} arrays; it must hold one for each of "
+            f"{', '.join(cell.states)}"
+        )
+    arrays = []
+    for name, given, size in zip(cell.states, state, cell.widths(H), strict=True):
+        arrays.append(_array(cell, f"state[{name!r}]", given, 1))
+        if len(arrays[-1]) != size:
+            raise ValueError(
+                f"{cell.name}: state[{name!r}] has shape {arrays[-1].shape}; it must be ({size},)"
+            )
+    return arrays

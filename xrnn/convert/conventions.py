@@ -135,6 +135,8 @@ def decode(
     if cell.recurrent:
         found["U"] = _decoded(gates, cell.gates, _from_layout(convention, stored.U), convention)
     of_x, of_h = _two_biases(convention, stored)
+    if of_x is None and convention.forget_bias:
+        of_x = host.xp.zeros(len(W), W.dtype)
     if of_x is not None:
         bias = _decoded(gates, cell.gates, of_x, convention)
         if of_h is not None:
@@ -175,14 +177,15 @@ def encode(
         As for `decode`; or if the library has one bias alone, and v is not zero.
     """
     check_expressible(convention, cell)
-    gates, H = convention.gates, len(weights["W"]) // len(cell.gates)
-    W = _to_layout(convention, _encoded(gates, cell.gates, weights["W"], convention))
+    gates, rows = convention.gates, weights["W"]
+    H = len(rows) // len(cell.gates)
+    W = _to_layout(convention, _encoded(gates, cell.gates, rows, convention))
     U = None
     if cell.recurrent:
         U = _to_layout(convention, _encoded(gates, cell.gates, weights["U"], convention))
     of_x = of_h = peephole = None
-    if "b" in weights:
-        bias = weights["b"].copy()
+    if "b" in weights or convention.forget_bias:
+        bias = weights["b"].copy() if "b" in weights else host.xp.zeros(len(rows), rows.dtype)
         twice = gradients and convention.biases != "one"
         other = bias.copy() if twice else host.xp.zeros_like(bias)
         if "v" in weights:

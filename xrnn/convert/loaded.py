@@ -108,7 +108,7 @@ def make_layer(
         rows // len(convention.gates),
         num_layers,
         **(reset | dict(options or {})),
-        bias=any(one.b is not None or one.recurrent_bias is not None for one in cells),
+        bias=any(has_bias(convention, one) for one in cells),
         bidirectional=bidirectional,
         reverse=reverse,
         batch_first=batch_first,
@@ -121,6 +121,12 @@ def make_layer(
         weights |= weights_of(layer, suffix, convention, one, states[n] if states else ())
     assign(layer, weights)
     return layer
+
+
+def has_bias(convention: Convention, stored: Stored) -> bool:
+    """Whether the cell has a bias, of its own or one that the library adds when it runs."""
+    given = stored.b is not None or stored.recurrent_bias is not None
+    return given or convention.forget_bias != 0
 
 
 def weights_of(
