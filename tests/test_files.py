@@ -222,7 +222,7 @@ class TestWhatIsGiven:
         assert files.read(tmp_path / "m")[1]["metadata"] == metadata
 
     @pytest.mark.parametrize(
-        "part", [None, 3, xrnn.LSTM, "lstm", [xrnn.LSTM(2, 2)], dict(xrnn.LSTM(2, 2).weights)]
+        "part", [0, 3, xrnn.LSTM, "lstm", [xrnn.LSTM(2, 2)], dict(xrnn.LSTM(2, 2).weights)]
     )
     def test_no_part(self, tmp_path: Path, part: Any) -> None:
         for call in (xrnn.save, xrnn.load):

@@ -149,7 +149,7 @@ class TestCast:
         with pytest.raises(ValueError, match=r"hidden_size is 4 in the file, 5 here$"):
             xrnn.load(tmp_path / "m", xrnn.LSTM(3, 5, dtype="float64"), cast=True)
         with pytest.raises(TypeError, match="cast is 'yes'; it must be True or False"):
-            xrnn.load(tmp_path / "m", xrnn.LSTM(3, 5), cast="yes")  # type: ignore[arg-type]
+            xrnn.load(tmp_path / "m", xrnn.LSTM(3, 5), cast="yes")  # type: ignore[call-overload]
 
     def test_numbers_that_are_too_large(self, tmp_path: Path) -> None:
         layer, other = xrnn.LSTM(3, 4), xrnn.LSTM(3, 4, dtype="float16", rng=1)

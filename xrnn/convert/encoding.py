@@ -3,7 +3,9 @@
 A file is a safetensors file.  Its metadata hold
 
 - ``format``: the version of these rules, ``xrnn 3``;
-- JSON values by name: ``config``, ``metadata``, and what else the writer gives;
+- JSON values by name: ``config``, ``metadata``, ``parts`` (how to make them; since 0.4.0),
+  ``tied`` (the parts with two names, if there are any; since 0.4.0), and what else the writer
+  gives;
 - ``checksum``: of all of them, and of name, dtype, shape and numbers of each tensor.
 
 ==========  ========  ======================================================================
@@ -138,6 +140,14 @@ def checksum(tensors: Mapping[str, Array], header: Mapping[str, str]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def renamed(config: Mapping[str, Any], written: str) -> dict[str, Any]:
+    """The configuration of one part in a file of any format by the names of today."""
+    if written != "xrnn 1":
+        return dict(config)
+    letters: dict[str, str] = LETTERS.get(str(config.get("kind")), {})
+    return {letters.get(str(key), str(key)): value for key, value in config.items()}
+
+
 def modern(config: Any, written: str, mine: Mapping[str, Any]) -> Any:
     """The configuration in a file of any format as it would be written today.
 
@@ -153,13 +163,10 @@ def _modern_part(config: Any, written: str, mine: Mapping[str, Any] | None) -> A
     if not isinstance(config, dict) or mine is None:
         return config
     found = {key: mine[key] for key in UNSAID[written] if key in mine}
-    if written != "xrnn 1":
-        return {**found, **config}
-    kind, name = str(config.get("kind")), str(config.get("cell"))
-    letters: dict[str, str] = LETTERS.get(kind, {})
-    found |= {letters.get(str(key), str(key)): value for key, value in config.items()}
-    if kind == "layer":
+    found |= renamed(config, written)
+    if written == "xrnn 1" and str(config.get("kind")) == "layer":
         found["reverse"] = False
+        name = str(config.get("cell"))
         if name not in BY_NAME and str(mine.get("cell")).startswith(f"{name} ("):
             found["cell"] = mine["cell"]
     return found

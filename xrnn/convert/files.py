@@ -1,7 +1,8 @@
 """`save` and `load`: safetensors files with the configuration in their metadata.
 
-A file holds one part (a layer, an embedding, a linear map) or several under names.  It is replaced
-as a whole (see `xrnn.engine.atomic`) and carries a checksum (see `xrnn.convert.encoding`).
+A file holds one part (a layer, an embedding, a linear map, an optimizer, a learner) or several
+under names.  It is replaced as a whole (see `xrnn.engine.atomic`) and carries a checksum (see
+`xrnn.convert.encoding`).
 
 Files of every released version can be read.  A file of a newer format is refused.  So is an option
 in the configuration that the part does not have, because it would change what is computed; what
@@ -13,39 +14,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, overload
 
-from xrnn.backends import backend_of
+from xrnn.backends import backend_of, locate
 from xrnn.cells.base import check_flags
 from xrnn.convert import encoding
-from xrnn.convert.casting import rounded
+from xrnn.convert.building import Builder
+from xrnn.convert.filling import check_fillable, fill
+from xrnn.convert.held import Held, held
+from xrnn.convert.parts import Part, Parts, config_of, details_of, holders, named, stored
 from xrnn.engine import atomic
-from xrnn.engine.checks import DTYPES
-from xrnn.engine.parameters import Parameters, assign_together
+from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.layers.architecture import LATER
-from xrnn.typing import Array, dtype_name
+from xrnn.typing import Array, GivenDType
 
 #: how a safetensors file begins: 8 bytes that hold a length, then JSON
 HEAD = 9
 
-
-class Part(Protocol):
-    """What can be saved: an object with weights and a configuration."""
-
-    @property
-    def weights(self) -> Parameters: ...
-
-    def config(self) -> dict[str, Any]: ...
-
-
-Parts = Part | Mapping[str, Part]
-
 P = TypeVar("P", bound=Parts)
-
-Tensors = dict[str, Array]
-
-#: name in the file → the weights it belongs to, and its name among them
-Entries = dict[str, tuple[Parameters, str]]
 
 
 def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> None:
@@ -58,8 +44,9 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     ----------
     path : path
         The file.
-    part : Layer, Embedding, Linear, or mapping of str to those
-        What to save; with a mapping, several under their names.
+    part : Layer, Embedding, Linear, Optimizer, Online, or mapping of str to those
+        What to save; with a mapping, several under their names.  One part under two names is
+        written once, and so is a weight of an `xrnn.online.Online` that is that of a layer.
     metadata : JSON value, optional
         Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns: None, bool,
         int, float (not NaN or infinity), str, and lists and dicts (with keys of str) of those.
@@ -78,42 +65,77 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     Examples
     --------
     >>> import tempfile, xrnn
-    >>> layer = xrnn.LSTM(3, 5)
+    >>> layer = xrnn.LSTM(3, 5, batch_first=True, cell_clip=10.0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     xrnn.save(f"{folder}/model.safetensors", layer)
-    ...     other = xrnn.load(f"{folder}/model.safetensors", xrnn.LSTM(3, 5, rng=1))
+    ...     other = xrnn.load(f"{folder}/model.safetensors")
+    >>> other
+    <LSTM(3, 5, batch_first=True): lstm(cell_clip=10.0)>
     >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
     True
     """
-    name = _name(path)
-    tensors = {
-        _key(prefix, weight): array
-        for prefix, one in _named(part)
-        for weight, array in dict(one.weights).items()
-    }
+    name, parts = _name(path), named(part)
+    first = holders(parts)
+    own = {key: parts[key] for key in parts if first[key] == key}
+    tensors, keys = stored(own)
     _check_json("metadata", metadata)
-    write(name, tensors, {"config": _config(part), "metadata": metadata})
+    configs = {key: config_of(one) for key, one in own.items()}
+    info: dict[str, Any] = {
+        "config": configs if isinstance(part, Mapping) else configs[""],
+        "metadata": metadata,
+        "parts": {key: details_of(one, keys) for key, one in own.items()},
+    }
+    write(name, tensors, info | ({"tied": first} if len(own) < len(parts) else {}))
 
 
-def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P:
-    """Read the weights in a file of `save` into a part that has the same configuration.
+@overload
+def load(
+    path: str | os.PathLike[str],
+    part: None = None,
+    *,
+    dtype: GivenDType | None = None,
+    device: str | None = None,
+) -> Any: ...
 
-    Everything is checked before the first weight is replaced.
+
+@overload
+def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P: ...
+
+
+def load(
+    path: str | os.PathLike[str],
+    part: Parts | None = None,
+    *,
+    cast: bool = False,
+    dtype: GivenDType | None = None,
+    device: str | None = None,
+) -> Any:
+    """Read what `save` has written: new parts, or new weights of a part that is there.
+
+    Without `part`, what was saved is made anew: the part, or the dict of parts, of the same
+    classes, options and numbers.  With `part`, which must have the same configuration as the one
+    that was saved, its weights are replaced; everything is checked before the first of them is.
 
     Parameters
     ----------
     path : path
         The file.
-    part : Layer, Embedding, Linear, or mapping of str to those
+    part : Layer, Embedding, Linear, Optimizer, Online, or mapping of str to those, optional
         The part whose weights are replaced; it keeps its library and device.
     cast : bool
-        Whether a file of another dtype is accepted; its numbers are then rounded to the dtype of
-        the part.
+        With `part`: whether a file of another dtype is accepted; its numbers are then rounded to
+        the dtype of the part.
+    dtype : as for `xrnn.Layer`, optional
+        Without `part`: the dtype to which all weights are rounded.  Default: that in the file.
+    device : str, optional
+        Without `part`: where the parts are made, as for `xrnn.Layer`.  Default: "cpu".
 
     Returns
     -------
     part
-        The `part` that was given.
+        The `part` that was given, or what was saved.  What has two names in the file is one part
+        again, and the weights of an `Online` are those of the layer if they were so before.  The
+        state of an optimizer follows its weights to their device at the next update.
 
     Raises
     ------
@@ -122,37 +144,75 @@ def load(path: str | os.PathLike[str], part: P, *, cast: bool = False) -> P:
     OSError
         If it cannot be read.
     ValueError
-        If it is damaged, not written by xrnn, or has another configuration.
+        If it is damaged or not written by xrnn; if it has another configuration than `part` or,
+        without it, does not say all that it takes to make the part: a cell or a class of one's
+        own, or a layer in a file of xrnn 0.1, is loaded with `part`.
     TypeError
-        If the weights of the part are frozen, or those in the file are not of the dtype that its
-        configuration says.
+        If an argument is of a wrong type, the weights of the part are frozen, or those in the file
+        are not of the dtype that its configuration says.
+    ImportError
+        If the library of the device is not installed, or finds no device.
 
     After an error, and after Ctrl-C, the part is as it was or, if all weights had been replaced by
     then, as the file says.
 
     Examples
     --------
-    See `save`.
+    A training goes on bit for bit:
+
+    >>> import tempfile, xrnn
+    >>> net, optimizer = xrnn.GRU(3, 5), xrnn.optim.Adam(1e-3)
+    >>> optimizer.update(net.weights, {k: 0 * w for k, w in net.weights.items()})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     xrnn.save(f"{folder}/training", {"net": net, "optimizer": optimizer})
+    ...     parts = xrnn.load(f"{folder}/training")
+    ...     wide = xrnn.load(f"{folder}/training", dtype="float64")
+    >>> parts["optimizer"].steps, wide["net"]
+    (1, <GRU(3, 5, dtype='float64'): gru>)
     """
-    name, named = _name(path), list(_named(part))
+    name = _name(path)
+    if part is None:
+        return _loaded(name, cast, dtype, device)
+    parts = named(part)
     check_flags("load", cast=cast)
-    for _, one in named:
-        one.weights.check_changeable()
+    if dtype is not None or device is not None:
+        raise TypeError(
+            "load: dtype and device are those of the part; to convert the numbers in the file to "
+            "its dtype, give cast=True"
+        )
+    check_fillable(parts)
     contents = _contents(name)
-    mine = _config(part)
-    theirs = encoding.modern(contents.info.get("config"), contents.format, mine)
-    _check_config(name, theirs, mine, cast)
-    weights = {_key(prefix, w): (one.weights, w) for prefix, one in named for w in one.weights}
-    if odd := sorted(weights.keys() ^ contents.tensors.keys()):
-        raise ValueError(f"{name}: weights missing or unknown: {', '.join(odd)}")
-    configs = theirs if isinstance(part, Mapping) else {"": theirs}
-    taken = {}
-    for key, (holder, weight) in weights.items():
-        said = configs[key.rpartition(".")[0]].get("dtype")
-        what = f"{name}: {holder.kind}: {key}"
-        taken[key] = _array(what, contents.tensors[key], said, holder, weight)
-    assign_together(_grouped(name, weights, taken, contents.tensors))
+    found = _held(name, contents)
+    _check_config(
+        name, found, _config(part), "another configuration than the part it is to fill", cast
+    )
+    _fill(name, found, parts)
     return part
+
+
+def _loaded(name: str, cast: bool, dtype: GivenDType | None, device: str | None) -> Any:
+    """What the file of that name holds, made anew."""
+    if cast is not False:
+        raise TypeError(
+            f"load: cast is {cast!r:.80} and there is no part; to convert the numbers, say to what "
+            "they are to be rounded, such as dtype='float32'"
+        )
+    target = None if dtype is None else accept_dtype("load", dtype, DTYPES)
+    device = "cpu" if device is None else device
+    locate(device)
+    found = _held(name, _contents(name))
+    try:
+        parts = Builder(found, target, device).parts()
+        mine: Any = {key: config_of(one) for key, one in parts.items()}
+        mine = mine if found.several else mine[""]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{name} holds a part that cannot be made: {error}") from error
+    _check_config(name, found, mine, "options that are not those of its parts", target is not None)
+    try:
+        _fill(name, found, parts)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return parts if found.several else parts[""]
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
@@ -211,50 +271,41 @@ def _name(path: Any) -> str:
     return name
 
 
-def _named(part: Parts) -> Iterator[tuple[str, Part]]:
-    """(name, part) of everything to save or to load; the name of a single part is empty."""
-    several = isinstance(part, Mapping)
-    for name, one in part.items() if isinstance(part, Mapping) else [("", part)]:
-        if not isinstance(name, str):
-            raise TypeError(f"part has the name {name!r:.80}; names of parts must be str")
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(f"part has the name {name!r:.80}, which UTF-8 cannot hold")
-        if not isinstance(getattr(one, "weights", None), Parameters):
-            raise TypeError(
-                f"part is a {f'mapping whose {name!r:.80} is a ' if several else ''}"
-                f"{type(one).__name__}; it must be a layer, an embedding, a linear map, or a "
-                "mapping of names to those"
-            )
-        yield name, one
+def _held(name: str, contents: encoding.Contents) -> Held:
+    """The parts in the file of that name."""
+    try:
+        return held(contents)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
-def _key(prefix: str, weight: str) -> str:
-    """The name of a weight in a file."""
-    return f"{prefix}.{weight}" if prefix else weight
+def _fill(name: str, found: Held, parts: Mapping[str, Part]) -> None:
+    """Fill parts from the file of that name; every error names it."""
+    try:
+        fill(found, parts)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from None
 
 
 def _config(part: Parts) -> dict[str, Any]:
-    """The configuration, with the dtype that the weights have."""
+    """The configuration of one part, or of several by their names."""
     if isinstance(part, Mapping):
-        return {name: _config(one) for name, one in part.items()}
-    return {**part.config(), "dtype": dtype_name(part.weights.placement.dtype)}
+        return {name: config_of(one) for name, one in part.items()}
+    return config_of(part)
 
 
-def _check_config(name: str, theirs: Any, mine: dict[str, Any], cast: bool) -> None:
+def _check_config(name: str, found: Held, mine: dict[str, Any], what: str, cast: bool) -> None:
     """ValueError unless both configurations are equal; with `cast` dtypes may differ."""
-    if not isinstance(theirs, dict):
-        raise ValueError(f"{name} holds no layer or other part that xrnn.save has written")
-    found = dict(_differences(theirs, mine))
-    dtypes = [key for key in found if key.rpartition(".")[2] == "dtype"]
+    theirs = encoding.modern(found.config, found.format, mine)
+    odd = dict(_differences(theirs, mine))
+    dtypes = [key for key in odd if key.rpartition(".")[2] == "dtype"]
     if cast:
-        found = {key: words for key, words in found.items() if key not in dtypes}
-    elif found and len(dtypes) == len(found):
-        found[""] = "to convert the numbers, give load cast=True"
-    if found:
-        raise ValueError(
-            f"{name} holds another configuration than the part it is to fill: "
-            f"{'; '.join(found.values())}"
-        )
+        odd = {key: words for key, words in odd.items() if key not in dtypes}
+    elif odd and len(dtypes) == len(odd):
+        odd[""] = "to convert the numbers, give load cast=True"
+    if odd:
+        raise ValueError(f"{name} holds {what}: {'; '.join(odd.values())}")
 
 
 def _differences(
@@ -275,34 +326,6 @@ def _differences(
             yield name, f"{name} is {words[0]} in the file, unknown here"
         elif a != b:
             yield name, f"{name} is {words[0]} in the file, {words[1]} here"
-
-
-def _array(what: str, found: Array, said: Any, holder: Parameters, weight: str) -> Array:
-    """An array of a file as the part needs it, after all checks; `said` is its dtype by name."""
-    placement, shape = holder.placement, holder.specs[weight].shape
-    if found.shape != shape:
-        raise ValueError(f"{what} has shape {found.shape}; it must be {shape}")
-    if dtype_name(found.dtype) != said or said not in DTYPES:
-        raise TypeError(f"{what} is {found.dtype}; its configuration says {said!r:.80}")
-    found = rounded(what, found, dtype_name(placement.dtype))
-    return placement.accept(what, placement.from_host(found))
-
-
-def _grouped(
-    name: str, weights: Entries, taken: Tensors, found: Tensors
-) -> list[tuple[Parameters, Tensors]]:
-    """The new arrays of each of the parameters; one part may have several names."""
-    groups: dict[int, tuple[Parameters, Tensors]] = {}
-    first: dict[tuple[int, str], str] = {}
-    for key, (holder, weight) in weights.items():
-        other = first.setdefault((id(holder), weight), key)
-        if found[key].tobytes() != found[other].tobytes():
-            raise ValueError(
-                f"{name}: {other} and {key} are one weight here, and have different values in the "
-                "file"
-            )
-        groups.setdefault(id(holder), (holder, {}))[1][weight] = taken[key]
-    return list(groups.values())
 
 
 def _check_json(name: str, value: Any) -> None:

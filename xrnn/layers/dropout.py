@@ -25,4 +25,4 @@ def check_weight_drop(kind: str, weight_drop: float, recurrent: bool) -> None:
 
 
 def _is_rate(given: object) -> bool:
-    return isinstance(given, Real) and not isinstance(given, bool) and 0 <= float(given) < 1
+    return isinstance(given, Real) and not isinstance(given, bool) and not given < 0 and given < 1

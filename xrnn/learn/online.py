@@ -19,6 +19,7 @@ a sparse approximation" (2021), arXiv:2006.07232; derivations "ReLU RNN, LSTM an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, Literal
 
 import array_api_compat
@@ -28,12 +29,13 @@ from xrnn.cells.base import Cell, check_cell, check_sizes
 from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import Spec, cell_weights, check_choice, check_numbers
 from xrnn.engine.parameters import count
+from xrnn.engine.signature import signature
 from xrnn.engine.states import accept_state
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
 from xrnn.recurrence.projection import input_projection
 from xrnn.recurrence.sensitivity import Diagonal, Full, Sensitivity
-from xrnn.typing import Array, GivenState, Namespace, S, State, Weights
+from xrnn.typing import Array, GivenState, Namespace, S, State, Weights, dtype_name
 
 METHODS = ("exact", "snap1")
 
@@ -73,14 +75,16 @@ class Online(Generic[S]):
         The state after the last step, a copy; `reset` gives streams another one.
     nbytes : int
         The size of the sensitivities in bytes, which does not depend on the length of the stream.
+    cell, weights, method, limit
+        As they were given.
 
     A cell that draws random numbers (`Cell.noise`) runs as in inference.
 
     Streams do not touch each other: what is NaN in one of them is NaN there alone, and in
     gradients of losses that it takes part in, until `reset`.
 
-    A deep copy or a pickle goes on as the original does, bit by bit, on copies of the weights.
-    ``copy.copy`` gives another learner on the same weights.
+    A deep copy, a pickle or a file of `xrnn.save` goes on as the original does, bit by bit, on
+    copies of the weights.  ``copy.copy`` gives another learner on the same weights.
 
     Raises
     ------
@@ -123,6 +127,7 @@ class Online(Generic[S]):
         must = "a number of bytes ≥ 0"
         most = accept_number(f"{cell.name}: limit", limit, must, lambda number: number >= 0)
         self.cell, self.weights, self.B = cell, weights, int(batch)
+        self.method, self.limit = method, most
         self._complete, self._placement = cell_weights(cell, weights)
         check_numbers(cell, self._complete["W"], self._placement.backend, "W")
         self._set_seen(dict(weights))
@@ -157,6 +162,35 @@ class Online(Generic[S]):
     def xp(self) -> Namespace:
         """The functions of the weights' library."""
         return self._placement.backend.xp
+
+    def config(self) -> dict[str, Any]:
+        """The options that a file must have too to be loaded into this learner."""
+        own = self.cell.identity != self.cell.name
+        return {
+            "kind": "online",
+            "cell": self.cell.identity,
+            **({"signature": signature(self.cell)} if own else {}),
+            "input_size": self.I,
+            "hidden_size": self.H,
+            "weights": sorted(self.weights),
+            "batch": self.B,
+            "method": self.method,
+            "dtype": dtype_name(self._placement.dtype),
+        }
+
+    def memory(self) -> dict[str, Array]:
+        """What the learner knows of the past, for files: ``state.h`` …, and ``sensitivity.W`` …,
+        those of the states to the weights.  The arrays are its own, not copies."""
+        states = zip(self.cell.states, self._state, strict=True)
+        kept = {f"state.{name}": part for name, part in states}
+        return kept | {f"sensitivity.{name}": part for name, part in self._P.items()}
+
+    def remember(self, memory: Mapping[str, Array]) -> None:
+        """Take over what `memory` of an equal learner has given; the arrays are not copied."""
+        state = tuple(memory[f"state.{name}"] for name in self.cell.states)
+        P = {name: memory[f"sensitivity.{name}"] for name in self._P}
+        # In one statement: Ctrl-C comes before it or after it.
+        self.__dict__.update(_state=state, _P=P)
 
     @property
     def state(self) -> S:

@@ -127,8 +127,9 @@ class Optimizer:
         Updates made so far.
     state : dict of str to array
         The stored values for each weight, by slot and path (``"m.rnn.W_l0"``), float32 for
-        weights of half precision.  Save it with `steps` to continue training exactly.  When
-        weights have moved to another library or device, the state follows at the next update.
+        weights of half precision.  `xrnn.save` writes it with the options and `steps`, so that
+        training continues exactly.  When weights have moved to another library or device, the
+        state follows at the next update.
     """
 
     slots: tuple[str, ...] = ()
@@ -145,6 +146,12 @@ class Optimizer:
         if name in self.bounds:
             value = accept_number(name, value, *self.bounds[name])
         super().__setattr__(name, value)
+
+    def config(self) -> dict[str, Any]:
+        """The options that a file must have too to be loaded into this optimizer: all but `lr`,
+        which training changes."""
+        options = {name: getattr(self, name) for name in self.bounds if name != "lr"}
+        return {"kind": "optimizer", "class": type(self).__name__, **options}
 
     def update(self, weights: MutableMapping[str, Any], dweights: Tree) -> None:
         """Change every weight by its gradient, in place where the library allows it.

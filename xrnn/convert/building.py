@@ -1,0 +1,219 @@
+"""Parts made from the configuration in a file.  Their constructors check all of it again.
+
+No size is believed before the file has been seen to hold arrays of that size, and no code is taken
+from a file.  What a file does not say is an error, unless it cannot change what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf, prod
+from typing import Any
+
+from xrnn.backends import host, locate
+from xrnn.cells import BY_NAME
+from xrnn.cells.base import Cell, check_sizes
+from xrnn.cells.descriptions import cell_of
+from xrnn.cells.numbers import accept_number
+from xrnn.cells.options import Options
+from xrnn.cells.zoneout import Zoneout
+from xrnn.convert.encoding import renamed
+from xrnn.convert.held import Held
+from xrnn.convert.parts import CLASSES, Module, Part
+from xrnn.engine.checks import DTYPES, accept_dtype
+from xrnn.engine.parameters import stored
+from xrnn.layers.architecture import LATER, OPTIONS
+from xrnn.layers.layer import Layer
+from xrnn.learn.online import Online
+from xrnn.learn.optim import Optimizer
+from xrnn.typing import Array, DType
+
+#: what a file says of the parts of each kind, and whether that is needed
+SIZES = {
+    "layer": ("input_size", "hidden_size", *OPTIONS),
+    "embedding": ("num_embeddings", "embedding_dim"),
+    "linear": ("in_features", "out_features", "activation", "bias"),
+}
+
+#: the name of a cell → the class of its layers, where a file does not say it
+USUAL = {
+    **dict.fromkeys(("lstm", "peephole"), "LSTM"),
+    **dict.fromkeys(("gru", "gru-before"), "GRU"),
+    **dict.fromkeys(("rnn", "rnn-relu"), "RNN"),
+    "input-gated": "InputGatedLSTM",
+}
+
+#: what the limit of a learner must be
+BYTES = ("a number of bytes ≥ 0", lambda number: number >= 0)
+
+#: what to do where a part cannot be made from a file
+HELP = "make the part yourself and give it: load(path, part)"
+
+
+class Builder:
+    """Makes the parts of one file.
+
+    Parameters
+    ----------
+    held : Held
+        What the file holds.
+    dtype : str or None
+        The dtype of all parts.  Default: those that the file says.
+    device : str
+        As for `xrnn.Layer`.
+    """
+
+    def __init__(self, held: Held, dtype: DType | None, device: str) -> None:
+        self.held, self.dtype, self.device = held, dtype, device
+
+    def parts(self) -> dict[str, Part]:
+        """All parts by name; their weights are yet to be filled.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError, RecursionError
+            If a part cannot be made.
+        """
+        held = self.held
+        configs = held.config if held.several else {"": held.config}
+        found: dict[str, Part] = {}
+        learners = []
+        for name, config in configs.items():
+            if held.holders.get(name, name) != name:
+                continue
+            kind = config.get("kind") if isinstance(config, dict) else None
+            if kind == "online":
+                learners.append(name)
+            elif kind == "optimizer":
+                found[name] = self._optimizer(name, config)
+            elif isinstance(kind, str) and kind in SIZES:
+                found[name] = self._module(name, kind, renamed(config, held.format))
+            else:
+                raise ValueError(f"the part {name!r:.80} is of the unknown kind {kind!r:.80}")
+        if learners:
+            weights = self._zeros(found)
+            found |= {name: self._learner(name, configs[name], weights) for name in learners}
+        return {name: found[held.holders.get(name, name)] for name in configs}
+
+    def _module(self, name: str, kind: str, config: dict[str, Any]) -> Module:
+        """A layer, an embedding or a linear map, whose weights in the file have its shapes."""
+        for needed in SIZES[kind][:2]:
+            if needed not in config:
+                raise ValueError(f"{kind}: {needed} is missing")
+        known = (*SIZES[kind], *LATER, "precision") if kind == "layer" else SIZES[kind]
+        options = {key: config[key] for key in known if key in config}
+        options["dtype"] = self.dtype or config.get("dtype")
+        options["device"] = self.device
+        made: Module
+        if kind == "layer":
+            made = self._layer(name, config, options)
+        else:
+            made = self._class(name, kind.capitalize())(**options)
+        for key, spec in made.weights.specs.items():
+            found, (shape, letters) = self.held.tensors.get(self.held.key(name, key)), spec
+            if found is None or found.shape != shape:
+                words = "missing" if found is None else f"of the shape {found.shape}"
+                raise ValueError(
+                    f"{made.weights.kind}: {self.held.key(name, key)} is {words}; it must have the "
+                    f"shape {letters} = {shape}"
+                )
+        return made
+
+    def _layer(self, name: str, config: Mapping[str, Any], options: dict[str, Any]) -> Module:
+        if self.held.format == "xrnn 1":
+            raise ValueError(
+                "files of the format 'xrnn 1' do not say batch_first and dropout of a layer; "
+                f"{HELP}"
+            )
+        layers, most = options.get("num_layers", 1), len(self.held.tensors)
+        check_sizes("layer", num_layers=layers)
+        if layers > most:
+            raise ValueError(f"layer: num_layers is {layers}, and the file holds {most} arrays")
+        cell = self._cell(name, config)
+        usual = USUAL.get(_family(cell), "Layer")
+        kind = self._class(name, usual)
+        if kind not in (Layer, CLASSES[usual]):
+            raise ValueError(f"{kind.__name__}: the cell of such a layer cannot be {cell.name!r}")
+        made: Layer[Any] = kind.__new__(kind)
+        # The classes for one kind of cell add nothing to this but the making of the cell.
+        Layer.__init__(made, cell, **options)
+        return made
+
+    def _class(self, name: str, usual: str) -> Any:
+        """The class of a part; files of earlier versions do not say it."""
+        found = self.held.details.get(name, {}).get("class", usual)
+        if not isinstance(found, str) or found not in CLASSES:
+            raise ValueError(f"the class {found!r:.80} is not one of xrnn; {HELP}")
+        kind = CLASSES[found]
+        if not issubclass(kind, CLASSES[usual] if usual in ("Embedding", "Linear") else Layer):
+            raise ValueError(f"the class {found} is not that of such a part, {usual}")
+        return kind
+
+    def _cell(self, name: str, config: Mapping[str, Any]) -> Cell[Any]:
+        details, said = self.held.details.get(name, {}), config.get("cell")
+        if "cell" in details:
+            return cell_of(details["cell"])
+        if not isinstance(said, str) or said not in BY_NAME:
+            raise ValueError(
+                f"the cell {said!r:.300} cannot be made from the file: it is not one of xrnn, or "
+                f"the file does not hold its options; {HELP}"
+            )
+        return BY_NAME[said]
+
+    def _optimizer(self, name: str, config: Mapping[str, Any]) -> Optimizer:
+        said = config.get("class")
+        kind = CLASSES.get(said) if isinstance(said, str) else None
+        if kind is None or not issubclass(kind, Optimizer):
+            raise ValueError(f"the class {said!r:.80} is not an optimizer of xrnn; {HELP}")
+        options = {key: value for key, value in config.items() if key not in ("kind", "class")}
+        if unknown := sorted(options.keys() - kind.bounds.keys()):
+            raise ValueError(f"{said}: the option {unknown[0]!r:.80} is unknown")
+        return kind(**{**options, "lr": 1.0})
+
+    def _zeros(self, found: Mapping[str, Part]) -> dict[str, Array]:
+        """Key → weight of all modules, which are zeros until they are filled: a learner may have
+        the same ones, and random numbers would be drawn for nothing."""
+        weights: dict[str, Array] = {}
+        for name, one in found.items():
+            if not isinstance(one, Optimizer | Online):
+                place = one.weights.placement
+                one.weights.update({k: place.zeros(s.shape) for k, s in one.weights.specs.items()})
+                weights |= {self.held.key(name, k): w for k, w in one.weights.items()}
+        return weights
+
+    def _learner(
+        self, name: str, config: Mapping[str, Any], weights: dict[str, Array]
+    ) -> Online[Any]:
+        """A learner with weights that are zeros, or those of a module; its own are added."""
+        held, cell = self.held, self._cell(name, config)
+        batch: Any = config.get("batch")
+        method: Any = config.get("method")
+        dtype = host.named_dtype(self.dtype or accept_dtype(cell.name, config.get("dtype"), DTYPES))
+        backend, where = locate(self.device)
+        given = {}
+        for k, key in held.detail(name, "weights", dict).items():
+            if not isinstance(key, str) or key not in held.tensors:
+                raise ValueError(f"{cell.name}: weight {k!r:.80} is missing")
+            if key not in weights:
+                zeros = host.xp.zeros(held.tensors[key].shape, dtype)
+                weights[key] = stored(cell.name, backend, zeros, where)
+            given[k] = weights[key]
+        check_sizes(cell.name, batch=batch)
+        past = {k: held.tensors.get(held.key(name, f"sensitivity.{k}")) for k in given}
+        states = [held.tensors.get(held.key(name, f"state.{k}")) for k in cell.states]
+        if any(a is None or a.shape[:1] != (batch,) for a in states):
+            raise ValueError(f"{cell.name}: batch is {batch}, and the states are not of that size")
+        # No more bytes than those of the numbers in the file in the widest dtype.
+        most = 16 * sum(prod(a.shape) for a in past.values() if a is not None)
+        made = Online(cell, given, batch, method=method, limit=most)
+        limit = held.details[name].get("limit")
+        made.limit = inf if limit is None else accept_number(f"{cell.name}: limit", limit, *BYTES)
+        return made
+
+
+def _family(cell: Cell[Any]) -> str:
+    """The name of the cell without options."""
+    options = cell.made
+    if isinstance(options, Zoneout):
+        return _family(options.cell)
+    return options.family if isinstance(options, Options) else cell.name

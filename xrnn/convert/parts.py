@@ -1,0 +1,137 @@
+"""What a file can hold: modules, optimizers and learners, and how each of them is described.
+
+- `config_of`: what a part must have in common with a file that is loaded into it
+- `details_of`: what else is needed to make it, or is taken over from the file
+- `stored`: all of their arrays by their keys in the file, each once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import Any, Protocol, TypeAlias
+
+from xrnn.cells.descriptions import described
+from xrnn.engine.parameters import Parameters
+from xrnn.layers.architecture import Architecture
+from xrnn.layers.embedding import Embedding
+from xrnn.layers.gru import GRU
+from xrnn.layers.input_gated import InputGatedLSTM
+from xrnn.layers.layer import Layer
+from xrnn.layers.linear import Linear
+from xrnn.layers.lstm import LSTM
+from xrnn.layers.rnn import RNN
+from xrnn.learn.online import Online
+from xrnn.learn.optim import SGD, Adam, Optimizer
+from xrnn.typing import Array, dtype_name
+
+
+class Module(Protocol):
+    """A layer, an embedding or a linear map: an object with weights and a configuration."""
+
+    @property
+    def weights(self) -> Parameters: ...
+
+    def config(self) -> dict[str, Any]: ...
+
+
+Part: TypeAlias = Module | Optimizer | Online[Any]
+
+Parts: TypeAlias = Part | Mapping[str, Part]
+
+#: the classes that a file can name
+CLASSES: dict[str, type] = {
+    one.__name__: one
+    for one in (Layer, LSTM, GRU, RNN, InputGatedLSTM, Embedding, Linear, SGD, Adam, Online)
+}
+
+
+def named(part: Parts) -> dict[str, Part]:
+    """Everything to save or to load by its name; that of a single part is empty."""
+    several = isinstance(part, Mapping)
+    for name, one in part.items() if isinstance(part, Mapping) else [("", part)]:
+        if not isinstance(name, str):
+            raise TypeError(f"part has the name {name!r:.80}; names of parts must be str")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"part has the name {name!r:.80}, which UTF-8 cannot hold")
+        if not isinstance(one, Optimizer | Online) and not isinstance(
+            getattr(one, "weights", None), Parameters
+        ):
+            raise TypeError(
+                f"part is a {f'mapping whose {name!r:.80} is a ' if several else ''}"
+                f"{type(one).__name__}; it must be a layer, an embedding, a linear map, an "
+                "optimizer, an Online, or a mapping of names to those"
+            )
+    return dict(part) if isinstance(part, Mapping) else {"": part}
+
+
+def holders(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Name → the first name of the same part, under which a file holds it."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(one), name) for name, one in parts.items()}
+
+
+def key_of(name: str, array: str) -> str:
+    """The key in a file of an array of the part of that name."""
+    return f"{name}.{array}" if name else array
+
+
+def config_of(part: Part) -> dict[str, Any]:
+    """The configuration, with the dtype that the weights have."""
+    if isinstance(part, Optimizer | Online):
+        return part.config()
+    return {**part.config(), "dtype": dtype_name(part.weights.placement.dtype)}
+
+
+def details_of(part: Part, keys: Mapping[int, str]) -> dict[str, Any]:
+    """What a file holds besides the configuration; `keys` are those of arrays by their ids."""
+    kind = type(part)
+    own = CLASSES.get(kind.__name__) is not kind
+    found: dict[str, Any] = {
+        "class": f"{kind.__module__}.{kind.__qualname__}" if own else kind.__name__
+    }
+    if isinstance(part, Optimizer):
+        return found | {"lr": part.lr, "steps": part.steps, "state": list(part.state)}
+    if isinstance(part, Architecture | Online) and (cell := described(part.cell)) is not None:
+        found["cell"] = cell
+    if isinstance(part, Online):
+        found["limit"] = None if part.limit == inf else part.limit
+        found["weights"] = {name: keys[id(w)] for name, w in part.weights.items()}
+    return found
+
+
+def stored(parts: Mapping[str, Part]) -> tuple[dict[str, Array], dict[int, str]]:
+    """Key → array of all parts, and the key of each array by its id.
+
+    A weight of an `Online` that is that of another part stands there under the key of that part.
+
+    Raises
+    ------
+    ValueError
+        If the names of the parts give two arrays the same key.
+    """
+    arrays: dict[str, Array] = {}
+    keys: dict[int, str] = {}
+    for key, array, shared in sorted(_arrays(parts), key=lambda one: one[2]):
+        if shared and id(array) in keys:
+            continue
+        if key in arrays:
+            raise ValueError(
+                f"part has names that give two arrays the name {key!r} in the file; rename one of "
+                "the parts"
+            )
+        arrays[key] = array
+        keys[id(array)] = key
+    return arrays, keys
+
+
+def _arrays(parts: Mapping[str, Part]) -> Iterator[tuple[str, Array, bool]]:
+    """(key, array, whether it may be that of another part) of all parts."""
+    for name, one in parts.items():
+        if isinstance(one, Optimizer):
+            yield from ((key_of(name, k), a, False) for k, a in one.state.items())
+        else:
+            shared = isinstance(one, Online)
+            yield from ((key_of(name, k), w, shared) for k, w in dict(one.weights).items())
+        if isinstance(one, Online):
+            yield from ((key_of(name, k), a, False) for k, a in one.memory().items())
