@@ -183,9 +183,14 @@ def load(
     check_fillable(parts)
     contents = _contents(name)
     found = _held(name, contents)
-    _check_config(
-        name, found, _config(part), "another configuration than the part it is to fill", cast
-    )
+    odd = _odd(found, _config(part), cast)
+    if odd and all(_is_dtype(key) for key in odd):
+        odd[""] = "to convert the numbers, give load cast=True"
+    if odd:
+        raise ValueError(
+            f"{name} holds another configuration than the part it is to fill: "
+            f"{'; '.join(odd.values())}"
+        )
     _fill(name, found, parts)
     return part
 
@@ -207,7 +212,11 @@ def _loaded(name: str, cast: bool, dtype: GivenDType | None, device: str | None)
         mine = mine if found.several else mine[""]
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{name} holds a part that cannot be made: {error}") from error
-    _check_config(name, found, mine, "options that are not those of its parts", target is not None)
+    if odd := _odd(found, mine, target is not None):
+        raise ValueError(
+            f"{name} holds a configuration that does not agree with itself: "
+            f"{'; '.join(odd.values())}"
+        )
     try:
         _fill(name, found, parts)
     except TypeError as error:
@@ -295,17 +304,15 @@ def _config(part: Parts) -> dict[str, Any]:
     return config_of(part)
 
 
-def _check_config(name: str, found: Held, mine: dict[str, Any], what: str, cast: bool) -> None:
-    """ValueError unless both configurations are equal; with `cast` dtypes may differ."""
+def _odd(found: Held, mine: dict[str, Any], cast: bool) -> dict[str, str]:
+    """The options that differ, and how; with `cast` dtypes may differ."""
     theirs = encoding.modern(found.config, found.format, mine)
-    odd = dict(_differences(theirs, mine))
-    dtypes = [key for key in odd if key.rpartition(".")[2] == "dtype"]
-    if cast:
-        odd = {key: words for key, words in odd.items() if key not in dtypes}
-    elif odd and len(dtypes) == len(odd):
-        odd[""] = "to convert the numbers, give load cast=True"
-    if odd:
-        raise ValueError(f"{name} holds {what}: {'; '.join(odd.values())}")
+    odd = _differences(theirs, mine)
+    return {key: words for key, words in odd if not (cast and _is_dtype(key))}
+
+
+def _is_dtype(option: str) -> bool:
+    return option.rpartition(".")[2] == "dtype"
 
 
 def _differences(
