@@ -46,12 +46,12 @@ LEFT_OUT = {
     "Kernel": "made by the authors of backends; each is verified before it is used",
     "Module.check_unchanged": "for the parameters and the version that a tape holds",
     "Module.config": "abstract",
+    "Online.memory": "takes no argument; behind `save`",
+    "Online.remember": "behind `load`",
     "Parameters.check_changeable": "takes no argument; behind `Parameters.update`",
     "Parameters.frozen_copy": "takes no argument; behind `Module.freeze`",
     "Parameters.moved": "behind `Module.to`",
     "Parameters.replaced": "behind the assignment of `Module.weights`",
-    "Part": "a protocol",
-    "Part.config": "a protocol",
     "write": "behind `save` and the checkpoints of `xrnn train`",
 }
 

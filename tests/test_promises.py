@@ -359,6 +359,7 @@ KEPT_BY = {
     "cells/input_gated": "promises",
     "certify/laws": "laws",
     "convert/files": "files",
+    "convert/filling": "files_training",
     "convert/torch": "promises",
     "engine/module": "construction",
     "engine/parameters": "promises",

@@ -49,6 +49,7 @@ add(
     weight_decay=(k.real(0, 1e308), "0.1"),
 )
 add("optim.Optimizer", **RATE, share=1)
+add("Optimizer.config", "it.config", OPTIMIZERS, share=1)
 add(
     "Optimizer.lr",
     "it.__setattr__",
@@ -92,6 +93,7 @@ add(
 )
 add("Online.step", "it.step", LEARNERS, x=(k.ARRAY, "floats(2, 3)"), changes=True)
 add("Online.gradient", "it.gradient", LEARNERS, dh=(k.ARRAY, "floats(2, 5)"))
+add("Online.config", "it.config", LEARNERS, share=1)
 add(
     "Online.reset",
     "it.reset",
@@ -175,6 +177,16 @@ add(
     cast=(k.FLAG, "False"),
     changes=True,
     words="weights safetensors file",
+    share=16,
+)
+add(
+    "load",
+    "xrnn.load",
+    (*MODULES, "{'a': xrnn.GRU(3, 5, rng=0), 'b': xrnn.optim.Adam()}"),
+    path=(k.READ, "saved(it)"),
+    dtype=(k.optional(k.DTYPE), "None"),
+    device=(k.optional(k.DEVICE), "None"),
+    words="weights safetensors file cast",
     share=16,
 )
 add(

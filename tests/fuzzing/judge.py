@@ -157,13 +157,13 @@ def picture(value: Any) -> Any:
         return ("tape", picture([one[3:6] for one in value.passes]), picture(value.masks))
     if isinstance(value, list | tuple):
         return ("list", *map(picture, value))
-    if hasattr(value, "weights") and hasattr(value, "config"):
-        return (type(value).__name__, picture(value.config()), picture(value.weights))
     if isinstance(value, xrnn.optim.Optimizer):
         return (type(value).__name__, picture(vars(value)))
     if isinstance(value, xrnn.online.Online):
         gradient = value.gradient(np.ones_like(value.state[0]))
         return ("online", picture(value.state), picture(gradient))
+    if hasattr(value, "weights") and hasattr(value, "config"):
+        return (type(value).__name__, picture(value.config()), picture(value.weights))
     try:
         return np.array(host.to_host(value), copy=True) if backend_of(value) else None
     except TypeError:

@@ -64,8 +64,8 @@ def activations(count: int) -> Kind:
 HIDDEN = Kind(
     lambda value: SIZE.takes(value) or (isinstance(value, tuple | list) and bool(value)),
     damages_of(
-        error="({},) * 3 | ({}, 0) | ({}, 'a') | [{}, None] | ({}, 1.5) | () | {({}): 1}"
+        error="({}, 0) | ({}, 'a') | [{}, None] | ({}, 1.5) | () | {({}): 1}"
         "| range(1, {}) | np.array([{}, 4])",
-        any="({},) | ({}, 4) | [{}, 4] | (np.int64({}), 4)",
+        any="({},) | ({},) * 3 | ({}, 4) | [{}, 4] | (np.int64({}), 4)",
     ),
 )

@@ -157,7 +157,12 @@ lstm.precision = "fast"  # error
 lstm.directions = 2  # error
 lstm.to(0)  # error
 xrnn.save(lstm)  # error
-xrnn.load("lstm.safetensors")  # error
+xrnn.load("lstm.safetensors", cast=True)  # error
+xrnn.load("lstm.safetensors", dtype="float23")  # error
+xrnn.load("lstm.safetensors", device=0)  # error
+xrnn.load("lstm.safetensors", lstm, dtype="float64")  # error
+xrnn.load("lstm.safetensors", 3)  # error
+xrnn.load("lstm.safetensors", lstm)(xs)[1].d  # error
 xrnn.certify(dtype="int8")  # error
 xrnn.certify(cell=[cells.LSTM])  # error
 xrnn.certify(cells=cells.LSTM)  # error

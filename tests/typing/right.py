@@ -79,6 +79,18 @@ loss, dlogits = xrnn.losses.softmax_cross_entropy(logits, np.zeros((7, 2), int))
 dys, dreadout = readout.backward(readout_tape, dlogits)
 xrnn.optim.Adam(1e-3).update(readout.weights, dreadout)
 
+# Files
+
+adam = xrnn.optim.Adam(1e-3)
+xrnn.save("parts", {"rnn": rnn, "readout": readout, "adam": adam}, {"note": "all"})
+parts = xrnn.load("parts", dtype=np.float64, device="cpu")
+print(parts["rnn"].weights["W_l0"].dtype, parts["adam"].steps)
+both: dict[str, xrnn.RNN | xrnn.Linear | xrnn.optim.Adam]
+both = xrnn.load("parts", {"rnn": rnn, "readout": readout, "adam": adam}, cast=True)
+xrnn.save("peephole", peephole)
+print(xrnn.load("peephole", peephole)(xs)[1].c)
+loaded: xrnn.Layer[HCState] = xrnn.load("peephole")
+
 # One cell
 
 weights = {name: np.ones(shape, "float32") for name, shape in cells.LSTM.shapes(3, 5).items()}
