@@ -46,6 +46,8 @@ def parts(name: str, rng: int) -> Any:
             learn_state=True,
             rng=rng,
         )
+    if name == "training":
+        return training(rng)
     assert name == "parts", name
     return {
         "embedding": xrnn.Embedding(7, 3, rng=rng),
@@ -54,13 +56,29 @@ def parts(name: str, rng: int) -> Any:
     }
 
 
-NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "options", "parts")
+def training(rng: int) -> dict[str, Any]:
+    """A layer under two names, an optimizer and a learner with weights of that layer, midway."""
+    net = xrnn.GRU(3, 4, dtype="float64", rng=rng)
+    weights = {name: net.weights[f"{name}_l0"] for name in ("W", "U", "b", "v")}
+    learner = xrnn.online.Online(net.cell, weights, batch=2)
+    adam = xrnn.optim.Adam(1e-2, weight_decay=0.1)
+    for t in range(2):
+        h = learner.step(np.cos(np.arange(6.0) + t + rng).reshape(2, 3))
+        adam.update(weights, learner.gradient(h))
+    return {"net": net, "adam": adam, "same": net, "learner": learner}
+
+
+NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "options", "parts", "training")
 
 
 def results(name: str, part: Any) -> list[float]:
     """What the part computes; the weights themselves where NumPy does not compute."""
     if name == "bfloat16":
         found = np.concatenate([w.astype("float32").ravel() for w in part.weights.values()])
+    elif name == "training":
+        gradient = part["learner"].gradient(np.ones((2, 4)))
+        arrays = [*gradient.values(), *part["net"].weights.values(), *part["adam"].state.values()]
+        found = np.concatenate([a.ravel() for a in [*part["learner"].state, *arrays]])
     elif name == "parts":
         ys, _ = part["layer"](part["embedding"](np.asarray([[0, 6], [3, 1]])))
         found = part["readout"](ys)

@@ -43,16 +43,63 @@ def test_the_latest_version_has_all() -> None:
     assert all(golden(VERSIONS[-1], name).is_file() for name in make_golden.NAMES)
 
 
-@pytest.mark.parametrize(
+EVERY = pytest.mark.parametrize(
     ("version", "name"),
     [(v, name) for v in VERSIONS for name in make_golden.NAMES if golden(v, name).is_file()],
 )
+
+
+def check_results(version: str, name: str, part: Any) -> None:
+    """What the part computes is what the file says."""
+    expected = files.read(golden(version, name))[1]["metadata"]["results"]
+    tolerance = {"float16": 2e-3, "gru": 1e-14, "training": 1e-13, "bfloat16": 0}.get(name, 1e-6)
+    np.testing.assert_allclose(make_golden.results(name, part), expected, rtol=0, atol=tolerance)
+
+
+@EVERY
 def test_it_computes_what_it_did(version: str, name: str) -> None:
     part = make_golden.parts(name, rng=1)
     assert xrnn.load(golden(version, name), part) is part
-    expected = files.read(golden(version, name))[1]["metadata"]["results"]
-    tolerance = {"float16": 2e-3, "gru": 1e-14, "bfloat16": 0}.get(name, 1e-6)
-    np.testing.assert_allclose(make_golden.results(name, part), expected, rtol=0, atol=tolerance)
+    check_results(version, name, part)
+
+
+@EVERY
+def test_it_loads_alone(version: str, name: str) -> None:
+    """If it says all that changes what is computed; files of 0.1.0 did not."""
+    if version == "0.1.0":
+        with pytest.raises(ValueError, match=r"do not say batch_first .*load\(path, part\)"):
+            xrnn.load(golden(version, name))
+        return
+    part, expected = xrnn.load(golden(version, name)), make_golden.parts(name, rng=1)
+    assert type(part) is type(expected) or name == "peephole"
+    if name == "training":
+        assert part["net"] is part["same"]
+        assert part["learner"].weights["U"] is part["net"].weights["U_l0"]
+    elif name == "parts":
+        assert {k: one.config() for k, one in part.items()} == {
+            k: one.config() for k, one in expected.items()
+        }
+    else:
+        assert part.config() == expected.config()
+    check_results(version, name, part)
+
+
+def test_parts_of_the_first_format_that_load_alone(tmp_path: Path) -> None:
+    """An embedding and a linear map had all of their options in it."""
+    whole = golden("0.1.0", "parts")
+    tensors, found = load_file(whole), header(whole)
+    config = json.loads(found["config"])
+    for name, kind in (("embedding", xrnn.Embedding), ("readout", xrnn.Linear)):
+        mine = {key: a for key, a in tensors.items() if key.startswith(f"{name}.")}
+        about = found | {"config": json.dumps({name: config[name]})}
+        save_file(mine, tmp_path / "f", metadata=about)
+        part = xrnn.load(tmp_path / "f")[name]
+        assert type(part) is kind
+        expected = make_golden.parts("parts", rng=1)[name]
+        assert part.config() == expected.config()
+        xrnn.load(tmp_path / "f", {name: expected})
+        for key, w in expected.weights.items():
+            np.testing.assert_array_equal(part.weights[key], w)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
