@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save as serialize
 
 import xrnn
 from xrnn import cells
@@ -111,9 +112,13 @@ WRONG: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a learner's weights": (("parts", "learner", "weights"), 3, "holds 3 as 'weights'"),
     "a weight of none": (("parts", "learner", "weights", "W"), "x", "weight 'W' is missing"),
     "another weight": (("parts", "learner", "weights", "W"), "readout.W", r"W has shape \(3, 2\)"),
-    "kind": (("config", "plain", "kind"), "layers", "of the unknown kind 'layers'"),
-    "kind of list": (("config", "plain", "kind"), ["layer"], r"unknown kind \['layer'\]"),
-    "a part of str": (("config", "plain"), "layer", "of the unknown kind None"),
+    "kind": (("config", "plain", "kind"), "layers", "kind is 'layers', which is unknown"),
+    "kind of list": (
+        ("config", "plain", "kind"),
+        ["layer"],
+        r"\['layer'\], which is unknown",
+    ),
+    "a part of str": (("config", "plain"), "layer", "its kind is None, which is unknown"),
     "class": (("parts", "plain", "class"), "Transformer", "class 'Transformer' is not one of xrnn"),
     "class of list": (("parts", "plain", "class"), ["GRU"], r"class \['GRU'\] is not one of xrnn"),
     "another class": (("parts", "plain", "class"), "LSTM", "LSTM: the cell .* cannot be 'gru'"),
@@ -202,6 +207,21 @@ def test_a_tensor_too_many_or_of_another_dtype(tmp_path: Path, right: Any) -> No
         ({"learner.state.h": np.ones((2**16, 2), "float32")}, "the states are not of that size"),
     ):
         assert re.search(message, loaded(tmp_path / "m", {**tensors, **change}, info))
+
+
+def test_values_of_every_depth(tmp_path: Path, right: Any) -> None:
+    """Where the reader of JSON still works, but what prints values may not."""
+    tensors, info = right
+    for depth in range(850, 1000, 4):
+        for open_, close in (("[", "]"), ('{"kind":', "}")):
+            deep = open_ * depth + "1" + close * depth
+            text = json.dumps(at(info, "config", "plain", "bias", to="DEEP")["config"])
+            about = {"format": "xrnn 2", "config": text.replace('"DEEP"', deep)}
+            about |= {key: json.dumps(info[key]) for key in ("parts", "tied")}
+            (tmp_path / "m").write_bytes(serialize(tensors, metadata=about))
+            for part in (None, everything()):
+                with pytest.raises(ValueError, match="/m "):
+                    xrnn.load(tmp_path / "m", part)
 
 
 ODD: tuple[Any, ...] = (

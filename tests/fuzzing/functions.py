@@ -173,7 +173,7 @@ add(
     "xrnn.load",
     MODULES,
     path=(k.READ, "saved(it)"),
-    part=(k.PARTS, "it"),
+    part=(k.optional(k.PARTS), "it"),
     cast=(k.FLAG, "False"),
     changes=True,
     words="weights safetensors file",

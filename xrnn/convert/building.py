@@ -28,7 +28,7 @@ from xrnn.learn.online import Online
 from xrnn.learn.optim import Optimizer
 from xrnn.typing import Array, DType
 
-#: what a file says of the parts of each kind, and whether that is needed
+#: what a file says of the parts of each kind; the first two must be there
 SIZES = {
     "layer": ("input_size", "hidden_size", *OPTIONS),
     "embedding": ("num_embeddings", "embedding_dim"),
@@ -71,29 +71,34 @@ class Builder:
 
         Raises
         ------
-        TypeError, ValueError, OverflowError, RecursionError
-            If a part cannot be made.
+        ValueError
+            If a part cannot be made; the text goes on a sentence that begins with the name of the
+            file.
         """
         held = self.held
         configs = held.config if held.several else {"": held.config}
+        own = {name: c for name, c in configs.items() if held.holders.get(name, name) == name}
+        # Learners are made last: their weights may be those of a module.
+        own = dict(sorted(own.items(), key=lambda one: _kind(one[1]) == "online"))
         found: dict[str, Part] = {}
-        learners = []
-        for name, config in configs.items():
-            if held.holders.get(name, name) != name:
-                continue
-            kind = config.get("kind") if isinstance(config, dict) else None
-            if kind == "online":
-                learners.append(name)
-            elif kind == "optimizer":
-                found[name] = self._optimizer(name, config)
-            elif isinstance(kind, str) and kind in SIZES:
-                found[name] = self._module(name, kind, renamed(config, held.format))
-            else:
-                raise ValueError(f"the part {name!r:.80} is of the unknown kind {kind!r:.80}")
-        if learners:
-            weights = self._zeros(found)
-            found |= {name: self._learner(name, configs[name], weights) for name in learners}
+        for name, config in own.items():
+            try:
+                found[name] = self._part(name, config, found)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                which = f"the part {name!r:.80}" if held.several else "a part"
+                raise ValueError(f"holds {which}, which cannot be made: {error}") from error
         return {name: found[held.holders.get(name, name)] for name in configs}
+
+    def _part(self, name: str, config: Any, found: Mapping[str, Part]) -> Part:
+        """One part; `found` are those that have been made before."""
+        kind = _kind(config)
+        if kind == "online":
+            return self._learner(name, config, found)
+        if kind == "optimizer":
+            return self._optimizer(name, config)
+        if isinstance(kind, str) and kind in SIZES:
+            return self._module(name, kind, renamed(config, self.held.format))
+        raise ValueError(f"its kind is {kind!r:.80}, which is unknown")
 
     def _module(self, name: str, kind: str, config: dict[str, Any]) -> Module:
         """A layer, an embedding or a linear map, whose weights in the file have its shapes."""
@@ -170,34 +175,23 @@ class Builder:
             raise ValueError(f"{said}: the option {unknown[0]!r:.80} is unknown")
         return kind(**{**options, "lr": 1.0})
 
-    def _zeros(self, found: Mapping[str, Part]) -> dict[str, Array]:
-        """Key → weight of all modules, which are zeros until they are filled: a learner may have
-        the same ones, and random numbers would be drawn for nothing."""
-        weights: dict[str, Array] = {}
-        for name, one in found.items():
-            if not isinstance(one, Optimizer | Online):
-                place = one.weights.placement
-                one.weights.update({k: place.zeros(s.shape) for k, s in one.weights.specs.items()})
-                weights |= {self.held.key(name, k): w for k, w in one.weights.items()}
-        return weights
-
     def _learner(
-        self, name: str, config: Mapping[str, Any], weights: dict[str, Array]
+        self, name: str, config: Mapping[str, Any], found: Mapping[str, Part]
     ) -> Online[Any]:
-        """A learner with weights that are zeros, or those of a module; its own are added."""
+        """A learner; its weights are zeros, or those of parts that have been made before."""
         held, cell = self.held, self._cell(name, config)
         batch: Any = config.get("batch")
         method: Any = config.get("method")
         dtype = host.named_dtype(self.dtype or accept_dtype(cell.name, config.get("dtype"), DTYPES))
         backend, where = locate(self.device)
-        given = {}
+        theirs, given = self._made(found), {}
         for k, key in held.detail(name, "weights", dict).items():
             if not isinstance(key, str) or key not in held.tensors:
                 raise ValueError(f"{cell.name}: weight {k!r:.80} is missing")
-            if key not in weights:
+            if key not in theirs:
                 zeros = host.xp.zeros(held.tensors[key].shape, dtype)
-                weights[key] = stored(cell.name, backend, zeros, where)
-            given[k] = weights[key]
+                theirs[key] = stored(cell.name, backend, zeros, where)
+            given[k] = theirs[key]
         check_sizes(cell.name, batch=batch)
         past = {k: held.tensors.get(held.key(name, f"sensitivity.{k}")) for k in given}
         states = [held.tensors.get(held.key(name, f"state.{k}")) for k in cell.states]
@@ -209,6 +203,27 @@ class Builder:
         limit = held.details[name].get("limit")
         made.limit = inf if limit is None else accept_number(f"{cell.name}: limit", limit, *BYTES)
         return made
+
+    def _made(self, found: Mapping[str, Part]) -> dict[str, Array]:
+        """Key → weight of all modules and learners.
+
+        Those of modules become zeros, until they are filled: otherwise they would be drawn.
+        """
+        weights: dict[str, Array] = {}
+        for name, one in found.items():
+            if isinstance(one, Online):
+                keys = self.held.detail(name, "weights", dict)
+                weights |= {keys[k]: w for k, w in one.weights.items()}
+            elif not isinstance(one, Optimizer):
+                own = one.weights
+                if not own.version:
+                    own.update({k: own.placement.zeros(s.shape) for k, s in own.specs.items()})
+                weights |= {self.held.key(name, k): w for k, w in own.items()}
+        return weights
+
+
+def _kind(config: Any) -> Any:
+    return config.get("kind") if isinstance(config, dict) else None
 
 
 def _family(cell: Cell[Any]) -> str:

@@ -181,8 +181,7 @@ def load(
             "its dtype, give cast=True"
         )
     check_fillable(parts)
-    contents = _contents(name)
-    found = _held(name, contents)
+    found = _held(name)
     odd = _odd(found, _config(part), cast)
     if odd and all(_is_dtype(key) for key in odd):
         odd[""] = "to convert the numbers, give load cast=True"
@@ -205,14 +204,13 @@ def _loaded(name: str, cast: bool, dtype: GivenDType | None, device: str | None)
     target = None if dtype is None else accept_dtype("load", dtype, DTYPES)
     device = "cpu" if device is None else device
     locate(device)
-    found = _held(name, _contents(name))
+    found = _held(name)
     try:
         parts = Builder(found, target, device).parts()
-        mine: Any = {key: config_of(one) for key, one in parts.items()}
-        mine = mine if found.several else mine[""]
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{name} holds a part that cannot be made: {error}") from error
-    if odd := _odd(found, mine, target is not None):
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
+    mine = parts if found.several else parts[""]
+    if odd := _odd(found, _config(mine), target is not None):
         raise ValueError(
             f"{name} holds a configuration that does not agree with itself: "
             f"{'; '.join(odd.values())}"
@@ -221,7 +219,7 @@ def _loaded(name: str, cast: bool, dtype: GivenDType | None, device: str | None)
         _fill(name, found, parts)
     except TypeError as error:
         raise ValueError(str(error)) from error
-    return parts if found.several else parts[""]
+    return mine
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Array], info: dict[str, Any]) -> None:
@@ -280,8 +278,9 @@ def _name(path: Any) -> str:
     return name
 
 
-def _held(name: str, contents: encoding.Contents) -> Held:
-    """The parts in the file of that name."""
+def _held(name: str) -> Held:
+    """What the file of that name holds of parts."""
+    contents = _contents(name)
     try:
         return held(contents)
     except ValueError as error:
