@@ -32,13 +32,19 @@ def file(tmp_path: Path) -> Path:
 def refused(
     path: Any, kind: type[Exception] = ValueError, match: str | None = None, cast: bool = False
 ) -> str:
-    """The message with which loading is refused; the layer is left as it was."""
+    """The message with which loading is refused; the layer is left as it was.
+
+    Without a layer it is refused too: by a ValueError where the file itself is at fault.
+    """
     layer = xrnn.LSTM(2, 2, rng=1)
     before = values(layer)
     with pytest.raises(kind, match=match) as caught:
         xrnn.load(path, layer, cast=cast)
     assert values(layer) == before
     assert os.fsdecode(path) in str(caught.value)
+    with pytest.raises(ValueError if kind is TypeError else kind) as alone:
+        xrnn.load(path)
+    assert os.fsdecode(path) in str(alone.value)
     return str(caught.value)
 
 

@@ -114,6 +114,9 @@ def test_the_file_holds_every_option(tmp_path: Path, make: Any, option: str) -> 
     for here, there in ((usual, other), (other, usual)):
         xrnn.save(tmp_path / "m", make(**here))
         assert same(make(**here, rng=0), xrnn.load(tmp_path / "m", make(**here))) is False
+        alone = xrnn.load(tmp_path / "m")
+        assert type(alone) is make
+        assert alone.config() == make(**here).config()
         layer = make(**there, rng=1)
         with pytest.raises(ValueError, match=f"{option} is .* in the file, .* here"):
             xrnn.load(tmp_path / "m", layer)

@@ -60,7 +60,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
         that safetensors files cannot hold (complex128).
     ValueError
         If `metadata` holds NaN or infinity, or is nested too deeply, or the name of a part cannot
-        be written as UTF-8.
+        be written as UTF-8, or gives an array the same name as another part.
 
     Examples
     --------
@@ -135,7 +135,8 @@ def load(
     part
         The `part` that was given, or what was saved.  What has two names in the file is one part
         again, and the weights of an `Online` are those of the layer if they were so before.  The
-        state of an optimizer follows its weights to their device at the next update.
+        state of an optimizer follows its weights to their device at the next update.  New parts are
+        never frozen.
 
     Raises
     ------
