@@ -190,6 +190,8 @@ SIZE, COUNT = integer(1), integer(1, 2**71)
 FLAG = Kind(lambda value: isinstance(value, bool | np.bool_))
 ARRAY = Kind(_is_array, ARRAY_DAMAGES)
 ALONE = Kind(_is_array, ALONE_DAMAGES)
+#: an array, or one for each gate; it may be of any dtype, and of another library
+GATES = Kind(_is_array, tuple(Damage(damage.template, "any") for damage in ALONE_DAMAGES))
 #: targets may be whole, and of any width
 TARGETS = Kind(
     _is_array,
@@ -348,6 +350,14 @@ READ = Kind(
         error="holding_bytes(b'') | holding_bytes(b'x' * 99) | holding_bytes(b'\\xff' * 8)"
         "| holding_bytes(b'\\x02' + bytes(7) + b'\\x7b\\x7d')"
         "| holding_bytes(Path({}).read_bytes()[:-1]) | holding_bytes(Path({}).read_bytes() + b'x')",
+    ),
+)
+MODEL = Kind(
+    _is_path,
+    PATH.damages
+    + damages_of(
+        error="holding_bytes(b'') | holding_bytes(b'x' * 99) | holding_bytes(b'\\xff' * 8)"
+        "| holding_bytes(Path({}).read_bytes()[:60])",
     ),
 )
 METADATA = Kind(

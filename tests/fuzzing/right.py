@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import coreml_files
 import numpy as np
+import tflite_files
 
 import xrnn
 from xrnn import cells
@@ -162,6 +164,21 @@ def saved(part: Any, name: str = "saved") -> str:
     path = f"{folder()}/{name}.safetensors"
     xrnn.save(path, part)
     return path
+
+
+def model_file(kind: str) -> str:
+    """The path of a model of Core ML or of TensorFlow Lite: a simple network."""
+    W, U, b = (floats(*shape).astype("float32") for shape in ((5, 3), (5, 5), (5,)))
+    if kind == "tflite":
+        options = {0: ("b", 1), 1: ("b", 4)}
+        data = tflite_files.model(35, 31, options, (T, B, 3), (T, B, 5), [W, U, b, (B, 5)])
+    else:
+        arrays = coreml_files.arrays((30, 31, 32), (W, U, b))
+        layer = [(1, 3), (2, 5), (10, [(30, [])]), (15, 1), (20, 1), *arrays]
+        data = coreml_files.network([("r", 400, layer)])
+    path = Path(folder()) / f"model.{kind}"
+    path.write_bytes(data)
+    return str(path)
 
 
 def holding_bytes(content: bytes) -> str:

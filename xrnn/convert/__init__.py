@@ -1,6 +1,8 @@
 """Weights and gradients in the conventions of other libraries, and files of weights."""
 
 from xrnn.convert.arrays import from_arrays
+from xrnn.convert.coreml import load_coreml
+from xrnn.convert.tflite import load_tflite
 from xrnn.convert.torch import from_torch, to_torch
 
-__all__ = ["from_arrays", "from_torch", "to_torch"]
+__all__ = ["from_arrays", "from_torch", "load_coreml", "load_tflite", "to_torch"]

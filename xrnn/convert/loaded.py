@@ -101,7 +101,7 @@ def make_layer(
         large for `dtype`.
     """
     W = cells[0].W
-    I, rows = W.shape if convention.layout == "rows" else W.shape[::-1]
+    I, rows = W.shape[::-1] if convention.layout == "rows" else W.shape
     reset = {"reset": convention.reset} if convention.reset else {}
     layer: Layer[Any] = LAYERS[kind](
         I,
@@ -152,7 +152,7 @@ def assign(part: LoadedPart, arrays: Mapping[str, Array]) -> None:
     """Give a part weights (NumPy), rounded to its dtype and moved to its device."""
     placement = part.weights.placement
     dtype = dtype_name(placement.dtype)
-    # Every weight must be there: none is left as it was drawn.
+    # Every weight must be given: none may keep the random numbers that it was made with.
     if odd := sorted(arrays.keys() ^ part.weights.keys()):
         raise ValueError(f"missing or unknown: {', '.join(odd)}")
     part.weights = {
@@ -162,8 +162,11 @@ def assign(part: LoadedPart, arrays: Mapping[str, Array]) -> None:
 
 @contextmanager
 def within(what: str) -> Iterator[None]:
-    """Errors of the block begin with `what`, the file or the part that they are about."""
+    """Errors of the block begin with `what`, the file or the part that they are about, if it has a
+    name."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{what}: {error}") from error
+        # Some kinds of ValueError, such as UnicodeEncodeError, are not made of a text alone.
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}" if what else str(error)) from error

@@ -1,0 +1,46 @@
+"""Entries of the fuzzer's table: weights of other libraries and formats."""
+
+from fuzzing import kinds as k
+from fuzzing.table import add
+
+ARRAYS = {
+    "xrnn.cells.LSTM": ("(20, 3)", "(20, 5)", "(20,)", "'ifgo'"),
+    "xrnn.cells.GRU": ("(15, 3)", "(15, 5)", "(15,)", "'zrn'"),
+    "xrnn.cells.lstm_with(peephole=True)": ("(20, 3)", "(20, 5)", "(20,)", "'iofc'"),
+    "xrnn.cells.lstm_with(proj_size=2)": ("(20, 3)", "(20, 2)", "(20,)", "'ijfo'"),
+}
+for cell, (W, U, b, gates) in ARRAYS.items():
+    peephole = k.FIXED, "floats(15)" if "peephole" in cell else "None"
+    projection = k.FIXED, "floats(2, 5)" if "proj_size" in cell else "None"
+    sizes = "(2, 5)" if "proj_size" in cell else "(5, 5)"
+    states = f"[floats(n) for n in {sizes}]" if "LSTM" in cell or "lstm" in cell else "[floats(5)]"
+    add(
+        "convert.from_arrays",
+        "xrnn.convert.from_arrays",
+        cell=(k.CELL, cell),
+        W=(k.GATES, f"floats(*{W})"),
+        U=(k.GATES, f"floats(*{U})"),
+        b=(k.optional(k.GATES), f"floats(*{b})"),
+        recurrent_bias=(k.optional(k.GATES), f"floats(*{b}, seed=1)"),
+        peephole=peephole,
+        projection=projection,
+        state=(k.FIXED, states),
+        gates=(k.FIXED, gates),
+        transposed=(k.optional(k.FLAG), "False"),
+        z=(k.choice("keeps", "takes"), "'keeps'"),
+        forget_bias=(k.real(-1e300, 1e300), "0.0"),
+        batch_first=(k.FLAG, "False"),
+        reverse=(k.FLAG, "False"),
+        dtype=(k.optional(k.DTYPE), "'float32'"),
+        device=(k.DEVICE, "'cpu'"),
+        words="bias W_l0 U_l0 b_l0",
+        share=8,
+    )
+for kind in ("coreml", "tflite"):
+    add(
+        f"convert.load_{kind}",
+        f"xrnn.convert.load_{kind}",
+        path=(k.MODEL, f"model_file({kind!r})"),
+        words="model file layer layers operators Core TensorFlow",
+        share=8,
+    )
