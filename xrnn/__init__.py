@@ -5,27 +5,43 @@ from xrnn._version import __version__
 from xrnn.certify import certify
 from xrnn.convert.files import load, save
 from xrnn.engine.unroll import unroll, unroll_backward
+from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.gru import GRU
 from xrnn.layers.input_gated import InputGatedLSTM
 from xrnn.layers.layer import Layer
+from xrnn.layers.layer_norm import LayerNorm
 from xrnn.layers.linear import Linear
 from xrnn.layers.lstm import LSTM
+from xrnn.layers.merge import Merge
+from xrnn.layers.pooling import Last, Max, Mean
+from xrnn.layers.residual import Residual
 from xrnn.layers.rnn import RNN
+from xrnn.layers.sequential import Sequential
 from xrnn.learn import losses, online, optim
+from xrnn.learn.gradient_check import check_gradients
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Dropout",
     "Embedding",
     "InputGatedLSTM",
+    "Last",
     "Layer",
+    "LayerNorm",
     "Linear",
+    "Max",
+    "Mean",
+    "Merge",
+    "Residual",
+    "Sequential",
     "__version__",
     "analysis",
     "cells",
     "certify",
+    "check_gradients",
     "convert",
     "load",
     "losses",

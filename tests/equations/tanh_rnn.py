@@ -187,10 +187,10 @@ class Library(ByXrnn):
     def gradients(self, t: int | None = None) -> dict[str, np.ndarray]:
         """The gradient to E, too."""
         d = super().gradients(t)
-        return {**d, "E": self.embedding.backward(self.tokens, d["x"].swapaxes(1, 2))["E"]}
+        return {**d, "E": self.embedding.backward(self.tokens, d["x"].swapaxes(1, 2))[1]["E"]}
 
     def dx_dE(self, k: int) -> np.ndarray:
         """∂x_k/∂E (d, v, d)."""
         _, tape = self.embedding.forward(self.tokens[k - 1])
         units = np.eye(self.embedding.embedding_dim)[:, None, :]
-        return np.stack([self.embedding.backward(tape, unit)["E"] for unit in units])
+        return np.stack([self.embedding.backward(tape, unit)[1]["E"] for unit in units])

@@ -76,7 +76,7 @@ class CharModel:
         hs, state, layer_tape = self.layer.forward(xs, state)
         nats, dhs, dreadout = self._read_out(hs, put(targets))
         dxs, _, dlayer = self.layer.backward(layer_tape, dhs)
-        dembedding = self.embedding.backward(embedding_tape, dxs)
+        _, dembedding = self.embedding.backward(embedding_tape, dxs)
         gradients = {"embedding": dembedding, "layer": dlayer, "readout": dreadout}
         return nats / math.log(2), state, gradients
 

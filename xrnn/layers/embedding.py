@@ -17,6 +17,8 @@ from xrnn.backends import backend_of
 from xrnn.cells.base import check_sizes
 from xrnn.engine.checks import REAL_DTYPES, Spec, accept_dtype
 from xrnn.engine.module import Module, drawn
+from xrnn.engine.values import check_index
+from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.scatter import indices
 from xrnn.typing import Array, GivenDType, Size, is_integer
 
@@ -28,6 +30,9 @@ class Embedding(Module):
     ----------
     num_embeddings, embedding_dim : int
         V and I: the number of different tokens, and the size of their vectors.
+    padding_idx : int, optional
+        A token in 0…V−1 that stands for padding: its row of E is 0 at the start, and its gradient
+        is 0.
     dtype, device, rng
         As for `xrnn.Layer`.
 
@@ -51,17 +56,19 @@ class Embedding(Module):
     >>> xs, tape = embedding.forward(tokens)
     >>> xs.shape
     (2, 2, 4)
-    >>> embedding.backward(tape, np.ones_like(xs))["E"][:, 0].tolist()
+    >>> _, dweights = embedding.backward(tape, np.ones_like(xs))
+    >>> dweights["E"][:, 0].tolist()
     [0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     """
 
-    _fixed = frozenset({"num_embeddings", "embedding_dim", "dtype"})
+    _fixed = frozenset({"num_embeddings", "embedding_dim", "padding_idx", "dtype"})
 
     def __init__(
         self,
         num_embeddings: Size,
         embedding_dim: Size,
         *,
+        padding_idx: Size | None = None,
         dtype: GivenDType = "float32",
         device: str = "cpu",
         rng: Any = None,
@@ -71,9 +78,13 @@ class Embedding(Module):
         V, I = int(num_embeddings), int(embedding_dim)
         self.num_embeddings, self.embedding_dim = V, I
         self.dtype = accept_dtype("embedding", dtype, REAL_DTYPES)
+        if padding_idx is not None:
+            check_index("embedding", "padding_idx", padding_idx, V)
+            padding_idx = int(padding_idx)
+        self.padding_idx = padding_idx
         specs = {"E": Spec((V, I), "(V, I)")}
         options: Any = {"rng": rng, "dtype": self.dtype, "device": device}
-        self._parameters = drawn("embedding", specs, partial(_draw, V, I), **options)
+        self._parameters = drawn("embedding", specs, partial(_draw, V, I, padding_idx), **options)
 
     def __call__(self, tokens: Array) -> Array:
         """The vectors (…, I) of integer tokens (…); exceptions as for `forward`."""
@@ -117,7 +128,7 @@ class Embedding(Module):
         tape = placement.backend.read_only(xp.asarray(tokens, copy=True))
         return xp.reshape(xs, (*tokens.shape, self.embedding_dim)), tape
 
-    def backward(self, tape: Array, dxs: Array) -> dict[str, Array]:
+    def backward(self, tape: Array, dxs: Array) -> tuple[None, dict[str, Array]]:
         """The gradient of E; row v is the sum of dxs over all positions of token v.
 
         Gradients of half precision are summed in float32.
@@ -131,7 +142,9 @@ class Embedding(Module):
 
         Returns
         -------
-        dict of str to array
+        None
+            Tokens have no gradient.
+        dweights : dict of str to array
             ``E`` (V, I).
 
         Raises
@@ -158,7 +171,11 @@ class Embedding(Module):
         tokens = indices(xp.reshape(tape, (N,)), xp=xp)
         # The tape of a larger embedding would be an error of the library, or lose gradients.
         self._check_range("the tokens of the tape", tokens)
-        return {"E": backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)}  # (2)
+        dE = backend.scatter_add(rows, tokens, self.num_embeddings, xp=xp)  # (2)
+        if self.padding_idx is not None:
+            row = xp.arange(self.num_embeddings, device=placement.standard_device)
+            dE = apply_mask((row != self.padding_idx)[:, None], dE, xp=xp)
+        return None, {"E": dE}
 
     def _check_range(self, name: str, tokens: Array) -> None:
         """Raise ValueError unless all tokens (N,) have a row in E."""
@@ -181,6 +198,8 @@ class Embedding(Module):
             "kind": "embedding",
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
+            # Files of earlier versions do not have this option.
+            **({} if self.padding_idx is None else {"padding_idx": self.padding_idx}),
             "dtype": self.dtype,
         }
 
@@ -190,6 +209,9 @@ def _described(tape: Any) -> str:
     return f"a {type(tape).__name__}" + (f" of {dtype}" if dtype is not None else "")
 
 
-def _draw(V: int, I: int, random: Any) -> dict[str, Array]:
-    """E, normal with variance 1/I."""
-    return {"E": random.normal(0, I**-0.5, (V, I))}
+def _draw(V: int, I: int, padding_idx: int | None, random: Any) -> dict[str, Array]:
+    """E, normal with variance 1/I, and 0 in the row of padding."""
+    E = random.normal(0, I**-0.5, (V, I))
+    if padding_idx is not None:
+        E[padding_idx] = 0
+    return {"E": E}

@@ -1,7 +1,8 @@
 """A linear map over the outputs of a recurrent layer.
 
 y_t = W h_t + b               (1)   derivation "Tanh RNN", eq. 3
-y_t = ReLU(W h_t + b)         (2)   with ``activation="relu"``: "ReLU RNN, LSTM and GRU", eq. 2
+y_t = φ(W h_t + b)            (2)   with ``activation``: relu ("ReLU RNN, LSTM and GRU", eq. 2),
+                                    tanh, sigmoid or softplus
 
 Softmax has no layer of its own: `xrnn.losses.softmax_cross_entropy` takes the logits,
 because its gradient with respect to them is simple and stable.
@@ -9,18 +10,35 @@ because its gradient with respect to them is simple and stable.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 from xrnn.backends import host
-from xrnn.cells.activations import relu, relu_slope
+from xrnn.cells.activations import activate, relu_slope, sigmoid_slope, tanh_slope
 from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.checks import DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
 from xrnn.engine.parameters import Parameters
 from xrnn.recurrence.precision import rounded_sum
-from xrnn.typing import Array, GivenDType, Size
+from xrnn.typing import Array, GivenDType, Namespace, Size
+
+LinearActivation = Literal["relu", "tanh", "sigmoid", "softplus"]
+
+
+def _softplus_slope(y: Array, *, xp: Namespace) -> Array:
+    """σ(a) = 1 − e^-y at y = ln(1 + e^a)."""
+    return -xp.expm1(-y)
+
+
+#: the activation functions, and their derivatives as functions of their outputs
+SLOPES: Mapping[str, Callable[..., Array]] = {
+    "relu": relu_slope,
+    "tanh": lambda y, *, xp: tanh_slope(y),
+    "sigmoid": lambda y, *, xp: sigmoid_slope(y),
+    "softplus": _softplus_slope,
+}
 
 
 class LinearTape(NamedTuple):
@@ -38,13 +56,13 @@ class LinearTape(NamedTuple):
 
 
 class Linear(Module):
-    """The linear map y = W h + b, optionally followed by a ReLU.
+    """The linear map y = W h + b, optionally followed by an activation function.
 
     Parameters
     ----------
     in_features, out_features : int
         H and O: inputs (the hidden units of the layer below) and outputs.
-    activation : None or "relu"
+    activation : None, or {"relu", "tanh", "sigmoid", "softplus"}
         The function applied to W h + b.
     bias : bool
         Whether there is a bias b.
@@ -82,7 +100,7 @@ class Linear(Module):
         in_features: Size,
         out_features: Size,
         *,
-        activation: Literal["relu"] | None = None,
+        activation: LinearActivation | None = None,
         bias: bool = True,
         dtype: GivenDType = "float32",
         device: str = "cpu",
@@ -90,7 +108,7 @@ class Linear(Module):
     ) -> None:
         check_sizes("linear", in_features=in_features, out_features=out_features)
         check_flags("linear", bias=bias)
-        check_choice("linear", "activation", activation, (None, "relu"))
+        check_choice("linear", "activation", activation, (None, *SLOPES))
         H, O = int(in_features), int(out_features)
         self.in_features, self.out_features, self.bias = H, O, bool(bias)
         self.activation, self.dtype = activation, accept_dtype("linear", dtype, DTYPES)
@@ -130,7 +148,7 @@ class Linear(Module):
         hs = self._taken(hs)
         backend, kept = parameters.placement.backend, self._outputs(hs)
         ys = backend.read_only(kept)
-        if ys is kept and self.activation == "relu":
+        if ys is kept and self.activation:
             # The library has no read-only arrays, and backward reads the outputs again.
             kept = backend.xp.asarray(ys, copy=True)
         return ys, LinearTape(hs, kept, self, parameters, parameters.version)
@@ -173,7 +191,7 @@ class Linear(Module):
         hs, ys, placement = tape.hs, tape.ys, self.weights.placement
         dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")
         xp = placement.backend.xp
-        da = dys * relu_slope(ys, xp=xp) if self.activation == "relu" else dys  # (2)
+        da = dys * SLOPES[self.activation](ys, xp=xp) if self.activation else dys  # (2)
         count = prod(hs.shape[:-1])
         da = xp.reshape(da, (count, self.out_features))
         dweights = {"W": da.T @ xp.reshape(hs, (count, self.in_features))}  # (1)
@@ -198,8 +216,8 @@ class Linear(Module):
         ys = rows @ self.weights["W"].T  # (1)
         if self.bias:
             ys = ys + self.weights["b"]
-        if self.activation == "relu":
-            ys = relu(ys, xp=xp)  # (2)
+        if self.activation:
+            ys = activate((self.activation, 0.0, 0.0), ys, xp=xp)  # (2)
         return xp.reshape(ys, (*hs.shape[:-1], self.out_features))
 
     def __repr__(self) -> str:
