@@ -10,6 +10,7 @@ import pytest
 import xrnn
 from xrnn import cells
 
+#: those with random weights
 MAKERS: dict[str, Callable[..., Any]] = {
     "RNN": lambda **how: xrnn.RNN(3, 5, **how),
     "LSTM": lambda **how: xrnn.LSTM(3, 5, num_layers=2, bidirectional=True, **how),
@@ -20,3 +21,12 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "Linear": lambda **how: xrnn.Linear(5, 2, **how),
 }
 every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+
+
+def _norm(rng: Any = None, **how: Any) -> Any:
+    return xrnn.LayerNorm(5, **how)
+
+
+#: and the one whose weights are not drawn at random
+ALL = MAKERS | {"LayerNorm": _norm}
+every_part = pytest.mark.parametrize("make", ALL.values(), ids=list(ALL))

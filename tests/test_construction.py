@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import MAKERS, every_maker
+from parts import ALL, every_part
 
 import xrnn
 from xrnn import backends, cells
@@ -109,7 +109,7 @@ class TestSeeds:
 
 
 class TestDtypes:
-    @every_maker
+    @every_part
     @pytest.mark.parametrize("name", ["float16", "float32", "float64"])
     def test_in_every_usual_form(self, make: Any, name: str) -> None:
         strict, torch = pytest.importorskip("array_api_strict"), pytest.importorskip("torch")
@@ -129,7 +129,7 @@ class TestDtypes:
             assert layer.dtype == "bfloat16"
             assert layer.weights["W_l0"].dtype == torch.bfloat16
 
-    @every_maker
+    @every_part
     @pytest.mark.parametrize(
         "dtype", ["float23", "int8", np.int8, np.dtype("int64"), float, None, 32, ["float32"]]
     )
@@ -139,7 +139,7 @@ class TestDtypes:
 
 
 class TestDevices:
-    @every_maker
+    @every_part
     @pytest.mark.parametrize("device", ["cpu", "numpy", "numpy:cpu", "torch", "torch:cpu"])
     def test_by_library_and_its_device(self, make: Any, device: str) -> None:
         library = "torch" if device.startswith("torch") else "numpy"
@@ -156,11 +156,11 @@ class TestDevices:
     def test_a_gpu_by_its_number(self) -> None:
         """As "cuda" itself: its error where it is not installed, and the same numbers."""
         if absent := problem(lambda: get("cuda")):
-            for make in MAKERS.values():
+            for make in ALL.values():
                 assert problem(partial(make, device="cuda:0")) == absent
             return
         backend = get("cuda")
-        for make in MAKERS.values():
+        for make in ALL.values():
             part = make(device="cuda:0", rng=1)
             for name, w in make(rng=1).weights.items():
                 assert part.weights[name].device.id == 0
@@ -207,7 +207,7 @@ class TestDevices:
         yield "array_api_strict"
         backends.unregister("array_api_strict")
 
-    @every_maker
+    @every_part
     def test_where_the_library_has_not_the_dtype(self, make: Any, narrow: str) -> None:
         """An error instead of other weights than were asked for."""
         assert make(device=narrow).weights.placement.backend.name == "narrow"
@@ -236,7 +236,7 @@ class TestDevices:
             None,
         ],
     )
-    @every_maker
+    @every_part
     def test_what_is_no_device(self, make: Any, device: Any) -> None:
         part = make()
         calls: list[Any] = [lambda: make(device=device), lambda: part.to(device)]

@@ -18,6 +18,8 @@ from fuzzing.command import CommandError
 from xrnn.backends import backend_of, host
 from xrnn.cells import BY_NAME, Cell
 from xrnn.engine.tape import Tape
+from xrnn.layers.part import PartTape
+from xrnn.layers.sequential import SequentialTape
 from xrnn.typing import dtype_name
 
 #: where the library lies, its backends once more
@@ -42,7 +44,10 @@ GUIDANCE = re.compile(
 )
 
 #: the names that messages of layers and cells begin with
-OWNERS = (*BY_NAME, "leaky", "zoneout", "linear", "embedding")
+OWNERS = (
+    *(*BY_NAME, "leaky", "zoneout", "linear", "embedding", "dropout", "layer_norm", "merge"),
+    *("last", "mean", "max", "sequential", "residual"),
+)
 
 #: errors whose meaning Python's protocols give, by the method that may raise them
 PROTOCOL = {"__setattr__": AttributeError, "__getitem__": KeyError}
@@ -155,6 +160,10 @@ def picture(value: Any) -> Any:
         return ("cell", value.identity)
     if isinstance(value, Tape):
         return ("tape", picture([one[3:6] for one in value.passes]), picture(value.masks))
+    if isinstance(value, SequentialTape):
+        return ("list", picture(value.tapes), picture(value.state))
+    if isinstance(value, PartTape):
+        return ("tape", *map(picture, value))
     if isinstance(value, list | tuple):
         return ("list", *map(picture, value))
     if isinstance(value, xrnn.optim.Optimizer):
@@ -170,13 +179,13 @@ def picture(value: Any) -> Any:
         return type(value).__name__
 
 
-def arrays(seen: Any) -> Iterator[np.ndarray]:
-    """All arrays of a picture."""
+def arrays(seen: Any, *, of_tapes: bool = True) -> Iterator[np.ndarray]:
+    """All arrays of a picture; with or without what tapes keep, in whatever precision."""
     if isinstance(seen, np.ndarray):
         yield seen
-    elif isinstance(seen, tuple):
+    elif isinstance(seen, tuple) and (of_tapes or seen[:1] != ("tape",)):
         for part in seen:
-            yield from arrays(part)
+            yield from arrays(part, of_tapes=of_tapes)
 
 
 def numbers(seen: Any) -> Iterator[float]:
@@ -229,7 +238,7 @@ def check_result(result: Any, given: Any, *, has_dtype: bool = False) -> str:
     if not _is_moderate(given):
         return ""
     known = set() if has_dtype else {a.dtype.name for a in arrays(given) if a.dtype.kind in "fc"}
-    for a in arrays(result):
+    for a in arrays(result, of_tapes=False):
         if a.dtype.kind not in "fc":
             continue
         if not np.isfinite(a).all():
@@ -256,7 +265,7 @@ def _memory(value: Any) -> Iterator[np.ndarray]:
         yield value
     elif isinstance(value, Mapping):
         yield from _memory(list(value.values()))
-    elif isinstance(value, list | tuple) and not hasattr(value, "parameters"):
+    elif isinstance(value, list | tuple) and not hasattr(value, "owner"):
         for part in value:
             yield from _memory(part)
     elif isinstance(value, xrnn.online.Online):

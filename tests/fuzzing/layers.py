@@ -79,11 +79,17 @@ add(
     "Linear",
     in_features=(k.SIZE, "3"),
     out_features=(k.SIZE, "4"),
-    activation=(k.choice("relu", None), "None"),
+    activation=(k.choice("relu", "tanh", "sigmoid", "softplus", None), "'tanh'"),
     bias=(k.FLAG, "True"),
     **MADE,
 )
-add("Embedding", num_embeddings=(k.SIZE, "7"), embedding_dim=(k.SIZE, "3"), **MADE)
+add(
+    "Embedding",
+    num_embeddings=(k.SIZE, "7"),
+    embedding_dim=(k.SIZE, "3"),
+    padding_idx=(k.optional(k.integer(0, 6)), "2"),
+    **MADE,
+)
 
 # Layers: how they run -----------------------------------------------------------------------
 

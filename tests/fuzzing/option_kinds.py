@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzzing.kinds import SIZE, Kind, damages_of, integer, is_real, optional, real
+from fuzzing.kinds import ARRAY_DAMAGES, SIZE, Kind, damages_of, integer, is_real, optional, real
+from xrnn.layers.part import Part
 
 #: how many steps came before
 STEP = integer(0, 2**71)
@@ -68,4 +69,20 @@ HIDDEN = Kind(
         "| range(1, {}) | np.array([{}, 4])",
         any="({},) | ({},) * 3 | ({}, 4) | [{}, 4] | (np.int64({}), 4)",
     ),
+)
+
+#: a part of a model
+PART = Kind(
+    lambda value: isinstance(value, Part) and not isinstance(value, type),
+    damages_of(error="[{}] | type({}) | {}.forward | {}.weights | None | lambda x: x"),
+)
+#: the states of the recurrent parts of a model
+STATES = Kind(
+    lambda value: value is None or (isinstance(value, dict) and not value),
+    damages_of(
+        same="dict({}) | MappingProxyType({})",
+        error="{**{}, 'nonsense': None} | {**{}, 0: None} | [{}] | list({}) | 5",
+        any="None",
+    )
+    + ARRAY_DAMAGES,
 )

@@ -69,14 +69,33 @@ LINEAR = (
     "xrnn.Linear(3, 4, rng=0)",
     "xrnn.Linear(3, 4, activation='relu', bias=False, dtype='float64', rng=0)",
     "xrnn.Linear(3, 4, device='array_api_strict', rng=0)",
+    "xrnn.Linear(3, 4, activation='softplus', rng=0)",
     *(["xrnn.Linear(3, 4, device='torch', rng=0)"] if HAVE_TORCH else []),
 )
 EMBEDDING = (
     "xrnn.Embedding(7, 3, rng=0)",
+    "xrnn.Embedding(7, 3, padding_idx=1, rng=0)",
     "xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0)",
     *(["xrnn.Embedding(7, 3, device='torch', rng=0)"] if HAVE_TORCH else []),
 )
-MODULES = (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], LINEAR[1], EMBEDDING[0])
+NORMS = (
+    "xrnn.LayerNorm(3)",
+    "xrnn.LayerNorm(3, eps=0.1, dtype='float16')",
+    "xrnn.LayerNorm(3, dtype='float64', device='array_api_strict')",
+)
+MODULES = (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], LINEAR[1], EMBEDDING[0], NORMS[0])
+POOLS = ("xrnn.Last()", "xrnn.Mean(batch_first=True)", "xrnn.Max()")
+DROPOUTS = ("xrnn.Dropout(0.5)", "xrnn.Dropout(0.0)")
+MERGES = tuple(f"xrnn.Merge({mode!r})" for mode in ("sum", "mean", "mul", "max"))
+MODELS = (
+    "xrnn.Sequential(rnn=xrnn.GRU(3, 5, rng=0), norm=xrnn.LayerNorm(5), "
+    "out=xrnn.Linear(5, 4, rng=0))",
+    "xrnn.Sequential(xrnn.Dropout(0.3), rnn=xrnn.LSTM(3, 4, 2, bidirectional=True, dropout=0.2, "
+    "dtype='float64', rng=0), merge=xrnn.Merge('max'), pool=xrnn.Mean())",
+    "xrnn.Residual(xrnn.RNN(3, 3, batch_first=True, device='array_api_strict', rng=0))",
+    "xrnn.Sequential(rnn=xrnn.Residual(a=xrnn.GRU(3, 3, rng=0)), out=xrnn.Last())",
+    *(["xrnn.Sequential(rnn=xrnn.GRU(3, 5, device='torch', rng=0))"] if HAVE_TORCH else []),
+)
 CELLS = (
     *(f"cells.BY_NAME[{name!r}]" for name in BY_NAME),
     "cells.lstm_with(peephole=True, cell_clip=0.5)",

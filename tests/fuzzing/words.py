@@ -21,6 +21,7 @@ import numpy as np
 import xrnn
 from fuzzing.command import *
 from fuzzing.right import *
+from fuzzing.right_parts import *
 from fuzzing.wrong import *
 from xrnn import backends, cells
 from xrnn.convert import files

@@ -74,10 +74,27 @@ xrnn.Layer(cells.lstm_with(clip=3.0), 3, 5)(xs)[1].d  # error
 # Embedding and Linear
 
 xrnn.Linear(5, 2, "relu")  # error
-xrnn.Linear(5, 2, activation="tanh")  # error
+xrnn.Linear(5, 2, activation="gelu")  # error
 xrnn.Linear(5, 2, biased=False)  # error
 xrnn.Embedding(10, 4, "float64")  # error
 xrnn.Embedding(10, 4, dtype="float")  # error
+
+# Models of parts
+
+xrnn.Sequential(3)  # error
+xrnn.Sequential(xrnn.Dropout)  # error
+xrnn.Dropout("0.5")  # error
+xrnn.Merge("add")  # error
+xrnn.Last(True)  # error
+xrnn.LayerNorm(5, 1e-5)  # error
+model = xrnn.Sequential(rnn=xrnn.GRU(3, 5), last=xrnn.Last())
+model.forward(xs, seeds=1)  # error
+model(xs, seed=1)  # error
+model.backward(3, xs)  # error
+vectors, states, model_tape = model.forward(xs)  # error
+model.part  # error
+xrnn.check_gradients(3, model.weights)  # error
+xrnn.check_gradients(lambda w: (0.0, w), model.weights, method="exact")  # error
 
 # Passes
 

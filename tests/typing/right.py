@@ -91,6 +91,25 @@ xrnn.save("peephole", peephole)
 print(xrnn.load("peephole", peephole)(xs)[1].c)
 loaded: xrnn.Layer[HCState] = xrnn.load("peephole")
 
+# Models of parts
+
+model = xrnn.Sequential(
+    xrnn.GRU(3, 5, bidirectional=True),
+    xrnn.Merge("sum"),
+    block=xrnn.Residual(xrnn.LayerNorm(5), xrnn.Dropout(0.1), xrnn.Linear(5, 5)),
+    pool=xrnn.Mean(),
+    out=xrnn.Linear(5, 2, activation="softplus"),
+)
+logits, model_tape = model.forward(xs, lengths=[7, 3], seed=0)
+dmodel_xs, dmodel = model.backward(model_tape, logits)
+xrnn.optim.SGD(0.1).update(model.weights, dmodel)
+print(model(xs, mask=every).shape, model.to("cpu").freeze().config(), model.parts["pool"])
+stream = xrnn.Sequential(rnn=xrnn.GRU(3, 5), out=xrnn.Linear(5, 2))
+y, states = stream.step(x)
+y, states = stream.step(x, states)
+vectors, pool_tape = xrnn.Last(batch_first=True).forward(np.ones((2, 7, 3)), [7, 3])
+print(xrnn.check_gradients(lambda w: (0.0, {"w": 0 * w["w"]}), {"w": np.ones(2)}).ok)
+
 # One cell
 
 weights = {name: np.ones(shape, "float32") for name, shape in cells.LSTM.shapes(3, 5).items()}

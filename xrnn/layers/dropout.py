@@ -71,8 +71,7 @@ class Dropout(Weightless):
 
     def __call__(self, x: Array) -> Array:
         """The input itself."""
-        accept_input("dropout", x, 0, "(…)")
-        return x
+        return accept_input("dropout", x, 0, "(…)")[1]
 
     def forward(self, x: Array, *, seed: Size | None = None, t: Size = 0) -> tuple[Array, PartTape]:
         """Drop values.
@@ -98,7 +97,8 @@ class Dropout(Weightless):
         TypeError, ValueError
             If x holds no real floating-point numbers, or there is no seed.
         """
-        placement, shape = accept_input("dropout", x, 0, "(…)"), tuple(x.shape)
+        placement, x = accept_input("dropout", x, 0, "(…)")
+        shape = tuple(x.shape)
         needed = "dropout" if self.rate else ""
         random = random_numbers(placement, seed, t, needed, dropout=self.rate)
         if random is None:

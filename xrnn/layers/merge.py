@@ -66,7 +66,7 @@ class Merge(Weightless):
         TypeError, ValueError
             If x holds no real floating-point numbers, or its last axis is odd.
         """
-        placement = accept_input("merge", x, 1, "(…, 2·n)")
+        placement, x = accept_input("merge", x, 1, "(…, 2·n)")
         if x.shape[-1] % 2:
             raise ValueError(f"merge: x has shape {tuple(x.shape)}; it must be (…, 2·n)")
         xp, n = placement.backend.xp, x.shape[-1] // 2

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
-from xrnn.backends import host
+from xrnn.backends import host, locate
 from xrnn.engine.checks import Placement, accept_lengths
 from xrnn.engine.timeline import accept_steps
 from xrnn.typing import Array, Namespace, is_floating
@@ -66,7 +66,14 @@ class Weightless:
         return MappingProxyType({})
 
     def to(self, device: str) -> Self:
-        """The part itself: it has nothing to move."""
+        """The part itself, which has nothing to move, after a check of the device.
+
+        Raises
+        ------
+        ImportError, ValueError
+            As `xrnn.Layer.to`.
+        """
+        locate(device)
         return self
 
     def freeze(self) -> Self:
@@ -83,8 +90,9 @@ class Weightless:
         return f"<{type(self).__name__}({words})>"
 
 
-def accept_input(kind: str, x: Array, fewest: int, letters: str) -> Placement:
-    """The placement of an input of floating-point numbers with at least so many axes.
+def accept_input(kind: str, x: Array, fewest: int, letters: str) -> tuple[Placement, Array]:
+    """The placement of an input of floating-point numbers with at least so many axes, and the
+    input in native byte order.
 
     Raises
     ------
@@ -96,7 +104,7 @@ def accept_input(kind: str, x: Array, fewest: int, letters: str) -> Placement:
         raise TypeError(f"{kind}: x is {x.dtype}; it must be real floating point")
     if x.ndim < fewest:
         raise ValueError(f"{kind}: x has shape {tuple(x.shape)}; it must be {letters}")
-    return placement
+    return placement, placement.accept("x", x)
 
 
 def accept_tape(kind: str, owner: Any, tape: Any, dy: Array) -> tuple[PartTape, Array]:
@@ -138,7 +146,7 @@ def accept_sequences(
         If x holds no real floating-point numbers, or a shape does not fit.
     """
     letters = "(B, T, n), or (T, n)" if batch_first else "(T, B, n), or (T, n)"
-    placement = accept_input(kind, x, 2, letters)
+    placement, x = accept_input(kind, x, 2, letters)
     if x.ndim > 3:
         raise ValueError(f"{kind}: x has shape {tuple(x.shape)}; it must be {letters}")
     unbatched = x.ndim == 2

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, NamedTuple
 
 import array_api_compat
 
 from xrnn.backends import backend_of, host
-from xrnn.cells.base import check_flags
+from xrnn.cells.base import check_flags, check_sizes
+from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import check_choice
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.values import check_index
 from xrnn.learn.trees import Tree, check_real, leaves
 from xrnn.typing import Array, dtype_name
 
@@ -160,11 +160,20 @@ def check_gradients(
     """
     check_choice("check_gradients", "method", method, ("differences", "complex"))
     check_flags("check_gradients", raises=raises)
-    check_index("check_gradients", "directions - 1", directions - 1, 1000)
+    check_sizes("check_gradients", directions=directions)
+    if bound is not None:
+        needed = "a number above 0"
+        bound = accept_number("check_gradients: bound", bound, needed, lambda x: 0 < x < inf)
+    if not callable(f):
+        raise TypeError(
+            f"check_gradients: f is a {type(f).__name__}; it must be a function of the weights "
+            "that returns the loss and its gradients"
+        )
+    places = list(leaves(weights, "weights"))
+    _check_changeable(places)
     _, gradients = _called(f, weights)
     given = {path: holder[name] for path, holder, name in leaves(gradients, "gradients")}
-    places = list(leaves(weights, "weights"))
-    _check_places(places, given)
+    _check_same_names(places, given)
     random, found = host.generator(rng), []
     for path, holder, name in places:
         w = host.xp.array(backend_of(holder[name], path).to_host(holder[name]))
@@ -279,22 +288,27 @@ def _called(f: Loss, weights: Any, method: str = "") -> tuple[complex, Tree]:
     return value, gradients
 
 
-def _check_places(places: list[tuple[str, Any, str]], given: Mapping[str, Array]) -> None:
-    """Raise unless there is a gradient for each weight, and weights can be changed."""
+def _check_changeable(places: list[tuple[str, Any, str]]) -> None:
+    """Raise unless the weights are real numbers and can be replaced."""
     if not places:
         raise ValueError("weights hold no array; give those of a model: model.weights")
-    if odd := sorted({path for path, _, _ in places} ^ set(given)):
-        raise ValueError(
-            f"weights and the gradients of f differ in {', '.join(odd)}; they must have the same "
-            "names"
-        )
     for path, holder, name in places:
         if isinstance(holder, Parameters):
             holder.check_changeable()
         elif not isinstance(holder, MutableMapping):
             raise TypeError(f"{path} is in a {type(holder).__name__}; it must be in a dict")
         check_real(path, holder[name])
-        check_real(f"the gradient of {path}", given[path])
+
+
+def _check_same_names(places: list[tuple[str, Any, str]], given: Mapping[str, Array]) -> None:
+    """Raise unless there is a gradient of real numbers for each weight."""
+    if odd := sorted({path for path, _, _ in places} ^ set(given)):
+        raise ValueError(
+            f"weights and the gradients of f differ in {', '.join(odd)}; they must have the same "
+            "names"
+        )
+    for path, gradient in given.items():
+        check_real(f"the gradient of {path}", gradient)
 
 
 def _unit(shape: tuple[int, ...], entry: tuple[int, ...]) -> Array:

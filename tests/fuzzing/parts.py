@@ -1,0 +1,94 @@
+"""Entries of the fuzzer's table: parts of models, and models of parts."""
+
+from fuzzing import kinds as k
+from fuzzing import option_kinds as o
+from fuzzing.layers import MADE
+from fuzzing.table import DROPOUTS, MERGES, MODELS, NORMS, POOLS, Given, add
+
+# How they are made --------------------------------------------------------------------------
+
+add("Dropout", rate=(o.RATE, "0.25"))
+add("Merge", mode=(k.choice("sum", "mean", "mul", "max"), "'max'"))
+for name in ("Last", "Mean", "Max"):
+    add(name, batch_first=(k.FLAG, "True"), share=2)
+add(
+    "LayerNorm",
+    size=(k.SIZE, "3"),
+    eps=(k.real(0, 1, ends="()"), "1e-3"),
+    **{name: MADE[name] for name in ("dtype", "device")},
+)
+add("Sequential", _a=(o.PART, "xrnn.GRU(3, 5, rng=0)"), b=(o.PART, "xrnn.Last()"), words="part")
+add("Residual", _a=(o.PART, "xrnn.GRU(3, 3, rng=0)"), b=(o.PART, "xrnn.Dropout(0)"), words="part")
+
+# How they run -------------------------------------------------------------------------------
+
+X: Given = {"x": (k.ALONE, "of_part(it)")}
+TAPE = (k.TAPE, "made_by(it)[1]")
+DY: Given = {"tape": TAPE, "dy": (k.ARRAY, "made_by(it)[0]")}
+SEEDED: Given = {"seed": (k.SEED, "3"), "t": (o.STEP, "2")}
+
+add("Dropout.__call__", "it", DROPOUTS, **X, shares=True)
+add("Dropout.forward", "it.forward", DROPOUTS[:1], **X, **SEEDED, words="dropout")
+add("Dropout.forward", "it.forward", DROPOUTS[1:], **X, **SEEDED, shares=True)
+add("Dropout.backward", "it.backward", DROPOUTS[:1], **DY)
+add("Dropout.backward", "it.backward", DROPOUTS[1:], **DY, shares=True)
+add("Dropout.config", "it.config", DROPOUTS, share=1)
+add("Weightless.to", "it.to", (*DROPOUTS, *POOLS), device=(k.DEVICE, "'cpu'"), share=2)
+add("Weightless.freeze", "it.freeze", (*DROPOUTS, *MERGES), share=1)
+
+add("Merge.__call__", "it", MERGES, **X)
+add("Merge.forward", "it.forward", MERGES, **X)
+add("Merge.backward", "it.backward", MERGES, **DY)
+add("Merge.config", "it.config", MERGES, share=1)
+
+OWN: Given = {"x": (k.ARRAY, "of_part(it)")}
+add("LayerNorm.__call__", "it", NORMS, **OWN)
+add("LayerNorm.forward", "it.forward", NORMS, **OWN)
+add("LayerNorm.backward", "it.backward", NORMS, **DY)
+add("LayerNorm.config", "it.config", NORMS, share=1)
+
+STEPS: Given = {"lengths": (k.LENGTHS, "[4, 2]"), "mask": (k.STEPS, "steps_in(it)")}
+SEQUENCES: Given = {"x": (k.ALONE, "of_pool(it)"), **STEPS}
+add("Pooling.__call__", "it", POOLS, **SEQUENCES)
+add("Pooling.forward", "it.forward", POOLS, **SEQUENCES)
+add("Pooling.backward", "it.backward", POOLS, **DY)
+add("Pooling.config", "it.config", POOLS, share=1)
+
+# Models -------------------------------------------------------------------------------------
+
+STATE = (o.STATES, "states_in(it)")
+RUN: Given = {
+    "x": (k.ARRAY, "of_model(it)"),
+    "state": STATE,
+    **STEPS,
+    "resets": (k.STEPS, "steps_in(it)"),
+}
+OF_PARTS = "xs hs state rnn a gru lstm"
+add("Sequential.__call__", "it", MODELS, **RUN, words=OF_PARTS, share=16)
+add("Sequential.forward", "it.forward", MODELS, **RUN, **SEEDED, words=OF_PARTS, share=16)
+add(
+    "Sequential.backward",
+    "it.backward",
+    MODELS,
+    **DY,
+    dstate=STATE,
+    words=f"dys {OF_PARTS}",
+    share=16,
+)
+add("Sequential.step", "it.step", MODELS, x=(k.ARRAY, "of_model(it)[0, ...]"), state=STATE)
+add("Sequential.path", "it.path", MODELS, shape=(k.SHAPE, "(4, 2, 3)"))
+add("Sequential.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
+add("Sequential.freeze", "it.freeze", MODELS, changes=True, share=1)
+add("Sequential.config", "it.config", MODELS, share=1)
+add(
+    "check_gradients",
+    "xrnn.check_gradients",
+    f=(k.FIXED, "squares"),
+    weights=(k.TREE, "tree()"),
+    method=(k.choice("differences", "complex"), "'differences'"),
+    directions=(k.integer(1, 100), "1"),
+    bound=(k.optional(k.real(0, 1e308, ends="(]")), "1e-5"),
+    rng=(k.RNG, "0"),
+    raises=(k.FLAG, "True"),
+    words="gradient a.W a.b E",
+)
