@@ -84,7 +84,7 @@ add(
     "check_gradients",
     "xrnn.check_gradients",
     f=(k.FIXED, "squares"),
-    weights=(k.TREE, "tree()"),
+    weights=(k.OF_TORCH, "tree()"),
     method=(k.choice("differences", "complex"), "'differences'"),
     directions=(k.integer(1, 100), "1"),
     bound=(k.optional(k.real(0, 1e308, ends="(]")), "1e-5"),

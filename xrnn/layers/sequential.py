@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any, Self
 from zlib import crc32
 
+from xrnn.backends import backend_of
 from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.layers.part import Part
 from xrnn.typing import Array, Size
@@ -224,16 +225,17 @@ class Sequential:
         dstates = self._states(dstate, "dstate")
         names = {id(part): name for name, part in reversed(self.parts.items())}
         found: dict[str, Any] = {}
+        backend_of(dy, "dy")
         dx: Array | None = dy
-        for name, one in reversed(tape.tapes):
-            if dx is None:
-                raise ValueError(
-                    f"{self._kind}: {name} comes before a part that gives no gradient of its "
-                    "input; only the first part may be such a part"
-                )
+        for n, (name, one) in reversed(list(enumerate(tape.tapes))):
             part = self.parts[name]
             more = {"dstate": dstates[name]} if name in dstates else {}
             dx, *_, dweights = part.backward(one, dx, **more)
+            if dx is None and n:
+                raise ValueError(
+                    f"{self._kind}: {name} gives no gradient of its input, and there are parts "
+                    "before it; it must be the first part"
+                )
             first = names[id(part)]
             found[first] = _added(found[first], dweights) if first in found else dweights
         return self._input_gradient(dx, dy), {name: found[name] for name in self.weights}
