@@ -204,9 +204,9 @@ EMBEDDING, LINEAR = xrnn.Embedding(7, 4), xrnn.Linear(4, 6)
             "embedding: num_embeddings is 0; it must be an integer ≥ 1",
         ),
         (
-            lambda: xrnn.Linear(4, 2, activation="tanh"),  # type: ignore[arg-type]
+            lambda: xrnn.Linear(4, 2, activation="elu"),  # type: ignore[arg-type]
             ValueError,
-            "linear: activation is 'tanh'; it must be",
+            "linear: activation is 'elu'; it must be",
         ),
     ],
 )

@@ -52,8 +52,6 @@ LEFT_OUT = {
     "Parameters.frozen_copy": "takes no argument; behind `Module.freeze`",
     "Parameters.moved": "behind `Module.to`",
     "Parameters.replaced": "behind the assignment of `Module.weights`",
-    "Part": "a protocol",
-    "Part.config": "a protocol",
     "Weightless.config": "abstract",
     "write": "behind `save` and the checkpoints of `xrnn train`",
 }
