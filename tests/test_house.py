@@ -28,7 +28,7 @@ FLOORS = (
     "layers",
     "learn",
     "convert",
-    "analysis",
+    "analysis training",
     "certify",
     "charlm",
     "_cli",

@@ -20,6 +20,8 @@ from xrnn.layers.rnn import RNN
 from xrnn.layers.sequential import Sequential
 from xrnn.learn import losses, online, optim
 from xrnn.learn.gradient_check import check_gradients
+from xrnn.training.fit import fit
+from xrnn.training.predict import predict
 
 __all__ = [
     "GRU",
@@ -43,10 +45,12 @@ __all__ = [
     "certify",
     "check_gradients",
     "convert",
+    "fit",
     "load",
     "losses",
     "online",
     "optim",
+    "predict",
     "save",
     "unroll",
     "unroll_backward",

@@ -1,0 +1,101 @@
+"""What happened in a training run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Stopped = Literal["epochs", "patience", "interrupted"]
+
+
+@dataclass
+class History:
+    """The course of `xrnn.fit`; it prints as a table.
+
+    Attributes
+    ----------
+    rows : list of dict of str to float
+        For each epoch ``epoch``, ``loss``, ``lr``, ``seconds``, and with validation data
+        ``validation`` and the metrics.
+    best : int or None
+        The number of the epoch whose weights the model has, if the best were restored.
+    stopped : {"epochs", "patience", "interrupted"}
+        Why training ended.
+    seed : int
+        What all random numbers were made of: ``rng=seed`` gives the same run again.
+    skipped : int
+        Updates that were left out because a gradient was not finite.
+    """
+
+    seed: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: int | None = None
+    stopped: Stopped = "epochs"
+    skipped: int = 0
+
+    def __getitem__(self, name: str) -> list[float]:
+        """The values of all epochs, as ``history["validation"]``."""
+        if self.rows and name not in self.rows[0]:
+            raise KeyError(f"there is no {name!r:.80}; there are {', '.join(self.rows[0])}")
+        return [row[name] for row in self.rows]
+
+    def __len__(self) -> int:
+        """The number of epochs."""
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no epoch"
+        names = list(self.rows[0])
+        lines = ["  ".join(f"{name:>10}" for name in names)]
+        for row in self.rows:
+            here = "  best" if row["epoch"] == self.best else ""
+            lines.append("  ".join(f"{row[name]:>10.4g}" for name in names) + here)
+        return "\n".join(lines)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the losses over the epochs.
+
+        Parameters
+        ----------
+        path : path, optional
+            Where to save the picture; its ending decides the format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The picture.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there is no epoch.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            raise ImportError("history.plot needs matplotlib: pip install matplotlib") from error
+        if not self.rows:
+            raise ValueError("history holds no epoch; there is nothing to draw")
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for name, words in self._curves():
+            axes.plot(self["epoch"], self[name], marker=".", label=words)
+        if self.best is not None:
+            axes.axvline(self.best, color="grey", linewidth=1, linestyle=":", label="best epoch")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    def _curves(self) -> Iterator[tuple[str, str]]:
+        yield "loss", "training"
+        if "validation" in self.rows[0]:
+            yield "validation", "validation"

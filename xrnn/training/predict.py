@@ -1,0 +1,58 @@
+"""`predict`: the outputs of a model for sequences of unequal length, in their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xrnn.backends import host
+from xrnn.cells.base import check_positive
+from xrnn.training.batches import Dataset
+from xrnn.training.model import Model
+from xrnn.typing import Array
+
+
+def predict(model: Any, x: Any, *, batch_size: int = 256) -> Array | list[Array]:
+    """The outputs of a model for sequences of any lengths.
+
+    Parameters
+    ----------
+    model : Sequential, Layer, or another part
+        As for `xrnn.fit`.
+    x : array (N, T, …) or list of N arrays (T_n, …)
+        The sequences.
+    batch_size : int
+        How many are computed at once.
+
+    Returns
+    -------
+    numpy.ndarray (N, O), or list of N numpy.ndarray (T_n, O)
+        One output for each sequence, or for each of its steps; in the order of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments have the wrong form.
+
+    Examples
+    --------
+    >>> import numpy as np, xrnn
+    >>> model = xrnn.Sequential(xrnn.GRU(2, 4), xrnn.Last(), xrnn.Linear(4, 3))
+    >>> xrnn.predict(model, [np.ones((5, 2)), np.ones((9, 2))]).shape
+    (2, 3)
+    """
+    check_positive("predict", batch_size=batch_size)
+    bound = Model(model)
+    data = Dataset(x, [0.0] * len(x))
+    outputs: list[Any] = [None] * len(data)
+    per_step = False
+    for places in data.in_order(batch_size):
+        batch = data.batch(places, bound.placement, bound.batch_first, per_step=False)
+        y = bound.placement.backend.to_host(bound(batch))
+        per_step = y.ndim > 2
+        for row, n in enumerate(places):
+            if per_step:
+                one = y[row] if bound.batch_first else y[:, row]
+                outputs[n] = one[: data.lengths[n]].copy()
+            else:
+                outputs[n] = y[row]
+    return outputs if per_step else host.xp.stack(outputs)
