@@ -29,6 +29,7 @@ FLOORS = (
     "learn",
     "convert",
     "analysis training",
+    "adapters",
     "certify",
     "charlm",
     "_cli",
