@@ -341,7 +341,7 @@ def test_what_is_refused() -> None:
         ({1: (x, y[:-1])}, ValueError, "x holds 10 sequences and y 9 targets"),
         ({1: ([], [])}, ValueError, "x holds no sequence"),
         ({1: ([1.0, 2.0], [0, 1])}, ValueError, "x holds single numbers"),
-        ({1: (x, [str(n) for n in y])}, TypeError, "an array is <U1"),
+        ({1: (x, [str(n) for n in y])}, TypeError, "y is <U1"),
         ({2: 3}, TypeError, "loss is 3; it must be a function"),
         ({2: lambda y, t, m=None: 1.0}, TypeError, "loss returns a float; it must return"),
     ]:

@@ -86,3 +86,38 @@ STATES = Kind(
     )
     + ARRAY_DAMAGES,
 )
+
+#: a model that can be trained
+MODEL = Kind(
+    PART.takes,
+    damages_of(error="[{}] | type({}) | {}.forward | {}.weights | None | xrnn.Last() | 3"),
+)
+#: sequences of three inputs
+SEQUENCES = Kind(
+    lambda value: False,
+    damages_of(
+        same="tuple({})",
+        error="None | 3 | 'abc' | [] | [1.0, 2.0] | [['a'], ['b']] | iter({}) | [None, None]"
+        "| [floats(4, 3), floats(2, 2)] | [floats(2, 3, 3)] * 2 | floats(3)",
+        any="floats(2, 5, 3) | [floats(4, 3).astype('float16'), floats(0, 3)]",
+    ),
+)
+#: such sequences and a class for each
+DATA = Kind(
+    lambda value: False,
+    damages_of(
+        same="tuple({})",
+        error="None | 3 | 'abc' | ([], []) | {}[0] | ({}[0], [0]) | ({}[0], None) | ({}[0], [0.5])"
+        "| ({}[0], ['a', 'b']) | ({}[0], [0, 2]) | ({}[0], [0, -1]) | iter([]) | [({}[0],)]"
+        "| ({}[0], [[0, 1], [1, 1]])",
+        any="({}[0], np.asarray([0, 1], 'uint8')) | (floats(2, 5, 3), [1, 1])",
+    ),
+)
+#: a loss
+LOSS = Kind(
+    callable,
+    damages_of(
+        error="None | 'mse' | lambda y, t, m=None: 1.0 | lambda y: (1.0, y)"
+        "| lambda y, t, m=None: (1.0, None) | lambda y, t, m=None: (y.sum(), y[:1])",
+    ),
+)

@@ -397,5 +397,4 @@ def _flat(y: Any) -> Any:
     """The targets of all sequences as one array."""
     if isinstance(y, Sequence) and len(y) and host.xp.ndim(y[0]):
         return host.xp.concat([host.xp.asarray(one) for one in y])
-    y = host.xp.asarray(y)
-    return y
+    return host.xp.asarray(y)

@@ -45,7 +45,7 @@ class Dataset:
     ----------
     x : array (N, T, …) or sequence of N arrays (T_n, …)
         The inputs, one entry for each sequence; of any array library.
-    y : array (N, …) or sequence of N values or arrays
+    y : array (N, …) or sequence of N values or arrays, optional
         The targets.
 
     Raises
@@ -54,18 +54,18 @@ class Dataset:
         If these are no arrays, there is no sequence, or the numbers of both differ.
     """
 
-    def __init__(self, x: Any, y: Any) -> None:
+    def __init__(self, x: Any, y: Any = None) -> None:
         self.x = _entries("x", x)
-        self.y = _entries("y", y)
+        self.y = [host.xp.zeros(())] * len(self.x) if y is None else _entries("y", y)
         if len(self.x) != len(self.y):
             raise ValueError(
-                f"fit: x holds {len(self.x)} sequences and y {len(self.y)} targets; there must be "
+                f"x holds {len(self.x)} sequences and y {len(self.y)} targets; there must be "
                 "one for each"
             )
         if not self.x:
-            raise ValueError("fit: x holds no sequence; give at least one")
+            raise ValueError("x holds no sequence; give at least one")
         if any(one.ndim == 0 for one in self.x):
-            raise ValueError("fit: x holds single numbers; each entry must be a sequence (T, …)")
+            raise ValueError("x holds single numbers; each entry must be a sequence (T, …)")
         self.lengths = host.xp.asarray([len(one) for one in self.x])
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Dataset:
         n = max(1, round(fraction * len(self)))
         if n >= len(self):
             raise ValueError(
-                f"fit: validation is {fraction} of {len(self)} sequences, which leaves none to "
+                f"validation is {fraction} of {len(self)} sequences, which leaves none to "
                 "train on; give more data or a smaller fraction"
             )
         return self.part(order[n:]), self.part(order[:n])
@@ -118,8 +118,8 @@ class Dataset:
             y = _stacked("y", [self.y[n] for n in places])
         whole = (lengths == lengths[0]).all()
         return Batch(
-            moved(x, placement),
-            moved(y, placement),
+            moved("x", x, placement),
+            moved("y", y, placement),
             None if whole else lengths,
             None if whole else mask,
             int(lengths.sum()) if per_step else len(lengths),
@@ -132,7 +132,7 @@ def padded(name: str, entries: Sequence[Array], lengths: Array, batch_first: boo
     for one, length in zip(entries, lengths, strict=True):
         if one.ndim == 0 or len(one) != length or one.shape[1:] != rest:
             raise ValueError(
-                f"fit: {name} has an entry of shape {one.shape}; it must be "
+                f"{name} has an entry of shape {one.shape}; it must be "
                 f"{(int(length), *rest)}, one value for each step of its sequence"
             )
     found = host.xp.zeros((len(entries), int(lengths.max()), *rest), dtype)
@@ -141,14 +141,14 @@ def padded(name: str, entries: Sequence[Array], lengths: Array, batch_first: boo
     return found if batch_first else host.xp.ascontiguousarray(found.swapaxes(0, 1))
 
 
-def moved(array: Array, placement: Placement) -> Array:
+def moved(name: str, array: Array, placement: Placement) -> Array:
     """A NumPy array in the library of the model; floating-point numbers in its dtype."""
     if host.xp.isdtype(array.dtype, "real floating") or dtype_name(array.dtype) == "bfloat16":
         array = array.astype(host.named_dtype(dtype_name(placement.dtype)))
     elif array.dtype == bool or not host.xp.isdtype(array.dtype, "integral"):
         raise TypeError(
-            f"fit: an array is {array.dtype}; it must be floating-point numbers, or integers for "
-            "tokens and classes"
+            f"{name} is {array.dtype}; it must be floating-point numbers, or integers for tokens "
+            "and classes"
         )
     return placement.from_host(array)
 
@@ -158,11 +158,11 @@ def _entries(name: str, given: Any) -> list[Array]:
     if array_api_compat.is_array_api_obj(given):
         given = backend_of(given, name).to_host(given)
         if given.ndim == 0:
-            raise ValueError(f"fit: {name} is a single number; it must hold one entry a sequence")
+            raise ValueError(f"{name} is a single number; it must hold one entry a sequence")
         return list(given) if given.ndim > 1 else [given[n, ...] for n in range(len(given))]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise TypeError(
-            f"fit: {name} is a {type(given).__name__}; it must be an array or a list of arrays, "
+            f"{name} is a {type(given).__name__}; it must be an array or a list of arrays, "
             "one entry for each sequence"
         )
     found = []
@@ -171,7 +171,7 @@ def _entries(name: str, given: Any) -> list[Array]:
         try:
             found.append(backend_of(one, name).to_host(one) if known else host.xp.asarray(one))
         except (TypeError, ValueError) as error:
-            raise TypeError(f"fit: {name} has the entry {one!r:.60}, which is no array") from error
+            raise TypeError(f"{name} has the entry {one!r:.60}, which is no array") from error
     return found
 
 
@@ -180,7 +180,7 @@ def _stacked(name: str, entries: Sequence[Array]) -> Array:
     if len({one.shape for one in entries}) > 1:
         shapes = sorted({one.shape for one in entries})
         raise ValueError(
-            f"fit: {name} has entries of shapes {', '.join(map(str, shapes[:3]))}; the model makes "
+            f"{name} has entries of shapes {', '.join(map(str, shapes[:3]))}; the model makes "
             "one output for each sequence, so they must all have one shape (for outputs at each "
             "step leave out what pools over time)"
         )

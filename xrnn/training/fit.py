@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from math import inf, isfinite
 from typing import Any
 
+import array_api_compat
+
 from xrnn.backends import host
 from xrnn.cells.base import check_flags, check_positive
 from xrnn.cells.numbers import accept_number
@@ -358,7 +360,8 @@ def _accept(what: str, data: Any) -> Dataset | Iterable[Any]:
     """The data set of a pair; an iterable of batches as it is."""
     if isinstance(data, tuple) and len(data) == 2:
         return Dataset(*data)
-    if isinstance(data, Mapping | str | bytes) or not isinstance(data, Iterable):
+    single = isinstance(data, Mapping | str | bytes) or array_api_compat.is_array_api_obj(data)
+    if single or not isinstance(data, Iterable):
         raise TypeError(
             f"fit: {what} is a {type(data).__name__}; it must be a pair (x, y), or an iterable of "
             "batches (x, y) or (x, y, lengths)"

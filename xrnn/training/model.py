@@ -32,13 +32,11 @@ class Model:
 
     def __init__(self, part: Any) -> None:
         if not isinstance(part, Part) or isinstance(part, type):
-            raise TypeError(
-                f"fit: model is {part!r:.80}; it must be a part, such as an xrnn.Sequential"
-            )
+            raise TypeError(f"model is {part!r:.80}; it must be a part, such as an xrnn.Sequential")
         self.part, self.takes = part, takes(part)
         holders = [holder for _, holder, _ in leaves(part.weights, "weights")]
         if not holders or not all(isinstance(one, Parameters) for one in holders):
-            raise ValueError("fit: model has no weights; there is nothing to train")
+            raise ValueError("model has no weights; there is nothing to train")
         self.placement = holders[0].placement
         self.batch_first = bool(getattr(part, "batch_first", False))
         #: whether there is an output at each step; None until the first batch
@@ -60,7 +58,7 @@ class Model:
         """The batch that an iterable of a user gave."""
         if not isinstance(given, Sequence) or len(given) not in (2, 3):
             raise TypeError(
-                f"fit: data gave a {type(given).__name__}; it must give batches (x, y) or "
+                f"data gave a {type(given).__name__}; it must give batches (x, y) or "
                 "(x, y, lengths)"
             )
         x, y = (self._moved(name, one) for name, one in zip("xy", given, strict=False))
@@ -79,7 +77,7 @@ class Model:
         backend = backend_of(array, name)
         if backend is self.placement.backend and array.dtype == self.placement.dtype:
             return array
-        return moved(backend.to_host(array), self.placement)
+        return moved(name, backend.to_host(array), self.placement)
 
     def __call__(self, batch: Batch) -> Array:
         """The outputs in inference."""
@@ -101,7 +99,7 @@ class Model:
             return {}
         if "lengths" not in self.takes:
             raise ValueError(
-                "fit: the sequences of a batch have different lengths, and forward of the model "
+                "the sequences of a batch have different lengths, and forward of the model "
                 "takes none; give sequences of one length, or a model with recurrent layers"
             )
         return {"lengths": batch.lengths}

@@ -42,7 +42,7 @@ def predict(model: Any, x: Any, *, batch_size: int = 256) -> Array | list[Array]
     """
     check_positive("predict", batch_size=batch_size)
     bound = Model(model)
-    data = Dataset(x, [0.0] * len(x))
+    data = Dataset(x)
     outputs: list[Any] = [None] * len(data)
     per_step = False
     for places in data.in_order(batch_size):

@@ -1,0 +1,36 @@
+"""Entries of the fuzzer's table: training."""
+
+from fuzzing import kinds as k
+from fuzzing import option_kinds as o
+from fuzzing.table import add
+
+MODEL = "xrnn.Sequential(xrnn.GRU(3, 4, rng=0), xrnn.Last(), xrnn.Linear(4, 2, rng=0))"
+
+add(
+    "fit",
+    model=(o.MODEL, MODEL),
+    data=(o.DATA, "([floats(4, 3), floats(2, 3)], [0, 1])"),
+    loss=(o.LOSS, "xrnn.losses.softmax_cross_entropy"),
+    validation=(k.FIXED, "([floats(4, 3), floats(2, 3)], [0, 1])"),
+    epochs=(k.FIXED, "1"),
+    patience=(k.optional(k.COUNT), "3"),
+    batch_size=(k.COUNT, "2"),
+    optimizer=(k.FIXED, "xrnn.optim.SGD(0.1)"),
+    clip=(k.optional(k.real(0, float("inf"), ends="(]")), "1.0"),
+    schedule=(k.FIXED, "None"),
+    metrics=(k.FIXED, "None"),
+    rng=(k.RNG, "0"),
+    checkpoint=(k.FIXED, "None"),
+    resume=(k.FLAG, "False"),
+    progress=(k.FIXED, "False"),
+    changes=True,
+    words="checkpoint resume",
+    share=8,
+)
+add(
+    "predict",
+    model=(o.MODEL, MODEL),
+    x=(o.SEQUENCES, "[floats(4, 3), floats(2, 3)]"),
+    batch_size=(k.COUNT, "2"),
+    share=8,
+)
