@@ -105,6 +105,7 @@ class Builder:
         for needed in SIZES[kind][:2]:
             if needed not in config:
                 raise ValueError(f"{kind}: {needed} is missing")
+        # Files of the format 2 do not say the precision; by default no product is rounded.
         known = (*SIZES[kind], *LATER, "precision") if kind == "layer" else SIZES[kind]
         options = {key: config[key] for key in known if key in config}
         options["dtype"] = self.dtype or config.get("dtype")
