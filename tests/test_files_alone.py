@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import make_golden
 import numpy as np
@@ -89,7 +89,10 @@ LAYERS: dict[str, Any] = {
     "Layer": xrnn.Layer(cells.PeepholeLSTM, I, H),
     "InputGatedLSTM": xrnn.InputGatedLSTM(I, H, 2, init="uniform"),
     "Embedding": xrnn.Embedding(7, I),
+    "padded Embedding": xrnn.Embedding(7, I, padding_idx=2),
     "Linear": xrnn.Linear(H, 7, activation="relu", bias=False),
+    "Linear with sigmoid": xrnn.Linear(H, 7, activation="sigmoid"),
+    "LayerNorm": xrnn.LayerNorm(H, eps=1e-3),
 }
 
 
@@ -129,6 +132,121 @@ def test_several_parts_in_their_order(tmp_path: Path) -> None:
         check_same(one, found[name])
     assert again(tmp_path, {}) == {}
     assert list(again(tmp_path, {"": parts["z"]})) == [""]
+
+
+def model(**how: Any) -> xrnn.Sequential:
+    """Parts of all kinds, within each other."""
+    block = xrnn.Residual(
+        xrnn.LayerNorm(8, **how), xrnn.Dropout(0.25), rnn=xrnn.GRU(8, 8, batch_first=True, **how)
+    )
+    return xrnn.Sequential(
+        xrnn.Embedding(5, I, padding_idx=0, **how),
+        xrnn.LSTM(I, H, bidirectional=True, batch_first=True, **how),
+        first=block,
+        again=block,
+        merge=xrnn.Merge("mean"),
+        pool=xrnn.Max(batch_first=True),
+        out=xrnn.Linear(H, 2, activation="tanh", **how),
+    )
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    """The arrays of a tree of weights, in its order."""
+    arrays: list[np.ndarray] = []
+    for value in tree.values():
+        arrays += [np.asarray(value)] if hasattr(value, "shape") else leaves(value)
+    return arrays
+
+
+TOKENS = np.arange(B * T).reshape(B, T) % 5
+
+
+class TestPartsOfParts:
+    def check(self, here: Any, there: Any) -> None:
+        assert type(here) is type(there)
+        assert here.config() == there.config()
+        for a, b in zip(leaves(here.weights), leaves(there.weights), strict=True):
+            np.testing.assert_array_equal(a, b)
+        lengths = [T, 2]
+        np.testing.assert_array_equal(here(TOKENS, None, lengths), there(TOKENS, None, lengths))
+        y, tape = here.forward(TOKENS, lengths=lengths, seed=3)
+        z, other = there.forward(TOKENS, lengths=lengths, seed=3)
+        np.testing.assert_array_equal(y, z)
+        for a, b in zip(
+            leaves(here.backward(tape, y)[1]), leaves(there.backward(other, z)[1]), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+    def test_they_come_back(self, tmp_path: Path) -> None:
+        here = model()
+        found = again(tmp_path, here)
+        self.check(here, found)
+        assert found.parts["first"] is found.parts["again"]
+        tensors, _ = files.read(tmp_path / "m")
+        assert len(tensors) == len(leaves(here.weights)), "each is stored once"
+        self.check(here, xrnn.load(tmp_path / "m", model()))
+        wide = xrnn.load(tmp_path / "m", dtype="float64")
+        self.check(xrnn.load(tmp_path / "m", model(dtype="float64"), cast=True), wide)
+
+    def test_beside_others_that_share_them(self, tmp_path: Path) -> None:
+        whole = model()
+        parts = {"rnn": whole.parts["1"], "model": whole, "block": whole.parts["first"]}
+        found = again(tmp_path, {**parts, "adam": xrnn.optim.Adam()})
+        assert list(found) == ["rnn", "model", "block", "adam"]
+        assert found["model"].parts["1"] is found["rnn"]
+        assert found["model"].parts["first"] is found["model"].parts["again"] is found["block"]
+        self.check(whole, found["model"])
+
+    def test_their_order_counts(self, tmp_path: Path) -> None:
+        a, b = xrnn.Linear(2, 2), xrnn.Linear(2, 2)
+        xrnn.save(tmp_path / "m", xrnn.Sequential(a=a, b=b))
+        with pytest.raises(ValueError, match="parts are a, b in the file, b, a here"):
+            xrnn.load(tmp_path / "m", xrnn.Sequential(b=b, a=a))
+        with pytest.raises(ValueError, match=r"kind is 'sequential' in the file, 'residual' here"):
+            xrnn.load(tmp_path / "m", xrnn.Residual(a=a, b=b))
+        with pytest.raises(ValueError, match=r"parts\.c is missing in the file"):
+            xrnn.load(tmp_path / "m", xrnn.Sequential(a=a, b=b, c=xrnn.Dropout(0.1)))
+
+    def test_names_that_collide(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"two parts have the name 'a\.b'; rename one of them"):
+            xrnn.save(tmp_path / "m", {"a.b": model(), "a": xrnn.Sequential(b=xrnn.Dropout(0.5))})
+
+    @pytest.mark.parametrize(
+        "part",
+        [xrnn.Dropout(0.5), xrnn.Last(), xrnn.Mean(batch_first=True), xrnn.Merge("mul")],
+        ids=repr,
+    )
+    def test_parts_without_weights(self, tmp_path: Path, part: Any) -> None:
+        found = again(tmp_path, part)
+        assert (type(found), found.config()) == (type(part), part.config())
+        assert xrnn.load(tmp_path / "m", part) is part
+        assert again(tmp_path, {"a": part})["a"].config() == part.config()
+
+    def test_parts_of_ones_own(self, tmp_path: Path) -> None:
+        class Scale:
+            """A part that no file can hold."""
+
+            weights: ClassVar[dict[str, Any]] = {}
+
+            def __call__(self, x: Any) -> Any:
+                return x
+
+            def forward(self, x: Any) -> Any:
+                return x, None
+
+            def backward(self, tape: Any, dy: Any) -> Any:
+                return dy, {}
+
+        class Block(xrnn.Sequential):
+            """Another class."""
+
+        with pytest.raises(TypeError, match="whose '1' is a Scale; it must be a layer"):
+            xrnn.save(tmp_path / "m", xrnn.Sequential(xrnn.Linear(2, 2), Scale()))
+        block = Block(xrnn.Linear(2, 2))
+        xrnn.save(tmp_path / "m", {"a": block})
+        with pytest.raises(ValueError, match=f"the part 'a', which.* {TestOnesOwn.HELP}"):
+            xrnn.load(tmp_path / "m")
+        assert xrnn.load(tmp_path / "m", {"a": block})["a"] is block
 
 
 class TestTied:

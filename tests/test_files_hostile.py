@@ -35,6 +35,9 @@ def everything() -> dict[str, Any]:
     optimizer.update(plain.weights, {k: np.ones_like(w) for k, w in plain.weights.items()})
     return {
         "net": net,
+        "model": xrnn.Residual(
+            xrnn.LayerNorm(2), xrnn.Sequential(drop=xrnn.Dropout(0.5), out=xrnn.Linear(2, 2))
+        ),
         "plain": plain,
         "again": plain,
         "leaky": xrnn.Layer(cells.leaky_with(0.5, activations=[("elu", 0.5)], noise=0.1), 2, 2),
@@ -112,6 +115,22 @@ WRONG: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a learner's weights": (("parts", "learner", "weights"), 3, "holds 3 as 'weights'"),
     "a weight of none": (("parts", "learner", "weights", "W"), "x", "weight 'W' is missing"),
     "another weight": (("parts", "learner", "weights", "W"), "readout.W", r"W has shape \(3, 2\)"),
+    "parts of a part": (("config", "model", "parts"), 3, "its parts are 3; they must be a mapping"),
+    "no part": (("config", "model", "parts"), {}, "residual: there is no part"),
+    "a learner in it": (("config", "model", "parts", "0"), {"kind": "optimizer"}, "class None is"),
+    "rate": (
+        ("config", "model", "parts", "1", "parts", "drop", "rate"),
+        1,
+        "rate is 1; it must",
+    ),
+    "eps": (("config", "model", "parts", "0", "eps"), 2, "eps is 2; it must be"),
+    "another group": (
+        ("parts", "model", "class"),
+        "Sequential",
+        "class Sequential is not that of",
+    ),
+    "a part in itself": (("tied", "model.1"), "model", "'model', .*: it is a part of itself"),
+    "two parts of one name": (("config", "model.0"), {"kind": "max"}, "two parts of the name 'mod"),
     "kind": (("config", "plain", "kind"), "layers", "kind is 'layers', which is unknown"),
     "kind of list": (
         ("config", "plain", "kind"),
@@ -155,7 +174,11 @@ WRONG: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "huge dropout": (("config", "plain", "dropout"), 10**400, "it must be in"),
     "bias": (("config", "plain", "bias"), "yes", "bias is 'yes'; it must be True or False"),
     "no bias": (("config", "plain", "bias"), REMOVED, "plain.bias is missing in the file"),
-    "other bias": (("config", "plain", "bias"), False, "weights missing or unknown: plain.b_l1"),
+    "other bias": (
+        ("config", "plain", "bias"),
+        False,
+        "again.bias is True in the file, False",
+    ),
     "precision": (("config", "plain", "precision"), "fast", "precision is 'fast'; it must be"),
     "dtype": (("config", "plain", "dtype"), "float128", "dtype is 'float128'; it must be"),
     "another dtype": (

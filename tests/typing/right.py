@@ -90,6 +90,9 @@ both = xrnn.load("parts", {"rnn": rnn, "readout": readout, "adam": adam}, cast=T
 xrnn.save("peephole", peephole)
 print(xrnn.load("peephole", peephole)(xs)[1].c)
 loaded: xrnn.Layer[HCState] = xrnn.load("peephole")
+both_parts = xrnn.Sequential(rnn, xrnn.Dropout(0.5), readout)
+xrnn.save("model", both_parts)
+model: xrnn.Sequential = xrnn.load("model", both_parts)
 
 # Models of parts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from xrnn.backends import host, locate
 from xrnn.cells import BY_NAME
@@ -18,21 +18,39 @@ from xrnn.cells.numbers import accept_number
 from xrnn.cells.options import Options
 from xrnn.cells.zoneout import Zoneout
 from xrnn.convert.encoding import renamed
-from xrnn.convert.held import Held
-from xrnn.convert.parts import CLASSES, Module, Part
+from xrnn.convert.held import Held, is_group
+from xrnn.convert.parts import CLASSES, Module, Part, is_module, key_of
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.engine.parameters import stored
 from xrnn.layers.architecture import LATER, OPTIONS
 from xrnn.layers.layer import Layer
+from xrnn.layers.part import Weightless
+from xrnn.layers.sequential import Sequential
 from xrnn.learn.online import Online
 from xrnn.learn.optim import Optimizer
 from xrnn.typing import Array, DType
 
-#: what a file says of the parts of each kind; the first two must be there
-SIZES = {
-    "layer": ("input_size", "hidden_size", *OPTIONS),
-    "embedding": ("num_embeddings", "embedding_dim"),
-    "linear": ("in_features", "out_features", "activation", "bias"),
+
+class Kind(NamedTuple):
+    """A kind of parts: the class, and the options that must stand in a file, and that may."""
+
+    usual: str
+    needed: tuple[str, ...]
+    known: tuple[str, ...] = ()
+
+
+KINDS = {
+    "layer": Kind("Layer", ("input_size", "hidden_size"), (*OPTIONS, *LATER, "precision")),
+    "embedding": Kind("Embedding", ("num_embeddings", "embedding_dim"), ("padding_idx",)),
+    "linear": Kind("Linear", ("in_features", "out_features"), ("activation", "bias")),
+    "layer_norm": Kind("LayerNorm", ("size", "eps")),
+    "dropout": Kind("Dropout", ("rate",)),
+    "last": Kind("Last", ("batch_first",)),
+    "mean": Kind("Mean", ("batch_first",)),
+    "max": Kind("Max", ("batch_first",)),
+    "merge": Kind("Merge", ("mode",)),
+    "sequential": Kind("Sequential", ("parts",)),
+    "residual": Kind("Residual", ("parts",)),
 }
 
 #: the name of a cell → the class of its layers, where a file does not say it
@@ -65,9 +83,12 @@ class Builder:
 
     def __init__(self, held: Held, dtype: DType | None, device: str) -> None:
         self.held, self.dtype, self.device = held, dtype, device
+        self.found: dict[str, Part] = {}
+        #: the names of parts that are being made
+        self.begun: set[str] = set()
 
     def parts(self) -> dict[str, Part]:
-        """All parts by name; their weights are yet to be filled.
+        """All parts by name, also those within others; their weights are yet to be filled.
 
         Raises
         ------
@@ -75,48 +96,61 @@ class Builder:
             If a part cannot be made; the text goes on a sentence that begins with the name of the
             file.
         """
-        held = self.held
-        configs = held.config if held.several else {"": held.config}
-        own = {name: c for name, c in configs.items() if held.holders.get(name, name) == name}
-        # Learners are made last: their weights may be those of a module.
-        own = dict(sorted(own.items(), key=lambda one: _kind(one[1]) == "online"))
-        found: dict[str, Part] = {}
-        for name, config in own.items():
+        flat = self.held.flat
+        # The weights of a learner may be those of a module.
+        for name in sorted(flat, key=lambda name: _kind(flat[name]) == "online"):
             try:
-                found[name] = self._part(name, config, found)
+                self._part(name)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                which = f"the part {name!r:.80}" if held.several else "a part"
+                which = f"the part {name!r:.80}" if len(flat) > 1 else "a part"
                 raise ValueError(f"holds {which}, which cannot be made: {error}") from error
-        return {name: found[held.holders.get(name, name)] for name in configs}
+        return {name: self._part(name) for name in flat}
 
-    def _part(self, name: str, config: Any, found: Mapping[str, Part]) -> Part:
-        """One part; `found` are those that have been made before."""
+    def _part(self, name: str) -> Part:
+        """The part of that name, made when it is first needed."""
+        name = self.held.tied.get(name, name)
+        if name not in self.found:
+            if name in self.begun:
+                raise ValueError("it is a part of itself")
+            self.begun.add(name)
+            self.found[name] = self._made(name, self.held.flat[name])
+        return self.found[name]
+
+    def _made(self, name: str, config: Any) -> Part:
         kind = _kind(config)
         if kind == "online":
-            return self._learner(name, config, found)
+            return self._learner(name, config)
         if kind == "optimizer":
             return self._optimizer(name, config)
-        if isinstance(kind, str) and kind in SIZES:
-            return self._module(name, kind, renamed(config, self.held.format))
-        raise ValueError(f"its kind is {kind!r:.80}, which is unknown")
-
-    def _module(self, name: str, kind: str, config: dict[str, Any]) -> Module:
-        """A layer, an embedding or a linear map, whose weights in the file have its shapes."""
-        for needed in SIZES[kind][:2]:
-            if needed not in config:
-                raise ValueError(f"{kind}: {needed} is missing")
-        # Files of the format 2 do not say the precision; by default no product is rounded.
-        known = (*SIZES[kind], *LATER, "precision") if kind == "layer" else SIZES[kind]
-        options = {key: config[key] for key in known if key in config}
-        options["dtype"] = self.dtype or config.get("dtype")
-        options["device"] = self.device
-        made: Module
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ValueError(f"its kind is {kind!r:.80}, which is unknown; {HELP}")
+        options = self._options(kind, renamed(config, self.held.format))
         if kind == "layer":
-            made = self._layer(name, config, options)
-        else:
-            made = self._class(name, kind.capitalize())(**options)
-        for key, spec in made.weights.specs.items():
-            found, (shape, letters) = self.held.tensors.get(self.held.key(name, key)), spec
+            return self._checked(name, self._layer(name, config, options))
+        made = self._class(name, KINDS[kind].usual)
+        if issubclass(made, Sequential):
+            if not is_group(config):
+                raise ValueError(f"its parts are {config['parts']!r:.80}; they must be a mapping")
+            parts: Part = made(**{k: self._part(key_of(name, k)) for k in config["parts"]})
+            return parts
+        part: Part = made(**options)
+        return self._checked(name, part) if is_module(part) else part
+
+    def _options(self, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a part that stand in its configuration, and where it is made."""
+        _, needed, known = KINDS[kind]
+        if missing := [option for option in needed if option not in config]:
+            raise ValueError(f"{kind}: {missing[0]} is missing")
+        # Files of the format 2 do not say the precision; by default no product is rounded.
+        options = {option: config[option] for option in (*needed, *known) if option in config}
+        if not issubclass(CLASSES[KINDS[kind].usual], Weightless | Sequential):
+            options |= {"dtype": self.dtype or config.get("dtype"), "device": self.device}
+        return options
+
+    def _checked(self, name: str, made: Module) -> Module:
+        """The module; an error unless the weights in the file have its shapes."""
+        for key, (shape, letters) in made.weights.specs.items():
+            found = self.held.tensors.get(self.held.key(name, key))
             if found is None or found.shape != shape:
                 words = "missing" if found is None else f"of the shape {found.shape}"
                 raise ValueError(
@@ -151,7 +185,7 @@ class Builder:
         if not isinstance(found, str) or found not in CLASSES:
             raise ValueError(f"the class {found!r:.80} is not one of xrnn; {HELP}")
         kind = CLASSES[found]
-        if not issubclass(kind, CLASSES[usual] if usual in ("Embedding", "Linear") else Layer):
+        if not issubclass(kind, Layer if issubclass(CLASSES[usual], Layer) else CLASSES[usual]):
             raise ValueError(f"the class {found} is not that of such a part, {usual}")
         return kind
 
@@ -176,16 +210,14 @@ class Builder:
             raise ValueError(f"{said}: the option {unknown[0]!r:.80} is unknown")
         return kind(**{**options, "lr": 1.0})
 
-    def _learner(
-        self, name: str, config: Mapping[str, Any], found: Mapping[str, Part]
-    ) -> Online[Any]:
+    def _learner(self, name: str, config: Mapping[str, Any]) -> Online[Any]:
         """A learner; its weights are zeros, or those of parts that have been made before."""
         held, cell = self.held, self._cell(name, config)
         batch: Any = config.get("batch")
         method: Any = config.get("method")
         dtype = host.named_dtype(self.dtype or accept_dtype(cell.name, config.get("dtype"), DTYPES))
         backend, where = locate(self.device)
-        theirs, given = self._made(found), {}
+        theirs, given = self._weights(), {}
         for k, key in held.detail(name, "weights", dict).items():
             if not isinstance(key, str) or key not in held.tensors:
                 raise ValueError(f"{cell.name}: weight {k!r:.80} is missing")
@@ -205,17 +237,17 @@ class Builder:
         made.limit = inf if limit is None else accept_number(f"{cell.name}: limit", limit, *BYTES)
         return made
 
-    def _made(self, found: Mapping[str, Part]) -> dict[str, Array]:
-        """Key → weight of all modules and learners.
+    def _weights(self) -> dict[str, Array]:
+        """Key → weight of all modules and learners that have been made.
 
         Those of modules become zeros, until they are filled: otherwise they would be drawn.
         """
         weights: dict[str, Array] = {}
-        for name, one in found.items():
+        for name, one in self.found.items():
             if isinstance(one, Online):
                 keys = self.held.detail(name, "weights", dict)
                 weights |= {keys[k]: w for k, w in one.weights.items()}
-            elif not isinstance(one, Optimizer):
+            elif is_module(one):
                 own = one.weights
                 if not own.version:
                     own.update({k: own.placement.zeros(s.shape) for k, s in own.specs.items()})

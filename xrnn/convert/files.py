@@ -1,7 +1,7 @@
 """`save` and `load`: safetensors files with the configuration in their metadata.
 
-A file holds one part (a layer, an embedding, a linear map, an optimizer, a learner) or several
-under names.  It is replaced as a whole (see `xrnn.engine.atomic`) and carries a checksum (see
+A file holds one part (a layer or another part of a model, an optimizer, a learner) or several under
+names.  It is replaced as a whole (see `xrnn.engine.atomic`) and carries a checksum (see
 `xrnn.convert.encoding`).
 
 Files of every released version can be read.  A file of a newer format is refused.  So is an option
@@ -22,7 +22,7 @@ from xrnn.convert import encoding
 from xrnn.convert.building import Builder
 from xrnn.convert.filling import check_fillable, fill
 from xrnn.convert.held import Held, held
-from xrnn.convert.parts import Part, Parts, config_of, details_of, holders, named, stored
+from xrnn.convert.parts import Part, Parts, config_of, details_of, named, stored, tied_names
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.layers.architecture import LATER
@@ -44,8 +44,8 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     ----------
     path : path
         The file.
-    part : Layer, Embedding, Linear, Optimizer, Online, or mapping of str to those
-        What to save; with a mapping, several under their names.  One part under two names is
+    part : part of a model, Optimizer, Online, or mapping of str to those
+        What to save: a layer, an embedding, a `xrnn.Sequential` …; with a mapping, several under their names.  One part under two names is
         written once, and so is a weight of an `xrnn.online.Online` that is that of a layer.
     metadata : JSON value, optional
         Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns: None, bool,
@@ -75,17 +75,16 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     True
     """
     name, parts = _name(path), named(part)
-    first = holders(parts)
-    own = {key: parts[key] for key in parts if first[key] == key}
+    tied = tied_names(parts)
+    own = {key: one for key, one in parts.items() if key not in tied}
     tensors, keys = stored(own)
     _check_json("metadata", metadata)
-    configs = {key: config_of(one) for key, one in own.items()}
     info: dict[str, Any] = {
-        "config": configs if isinstance(part, Mapping) else configs[""],
+        "config": _config(part),
         "metadata": metadata,
         "parts": {key: details_of(one, keys) for key, one in own.items()},
     }
-    write(name, tensors, info | ({"tied": first} if len(own) < len(parts) else {}))
+    write(name, tensors, info | ({"tied": tied} if tied else {}))
 
 
 @overload
@@ -120,7 +119,7 @@ def load(
     ----------
     path : path
         The file.
-    part : Layer, Embedding, Linear, Optimizer, Online, or mapping of str to those, optional
+    part : part of a model, Optimizer, Online, or mapping of str to those, optional
         The part whose weights are replaced; it keeps its library and device.
     cast : bool
         With `part`: whether a file of another dtype is accepted; its numbers are then rounded to
@@ -210,7 +209,7 @@ def _loaded(name: str, cast: bool, dtype: GivenDType | None, device: str | None)
         parts = Builder(found, target, device).parts()
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error
-    mine = parts if found.several else parts[""]
+    mine: Parts = {key: parts[key] for key in found.config} if found.several else parts[""]
     if odd := _odd(found, _config(mine), target is not None):
         raise ValueError(
             f"{name} holds a configuration that does not agree with itself: "
@@ -326,6 +325,8 @@ def _differences(
         # The name of a cell tells its options: what differs may stand at the end.
         words = [f"{value!r:.{300 if key == 'cell' else 80}}" for value in (a, b)]
         if isinstance(a, dict) and isinstance(b, dict):
+            if key == "parts" and a.keys() == b.keys() and [*a] != [*b]:
+                yield name, f"{name} are {', '.join(a)} in the file, {', '.join(b)} here"
             yield from _differences(a, b, f"{name}.")
         elif key not in theirs and key not in usual:
             yield name, f"{name} is missing in the file, {words[1]} here"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xrnn.cells.numbers import accept_number
 from xrnn.convert.casting import rounded
 from xrnn.convert.held import Held
-from xrnn.convert.parts import Part
+from xrnn.convert.parts import Part, is_module
 from xrnn.engine.checks import DTYPES, Placement
 from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.learn.online import Online
@@ -53,14 +53,14 @@ Change = tuple[Callable[[], Any], Callable[[], Any]]
 def check_fillable(parts: Mapping[str, Part]) -> None:
     """Raise TypeError if the weights of a part cannot be replaced."""
     for one in parts.values():
-        weights = None if isinstance(one, Optimizer) else one.weights
-        if isinstance(weights, Parameters):
-            weights.check_changeable()
-        elif weights is not None and not isinstance(weights, MutableMapping):
+        weights = one.weights if isinstance(one, Online) else {}
+        if not isinstance(weights, MutableMapping):
             raise TypeError(
                 f"the weights of an Online are a {type(weights).__name__}; to be loaded into, they "
                 "must be a dict"
             )
+        if is_module(one):
+            one.weights.check_changeable()
 
 
 def fill(held: Held, parts: Mapping[str, Part]) -> None:
@@ -93,7 +93,7 @@ def fill(held: Held, parts: Mapping[str, Part]) -> None:
             changes += [_of_optimizer(held, name, one)]
         elif isinstance(one, Online):
             changes += _of_learner(one, new[name])
-        else:
+        elif is_module(one):
             assignments[id(one.weights)] = one.weights, new[name]
     _apply(changes, list(assignments.values()))
 
@@ -115,20 +115,18 @@ def _targets(held: Held, parts: Mapping[str, Part]) -> Iterator[Target]:
     shared: dict[int, tuple[int, str]] = {}
     if any(isinstance(one, Online) for one in parts.values()):
         for one in parts.values():
-            if not isinstance(one, Optimizer | Online):
+            if is_module(one):
                 shared |= {id(w): (id(one.weights), k) for k, w in dict(one.weights).items()}
     for name, one in parts.items():
-        if isinstance(one, Optimizer):
-            continue
-        said = (held.config[name] if held.several else held.config).get("dtype")
+        said = held.flat[name].get("dtype")
         if isinstance(one, Online):
             yield from _targets_of_learner(held, name, one, said, shared)
-            continue
-        weights = one.weights
-        for k, spec in weights.specs.items():
-            key, place = held.key(name, k), (id(weights), k)
-            what = f"{weights.kind}: {key}"
-            yield Target(name, k, key, place, what, spec.shape, (said,), weights.placement)
+        elif is_module(one):
+            own = one.weights
+            for k, spec in own.specs.items():
+                key, place = held.key(name, k), (id(own), k)
+                what = f"{own.kind}: {key}"
+                yield Target(name, k, key, place, what, spec.shape, (said,), own.placement)
 
 
 def _targets_of_learner(

@@ -8,21 +8,26 @@ from xrnn.convert.encoding import Contents
 from xrnn.convert.parts import key_of
 from xrnn.typing import Array
 
+#: how deep parts may lie in others
+DEEPEST = 50
+
 
 class Held(NamedTuple):
     """The parts in a file.
 
     - tensors: key → array (NumPy)
     - config: the configuration of a single part, or name → configuration
+    - flat: name → configuration of all parts, also of those within others
     - details: name → what else it takes to make the part; empty in files before 0.4.0
-    - holders: name → the name under which its arrays stand; another one for a part with two names
+    - tied: name → the name under which the arrays of the part stand, if it has two
     - format: that of the file
     """
 
     tensors: dict[str, Array]
     config: dict[str, Any]
+    flat: dict[str, Any]
     details: dict[str, dict[str, Any]]
-    holders: dict[str, str]
+    tied: dict[str, str]
     format: str
 
     @property
@@ -32,14 +37,14 @@ class Held(NamedTuple):
 
     def detail(self, name: str, what: str, kind: type) -> Any:
         """One of the details of a part, which must be of that type."""
-        found = self.details.get(self.holders.get(name, name), {}).get(what)
+        found = self.details.get(self.tied.get(name, name), {}).get(what)
         if not isinstance(found, kind):
             raise ValueError(f"holds {found!r:.80} as {what!r} of the part {name!r:.80}")
         return found
 
     def key(self, name: str, array: str) -> str:
         """The key of an array of a part."""
-        return key_of(self.holders.get(name, name), array)
+        return key_of(self.tied.get(name, name), array)
 
 
 def held(contents: Contents) -> Held:
@@ -51,22 +56,41 @@ def held(contents: Contents) -> Held:
         If there are none, or what is said of them has not the right form; the text goes on a
         sentence that begins with the name of the file.
     """
-    config, details, tied = (contents.info.get(key) for key in ("config", "parts", "tied"))
+    config = contents.info.get("config")
+    details, tied = (contents.info.get(key, {}) for key in ("parts", "tied"))
     if not isinstance(config, dict):
         raise ValueError("holds no layer or other part that xrnn.save has written")
-    details = {} if details is None else details
     if not isinstance(details, dict) or not all(isinstance(d, dict) for d in details.values()):
         raise ValueError(f"holds {details!r:.80} as 'parts'; it must be a mapping of mappings")
-    found = Held(contents.tensors, config, details, {}, contents.format)
-    if not found.several:
-        return found
-    holders = {name: name for name in config} if tied is None else tied
-    if (
-        not isinstance(holders, dict)
-        or not all(isinstance(name, str) and name in config for name in holders.values())
-        or not all(holders.get(name) == name for name in config)
+    found = Held(contents.tensors, config, {}, details, {}, contents.format)
+    flat = _flat(config if found.several else {"": config})
+    if not isinstance(tied, dict) or not all(
+        name in flat and isinstance(other, str) and other in flat and other not in tied
+        for name, other in tied.items()
     ):
         raise ValueError(f"holds {tied!r:.80} as 'tied'; it must say which part each name means")
-    return found._replace(
-        config={name: config[holder] for name, holder in holders.items()}, holders=holders
-    )
+    return found._replace(flat=flat, tied=tied)
+
+
+def _flat(configs: dict[str, Any]) -> dict[str, Any]:
+    """Name → configuration of the parts and of those within them."""
+    found: dict[str, Any] = {}
+    level = configs
+    for _ in range(DEEPEST):
+        if both := found.keys() & level.keys():
+            raise ValueError(f"holds two parts of the name {min(both)!r:.80}")
+        found |= level
+        level = {
+            key_of(name, inner): config
+            for name, group in level.items()
+            if is_group(group)
+            for inner, config in group["parts"].items()
+        }
+    if level:
+        raise ValueError("holds parts within parts, nested too deeply")
+    return found
+
+
+def is_group(config: Any) -> bool:
+    """Whether it is the configuration of a part that consists of parts."""
+    return isinstance(config, dict) and isinstance(config.get("parts"), dict)

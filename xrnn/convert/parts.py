@@ -1,4 +1,5 @@
-"""What a file can hold: modules, optimizers and learners, and how each of them is described.
+"""What a file can hold: modules, parts without weights, parts of parts, optimizers and learners;
+and how each of them is described.
 
 - `config_of`: what a part must have in common with a file that is loaded into it
 - `details_of`: what else is needed to make it, or is taken over from the file
@@ -9,18 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import inf
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from xrnn.cells.descriptions import described
 from xrnn.engine.parameters import Parameters
 from xrnn.layers.architecture import Architecture
+from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.gru import GRU
 from xrnn.layers.input_gated import InputGatedLSTM
 from xrnn.layers.layer import Layer
+from xrnn.layers.layer_norm import LayerNorm
 from xrnn.layers.linear import Linear
 from xrnn.layers.lstm import LSTM
+from xrnn.layers.merge import Merge
+from xrnn.layers.part import Weightless
+from xrnn.layers.pooling import Last, Max, Mean
+from xrnn.layers.residual import Residual
 from xrnn.layers.rnn import RNN
+from xrnn.layers.sequential import Sequential
 from xrnn.learn.online import Online
 from xrnn.learn.optim import SGD, Adam, Optimizer
 from xrnn.typing import Array, dtype_name
@@ -35,40 +43,62 @@ class Module(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-Part: TypeAlias = Module | Optimizer | Online[Any]
+Part: TypeAlias = Module | Weightless | Sequential | Optimizer | Online[Any]
 
 Parts: TypeAlias = Part | Mapping[str, Part]
 
 #: the classes that a file can name
 CLASSES: dict[str, type] = {
     one.__name__: one
-    for one in (Layer, LSTM, GRU, RNN, InputGatedLSTM, Embedding, Linear, SGD, Adam, Online)
+    for one in (
+        *(Layer, LSTM, GRU, RNN, InputGatedLSTM, Embedding, Linear, LayerNorm),
+        *(Dropout, Last, Mean, Max, Merge, Sequential, Residual),
+        *(SGD, Adam, Online),
+    )
 }
 
 
 def named(part: Parts) -> dict[str, Part]:
-    """Everything to save or to load by its name; that of a single part is empty."""
-    several = isinstance(part, Mapping)
-    for name, one in part.items() if isinstance(part, Mapping) else [("", part)]:
+    """Everything to save or to load by its name, also parts within parts, after those that hold
+    them; the name of a single part is empty."""
+    found: dict[str, Part] = {}
+    given: Mapping[str, Any] = part if isinstance(part, Mapping) else {"": part}
+    for name, one in given.items():
         if not isinstance(name, str):
             raise TypeError(f"part has the name {name!r:.80}; names of parts must be str")
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"part has the name {name!r:.80}, which UTF-8 cannot hold")
-        if not isinstance(one, Optimizer | Online) and not isinstance(
-            getattr(one, "weights", None), Parameters
-        ):
+        if not _can_be_saved(one):
+            several = f"mapping whose {name!r:.80} is a " if isinstance(part, Mapping) else ""
             raise TypeError(
-                f"part is a {f'mapping whose {name!r:.80} is a ' if several else ''}"
-                f"{type(one).__name__}; it must be a layer, an embedding, a linear map, an "
-                "optimizer, an Online, or a mapping of names to those"
+                f"part is a {several}{type(one).__name__}; it must be a layer, an embedding, a "
+                "linear map, another part of xrnn, an optimizer, an Online, or a mapping of names "
+                "to those"
             )
-    return dict(part) if isinstance(part, Mapping) else {"": part}
+        inner = named(one.parts) if isinstance(one, Sequential) else {}
+        inner = {key_of(name, key): value for key, value in inner.items()}
+        if both := found.keys() & {name, *inner}:
+            raise ValueError(f"two parts have the name {min(both)!r:.80}; rename one of them")
+        found |= {name: one, **inner}
+    return found
 
 
-def holders(parts: Mapping[str, Part]) -> dict[str, str]:
-    """Name → the first name of the same part, under which a file holds it."""
+def _can_be_saved(one: Any) -> bool:
+    if isinstance(one, Weightless | Sequential | Optimizer | Online):
+        return True
+    return isinstance(getattr(one, "weights", None), Parameters)
+
+
+def is_module(part: Part) -> TypeGuard[Module]:
+    """Whether it has weights of its own."""
+    return not isinstance(part, Weightless | Sequential | Optimizer | Online)
+
+
+def tied_names(parts: Mapping[str, Part]) -> dict[str, str]:
+    """Name → the first name of the same part, for each further name."""
     first: dict[int, str] = {}
-    return {name: first.setdefault(id(one), name) for name, one in parts.items()}
+    holders = {name: first.setdefault(id(one), name) for name, one in parts.items()}
+    return {name: holder for name, holder in holders.items() if name != holder}
 
 
 def key_of(name: str, array: str) -> str:
@@ -78,7 +108,9 @@ def key_of(name: str, array: str) -> str:
 
 def config_of(part: Part) -> dict[str, Any]:
     """The configuration, with the dtype that the weights have."""
-    if isinstance(part, Optimizer | Online):
+    if isinstance(part, Sequential):
+        return {**part.config(), "parts": {k: config_of(one) for k, one in part.parts.items()}}
+    if not is_module(part):
         return part.config()
     return {**part.config(), "dtype": dtype_name(part.weights.placement.dtype)}
 
@@ -130,7 +162,7 @@ def _arrays(parts: Mapping[str, Part]) -> Iterator[tuple[str, Array, bool]]:
     for name, one in parts.items():
         if isinstance(one, Optimizer):
             yield from ((key_of(name, k), a, False) for k, a in one.state.items())
-        else:
+        elif isinstance(one, Online) or is_module(one):
             shared = isinstance(one, Online)
             yield from ((key_of(name, k), w, shared) for k, w in dict(one.weights).items())
         if isinstance(one, Online):
