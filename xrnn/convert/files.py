@@ -45,8 +45,9 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     path : path
         The file.
     part : part of a model, Optimizer, Online, or mapping of str to those
-        What to save: a layer, an embedding, a `xrnn.Sequential` …; with a mapping, several under their names.  One part under two names is
-        written once, and so is a weight of an `xrnn.online.Online` that is that of a layer.
+        What to save: a layer, an embedding, a `xrnn.Sequential` …; with a mapping, several under
+        their names.  One part under two names is written once, and so is a weight of an
+        `xrnn.online.Online` that is that of a layer.
     metadata : JSON value, optional
         Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns: None, bool,
         int, float (not NaN or infinity), str, and lists and dicts (with keys of str) of those.
