@@ -48,6 +48,15 @@ def parts(name: str, rng: int) -> Any:
         )
     if name == "training":
         return training(rng)
+    if name == "model":
+        block = xrnn.Residual(xrnn.LayerNorm(4), xrnn.Dropout(0.25), rnn=xrnn.GRU(4, 4, rng=rng))
+        return xrnn.Sequential(
+            xrnn.Embedding(7, 4, padding_idx=0, rng=rng),
+            first=block,
+            second=block,
+            pool=xrnn.Max(),
+            out=xrnn.Linear(4, 2, activation="softplus", rng=rng),
+        )
     assert name == "parts", name
     return {
         "embedding": xrnn.Embedding(7, 3, rng=rng),
@@ -68,13 +77,15 @@ def training(rng: int) -> dict[str, Any]:
     return {"net": net, "adam": adam, "same": net, "learner": learner}
 
 
-NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "options", "parts", "training")
+NAMES = ("lstm", "gru", "peephole", "float16", "bfloat16", "options", "parts", "training", "model")
 
 
 def results(name: str, part: Any) -> list[float]:
     """What the part computes; the weights themselves where NumPy does not compute."""
     if name == "bfloat16":
         found = np.concatenate([w.astype("float32").ravel() for w in part.weights.values()])
+    elif name == "model":
+        found = part(np.asarray([[0, 6], [3, 1], [0, 2]]))
     elif name == "training":
         gradient = part["learner"].gradient(np.ones((2, 4)))
         arrays = [*gradient.values(), *part["net"].weights.values(), *part["adam"].state.values()]

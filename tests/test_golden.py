@@ -75,6 +75,9 @@ def test_it_loads_alone(version: str, name: str) -> None:
     if name == "training":
         assert part["net"] is part["same"]
         assert part["learner"].weights["U"] is part["net"].weights["U_l0"]
+    elif name == "model":
+        assert part.parts["first"] is part.parts["second"]
+        assert part.config() == expected.config()
     elif name == "parts":
         assert {k: one.config() for k, one in part.items()} == {
             k: one.config() for k, one in expected.items()
