@@ -80,7 +80,7 @@ def test_lstm(tmp_path: Path) -> None:
     for peephole in (False, True):
         s = drawn(4, peephole)
         found = loaded(tmp_path, network([("l", 420, lstm([s], peephole=peephole, sequence=True))]))
-        assert found.notes == {"l": ["convention: Core ML, LSTM"]}
+        assert found.notes == {"l": ["Core ML LSTM, gates i f g o"]}
         assert found["l"].cell is (xrnn.cells.PeepholeLSTM if peephole else xrnn.cells.LSTM)
         check(found["l"], steps.coreml_lstm, s, 2)
 
@@ -157,6 +157,7 @@ def test_float16(tmp_path: Path) -> None:
     half: Any = Stored(*(None if a is None else a.astype("float16") for a in s))
     found = loaded(tmp_path, network([("g", 410, gru(half))]))
     assert found["g"].dtype == "float32"
+    assert load_coreml(tmp_path / "model.mlmodel", dtype="float64")["g"].dtype == "float64"
     np.testing.assert_array_equal(found["g"].weights["W_l0"][H : 2 * H], half.W[:H])
 
 

@@ -95,7 +95,7 @@ def test_lstm(s: Stored, cell: Any, tmp_path: Path) -> None:
     found = loaded(tmp_path, lstm(s))
     coupled = len(s.W) == 3 * H
     assert found.notes == {
-        "y": ["convention: TensorFlow Lite, LSTM" + (" (coupled)" if coupled else "")]
+        "y": [f"TensorFlow Lite LSTM{' (coupled), gates f g o' if coupled else ', gates i f g o'}"]
     }
     assert found["y"].cell is cell
     assert not found["y"].batch_first
@@ -158,6 +158,7 @@ def test_weights_of_fewer_bits(kind: str, tmp_path: Path) -> None:
     }[kind]
     layer = loaded(tmp_path, lstm(s, to=how))["y"]
     assert layer.dtype == "float32"
+    assert load_tflite(tmp_path / "model.tflite", dtype="float16")["y"].dtype == "float16"
     for block, w in zip(np.split(layer.weights["U_l0"], 4), np.split(s.U, 4), strict=True):
         given = how(w)
         if kind != "float16":

@@ -41,6 +41,8 @@ for kind in ("coreml", "tflite"):
         f"convert.load_{kind}",
         f"xrnn.convert.load_{kind}",
         path=(k.MODEL, f"model_file({kind!r})"),
+        dtype=(k.optional(k.DTYPE), "'float64'"),
+        device=(k.DEVICE, "'cpu'"),
         words="model file layer layers operators Core TensorFlow",
         share=8,
     )

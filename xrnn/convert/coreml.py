@@ -17,7 +17,7 @@ from xrnn.convert.conventions import CONVENTIONS, Stored
 from xrnn.convert.loaded import Kind, Loaded, make_layer, within
 from xrnn.convert.paths import accept_path
 from xrnn.convert.protobuf import Message
-from xrnn.typing import Array
+from xrnn.typing import Array, GivenDType
 
 # Model
 PIPELINE_CLASSIFIER, PIPELINE_REGRESSOR, PIPELINE, ML_PROGRAM = 200, 201, 202, 502
@@ -73,7 +73,9 @@ FIELDS: dict[Kind, Fields] = {
 }
 
 
-def load_coreml(path: str | os.PathLike[str]) -> Loaded:
+def load_coreml(
+    path: str | os.PathLike[str], *, dtype: GivenDType | None = None, device: str = "cpu"
+) -> Loaded:
     """The recurrent layers of a Core ML neural network.
 
     No framework is needed.  The layers of a pipeline are found too.  Weights in float16 are taken
@@ -83,6 +85,8 @@ def load_coreml(path: str | os.PathLike[str]) -> Loaded:
     ----------
     path : str or path
         A ``.mlmodel`` file.
+    dtype, device : str, optional
+        As for `xrnn.Layer`.  Default: float32 on the CPU.
 
     Returns
     -------
@@ -110,6 +114,7 @@ def load_coreml(path: str | os.PathLike[str]) -> Loaded:
     name = accept_path(path, "model.mlmodel")
     data = memoryview(Path(name).read_bytes())
     found = Loaded()
+    where = {"dtype": "float32" if dtype is None else dtype, "device": device}
     with within(name):
         try:
             layers = list(_layers(Message(data)))
@@ -120,7 +125,7 @@ def load_coreml(path: str | os.PathLike[str]) -> Loaded:
                 if number in layer:
                     inner = layer.text(1)
                     with within(f"layer {inner!r}"):
-                        found.add(inner, *_loaded(number, layer.message(number)))
+                        found.add(inner, *_loaded(number, layer.message(number), where))
         if not found:
             raise ValueError(
                 f"none of its {len(layers)} layers is an LSTM, a GRU or a simple recurrent layer; "
@@ -147,8 +152,8 @@ def _layers(model: Message) -> Iterator[Message]:
         yield from _layers(inner)
 
 
-def _loaded(number: int, layer: Message) -> tuple[Any, ...]:
-    """A layer, and the notes on it."""
+def _loaded(number: int, layer: Message, where: dict[str, Any]) -> tuple[Any, ...]:
+    """A layer, with the dtype and on the device of `where`, and the notes on it."""
     kind, row = LAYERS[number]
     convention = CONVENTIONS["Core ML", row]
     # An LSTM has its weights, one set for each direction, and its flags in messages of their own.
@@ -157,7 +162,7 @@ def _loaded(number: int, layer: Message) -> tuple[Any, ...]:
     if len(cells) != directions:
         raise ValueError(f"it has {len(cells)} sets of weights; it must have {directions}")
     options = _activations(layer, directions)
-    notes = [f"convention: Core ML, {row}"]
+    notes = [f"Core ML {row}, gates {' '.join(convention.gates)}"]
     if kind == "lstm":
         options |= {"coupled": bool(params.integer(50)), "peephole": bool(params.integer(40))}
         if 0 < (limit := params.real(60)) < NO_CELL_CLIP:
@@ -181,7 +186,7 @@ def _loaded(number: int, layer: Message) -> tuple[Any, ...]:
         bidirectional=directions == 2,
         reverse=bool(layer.integer(100)),
         options=options,
-        dtype="float32",
+        **where,
     )
     return made, *notes
 

@@ -16,7 +16,7 @@ from xrnn.convert.conventions import CONVENTIONS, Stored
 from xrnn.convert.flatbuffer import Table
 from xrnn.convert.loaded import Kind, Loaded, make_layer, within
 from xrnn.convert.paths import accept_path
-from xrnn.typing import Array
+from xrnn.typing import Array, GivenDType
 
 DEQUANTIZE, WHILE = 6, 119
 
@@ -73,7 +73,9 @@ ACTIVATIONS: dict[int, Any] = {0: ("affine", 1.0, 0.0), 1: "relu", 4: "tanh"}
 DTYPES = {0: "<f4", 1: "<f2", 3: "u1", 9: "i1"}
 
 
-def load_tflite(path: str | os.PathLike[str]) -> Loaded:
+def load_tflite(
+    path: str | os.PathLike[str], *, dtype: GivenDType | None = None, device: str = "cpu"
+) -> Loaded:
     """The recurrent layers of a TensorFlow Lite model.
 
     No framework is needed.  Weights of 8 bits with a scale become float32, as do weights in
@@ -83,6 +85,8 @@ def load_tflite(path: str | os.PathLike[str]) -> Loaded:
     ----------
     path : str or path
         A ``.tflite`` file.
+    dtype, device : str, optional
+        As for `xrnn.Layer`.  Default: float32 on the CPU.
 
     Returns
     -------
@@ -107,6 +111,7 @@ def load_tflite(path: str | os.PathLike[str]) -> Loaded:
     name = accept_path(path, "model.tflite")
     data = memoryview(Path(name).read_bytes())
     found = Loaded()
+    where = {"dtype": "float32" if dtype is None else dtype, "device": device}
     with within(name):
         if bytes(data[4:8]) != b"TFL3":
             raise ValueError("it must be a TensorFlow Lite model, whose bytes 4 to 7 are TFL3")
@@ -116,7 +121,7 @@ def load_tflite(path: str | os.PathLike[str]) -> Loaded:
                 if code in OPERATORS:
                     operator, output = OPERATORS[code], model.output(graph, node)
                     with within(f"{operator.name} {output!r}"):
-                        found.add(output, *_loaded(model, graph, node, operator))
+                        found.add(output, *_loaded(model, graph, node, operator, where))
         except (IndexError, RecursionError, UnicodeDecodeError) as error:
             raise ValueError(f"the file is damaged; give a whole one: {error}") from error
         if not found:
@@ -204,8 +209,10 @@ def _real(name: str, numbers: Array, quantization: Table | None) -> Array:
     return (found - offset) * scale.reshape(shape)
 
 
-def _loaded(model: Model, graph: int, node: Table, operator: Operator) -> tuple[Any, ...]:
-    """A layer, and the notes on it."""
+def _loaded(
+    model: Model, graph: int, node: Table, operator: Operator, where: dict[str, Any]
+) -> tuple[Any, ...]:
+    """A layer, with the dtype and on the device of `where`, and the notes on it."""
     options = node.table(4)
     if options is None:
         raise ValueError("it has no options")
@@ -228,15 +235,17 @@ def _loaded(model: Model, graph: int, node: Table, operator: Operator) -> tuple[
     time_first = operator.time_first
     if operator.time_major is not None:
         time_first = bool(options.number(operator.time_major, "b", time_first))
+    convention = CONVENTIONS["TensorFlow Lite", row]
     made = make_layer(
         operator.kind,
-        CONVENTIONS["TensorFlow Lite", row],
+        convention,
         cells,
         bidirectional=operator.directions == 2,
         batch_first=not time_first,
         options=choices,
+        **where,
     )
-    notes = [f"convention: TensorFlow Lite, {row}"]
+    notes = [f"TensorFlow Lite {row}, gates {' '.join(convention.gates)}"]
     if "cell_clip" in choices:
         notes.append(f"cell_clip={choices['cell_clip']}, as in the file")
     if operator.merge_outputs is not None and not options.number(operator.merge_outputs, "b"):
