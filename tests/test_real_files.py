@@ -11,6 +11,8 @@ g2p-en          2.1.0    Apache 2.0           npz with names of its own: an enco
 silero-vad      6.2.3    MIT                  ONNX and safetensors: an LSTM
 textgenrnn      2.0.0    MIT                  HDF5 of Keras 2 without a configuration: CuDNNLSTM
 ddddocr         1.6.1    MIT                  ONNX: bidirectional LSTMs, in float32 and in int8
+kraken          7.1.1    Apache 2.0           Core ML: bidirectional LSTMs
+jieba           0.42.1   MIT                  a file for each array of Paddle 1: GRUs
 Resemblyzer     0.1.4    Apache 2.0           PyTorch's format from before 1.6
 ==============  =======  ===================  ====================================================
 """
@@ -100,7 +102,7 @@ def test_g2p_en_spells() -> None:
     graphemes = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
     word = [graphemes.index(letter) for letter in "activationist"] + [2]
     _, state = encoder(arrays["enc_emb"][word][:, None])
-    sound, sounds = 2, []
+    sound, sounds = 2, list[int]()
     while sound != 3 and len(sounds) < 20:
         y, state = decoder.step(arrays["dec_emb"][[sound]], state)
         sound = int((y @ arrays["fc_w"].T + arrays["fc_b"]).argmax())
@@ -291,6 +293,78 @@ def test_ddddocr(name: str, operator: str, limit: float) -> None:
     x, y = inner(path, operator, {"input1": image})
     (layer,) = xrnn.convert.load_onnx(path).values()
     near(layer(x)[0], y, limit)
+
+
+# ---- kraken
+
+#: what `tests/make_real_outputs.py` prints
+KRAKEN = {
+    "L_10": [-0.02132, -0.10195, 0.02065, 0.14734],
+    "L_11_transposed": [-0.11362, 0.04081, 0.11153, -0.20037],
+    "L_14_transposed": [-0.03597, 0.08667, -0.06493, 0.04379],
+    "L_15": [-0.15164, 0.05157, 0.20549, -0.18957],
+}
+
+
+def test_kraken() -> None:
+    found = xrnn.convert.load_coreml(real("kraken/blla.mlmodel"))
+    assert list(found) == list(KRAKEN)
+    for name, part in found.items():
+        layer: Any = part
+        I = layer.input_size
+        xs = np.sin(0.7 * np.arange(6 * I, dtype="float32")).reshape(6, 1, I)
+        near(layer(xs)[0][2, 0, :: layer.hidden_size // 2], np.array(KRAKEN[name]), 1e-5)
+
+
+# ---- jieba
+
+
+def paddle(path: Path, columns: int) -> Array:
+    """A parameter of Paddle 1: 16 bytes, the length of a description, this, and the numbers."""
+    data = path.read_bytes()
+    behind = 20 + int.from_bytes(data[16:20], "little")
+    return np.frombuffer(data[behind:], "<f4").reshape(-1, columns)
+
+
+@pytest.mark.parametrize("two_matrices", [True, False])
+def test_jieba(two_matrices: bool) -> None:
+    """Two bidirectional GRUs find the words of a sentence, but not if U is read as one matrix."""
+    folder = real("jieba/lac_small")
+
+    def stored(name: str, columns: int = 384) -> Array:
+        return paddle(folder / "model_baseline" / name, columns)
+
+    def gru(n: int) -> Any:
+        U = stored(f"gru_{n}.w_0")
+        H = len(U)
+        if two_matrices:
+            gates, candidate = np.split(U.ravel(), [2 * H * H])
+            U = np.concatenate([gates.reshape(H, 2 * H), candidate.reshape(H, H)], axis=1)
+        return xrnn.convert.from_arrays(
+            xrnn.cells.GRUBefore,
+            stored(f"fc_{n}.w_0"),
+            U,
+            stored(f"fc_{n}.b_0")[0],
+            recurrent_bias=stored(f"gru_{n}.b_0")[0],
+            gates="urc",
+            transposed=True,
+            z="takes",
+            reverse=n % 2 == 1,
+        )
+
+    def names(file: str) -> dict[int, str]:
+        lines = (folder / file).read_text("utf-8").split("\n")
+        return {int(n): name for n, name in (line.split("\t") for line in lines if line)}
+
+    text, letters, tags = "中国科学技术大学在合肥", names("word.dic"), names("tag.dic")
+    codes = {letter: n for n, letter in letters.items()}
+    xs = stored("word_emb", 128)[[codes[letter] for letter in text]][:, None]
+    for n in (0, 2):
+        xs = np.concatenate([gru(n)(xs)[0], gru(n + 1)(xs)[0]], -1)
+    chosen = (xs[:, 0] @ stored("fc_4.w_0", 57) + stored("fc_4.b_0", 57)).argmax(1)
+    begins = ["/" if tags[int(n)].endswith("-B") else "" for n in chosen]
+    words = "".join(mark + letter for mark, letter in zip(begins, text, strict=True))
+    assert (words == "/中国科学技术大学/在/合肥") == two_matrices
 
 
 # ---- Resemblyzer

@@ -23,6 +23,7 @@ from xrnn.convert.building import Builder
 from xrnn.convert.filling import check_fillable, fill
 from xrnn.convert.held import Held, held
 from xrnn.convert.parts import Part, Parts, config_of, details_of, named, stored, tied_names
+from xrnn.convert.paths import accept_path
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.layers.architecture import LATER
@@ -75,7 +76,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     >>> bool((other.weights["U_l0"] == layer.weights["U_l0"]).all())
     True
     """
-    name, parts = _name(path), named(part)
+    name, parts = accept_path(path, "model.safetensors"), named(part)
     tied = tied_names(parts)
     own = {key: one for key, one in parts.items() if key not in tied}
     tensors, keys = stored(own)
@@ -171,7 +172,7 @@ def load(
     >>> parts["optimizer"].steps, wide["net"]
     (1, <GRU(3, 5, dtype='float64'): gru>)
     """
-    name = _name(path)
+    name = accept_path(path, "model.safetensors")
     if part is None:
         return _loaded(name, cast, dtype, device)
     parts = named(part)
@@ -241,7 +242,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     ValueError
         If it is no safetensors file, damaged, or not of xrnn.
     """
-    tensors, info, _ = _contents(_name(path))
+    tensors, info, _ = _contents(accept_path(path, "model.safetensors"))
     return tensors, info
 
 
@@ -259,24 +260,6 @@ def _contents(name: str) -> encoding.Contents:
         return encoding.decode(data)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
-
-
-def _name(path: Any) -> str:
-    """The path as a str."""
-    try:
-        name = os.fsdecode(path)
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"path is {path!r:.80}; it holds characters that no file name can have here"
-        ) from None
-    except TypeError:
-        raise TypeError(
-            f"path is {path!r:.80}; it must be a str or a path, such as 'model.safetensors'"
-        ) from None
-    if "\0" in name:
-        raise ValueError(f"path is {name!r:.80}; the name of a file cannot contain \\0")
-    return name
 
 
 def _held(name: str) -> Held:
