@@ -32,6 +32,7 @@ class Library:
     recurrent_bias: tuple[int, ...] | None = None
     peephole: tuple[int, ...] | None = None
     projection: tuple[int, ...] | None = None
+    gain: tuple[int, ...] | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...] | None]:
         return {name: getattr(self, name) for name in Stored._fields}
@@ -48,8 +49,10 @@ def columns(step: Step, cell: Cell[Any], G: int, b: tuple[int, ...], *more: Any)
 
 
 PROJECTED: Cell[Any] = lstm_with(proj_size=P)
+NORMALISED: Cell[Any] = lstm_with(layer_norm="gates", peephole=True)
 COUPLED: Cell[Any] = lstm_with(coupled=True)
 COUPLED_PEEPHOLES: Cell[Any] = lstm_with(coupled=True, peephole=True)
+COUPLED_NORMALISED: Cell[Any] = lstm_with(coupled=True, layer_norm="gates")
 
 #: a row of the table of conventions → what the library does with weights in this convention
 LIBRARIES: dict[tuple[str, str], list[Library]] = {
@@ -92,10 +95,12 @@ LIBRARIES: dict[tuple[str, str], list[Library]] = {
         rows(steps.lite_lstm, LSTM, 4, (4 * H,)),
         rows(steps.lite_lstm, PeepholeLSTM, 4, (4 * H,), None, (3 * H,)),
         rows(steps.lite_lstm, PROJECTED, 4, (4 * H,), None, None, (P, H)),
+        rows(steps.lite_lstm, NORMALISED, 4, (4 * H,), None, (3 * H,), None, (4 * H,)),
     ],
     ("TensorFlow Lite", "LSTM (coupled)"): [
         rows(steps.lite_lstm_coupled, COUPLED, 3, (3 * H,)),
         rows(steps.lite_lstm_coupled, COUPLED_PEEPHOLES, 3, (3 * H,), None, (2 * H,)),
+        rows(steps.lite_lstm_coupled, COUPLED_NORMALISED, 3, (3 * H,), None, None, None, (3 * H,)),
     ],
     ("TensorFlow Lite", "RNN"): [rows(steps.lite_rnn, Elman, 1, (H,))],
     ("Core ML", "LSTM"): [

@@ -208,6 +208,14 @@ def tensorflow_lstm(s: Arrays, x: Array, state: State) -> State:
     return (m if s.projection is None else m @ s.projection), c
 
 
+def normalised(a: Array, gain: Array | None, bias: Array) -> Array:
+    """TensorFlow Lite, ``CalculateLstmGateFloat``: layer norm, then the bias."""
+    if gain is None:
+        return a + bias
+    centred = a - a.mean(1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-8) * gain + bias
+
+
 def lite_lstm(s: Arrays, x: Array, state: State) -> State:
     """TensorFlow Lite, kernels/lstm_eval.cc, ``LstmStepFloat``: the inputs of the operator are
     input_to_input_weights, input_to_forget_, input_to_cell_ and input_to_output_weights, in this
@@ -217,11 +225,13 @@ def lite_lstm(s: Arrays, x: Array, state: State) -> State:
     Wi, Wf, Wg, Wo = np.split(s.W, 4)
     Ri, Rf, Rg, Ro = np.split(s.U, 4)
     bi, bf, bg, bo = np.split(s.b, 4)
+    ni, nf, ng, no = [None] * 4 if s.gain is None else np.split(s.gain, 4)
     pi, pf, po = np.zeros((3, cell.shape[-1])) if s.peephole is None else np.split(s.peephole, 3)
-    i = sigmoid(x @ Wi.T + output @ Ri.T + pi * cell + bi)
-    f = sigmoid(x @ Wf.T + output @ Rf.T + pf * cell + bf)
-    cell = f * cell + i * np.tanh(x @ Wg.T + output @ Rg.T + bg)
-    output = sigmoid(x @ Wo.T + output @ Ro.T + po * cell + bo) * np.tanh(cell)
+    i = sigmoid(normalised(x @ Wi.T + output @ Ri.T + pi * cell, ni, bi))
+    f = sigmoid(normalised(x @ Wf.T + output @ Rf.T + pf * cell, nf, bf))
+    cell = f * cell + i * np.tanh(normalised(x @ Wg.T + output @ Rg.T, ng, bg))
+    o = sigmoid(normalised(x @ Wo.T + output @ Ro.T + po * cell, no, bo))
+    output = o * np.tanh(cell)
     return (output if s.projection is None else output @ s.projection.T), cell
 
 
@@ -232,10 +242,12 @@ def lite_lstm_coupled(s: Arrays, x: Array, state: State) -> State:
     Wf, Wg, Wo = np.split(s.W, 3)
     Rf, Rg, Ro = np.split(s.U, 3)
     bf, bg, bo = np.split(s.b, 3)
+    nf, ng, no = [None] * 3 if s.gain is None else np.split(s.gain, 3)
     pf, po = np.zeros((2, cell.shape[-1])) if s.peephole is None else np.split(s.peephole, 2)
-    f = sigmoid(x @ Wf.T + output @ Rf.T + pf * cell + bf)
-    cell = f * cell + (1 - f) * np.tanh(x @ Wg.T + output @ Rg.T + bg)
-    return sigmoid(x @ Wo.T + output @ Ro.T + po * cell + bo) * np.tanh(cell), cell
+    f = sigmoid(normalised(x @ Wf.T + output @ Rf.T + pf * cell, nf, bf))
+    cell = f * cell + (1 - f) * np.tanh(normalised(x @ Wg.T + output @ Rg.T, ng, bg))
+    o = sigmoid(normalised(x @ Wo.T + output @ Ro.T + po * cell, no, bo))
+    return o * np.tanh(cell), cell
 
 
 def lite_rnn(s: Arrays, x: Array, state: State) -> State:

@@ -41,7 +41,8 @@ def main(path: str) -> None:
                     mine.copy_(given)
                 xs = np.sin(0.7 * np.arange(6 * I, dtype="float32")).reshape(6, 1, I)
                 ys, _ = lstm(torch.from_numpy(xs))
-            print(f'    "{layer.name}": {ys[2, 0, :: H // 2].numpy().round(5).tolist()},')
+            few = [round(float(y), 5) for y in ys[2, 0, :: H // 2]]
+            print(f'    "{layer.name}": {few},')
 
 
 if __name__ == "__main__":

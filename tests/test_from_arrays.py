@@ -126,6 +126,8 @@ def test_the_formats_of_libraries(row: tuple[str, str]) -> None:
     for library in LIBRARIES[row]:
         if set(library.cell.gates) != set(convention.gates) or convention.layout == "blocks":
             continue
+        if library.gain is not None:
+            continue
         stored = Stored(
             **{k: None if s is None else rng.normal(size=s) for k, s in library.shapes().items()}
         )

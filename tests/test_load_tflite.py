@@ -21,7 +21,9 @@ XS = np.random.default_rng(0).normal(size=(T, B, I)).astype("float32")
 UNIDIRECTIONAL, BIDIRECTIONAL = 44, 52
 
 
-def drawn(coupled: bool = False, peephole: bool = False, proj: int = 0, seed: int = 0) -> Stored:
+def drawn(
+    coupled: bool = False, peephole: bool = False, proj: int = 0, norm: bool = False, seed: int = 0
+) -> Stored:
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
@@ -30,9 +32,8 @@ def drawn(coupled: bool = False, peephole: bool = False, proj: int = 0, seed: in
     G = 4 - coupled
     looking = normal((G - 1) * H) if peephole else None
     projection = normal(proj, H) if proj else None
-    return Stored(
-        normal(G * H, I), normal(G * H, proj or H), normal(G * H), None, looking, projection
-    )
+    W, U, b = normal(G * H, I), normal(G * H, proj or H), normal(G * H)
+    return Stored(W, U, b, None, looking, projection, normal(G * H) if norm else None)
 
 
 def tensors(s: Any, to: Any = lambda a: a) -> list[Any]:
@@ -54,8 +55,10 @@ def options(clip: float = 0.0, activation: int = 4, proj_clip: float = 0.0) -> d
 
 def lstm(s: Stored, chosen: dict[int, Any] | None = None, **how: Any) -> bytes:
     h = H if s.projection is None else len(s.projection)
-    state = [(B, h), (B, H), None, None, None, None]
-    inputs = tensors(s, **how) + state
+    gains: list[Any] = [None] * 4
+    if s.gain is not None:
+        gains = [*gains, *np.split(s.gain, len(s.gain) // H)][-4:]
+    inputs = [*tensors(s, **how), (B, h), (B, H), *gains]
     return model(UNIDIRECTIONAL, 71, chosen or options(), XS.shape, (T, B, h), inputs)
 
 
@@ -88,8 +91,10 @@ def check(ys: Array, step: Any, stored: Stored, xs: Array = XS, near: float = 1e
         (drawn(proj=P), lstm_with(proj_size=P)),
         (drawn(coupled=True), lstm_with(coupled=True)),
         (drawn(coupled=True, peephole=True), lstm_with(coupled=True, peephole=True)),
+        (drawn(norm=True), lstm_with(layer_norm="gates")),
+        (drawn(True, True, norm=True), lstm_with(coupled=True, peephole=True, layer_norm="gates")),
     ],
-    ids=["plain", "peepholes", "projection", "coupled", "coupled, peepholes"],
+    ids=["plain", "peepholes", "projection", "coupled", "coupled, peepholes", "norm", "all"],
 )
 def test_lstm(s: Stored, cell: Any, tmp_path: Path) -> None:
     found = loaded(tmp_path, lstm(s))
@@ -190,7 +195,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a loop": (model(119, 92, {}, (B, I), (B, H), []), r"a loop \(WHILE\) writes the steps out"),
     "proj_clip": (lstm(drawn(proj=P), options(proj_clip=1.0)), "'y': proj_clip is 1.0; xrnn does"),
     "a projection bias": (changed(drawn(), _17=VECTOR), r"it has a projection bias \(input 17\)"),
-    "layer norm": (changed(drawn(), _21=VECTOR), r"it has layer normalisation \(input 21\)"),
     "auxiliary": (both(drawn(), drawn(), _39=VECTOR), r"it has an auxiliary input \(input 39\)"),
     "relu6": (lstm(drawn(), options(activation=3)), "function has the number 3; it must be one of"),
     "computed": (changed(drawn(), _2=(H, I)), "input 2 is computed while the model runs; it must"),

@@ -103,6 +103,7 @@ class Stored(NamedTuple):
     - recurrent_bias: with "two" biases the other one
     - peephole: (n·H,), the blocks of the convention's `peepholes`
     - projection: (P, H), P being the size of h, in the layout of the convention
+    - gain: (G·H,), of a cell whose gates are normalised
     """
 
     W: Array
@@ -111,6 +112,7 @@ class Stored(NamedTuple):
     recurrent_bias: Array | None = None
     peephole: Array | None = None
     projection: Array | None = None
+    gain: Array | None = None
 
 
 def decode(
@@ -156,6 +158,10 @@ def decode(
         found["p"] = _decoded(convention.peepholes, ours, stored.peephole, convention)
     if stored.projection is not None:
         found["P"] = _turned(convention, stored.projection)
+    if stored.gain is not None:
+        gains = dict(zip(gates, host.xp.split(stored.gain, len(gates)), strict=True))
+        # A gate that is 1 minus the one here has its gain: norms of a and −a differ in the sign.
+        found["gain"] = host.xp.concat([gains[k if k in gains else "f"] for k in cell.gates])
     return found
 
 
@@ -199,7 +205,11 @@ def encode(
         peephole = _encoded(convention.peepholes, peephole_gates(cell), weights["p"], convention)
     b, recurrent_bias = _stored_biases(convention, of_x, of_h)
     projection = _turned(convention, weights["P"]) if "P" in weights else None
-    return Stored(W, U, b, recurrent_bias, peephole, projection)
+    gain = None
+    if "gain" in weights:
+        gains = dict(zip(cell.gates, host.xp.split(weights["gain"], len(cell.gates)), strict=True))
+        gain = host.xp.concat([gains[k if k in gains else "i"] for k in gates])
+    return Stored(W, U, b, recurrent_bias, peephole, projection, gain)
 
 
 def peephole_gates(cell: Cell[Any]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ class Operator(NamedTuple):
     merge_outputs: int | None = None
 
 
-LSTM_INPUTS = dict.fromkeys(range(20, 24), "layer normalisation") | {17: "a projection bias"}
+LSTM_INPUTS = {17: "a projection bias"}
 BOTH_INPUTS = {17: "a projection bias", 34: "a projection bias", 39: "an auxiliary input"}
 
 OPERATORS: dict[int, Operator] = {
@@ -101,7 +101,7 @@ def load_tflite(
     ValueError
         If it is damaged, has no recurrent operator (that of a GRU, and of an LSTM that was not
         fused, is a loop), or has one that xrnn has not: with a limit or a bias of the projection,
-        layer normalisation, activations of 8 bits, an auxiliary input, or weights that are not
+        activations of 8 bits, an auxiliary input, or weights that are not
         constant.
 
     Examples
@@ -263,6 +263,8 @@ def _check_lstm(operator: Operator, options: Table) -> None:
 def _lstm_options(options: Table, first: Stored) -> tuple[str, dict[str, Any]]:
     """The row of the table of conventions, and the options of the layer."""
     choices: dict[str, Any] = {"peephole": first.peephole is not None}
+    if first.gain is not None:
+        choices["layer_norm"] = "gates"
     if (limit := options.number(1, "f")) > 0:
         choices["cell_clip"] = float(limit)
     across = first.U
@@ -301,6 +303,8 @@ def _read_lstm(model: Model, graph: int, node: Table, direction: int) -> Stored:
         joined(range(11, 15)),
         peephole=joined(range(8, 11)),
         projection=model.constant(graph, node, start + 15),
+        # Only an operator with one direction has these inputs.
+        gain=joined(range(19, 23)) if len(node.array(1, "<i4")) == 24 else None,
     )
 
 
