@@ -298,15 +298,23 @@ def test_tensors() -> None:
     torch = pytest.importorskip("torch")
     layer = layer_of(PeepholeLSTM)
     tensors = {name: torch.from_numpy(a.copy()) for name, a in given(layer).items()}
-    made = from_arrays(PeepholeLSTM, **tensors)
-    same(made, layer)
-    tensors["W"].zero_()
-    same(made, layer)  # a copy
-    apart: dict[str, Any] = {
-        name: list(torch.split(a, H)) for name, a in tensors.items() if name != "W"
+    apart: dict[str, Any] = {name: list(torch.split(a, H)) for name, a in tensors.items()}
+    same(from_arrays(PeepholeLSTM, transposed=False, **apart), layer)
+    there = from_arrays(PeepholeLSTM, device="torch", **tensors)
+    for name, w in layer.weights.items():
+        np.testing.assert_array_equal(there.weights[name].numpy(), w)
+
+
+def test_nothing_is_shared() -> None:
+    """What is done to the arrays afterwards changes no layer, and the other way round."""
+    layer = layer_of(PROJECTED)
+    arrays = {name: a.copy() for name, a in given(layer).items()} | {
+        "state": [np.ones(P), np.ones(H)]
     }
-    made = from_arrays(PeepholeLSTM, W=tensors["W"], transposed=False, **apart)
-    np.testing.assert_array_equal(made.weights["U_l0"], layer.weights["U_l0"])
+    made = from_arrays(PROJECTED, **arrays)
+    for array in (*arrays.values(), *arrays["state"]):
+        if isinstance(array, np.ndarray):
+            assert not any(np.shares_memory(array, w) for w in made.weights.values())
 
 
 def test_arrays_in_any_layout_of_memory() -> None:

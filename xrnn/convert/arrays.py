@@ -98,6 +98,11 @@ def from_arrays(
     ValueError
         If a shape does not fit, the layout is not clear, or the cell has no such weights or gates.
 
+    Notes
+    -----
+    The page ``conventions.md`` of the guide has the conventions of many libraries, and shows how
+    several layers and two directions become one layer.
+
     Examples
     --------
     Weights in the layout of a TensorFlow 1 ``BasicLSTMCell``: one matrix (I + H, 4·H) for both
