@@ -41,16 +41,19 @@ def rounded(what: str, array: Array, dtype: str) -> Array:
     return found
 
 
-def wide(array: Array) -> Array:
-    """A NumPy array in a dtype in which sums may be computed: float32 for one of 16 bits.
+def wide(array: Array, dtype: str = "float32") -> Array:
+    """A NumPy array in a dtype in which sums may be computed that are rounded to `dtype`: one that
+    holds the numbers of both, and has not 16 bits.
 
     Raises
     ------
     TypeError
         If it does not hold floating-point numbers.
     """
-    if dtype_name(array.dtype) in HALF:
-        return array.astype("float32")
-    if not host.xp.isdtype(array.dtype, ("real floating", "complex floating")):
+    names = [dtype_name(array.dtype), dtype]
+    if names[0] not in HALF and not host.xp.isdtype(
+        array.dtype, ("real floating", "complex floating")
+    ):
         raise TypeError(f"an array is {array.dtype}; it must be of floating-point numbers")
-    return array
+    common = host.xp.result_type(*("float32" if name in HALF else name for name in names))
+    return array.astype(common, copy=False)

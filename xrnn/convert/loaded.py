@@ -35,11 +35,17 @@ class Loaded(dict[str, LoadedPart]):
         For each part the convention that it was read by, and what else is to be known: what a
         caller must give, such as initial states, and what the part leaves out, such as an
         activation function behind it.
+    unused : dict of str to array
+        What else the file holds, by name (NumPy): the weights of other modules.
+    skipped : dict of str to str
+        Name → why something that could be meant is in no part, and what to do.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.notes: dict[str, list[str]] = {}
+        self.unused: dict[str, Array] = {}
+        self.skipped: dict[str, str] = {}
 
     def add(self, name: str, part: LoadedPart, *notes: str) -> str:
         """Add a part under its name, or under that and a number if it is taken; give the name."""
@@ -53,6 +59,11 @@ class Loaded(dict[str, LoadedPart]):
         lines = []
         for name, part in self.items():
             lines += [f"{name!r}: {part!r}", *(f"    {note}" for note in self.notes[name])]
+        lines += [f"skipped {name!r}: {why}" for name, why in self.skipped.items()]
+        if self.unused:
+            rest = [f"{name} {a.shape}" for name, a in self.unused.items()]
+            more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
+            lines.append(f"unused: {', '.join(rest[:8])}{more}")
         return "\n".join(lines) or "no parts"
 
 
@@ -137,7 +148,8 @@ def weights_of(
     state: Sequence[Array] = (),
 ) -> dict[str, Array]:
     """The weights of one cell of a layer by name; biases that are not stored are zero."""
-    W, *others = [None if array is None else wide(array) for array in stored]
+    dtype = dtype_name(layer.weights.placement.dtype)
+    W, *others = [None if array is None else wide(array, dtype) for array in stored]
     found = decode(convention, layer.cell, Stored(W, *others))
     if layer.bias:
         for name in layer.cell.biases:

@@ -20,7 +20,8 @@ input; their weights cannot be converted, because they would compute another fun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import array_api_compat
@@ -28,30 +29,49 @@ import array_api_compat
 from xrnn.backends import backend_of, host
 from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU, lstm_with
 from xrnn.cells.base import check_flags
-from xrnn.convert.casting import HALF, rounded
+from xrnn.convert.casting import rounded, wide
+from xrnn.convert.conventions import CONVENTIONS, Convention, Stored, decode, encode
+from xrnn.convert.loaded import within
+from xrnn.convert.torch_names import FIELDS, check_names, joined, under
+from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
 from xrnn.typing import Array, dtype_name
 
-KNOWN = (Elman, ElmanReLU, LSTM, GRU)
+#: cell → PyTorch's name of its module
+KNOWN: Mapping[Cell[Any], str] = {Elman: "RNN", ElmanReLU: "RNN", LSTM: "LSTM", GRU: "GRU"}
+
+Part = Layer[Any] | Embedding | Linear
+PARTS = (Layer, Embedding, Linear)
+
+#: a part, or parts and such mappings by name
+Parts = Part | Mapping[str, Any]
 
 
 def from_torch(
-    layer: Layer[Any] | Embedding | Linear,
+    layer: Parts,
     state_dict: Mapping[str, Any],
+    prefix: str | None = None,
     *,
     gradients: bool = False,
-) -> dict[str, Array]:
-    """Load weights trained with PyTorch into a layer.
+) -> dict[str, Any]:
+    """Load weights trained with PyTorch into a layer, or into several parts.
+
+    `load_torch` makes the layers itself, and reads files.
 
     Parameters
     ----------
-    layer : Layer, Embedding or Linear
-        Made with the same sizes and options as the PyTorch module.
+    layer : Layer, Embedding or Linear, or mapping of str to those
+        Made with the same sizes and options as the PyTorch module.  In a mapping, which may hold
+        mappings, the names are those of the modules: ``{"encoder": layer}`` takes
+        "encoder.weight_ih_l0".
     state_dict : mapping of str to array-like
         PyTorch name → tensor or array of floating-point numbers, as ``module.state_dict()`` gives
         it.
+    prefix : str, optional
+        The name of the module in `state_dict`: names that do not begin with it and a dot are left
+        out.  Default: `state_dict` holds the weights of `layer` and no others.
     gradients : bool
         Whether the values are gradients (name → ``parameter.grad``).  They are converted to
         the form of ``dweights``, and the layer is not changed.
@@ -59,8 +79,8 @@ def from_torch(
     Returns
     -------
     dict of str to array
-        Names and shapes of ``layer.weights``, in its library and dtype.  Unless `gradients`
-        is true, these arrays are now the weights of the layer.
+        Names and shapes of ``layer.weights``, in its library and dtype; of a mapping, a dict of
+        such dicts.  Unless `gradients` is true, these arrays are now the weights of the layer.
 
     Raises
     ------
@@ -71,64 +91,54 @@ def from_torch(
         If a name is missing or unknown, a shape does not fit, a number is too large for the
         layer's dtype, or PyTorch has no such cell.
 
-    In both cases the layer is left as it was.
+    In both cases every layer is left as it was.
 
     Examples
     --------
     >>> import numpy as np, xrnn
     >>> layer = xrnn.LSTM(3, 5)
-    >>> state_dict = xrnn.convert.to_torch(xrnn.LSTM(3, 5, rng=1))
+    >>> state_dict = xrnn.convert.to_torch({"rnn": xrnn.LSTM(3, 5, rng=1)})
     >>> sorted(state_dict)
-    ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0']
-    >>> _ = xrnn.convert.from_torch(layer, state_dict)
-    >>> np.array_equal(layer.weights["W_l0"], state_dict["weight_ih_l0"])
+    ['rnn.bias_hh_l0', 'rnn.bias_ih_l0', 'rnn.weight_hh_l0', 'rnn.weight_ih_l0']
+    >>> _ = xrnn.convert.from_torch(layer, state_dict, prefix="rnn")
+    >>> np.array_equal(layer.weights["W_l0"], state_dict["rnn.weight_ih_l0"])
     True
     """
-    _check_layer(layer)
+    parts = _by_name(layer)
     check_flags("from_torch", gradients=gradients)
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(
-            f"state_dict is a {type(state_dict).__name__}; it must be a mapping of names to "
-            "tensors: give module.state_dict()"
-        )
+    _check_state_dict(state_dict, prefix)
     if not gradients:
-        layer.weights.check_changeable()
-    expected = _torch_shapes(layer)
-    if unknown := [name for name in state_dict if name not in expected]:
-        raise ValueError(
-            f"unknown PyTorch names {', '.join(map(str, unknown))}; the layer has "
-            f"{', '.join(expected)}{_without_prefix(unknown, expected)}"
-        )
-    for name, shape in expected.items():
-        if name not in state_dict:
-            raise ValueError(f"PyTorch name {name} is missing; it must have shape {shape}")
-    placement = layer.weights.placement
-    dtype = dtype_name(placement.dtype)
-    host = {name: _host(name, value, expected[name], dtype) for name, value in state_dict.items()}
-    converted = {
-        name: placement.from_host(rounded(name, value, dtype))
-        for name, value in _from(layer, host, gradients).items()
-    }
+        for part in parts.values():
+            part.weights.check_changeable()
+    shapes = {path: _torch_shapes(part) for path, part in parts.items()}
+    given = under(prefix, state_dict)
+    check_names(given, shapes)
+    converted = {}
+    for path, part in parts.items():
+        theirs = {name: given[joined(path, name)] for name in shapes[path]}
+        with within(path):
+            converted[path] = _converted(part, theirs, shapes[path], gradients)
     if not gradients:
-        layer.weights = converted
-    return converted
+        assign_together(_changes(parts, converted))
+    return _like(layer, converted)
 
 
 def to_torch(
-    layer: Layer[Any] | Embedding | Linear,
-    tree: Mapping[str, Array] | None = None,
+    layer: Parts,
+    tree: Mapping[str, Any] | None = None,
     *,
     gradients: bool | None = None,
 ) -> dict[str, Array]:
-    """The weights of a layer, or arrays like them, under PyTorch's names.
+    """The weights of a layer or of several parts, or arrays like them, under PyTorch's names.
 
     Parameters
     ----------
-    layer : Layer, Embedding or Linear
-        The layer, whose weights are converted by default.
+    layer : Layer, Embedding or Linear, or mapping of str to those
+        The layer, whose weights are converted by default; in a mapping, which may hold mappings,
+        the names are those of the modules.
     tree : mapping of str to array, optional
-        Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward.
-        Default: the weights.
+        Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward; of a
+        mapping, a mapping of such mappings.  Default: the weights.
     gradients : bool, optional
         Whether `tree` holds gradients.  Default: True if a tree is given.
 
@@ -149,31 +159,155 @@ def to_torch(
     >>> import xrnn
     >>> {name: a.shape for name, a in xrnn.convert.to_torch(xrnn.RNN(3, 5)).items()}
     {'weight_ih_l0': (5, 3), 'weight_hh_l0': (5, 5), 'bias_ih_l0': (5,), 'bias_hh_l0': (5,)}
+    >>> list(xrnn.convert.to_torch({"out": xrnn.Linear(5, 2)}))
+    ['out.weight', 'out.bias']
     """
-    _check_layer(layer)
     if gradients is not None:
         check_flags("to_torch", gradients=gradients)
     gradients = tree is not None if gradients is None else gradients
-    tree = layer.weights if tree is None else tree
+    found: dict[str, Array] = {}
+    for path, part, arrays in list(_parts(layer, tree)):
+        with within(path):
+            named = _encoded(part, _own_arrays(part, arrays), gradients)
+        found |= {joined(path, name): value.copy() for name, value in named.items()}
+    return found
+
+
+# ---- Trees of parts
+
+
+def _parts(
+    layer: Any, tree: Any = None, path: str = ""
+) -> Iterator[tuple[str, Part, Mapping[str, Array]]]:
+    """(name of the module, part, its weights or what `tree` holds for it) of every part."""
+    if isinstance(layer, PARTS):
+        yield path, layer, layer.weights if tree is None else tree
+        return
+    if not isinstance(layer, Mapping) or not layer:
+        kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
+        raise TypeError(
+            f"{path or 'layer'} is {kind}; it must be a Layer, an Embedding or a Linear of xrnn, "
+            "or a mapping of names to those"
+        )
+    if tree is not None and (not isinstance(tree, Mapping) or tree.keys() != layer.keys()):
+        names = ", ".join(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
+        raise ValueError(f"tree holds {names}; it must hold {', '.join(map(str, layer))}")
+    for name, one in layer.items():
+        if not isinstance(name, str):
+            raise TypeError(f"layer has the name {name!r:.80}; names of parts must be str")
+        yield from _parts(one, None if tree is None else tree[name], joined(path, name))
+
+
+def _by_name(layer: Parts) -> dict[str, Part]:
+    """Name of the module → part."""
+    found: dict[str, Part] = {}
+    for path, part, _ in _parts(layer):
+        if path in found:
+            raise ValueError(f"layer holds two parts with the name {path!r:.80}")
+        found[path] = part
+    return found
+
+
+def _like(layer: Parts, converted: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """What was converted, in the structure of the parts."""
+    if isinstance(layer, PARTS):
+        return dict(converted[path])
+    return {name: _like(one, converted, joined(path, name)) for name, one in layer.items()}
+
+
+def _changes(
+    parts: Mapping[str, Part], converted: Mapping[str, Mapping[str, Array]]
+) -> list[tuple[Parameters, Mapping[str, Array]]]:
+    """The new weights of each part, once; ValueError if one that has two names has two values."""
+    first: dict[int, str] = {}
+    for path, part in parts.items():
+        other = first.setdefault(id(part.weights), path)
+        for name, array in converted[path].items():
+            to_host = part.weights.placement.backend.to_host
+            if other != path and not host.xp.array_equal(
+                to_host(array), to_host(converted[other][name]), equal_nan=True
+            ):
+                raise ValueError(
+                    f"{other} and {path} are one part here, and have different values in the "
+                    "state dict"
+                )
+    return [(parts[path].weights, converted[path]) for path in first.values()]
+
+
+# ---- One part
+
+
+def _check_state_dict(state_dict: Any, prefix: Any) -> None:
+    if isinstance(state_dict, str | os.PathLike):
+        raise TypeError(
+            f"state_dict is a path, {os.fspath(state_dict)!r:.80}; it must be a mapping of names "
+            "to tensors: xrnn.convert.load_torch reads files"
+        )
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict is a {type(state_dict).__name__}; it must be a mapping of names to "
+            "tensors: give module.state_dict()"
+        )
+    if prefix is not None and not isinstance(prefix, str):
+        raise TypeError(f"prefix is {prefix!r:.80}; it must be a str, such as 'encoder.lstm'")
+
+
+def _converted(
+    part: Part, given: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], gradients: bool
+) -> dict[str, Array]:
+    """The weights of a part from values under PyTorch's names, in its library and dtype."""
+    placement = part.weights.placement
+    dtype = dtype_name(placement.dtype)
+    arrays = {name: _host(name, value, shapes[name], dtype) for name, value in given.items()}
+    return {
+        name: placement.from_host(rounded(name, value, dtype))
+        for name, value in _decoded(part, arrays, gradients).items()
+    }
+
+
+def _decoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[str, Array]:
+    """The weights of a part, by name, from arrays under PyTorch's names."""
+    if not isinstance(part, Layer):
+        return {mine: arrays[theirs] for mine, theirs in _names(part).items()}
+    convention, weights = _convention(part), dict[str, Array]()
+    for _, s in part.parts():
+        stored = {field: arrays.get(f"{theirs}{s}") for theirs, field in FIELDS.items()}
+        found = decode(convention, part.cell, Stored(**stored), gradients=gradients)
+        weights |= {f"{name}{s}": array for name, array in found.items()}
+    return {name: weights[name] for name in part.weights}
+
+
+def _encoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[str, Array]:
+    """The arrays under PyTorch's names: the inverse of `_decoded`."""
+    if not isinstance(part, Layer):
+        return {theirs: arrays[mine] for mine, theirs in _names(part).items()}
+    convention, named = _convention(part), dict[str, Array]()
+    for _, s in part.parts():
+        own = {name.removesuffix(s): a for name, a in arrays.items() if name.endswith(s)}
+        stored = encode(convention, part.cell, own, gradients=gradients)
+        for theirs, field in FIELDS.items():
+            if (array := getattr(stored, field)) is not None:
+                named[f"{theirs}{s}"] = array
+    return named
+
+
+def _own_arrays(part: Part, tree: Any) -> dict[str, Array]:
+    """The arrays of a tree in NumPy, after all checks."""
     if not isinstance(tree, Mapping):
         raise TypeError(f"tree is a {type(tree).__name__}; it must be a mapping of names to arrays")
-    if odd := sorted(map(str, tree.keys() ^ layer.weights.keys())):
+    if odd := sorted(map(str, tree.keys() ^ part.weights.keys())):
         raise ValueError(
-            f"missing or unknown: {', '.join(odd)}; the layer has {', '.join(layer.weights)}"
+            f"missing or unknown: {', '.join(odd)}; the layer has {', '.join(part.weights)}"
         )
-    host = {}
-    for name, (shape, letters) in layer.weights.specs.items():
-        host[name] = backend_of(tree[name], name).to_host(tree[name])
-        _check_floating(name, tree[name], host[name], layer.dtype)
-        if host[name].shape != shape:
-            raise ValueError(f"{name} has shape {host[name].shape}; it must be {letters} = {shape}")
-    return {name: value.copy() for name, value in _to(layer, host, gradients).items()}
-
-
-def _check_layer(layer: Any) -> None:
-    if not isinstance(layer, Layer | Embedding | Linear):
-        kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
-        raise TypeError(f"layer is {kind}; it must be a Layer, an Embedding or a Linear of xrnn")
+    arrays = {}
+    for name, (shape, letters) in part.weights.specs.items():
+        arrays[name] = backend_of(tree[name], name).to_host(tree[name])
+        _check_floating(name, tree[name], arrays[name], part.dtype)
+        if arrays[name].shape != shape:
+            raise ValueError(
+                f"{name} has shape {arrays[name].shape}; it must be {letters} = {shape}"
+            )
+    return arrays
 
 
 def _host(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> Array:
@@ -190,8 +324,7 @@ def _host(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> Array:
     _check_floating(name, value, array, dtype)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
-    wide = [d if d not in HALF else "float32" for d in (dtype, dtype_name(array.dtype))]
-    return array.astype(host.xp.result_type(*wide))
+    return wide(array, dtype)
 
 
 def _check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
@@ -204,84 +337,36 @@ def _check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
         )
 
 
-def _without_prefix(unknown: list[Any], expected: Mapping[str, Any]) -> str:
-    """What to do if the names are those of a part of a larger module."""
-    prefix = str(unknown[0]).rpartition(".")[0]
-    if {f"{prefix}.{name}" for name in expected} != set(unknown):
-        return ""
-    return f"; give {{name.removeprefix('{prefix}.'): w for name, w in state_dict.items()}}"
+def _names(part: Embedding | Linear) -> dict[str, str]:
+    return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in part.weights}
 
 
-def _is_known(cell: Cell[Any]) -> bool:
-    """Whether PyTorch has the cell: one of `KNOWN`, or the LSTM with a projection."""
-    return cell in KNOWN or (
-        cell.projection is not None and cell is lstm_with(proj_size=cell.projection)
-    )
-
-
-def _names(layer: Embedding | Linear) -> dict[str, str]:
-    return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in layer.weights}
-
-
-def _torch_shapes(layer: Layer[Any] | Embedding | Linear) -> dict[str, tuple[int, ...]]:
+def _torch_shapes(part: Part) -> dict[str, tuple[int, ...]]:
+    """PyTorch's names of the weights of a part, and their shapes."""
     # Of the shapes alone, which are known before the weights are drawn.
-    zero = {name: host.xp.zeros(spec.shape) for name, spec in layer.weights.specs.items()}
-    return {name: value.shape for name, value in _to(layer, zero, gradients=True).items()}
+    zero = {name: host.xp.zeros(spec.shape) for name, spec in part.weights.specs.items()}
+    return {name: value.shape for name, value in _encoded(part, zero, gradients=True).items()}
 
 
-def _from(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]:
-    if not isinstance(layer, Layer):
-        return {mine: host[theirs] for mine, theirs in _names(layer).items()}
-    weights = {}
-    for _, s in layer.parts():
-        weights[f"W{s}"], weights[f"U{s}"] = host[f"weight_ih{s}"], host[f"weight_hh{s}"]
-        if layer.cell.projection is not None:
-            weights[f"P{s}"] = host[f"weight_hr{s}"]
-        if not layer.bias:
-            continue
-        b, b_hh = host[f"bias_ih{s}"], host[f"bias_hh{s}"]
-        summed = 0 if gradients else b_hh
-        if layer.cell is GRU:
-            n = slice(2 * layer.hidden_size, None)
-            weights[f"v{s}"] = b_hh[n]
-            b = b + summed
-            b[n] = host[f"bias_ih{s}"][n]
-        else:
-            b = b + summed
-        weights[f"b{s}"] = b
-    return {name: weights[name] for name in layer.weights}
-
-
-def _to(layer: Any, host: dict[str, Array], gradients: bool) -> dict[str, Array]:
-    if not isinstance(layer, Layer):
-        return {theirs: host[mine] for mine, theirs in _names(layer).items()}
-    if not _is_known(layer.cell):
+def _convention(layer: Layer[Any]) -> Convention:
+    """How PyTorch stores the weights of a layer; ValueError if it has no such layer."""
+    cell = layer.cell
+    if cell.projection is not None and cell is lstm_with(proj_size=cell.projection):
+        module = "LSTM"
+    elif cell in KNOWN:
+        module = KNOWN[cell]
+    else:
         raise ValueError(
-            f"{layer.cell.name}: PyTorch has no such cell; it has "
-            f"{', '.join(cell.name for cell in KNOWN)}, and the LSTM with proj_size"
+            f"{cell.name}: PyTorch has no such cell; it has "
+            f"{', '.join(one.name for one in KNOWN)}, and the LSTM with proj_size"
         )
     if isinstance(layer.hidden_size, tuple):
         raise ValueError(
-            f"{layer.cell.name}: hidden_size is {layer.hidden_size}; PyTorch's modules have one "
-            "for all layers"
+            f"{cell.name}: hidden_size is {layer.hidden_size}; PyTorch's modules have one for all "
+            "layers"
         )
     if layer.learn_state:
         raise ValueError(
-            f"{layer.cell.name}: learn_state is True; PyTorch's modules have no learned initial "
-            "state"
+            f"{cell.name}: learn_state is True; PyTorch's modules have no learned initial state"
         )
-    named = {}
-    for _, s in layer.parts():
-        named[f"weight_ih{s}"], named[f"weight_hh{s}"] = host[f"W{s}"], host[f"U{s}"]
-        if layer.cell.projection is not None:
-            named[f"weight_hr{s}"] = host[f"P{s}"]
-        if not layer.bias:
-            continue
-        b = host[f"b{s}"]
-        named[f"bias_ih{s}"], b_hh = b, b.copy()
-        if not gradients:
-            b_hh[:] = 0
-        if layer.cell is GRU:
-            b_hh[2 * layer.hidden_size :] = host[f"v{s}"]
-        named[f"bias_hh{s}"] = b_hh
-    return named
+    return CONVENTIONS["PyTorch", module]

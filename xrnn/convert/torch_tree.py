@@ -1,0 +1,154 @@
+"""The state dicts in what a file of PyTorch or a mapping holds, however deep they are nested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import array_api_compat
+
+from xrnn.backends import backend_of
+from xrnn.convert.pickles import Unknown
+from xrnn.convert.torch_files import Tensor
+from xrnn.typing import dtype_name
+
+#: how many mappings are looked into, and how deep containers may be nested
+MAPPINGS, DEEP = 100_000, 60
+
+#: what wrappers put in front of the names of a module, or between them
+DATA_PARALLEL, COMPILED = "module", "_orig_mod"
+
+
+class StateDict(NamedTuple):
+    """Tensors by the names of PyTorch.
+
+    - path: the names of the containers that it lies in
+    - tensors: name → tensor
+    - quantised: the names of packed weights, which are no tensors
+    - classes: name of a module → its class, where the file says it
+    """
+
+    path: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    quantised: list[str]
+    classes: dict[str, str]
+
+
+def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], dict[str, str]]:
+    """Every state dict in a tree of containers; and name → why it is passed over.
+
+    A TorchScript program is one: its objects have names and tensors, as modules have.
+
+    Raises
+    ------
+    ValueError
+        If the containers are nested too deeply, or contain themselves.
+    """
+    passed: dict[str, str] = {}
+    if program:
+        return [_cleaned(_of_program(tree))], passed
+    found = []
+    for path, value in _containers(tree):
+        name = ".".join(path)
+        if _is_module(value):
+            passed[name] = (
+                "a pickled module, which holds code, not weights; with PyTorch, save "
+                "module.state_dict()"
+            )
+        elif isinstance(value, Mapping):
+            if "param_groups" in value and "state" in value:
+                passed[name] = "the state of an optimizer"
+                continue
+            items = {str(key): _tensor(one) for key, one in value.items()}
+            packed = [name for name, one in items.items() if one is None and _is_packed(name)]
+            tensors = {name: one for name, one in items.items() if one is not None}
+            if tensors or packed:
+                found.append(_cleaned(StateDict(path, tensors, packed, {})))
+    return found, passed
+
+
+def _containers(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of mappings and unknown objects, from the outside to the inside."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    mappings, lists = 0, set[int]()
+    for path, value in waiting:
+        if mappings > MAPPINGS or len(path) > DEEP:
+            raise ValueError("its containers are nested too deeply, or contain themselves")
+        items: Any = ()
+        if isinstance(value, Mapping):
+            mappings += 1
+            yield path, value
+            if not ("param_groups" in value and "state" in value):
+                items = value.items()
+        elif isinstance(value, Unknown):
+            yield path, value
+        elif isinstance(value, list | tuple) and id(value) not in lists:
+            lists.add(id(value))
+            items = enumerate(value)
+        for key, one in items:
+            if isinstance(one, Mapping | Unknown | list | tuple) and not isinstance(one, Tensor):
+                waiting.append(((*path, str(key)), one))
+
+
+def _is_module(value: Any) -> bool:
+    """Whether it stands for an object of a class of modules."""
+    inside = value.attributes if isinstance(value, Unknown) else None
+    return isinstance(inside, dict) and "_parameters" in inside and "_modules" in inside
+
+
+def _is_packed(name: str) -> bool:
+    """Whether quantised modules keep their weights under such a name."""
+    return "_packed_params" in name or "_all_weight_values" in name
+
+
+def _tensor(value: Any) -> Tensor | None:
+    """The tensor, or array of a library, as a `Tensor`; None if it is neither."""
+    if isinstance(value, Tensor):
+        return value
+    if not array_api_compat.is_array_api_obj(value):
+        return None
+    read: Callable[[], Any] = partial(backend_of(value).to_host, value)
+    return Tensor(dtype_name(value.dtype), tuple(value.shape), read)
+
+
+def _of_program(root: Any) -> StateDict:
+    """The tensors that the objects of a TorchScript program hold."""
+    found = StateDict((), {}, [], {})
+    waiting = [("", root)]
+    for n, (name, value) in enumerate(waiting):
+        if n > MAPPINGS or name.count(".") > DEEP:
+            raise ValueError("its objects are nested too deeply, or contain themselves")
+        if not isinstance(value, Unknown):
+            continue
+        # "__torch__.torch.nn.modules.rnn.___torch_mangle_9.LSTMCell"
+        found.classes[name] = value.name.rpartition(".")[2]
+        inside = value.attributes if isinstance(value.attributes, dict) else {}
+        for key, one in inside.items():
+            inner = f"{name}.{key}" if name else str(key)
+            if isinstance(one, Tensor):
+                found.tensors[inner] = one
+            elif isinstance(one, Unknown):
+                waiting.append((inner, one))
+                if _is_packed(inner):
+                    found.quantised.append(inner)
+    return found
+
+
+def _cleaned(found: StateDict) -> StateDict:
+    """The same without what DataParallel and torch.compile put into the names."""
+
+    def without(name: str) -> str:
+        return ".".join(part for part in name.split(".") if part != COMPILED)
+
+    start = f"{DATA_PARALLEL}."
+    wrapped = all(without(name).startswith(start) for name in found.tensors)
+
+    def clean(name: str) -> str:
+        return without(name).removeprefix(start) if wrapped else without(name)
+
+    tensors = {clean(name): tensor for name, tensor in found.tensors.items()}
+    if len(tensors) < len(found.tensors):
+        return found  # two names would become one
+    classes = {clean(name): kind for name, kind in found.classes.items()}
+    return StateDict(found.path, tensors, [clean(name) for name in found.quantised], classes)
