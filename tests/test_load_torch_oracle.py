@@ -120,7 +120,7 @@ def test_trees_there_and_back(seed: int) -> None:
     whole.load_state_dict({k: torch.from_numpy(a) for k, a in names.items()}, strict=False)
     before = {name: dict(part.weights) for name, part in parts.items()}
     again = whole.state_dict()
-    from_torch(parts, {theirs: again[name] for theirs, name in zip(to_torch(parts), names)})
+    from_torch(parts, dict(zip(to_torch(parts), map(again.get, names), strict=True)))
     for name, part in parts.items():
         for weight, w in part.weights.items():
             np.testing.assert_allclose(w, before[name][weight], rtol=0, atol=1e-15)

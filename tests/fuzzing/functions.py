@@ -203,6 +203,7 @@ add(
     TORCH,
     layer=(k.PARTS, "it"),
     state_dict=(k.OF_TORCH, "xrnn.convert.to_torch(it)"),
+    prefix=(k.choice(None, ""), "None"),
     gradients=(k.FLAG, "False"),
     words="PyTorch weight_ih_l0 weight_hh_l0 weight bias bias_ih_l0 bias_hh_l0 frozen",
     changes=True,
@@ -216,6 +217,19 @@ add(
     tree=(k.optional(k.OF_TORCH), "gradients_of(it)"),
     gradients=(k.optional(k.FLAG), "True"),
     words="PyTorch missing W_l0 U_l0 b_l0",
+    share=16,
+)
+add(
+    "convert.load_torch",
+    "xrnn.convert.load_torch",
+    LAYERS[:4],
+    path_or_mapping=(k.OF_TORCH, "xrnn.convert.to_torch(it)"),
+    prefix=(k.choice(None, ""), "None"),
+    batch_first=(k.FLAG, "False"),
+    nonlinearity=(k.choice("tanh", "relu"), "'tanh'"),
+    dtype=(k.optional(k.DTYPE), "None"),
+    device=(k.DEVICE, "'cpu'"),
+    words="PyTorch weight_ih_l0 weight_hh_l0 weight bias bias_ih_l0 bias_hh_l0",
     share=16,
 )
 add("backends.locate", "backends.locate", device=(k.DEVICE, "'cpu'"))

@@ -36,17 +36,22 @@ from xrnn.convert.torch_names import FIELDS, check_names, joined, under
 from xrnn.engine.parameters import Parameters, assign_together
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
+from xrnn.layers.layer_norm import LayerNorm
 from xrnn.layers.linear import Linear
+from xrnn.layers.sequential import Sequential
 from xrnn.typing import Array, dtype_name
 
 #: cell → PyTorch's name of its module
 KNOWN: Mapping[Cell[Any], str] = {Elman: "RNN", ElmanReLU: "RNN", LSTM: "LSTM", GRU: "GRU"}
 
-Part = Layer[Any] | Embedding | Linear
-PARTS = (Layer, Embedding, Linear)
+Part = Layer[Any] | Embedding | Linear | LayerNorm
+PARTS = (Layer, Embedding, Linear, LayerNorm)
 
-#: a part, or parts and such mappings by name
-Parts = Part | Mapping[str, Any]
+#: a part, or several by name
+Parts = Part | Sequential | Mapping[str, Any]
+
+#: weight of a part other than a layer → PyTorch's name
+OTHERS = {"E": "weight", "W": "weight", "gain": "weight", "b": "bias"}
 
 
 def from_torch(
@@ -62,10 +67,10 @@ def from_torch(
 
     Parameters
     ----------
-    layer : Layer, Embedding or Linear, or mapping of str to those
-        Made with the same sizes and options as the PyTorch module.  In a mapping, which may hold
-        mappings, the names are those of the modules: ``{"encoder": layer}`` takes
-        "encoder.weight_ih_l0".
+    layer : Layer, Embedding, Linear or LayerNorm; or Sequential, or mapping of str to parts
+        Made with the same sizes and options as the PyTorch module.  The names in a `Sequential`,
+        and in a mapping, which may hold mappings, are those of the modules: ``{"encoder": layer}``
+        takes "encoder.weight_ih_l0".
     state_dict : mapping of str to array-like
         PyTorch name → tensor or array of floating-point numbers, as ``module.state_dict()`` gives
         it.
@@ -79,8 +84,8 @@ def from_torch(
     Returns
     -------
     dict of str to array
-        Names and shapes of ``layer.weights``, in its library and dtype; of a mapping, a dict of
-        such dicts.  Unless `gradients` is true, these arrays are now the weights of the layer.
+        Names and shapes of ``layer.weights``, in its library and dtype; of several parts, a dict
+        of such dicts.  Unless `gradients` is true, these arrays are now the weights of the layer.
 
     Raises
     ------
@@ -133,12 +138,12 @@ def to_torch(
 
     Parameters
     ----------
-    layer : Layer, Embedding or Linear, or mapping of str to those
-        The layer, whose weights are converted by default; in a mapping, which may hold mappings,
-        the names are those of the modules.
+    layer : Layer, Embedding, Linear or LayerNorm; or Sequential, or mapping of str to parts
+        The layer, whose weights are converted by default; the names in a `Sequential`, and in a
+        mapping, which may hold mappings, become those of the modules.
     tree : mapping of str to array, optional
-        Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward; of a
-        mapping, a mapping of such mappings.  Default: the weights.
+        Names and shapes of ``layer.weights``, such as the ``dweights`` of its backward; of several
+        parts, a mapping of such mappings.  Default: the weights.
     gradients : bool, optional
         Whether `tree` holds gradients.  Default: True if a tree is given.
 
@@ -183,19 +188,29 @@ def _parts(
     if isinstance(layer, PARTS):
         yield path, layer, layer.weights if tree is None else tree
         return
-    if not isinstance(layer, Mapping) or not layer:
+    inside = _inside(layer)
+    if not inside:
         kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
         raise TypeError(
             f"{path or 'layer'} is {kind}; it must be a Layer, an Embedding or a Linear of xrnn, "
-            "or a mapping of names to those"
+            "a LayerNorm, a Sequential with some of those, or a mapping of names to them"
         )
-    if tree is not None and (not isinstance(tree, Mapping) or tree.keys() != layer.keys()):
-        names = ", ".join(map(str, tree)) if isinstance(tree, Mapping) else type(tree).__name__
-        raise ValueError(f"tree holds {names}; it must hold {', '.join(map(str, layer))}")
-    for name, one in layer.items():
+    if tree is not None and not isinstance(tree, Mapping):
+        raise TypeError(f"tree is a {type(tree).__name__}; it must be a mapping of names to trees")
+    if tree is not None and (odd := sorted(map(str, tree.keys() ^ inside.keys()))):
+        names = ", ".join(map(str, inside))
+        raise ValueError(f"missing or unknown: {', '.join(odd)}; {path or 'layer'} has {names}")
+    for name, one in inside.items():
         if not isinstance(name, str):
             raise TypeError(f"layer has the name {name!r:.80}; names of parts must be str")
         yield from _parts(one, None if tree is None else tree[name], joined(path, name))
+
+
+def _inside(layer: Any) -> Mapping[str, Any]:
+    """The parts with weights in a part that consists of others; empty if it does not."""
+    if isinstance(layer, Sequential):
+        return {name: layer.parts[name] for name in layer.weights}
+    return layer if isinstance(layer, Mapping) else {}
 
 
 def _by_name(layer: Parts) -> dict[str, Part]:
@@ -212,7 +227,8 @@ def _like(layer: Parts, converted: Mapping[str, Any], path: str = "") -> dict[st
     """What was converted, in the structure of the parts."""
     if isinstance(layer, PARTS):
         return dict(converted[path])
-    return {name: _like(one, converted, joined(path, name)) for name, one in layer.items()}
+    inside = _inside(layer).items()
+    return {name: _like(one, converted, joined(path, name)) for name, one in inside}
 
 
 def _changes(
@@ -268,7 +284,7 @@ def _converted(
 def _decoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[str, Array]:
     """The weights of a part, by name, from arrays under PyTorch's names."""
     if not isinstance(part, Layer):
-        return {mine: arrays[theirs] for mine, theirs in _names(part).items()}
+        return {name: arrays[OTHERS[name]] for name in part.weights}
     convention, weights = _convention(part), dict[str, Array]()
     for _, s in part.parts():
         stored = {field: arrays.get(f"{theirs}{s}") for theirs, field in FIELDS.items()}
@@ -280,7 +296,7 @@ def _decoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[s
 def _encoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[str, Array]:
     """The arrays under PyTorch's names: the inverse of `_decoded`."""
     if not isinstance(part, Layer):
-        return {theirs: arrays[mine] for mine, theirs in _names(part).items()}
+        return {OTHERS[name]: arrays[name] for name in part.weights}
     convention, named = _convention(part), dict[str, Array]()
     for _, s in part.parts():
         own = {name.removesuffix(s): a for name, a in arrays.items() if name.endswith(s)}
@@ -335,10 +351,6 @@ def _check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
             f"{name} is {value!r:.60} ({array.dtype}); it must be an array of floating-point "
             "numbers"
         )
-
-
-def _names(part: Embedding | Linear) -> dict[str, str]:
-    return {name: {"E": "weight", "W": "weight", "b": "bias"}[name] for name in part.weights}
 
 
 def _torch_shapes(part: Part) -> dict[str, tuple[int, ...]]:

@@ -87,12 +87,12 @@ def load_torch(
     if isinstance(path_or_mapping, Mapping):
         with within("state dict"):
             return _loaded(Contents(path_or_mapping), prefix, options)
-    if not isinstance(path_or_mapping, str | os.PathLike):
+    if not isinstance(path_or_mapping, str | bytes | os.PathLike):
         raise TypeError(
             f"path_or_mapping is a {type(path_or_mapping).__name__}; it must be a path, or a "
             "mapping of names to tensors, such as module.state_dict()"
         )
-    name = os.fspath(path_or_mapping)
+    name = os.fsdecode(path_or_mapping)
     with within(name), opened(name) as contents:
         return _loaded(contents, prefix, options)
 
@@ -164,8 +164,8 @@ def _nothing(
     reasons = [f"{name}: {why}" if name else why for name, why in skipped.items()]
     if reasons:
         return few(reasons, "; ")
-    if found:
-        return f"it holds no module {prefix!r:.80}; the modules are {few(list(found))}"
+    if any(found):
+        return f"prefix is {prefix!r:.80}; it must be the name of a module: {few(list(found))}"
     names = few(list(tensors)) or "none"
     return (
         "it holds no LSTM, GRU, RNN, Linear or Embedding of PyTorch: no names end in weight_hh_l0 "

@@ -138,8 +138,9 @@ def _of_one_matrix(
         "skipped",
         tensors,
         f"a matrix {matrix} without a bias is a Linear or an Embedding, which the name does not "
-        f"tell; say it: from_torch(xrnn.Linear({I}, {O}, bias=False), loaded.unused, {path!r}), or "
-        f"from_torch(xrnn.Embedding({O}, {I}), loaded.unused, {path!r})",
+        "tell; give it to one of them: from_torch("
+        f"xrnn.Linear({I}, {O}, bias=False), loaded.unused, {path!r}), or from_torch("
+        f"xrnn.Embedding({O}, {I}), loaded.unused, {path!r})",
     )
 
 
@@ -235,8 +236,13 @@ def _places(arrays: Mapping[str, Array]) -> tuple[list[str], list[str]]:
     layers = [f"_l{n}" for n in range(1 + max(numbers))] if numbers else [""]
     suffixes = [f"{layer}{direction}" for layer in layers for direction in directions]
     expected = {f"{what}{suffix}" for what in fields for suffix in suffixes}
-    if odd := sorted(expected ^ arrays.keys()):
-        raise ValueError(f"{few(odd)} missing or unknown in a module with {few(list(arrays))}")
+    if missing := [name for name in sorted(expected) if name not in arrays]:
+        raise ValueError(
+            f"{few(missing)} missing; there must be one for each layer and direction, beside "
+            f"{few(list(arrays))}"
+        )
+    if unknown := [name for name in arrays if name not in expected]:
+        raise ValueError(f"{few(unknown)} unknown beside {few(sorted(expected))}; give one of both")
     return suffixes, fields
 
 
