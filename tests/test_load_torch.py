@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +321,14 @@ class TestWhatIsNotLoaded:
         tree["again"] = tree
         with pytest.raises(ValueError, match="nested too deeply, or contain themselves"):
             load_torch(tree)
+
+
+def test_names_in_the_guide_exist() -> None:
+    page = Path(inspect.getfile(xrnn)).parent / "guide" / "coming-from-pytorch.md"
+    found = set(re.findall(r"\bxrnn(?:\.\w+)+", page.read_text("utf-8")))
+    assert len(found) > 20
+    for name in found:
+        eval(name, {"xrnn": xrnn})
 
 
 def test_there_and_back() -> None:

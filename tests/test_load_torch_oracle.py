@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import warnings
 import zipfile
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pages import blocks, sections
 
+import xrnn
 from xrnn.convert import from_torch, load_torch, to_torch
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch")
@@ -255,3 +258,38 @@ def test_what_is_refused(how: str, tmp_path: Path) -> None:
         torch.save(make(), tmp_path / "a.pt", **options)
     with pytest.raises(ValueError, match=rf"a\.pt: .*{message}"):
         load_torch(tmp_path / "a.pt")
+
+
+def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks for PyTorch run too, with what they speak of."""
+    monkeypatch.chdir(tmp_path)
+    text = (Path(inspect.getfile(xrnn)).parent / "guide" / "coming-from-pytorch.md").read_text(
+        "utf-8"
+    )
+    lstm, out = torch.nn.LSTM(8, 16, 2), torch.nn.Linear(16, 5)
+    model = torch.nn.ModuleDict({"encoder": torch.nn.ModuleDict({"lstm": lstm})})
+    torch.save(model.state_dict(), "model.pt")
+    words = {
+        **vars(torch.nn.functional),
+        **vars(torch.nn.utils),
+        **vars(torch.nn.utils.rnn),
+        "torch": torch,
+        "xrnn": xrnn,
+        "lstm": lstm,
+        "out": out,
+        "parameters": [*lstm.parameters()],
+        "optimizer": torch.optim.Adam(lstm.parameters()),
+        "module": torch.nn.ModuleDict({"encoder": torch.nn.LSTM(8, 16), "out": out}),
+        "lengths": torch.tensor([20, 7, 1, 13]),
+        "targets": torch.full((20, 4), -100),
+    }
+    ran = 0
+    for heading, section in sections(text).items():
+        xs = np.ones((20, 4, 8), "float32")
+        names = {**words, "xs": torch.from_numpy(xs) if heading == "Train" else xs}
+        # Those for PyTorch come first, but for the way back, which needs what the other made.
+        both = [(kind, block) for kind in ("py", "python") for block in blocks(section, kind)]
+        for kind, block in both if heading != "Go back to PyTorch" else reversed(both):
+            exec(compile(block, heading, "exec"), names)
+            ran += kind == "py"
+    assert ran == 3
