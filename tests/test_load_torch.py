@@ -240,6 +240,7 @@ class TestWhatIsNotLoaded:
         assert found.unused.keys() == rest.keys()
         for name, a in rest.items():
             np.testing.assert_array_equal(found.unused[name], a)
+            assert not np.shares_memory(found.unused[name], a)
             assert name in repr(found)
 
     def test_optimizers_are_passed_over(self) -> None:

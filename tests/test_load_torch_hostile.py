@@ -197,6 +197,10 @@ class TestPickles:
         deep = b"}X\x01\0\0\0a" * 3000 + b"N" + b"s" * 3000
         refused(program(deep), tmp_path, "nested too deeply")
 
+    def test_names_of_many_parts(self, tmp_path: Path) -> None:
+        data = saved({"a." * 300_000 + "weight": np.ones((2, 2), "float32")})
+        refused(data, tmp_path, "its names are nested too deeply")
+
     def test_a_memo_of_any_number(self, tmp_path: Path) -> None:
         refused(program(b"}r\xff\xff\xff\xff"), tmp_path, "it holds no LSTM")
 

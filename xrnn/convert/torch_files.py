@@ -59,7 +59,7 @@ class Tensor(NamedTuple):
 
     - dtype: its name; bfloat16 is read as float32, which holds all its numbers
     - shape: its sizes
-    - read: ``read() -> array``
+    - read: ``read() -> array``, perhaps of memory that others use too
     """
 
     dtype: str
@@ -207,7 +207,7 @@ def _of_npy(archive: _Archive, name: str) -> Any:
     def read() -> Array:
         order = "F" if column_major else "C"
         array = host.xp.ndarray(shape, dtype, data, file.tell(), order=order)
-        return array.astype(dtype.newbyteorder("="))
+        return array.astype(dtype.newbyteorder("="), copy=False)
 
     return Tensor(dtype.name, shape, read)
 
@@ -301,7 +301,7 @@ def _view(
         ) from None
     if dtype == "bfloat16":
         return (array.astype("uint32") << 16).view("float32")
-    return array.astype(stored.newbyteorder("="))
+    return array.astype(stored.newbyteorder("="), copy=False)
 
 
 def _short(value: Any) -> str:

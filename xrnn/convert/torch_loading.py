@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from xrnn.backends import host
 from xrnn.cells.base import check_flags
 from xrnn.convert.loaded import Loaded, within
 from xrnn.convert.torch_files import Contents, Tensor, opened
@@ -63,9 +64,11 @@ def load_torch(
         If an argument is of a wrong type, or weights are not of floating-point numbers.
     ValueError
         If the file is damaged, of another format, or holds pickled modules; if it holds no such
-        module, or a recurrent one that is quantised, parametrised or incomplete.
+        module, or a recurrent one that is quantised, parametrised or incomplete, in which case
+        `prefix` loads others alone.
     ImportError
-        If weights are bfloat16 and ml_dtypes is not installed; ``dtype="float32"`` does without.
+        If weights are bfloat16 and ml_dtypes is not installed; for files ``dtype="float32"`` does
+        without.
 
     Examples
     --------
@@ -113,14 +116,18 @@ def _loaded(contents: Contents, prefix: str | None, options: Mapping[str, Any]) 
             part, notes = part_of(module, **options)
         loaded.add(name, part, *notes)
         used |= {joined(name, leaf) for leaf in module.tensors}
+    if found and not chosen:
+        names = few([name for name in found if name]) or "there is one alone, without a name"
+        raise ValueError(f"prefix is {prefix!r:.80}; it must be the name of a module: {names}")
     if not loaded:
-        raise ValueError(_nothing(prefix, found, skipped, tensors))
+        raise ValueError(_nothing(skipped, tensors))
     for name, tensor in tensors.items():
         if name not in used and is_under(name, prefix):
-            try:
-                loaded.unused[name] = tensor.read()
-            except TypeError as error:
-                skipped[name] = str(error)
+            with within(name):
+                try:
+                    loaded.unused[name] = host.xp.array(tensor.read())
+                except TypeError as error:
+                    skipped[name] = str(error)
     loaded.skipped |= {name: why for name, why in skipped.items() if is_under(name, prefix)}
     return loaded
 
@@ -154,18 +161,10 @@ def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     return common
 
 
-def _nothing(
-    prefix: str | None,
-    found: Mapping[str, Module],
-    skipped: Mapping[str, str],
-    tensors: Mapping[str, Any],
-) -> str:
+def _nothing(skipped: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
     """Why there is no part."""
-    reasons = [f"{name}: {why}" if name else why for name, why in skipped.items()]
-    if reasons:
-        return few(reasons, "; ")
-    if any(found):
-        return f"prefix is {prefix!r:.80}; it must be the name of a module: {few(list(found))}"
+    if skipped:
+        return few([f"{name}: {why}" if name else why for name, why in skipped.items()], "; ")
     names = few(list(tensors)) or "none"
     return (
         "it holds no LSTM, GRU, RNN, Linear or Embedding of PyTorch: no names end in weight_hh_l0 "

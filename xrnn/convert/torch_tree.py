@@ -63,6 +63,8 @@ def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], d
             items = {str(key): _tensor(one) for key, one in value.items()}
             packed = [name for name, one in items.items() if one is None and _is_packed(name)]
             tensors = {name: one for name, one in items.items() if one is not None}
+            if any(name.count(".") > DEEP for name in items):
+                raise ValueError("its names are nested too deeply")
             if tensors or packed:
                 found.append(_cleaned(StateDict(path, tensors, packed, {})))
     return found, passed
