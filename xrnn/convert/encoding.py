@@ -180,7 +180,7 @@ def _foreign(written: Any) -> str:
         )
     return (
         f"is a safetensors file, but not of xrnn ({FORMAT}); for weights trained with "
-        "PyTorch use xrnn.convert.from_torch"
+        "PyTorch use xrnn.convert.load_torch"
     )
 
 

@@ -55,7 +55,7 @@ SAVE_AGAIN = "torch.save(torch.load(path, map_location='cpu'), 'new.pt')"
 
 
 class Tensor(NamedTuple):
-    """A tensor of a file, whose numbers are not read yet.
+    """A tensor whose numbers are still in a file, or in an array of a library.
 
     - dtype: its name; bfloat16 is read as float32, which holds all its numbers
     - shape: its sizes
