@@ -24,10 +24,11 @@ LAYERS: Mapping[Kind, Any] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 LoadedPart = Layer[Any] | Embedding | Linear
 
 
-class Loaded(dict[str, LoadedPart]):
+class Loaded(dict[str, Any]):
     """Parts by name, and what their loader assumed.
 
-    It is a dict, which prints as a table.
+    It is a dict of Layer, Embedding and Linear (for type checkers: of Any, because a file says
+    which), and prints as a table.
 
     Attributes
     ----------

@@ -15,7 +15,8 @@ from xrnn.convert.loaded import Loaded, make_layer, within
 from xrnn.convert.onnx_graph import MOVING, Scope, Unresolved, described
 from xrnn.convert.onnx_operators import OPERATORS, Operator, options_of, require_onnx
 from xrnn.engine import atomic
-from xrnn.typing import Array, GivenDType
+from xrnn.engine.checks import REAL_DTYPES
+from xrnn.typing import Array, GivenDType, dtype_name
 
 #: the inputs of the operators, by their places
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -294,7 +295,11 @@ def _stored(node: _Node) -> tuple[list[Stored], int]:
     }
     for name, (shape, letters) in shapes.items():
         array = getattr(given, name)
-        if array is not None and (array.shape != shape or 0 in shape):
+        if array is None:
+            continue
+        if dtype_name(array.dtype) not in REAL_DTYPES:
+            raise ValueError(f"{name} is {array.dtype}; it must be of {', '.join(REAL_DTYPES)}")
+        if array.shape != shape or 0 in shape:
             raise ValueError(f"{name} has shape {array.shape}; it must be {letters} = {shape}")
     if (said := node.given.get("hidden_size", H)) != H:
         raise ValueError(f"hidden_size is {said}, and R has shape {R.shape}; they must agree")
@@ -344,17 +349,21 @@ def _states(node: _Node, H: int) -> tuple[list[list[Array]] | None, list[str]]:
 def _learned(node: _Node, s: str, name: str, H: int) -> Array:
     """The initial state (D, H) that is a constant, for every sequence the same."""
     array = node.scope.value(_expanded(node.scope, name))
-    axis = 0 if node.batch_first else 1
-    if array.ndim > 3:
-        raise ValueError(f"initial_{s} has shape {array.shape}; it must be (D, B, H)")
-    array = array.reshape((*(1,) * (3 - array.ndim), *array.shape))
-    first = host.xp.take(array, 0, axis=axis)
-    if (array != host.xp.expand_dims(first, axis)).any():
+    # (D, B, H); what is repeated by Expand may have fewer axes, or fewer numbers in one.
+    rows = array.reshape((*(1,) * (3 - array.ndim), *array.shape))
+    if rows.ndim == 3 and node.batch_first:
+        rows = host.xp.moveaxis(rows, 0, 1)
+    if rows.ndim != 3 or not rows.size or rows.shape[0] not in (1, node.D) or rows.shape[2] != H:
+        raise ValueError(
+            f"initial_{s} has shape {array.shape}; it must be "
+            f"{'(B, D, H)' if node.batch_first else '(D, B, H)'} with D = {node.D} and H = {H}"
+        )
+    if (rows != rows[:, :1]).any():
         raise ValueError(
             f"initial_{s} is a constant with other values for each sequence, which a layer cannot "
             "hold; make it an input of the model"
         )
-    return host.xp.broadcast_to(first, (node.D, H))
+    return host.xp.broadcast_to(rows[:, 0], (node.D, H))
 
 
 def _expanded(scope: Scope, name: str) -> str:

@@ -1,0 +1,185 @@
+"""What `load_onnx` takes and gives: files, dtypes, names, states, the vectors of onnx itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracles.flat import assert_agree
+
+import xrnn
+from xrnn.convert import load_onnx
+
+onnx = pytest.importorskip("onnx", reason="the models are written with onnx")
+pytest.importorskip("onnxruntime", reason="the models are written by a module that runs them too")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx_models import Model, info  # noqa: E402
+from test_oracle_onnx_nodes import CASES, in_their_axes, node_of  # noqa: E402
+
+
+def simple(op: str = "LSTM", dtype: Any = "float32", **how: Any) -> Model:
+    """A model of one node with I = 3 and H = 5, which is not in it yet."""
+    m, G = Model(np.random.default_rng(0)), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    m.rng = np.random.default_rng(2)
+    W, R = (m.rng.normal(size=(1, G * 5, n)).astype(dtype) for n in (3, 5))
+    m.constants = [numpy_helper.from_array(a, name) for name, a in (("W", W), ("R", R))]
+    m.feed("X", np.zeros((4, 2, 3), dtype))
+    return m
+
+
+def node(m: Model, op: str = "LSTM", inputs: str = "X W R", name: str = "rec", **how: Any) -> Any:
+    """The model with its node; `_` is an input that it does not have."""
+    names = ["" if k == "_" else k for k in inputs.split()]
+    m.nodes.append(helper.make_node(op, names, ["Y"], name, hidden_size=5, **how))
+    return m.made(("Y",))
+
+
+# ---- The package's own vectors, with layout=1 among them
+
+
+@pytest.mark.parametrize(
+    ("module", "case"), CASES, ids=[f"{m.__name__}-{c.removeprefix('export_')}" for m, c in CASES]
+)
+def test_vectors_of_onnx(module: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = node_of(module, case, monkeypatch)
+    names = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
+    inputs = [name if name in given.inputs else "" for name in names]
+    m = Model(np.random.default_rng(0))
+    m.feeds = {k: a for k, a in given.inputs.items() if k in ("X", "sequence_lens")}
+    m.constants = [
+        numpy_helper.from_array(a, k) for k, a in given.inputs.items() if k not in m.feeds
+    ]
+    m.nodes = [helper.make_node(given.op, inputs, list(given.outputs), **given.attributes)]
+    found = load_onnx(m.made(tuple(given.outputs)))
+    (layer,) = found.values()
+    ys, last = layer(given.inputs["X"], None, given.inputs.get("sequence_lens"))
+    assert_agree(in_their_axes(layer, ys, last, given.outputs), given.outputs, 1e-6)
+    assert layer.learn_state == any(np.any(given.inputs.get(f"initial_{s}", 0)) for s in "hc")
+    assert layer.batch_first == bool(given.attributes.get("layout", 0))
+
+
+# ---- Where the model is, and in which dtype
+
+
+def test_a_path_bytes_or_a_model(tmp_path: Path) -> None:
+    model = node(simple())
+    file = tmp_path / "model.onnx"
+    file.write_bytes(model.SerializeToString())
+    want = load_onnx(model)["rec"].weights["W_l0"]
+    for path in (file, str(file), file.read_bytes(), bytearray(file.read_bytes())):
+        np.testing.assert_array_equal(load_onnx(path)["rec"].weights["W_l0"], want)
+
+
+def test_tensors_beside_the_model(tmp_path: Path) -> None:
+    model = node(simple())
+    want = load_onnx(model)["rec"].weights["W_l0"]
+    file = tmp_path / "model.onnx"
+    onnx.save(model, file, save_as_external_data=True, location="tensors", size_threshold=0)
+    np.testing.assert_array_equal(load_onnx(file)["rec"].weights["W_l0"], want)
+    with pytest.raises(ValueError, match=r"W lie in another file; give the model's path"):
+        load_onnx(file.read_bytes())
+    (tmp_path / "tensors").write_bytes(b"123")
+    with pytest.raises(ValueError, match=r"model\.onnx: LSTM 'rec': the tensor W cannot be read"):
+        load_onnx(file)
+    (tmp_path / "tensors").unlink()
+    with pytest.raises(ValueError, match="the tensor W cannot be read"):
+        load_onnx(file)
+
+
+def test_tensors_elsewhere_are_not_read(tmp_path: Path) -> None:
+    """A file must not make the loader read what does not lie beside it."""
+    (tmp_path / "secret").write_bytes(bytes(4 * 60))
+    (tmp_path / "inside").mkdir()
+    for location in ("../secret", str(tmp_path / "secret")):
+        model = node(simple())
+        (W,) = [one for one in model.graph.initializer if one.name == "W"]
+        W.ClearField("raw_data")
+        W.data_location = TensorProto.EXTERNAL
+        W.external_data.add(key="location", value=location)
+        (tmp_path / "inside" / "model.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ValueError, match="the tensor W cannot be read"):
+            load_onnx(tmp_path / "inside" / "model.onnx")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_dtypes(dtype: str) -> None:
+    model = node(simple(dtype=dtype))
+    layer = load_onnx(model)["rec"]
+    assert str(layer.dtype) == dtype
+    W = numpy_helper.to_array(model.graph.initializer[0])[0]
+    np.testing.assert_array_equal(layer.weights["W_l0"][:5], W[:5])
+    other = load_onnx(model, dtype="float64")["rec"]
+    assert other.dtype == "float64"
+    np.testing.assert_array_equal(other.weights["W_l0"][:5], W[:5].astype("float64"))
+
+
+def test_the_device() -> None:
+    pytest.importorskip("array_api_strict", reason="another library than NumPy")
+    layer = load_onnx(node(simple()), device="array_api_strict")["rec"]
+    assert type(layer.weights["W_l0"]).__module__.startswith("array_api_strict")
+
+
+# ---- Names, notes and states
+
+
+def test_names_and_order() -> None:
+    m = simple()
+    names = ["b", "", "a", "b"]
+    for k, name in enumerate(names):
+        m.nodes.append(helper.make_node("LSTM", ["X", "W", "R"], ["", f"h{k}"], name))
+    assert list(load_onnx(m.made(("h0",)))) == ["b", "h1", "a", "b_2"]
+
+
+def test_the_size_may_be_left_out() -> None:
+    m = simple("GRU")
+    m.nodes.append(helper.make_node("GRU", ["X", "W", "R"], ["Y"]))
+    assert load_onnx(m.made(("Y",)))["Y"].hidden_size == 5
+
+
+def test_a_state_that_only_h_has() -> None:
+    """c starts from zeros then, in the layer too."""
+    m = simple()
+    h = m.rng.normal(size=(1, 1, 5)).astype("float32")
+    m.constants.append(numpy_helper.from_array(np.repeat(h, 2, 1), "h"))
+    found = load_onnx(node(m, inputs="X W R _ _ h"))
+    np.testing.assert_array_equal(found["rec"].weights["h0_l0"], h[0, 0])
+    np.testing.assert_array_equal(found["rec"].weights["c0_l0"], np.zeros(5))
+    assert "the initial h of the model: weights of the layer" in found.notes["rec"]
+
+
+def test_states_of_each_sequence_are_refused() -> None:
+    m = simple()
+    m.constants.append(numpy_helper.from_array(np.eye(2, 5, dtype="float32")[None], "h"))
+    with pytest.raises(ValueError, match="initial_h is a constant with other values for each"):
+        load_onnx(node(m, inputs="X W R _ _ h"))
+
+
+def test_overridable_constants_are_constants() -> None:
+    """An initializer may be an input too; its value holds where none is given."""
+    model = node(simple())
+    model.graph.input.append(info("W", "float32", [1, 20, 3]))
+    assert list(load_onnx(model)) == ["rec"]
+
+
+def test_it_prints_its_notes() -> None:
+    m = simple()
+    m.feed("h", np.zeros((1, 2, 5), "float32"))
+    m.feed("n", np.zeros(2, "int32"))
+    text = repr(load_onnx(node(m, inputs="X W R _ n h")))
+    assert text.splitlines() == [
+        "'rec': <LSTM(3, 5, bias=False): lstm>",
+        "    ONNX LSTM, gates i o f c",
+        "    initial_h: h is an input of the model; give state=",
+        "    the node has sequence_lens; give lengths=",
+    ]
+
+
+def test_without_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for call in (lambda: load_onnx(b""), lambda: xrnn.convert.to_onnx(xrnn.RNN(3, 5), tmp_path)):
+        with pytest.raises(ImportError, match=r"_onnx needs .* pip install 'xrnn-array\[onnx\]'"):
+            call()
