@@ -11,6 +11,7 @@ from xrnn.cells.base import check_flags
 from xrnn.convert.onnx_nodes import Graph, Shape, add_embedding, add_layer, add_linear
 from xrnn.convert.onnx_operators import form_of, require_onnx
 from xrnn.engine import atomic
+from xrnn.engine.module import Module
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
@@ -38,7 +39,7 @@ class Signature(NamedTuple):
 
 
 def to_onnx(
-    parts: Part | Sequence[Part] | Mapping[str, Part],
+    parts: Module | Sequence[Module] | Mapping[str, Module],
     path: str | os.PathLike[str],
     *,
     states: bool = True,

@@ -1,0 +1,241 @@
+"""What `to_onnx` writes and refuses: names, options of the file, dtypes, streams, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn import cells
+from xrnn.convert import load_onnx, to_onnx
+
+onnx = pytest.importorskip("onnx", reason="the models are written with onnx")
+pytest.importorskip("onnxruntime", reason="the oracle is onnxruntime")
+
+from onnx_models import session  # noqa: E402
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.onnx"
+
+
+def xs(*shape: int, dtype: str = "float32") -> Any:
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+# ---- What is written
+
+
+def test_the_names_of_a_layer(path: Path) -> None:
+    signature = to_onnx(xrnn.LSTM(3, 5, 2, bidirectional=True), path)
+    state = (4, "B", 5)
+    assert signature.inputs == {"xs": ("T", "B", 3), "lengths": ("B",), "h": state, "c": state}
+    assert signature.outputs == {"ys": ("T", "B", 10), "h_last": state, "c_last": state}
+    assert list(load_onnx(path)) == ["lstm_l0", "lstm_l1"]
+    short = to_onnx(xrnn.GRU(3, 5, batch_first=True), path, states=False, lengths=False)
+    assert short.inputs == {"xs": ("B", "T", 3)}
+    assert short.outputs == {"ys": ("B", "T", 5), "h_last": (1, "B", 5)}
+
+
+def test_the_names_of_several_parts(path: Path) -> None:
+    parts = [
+        xrnn.Embedding(7, 3),
+        xrnn.GRU(3, 4),
+        xrnn.Linear(4, 4, activation="relu"),
+        xrnn.GRU(4, (5, 6)),
+        xrnn.Linear(6, 2),
+    ]
+    signature = to_onnx(parts, path)
+    assert list(signature.inputs) == ["tokens", "lengths", "gru.h", "gru_2.h_l0", "gru_2.h_l1"]
+    assert list(signature.outputs) == ["ys", "gru.h_last", "gru_2.h_last_l0", "gru_2.h_last_l1"]
+    assert list(load_onnx(path)) == ["gru", "gru_2_l0", "gru_2_l1"]
+    named = to_onnx({"a": parts[1], "b": parts[2]}, path)
+    assert list(named.inputs) == ["xs", "lengths", "h"]
+    assert list(load_onnx(path)) == ["a"]
+    assert to_onnx(tuple(parts), path) == signature
+
+
+def test_what_the_file_says_of_itself(path: Path) -> None:
+    to_onnx(xrnn.RNN(3, 5), path)
+    model = onnx.load(path)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 14)]
+    assert (model.ir_version, model.producer_name) == (7, "xrnn")
+    assert {one.key: one.value for one in model.metadata_props} == {
+        "producer": "xrnn",
+        "version": xrnn.__version__,
+    }
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_the_same_layer_gives_the_same_file(path: Path) -> None:
+    layer = xrnn.LSTM(3, 5, learn_state=True)
+    to_onnx(layer, path, states=False)
+    before = path.read_bytes()
+    to_onnx(layer, path, states=False)
+    assert path.read_bytes() == before
+    layer.freeze()
+    to_onnx(layer, path, states=False)
+    assert path.read_bytes() == before
+
+
+def test_streams(path: Path) -> None:
+    """A sequence in chunks, each from the last state of the one before."""
+    layer = xrnn.LSTM(3, 5, 2, learn_state=True)
+    layer.weights = {name: w + np.float32(0.1) for name, w in layer.weights.items()}
+    to_onnx(layer, path, lengths=False)
+    run, given = session(path.read_bytes()), xs(7, 2, 3)
+    h, c = layer.initial_state(2)
+    outputs = []
+    for chunk in np.split(given, [1, 2, 5]):
+        y, h, c = run.run(None, {"xs": chunk, "h": h, "c": c})
+        outputs.append(y)
+    ys, last = layer(given)
+    np.testing.assert_allclose(np.concatenate(outputs), ys, atol=1e-6)
+    np.testing.assert_allclose(c, last.c, atol=1e-6)
+    to_onnx(layer, path, states=False, lengths=False)
+    got, *_ = session(path.read_bytes()).run(None, {"xs": given})
+    np.testing.assert_allclose(got, ys, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 2e-3), ("float32", 1e-6)])
+def test_dtypes(path: Path, dtype: Any, bound: float) -> None:
+    """onnxruntime computes float16 in float32, and rounds at the end."""
+    layer = xrnn.GRU(3, 5, bidirectional=True, dtype=dtype)
+    signature = to_onnx([layer, xrnn.Linear(10, 2, dtype=dtype)], path, states=False)
+    assert list(signature.inputs) == ["xs", "lengths"]
+    feeds = {"xs": xs(6, 2, 3, dtype=dtype), "lengths": np.array([6, 2])}
+    _, h = session(path.read_bytes()).run(None, feeds)
+    assert h.dtype == dtype
+    np.testing.assert_allclose(h, layer(feeds["xs"], None, [6, 2])[1].h, atol=bound)
+    (back,) = load_onnx(path).values()
+    np.testing.assert_array_equal(back.weights["W_l0"], layer.weights["W_l0"])
+
+
+def test_another_dtype(path: Path) -> None:
+    layer = xrnn.LSTM(3, 5, dtype="float64")
+    with pytest.raises(ValueError, match="dtype is 'float64'; it must be of float32, float16, in"):
+        to_onnx(layer, path)
+    to_onnx(layer, path, states=False, lengths=False, dtype="float32")
+    got, *_ = session(path.read_bytes()).run(None, {"xs": xs(6, 2, 3)})
+    np.testing.assert_allclose(got, layer(xs(6, 2, 3).astype("float64"))[0], atol=1e-6)
+    large = xrnn.RNN(3, 5)
+    large.weights["b_l0"] = np.full(5, 1e6, "float32")
+    with pytest.raises(ValueError, match=r"b holds 1000000\.0|B holds 1000000\.0"):
+        to_onnx(large, path, dtype="float16")
+
+
+def test_another_library(path: Path) -> None:
+    pytest.importorskip("array_api_strict", reason="another library than NumPy")
+    layer = xrnn.GRU(3, 5, device="array_api_strict", rng=0)
+    to_onnx(layer, path)
+    want = xrnn.GRU(3, 5, rng=0).weights["U_l0"]
+    np.testing.assert_array_equal(load_onnx(path)["gru"].weights["U_l0"], want)
+
+
+# ---- What is refused
+
+
+CELLS: dict[str, tuple[Any, str]] = {
+    "cell_clip": (cells.lstm_with(cell_clip=3.0), r"cell_clip is 3\.0; the operator LSTM of ONNX"),
+    "proj_size": (cells.lstm_with(proj_size=2), "proj_size is 2; the operator LSTM of ONNX has no"),
+    "layer_norm": (cells.lstm_with(layer_norm=True), "layer_norm is 'products'; the operator"),
+    "gru": (cells.gru_with(layer_norm=True), "layer_norm is True; the operator GRU of ONNX has no"),
+    "zoneout": (
+        cells.lstm_with(zoneout=(0.1, 0.1)),
+        r"zoneout\(lstm, 0\.1, 0\.1\): ONNX has no op",
+    ),
+    "leaky": (
+        cells.leaky_with(0.2),
+        "ONNX has no operator for this cell; it has LSTM, GRU and RNN",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells(path: Path, name: str) -> None:
+    cell, message = CELLS[name]
+    with pytest.raises(ValueError, match=message):
+        to_onnx(xrnn.Layer(cell, 3, 5), path)
+    assert not path.exists()
+
+
+def test_every_cell_is_written_or_refused(path: Path) -> None:
+    refused = []
+    for name, cell in cells.BY_NAME.items():
+        try:
+            to_onnx(xrnn.Layer(cell, 3, 5), path)
+        except ValueError:
+            refused.append(name)
+    assert not refused
+
+
+ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
+    "none": ([], {}, TypeError, "parts is empty; it must be a Layer, or a sequence or mapping"),
+    "text": ("lstm", {}, TypeError, "parts is str; it must be a Layer"),
+    "a class": ([xrnn.LSTM], {}, TypeError, "parts is type; it must be a Layer"),
+    "no layer": (
+        [xrnn.Linear(3, 3)],
+        {},
+        ValueError,
+        "parts are linear; there must be a recurrent",
+    ),
+    "a name": ({1: xrnn.RNN(3, 5)}, {}, TypeError, "parts has the name 1; names must be str"),
+    "sizes": (
+        [xrnn.RNN(3, 5), xrnn.Linear(4, 3)],
+        {},
+        ValueError,
+        "linear takes 4 values, and rnn gives 5; they must agree",
+    ),
+    "an embedding": (
+        [xrnn.RNN(3, 5), xrnn.Embedding(4, 3)],
+        {},
+        ValueError,
+        "embedding is an embedding; it must be the first part",
+    ),
+    "batch_first": (
+        [xrnn.RNN(3, 5), xrnn.RNN(5, 5, batch_first=True)],
+        {},
+        ValueError,
+        "parts have batch_first=True and batch_first=False; they must agree",
+    ),
+    "dtypes": (
+        [xrnn.RNN(3, 5), xrnn.Linear(5, 5, dtype="float64")],
+        {},
+        ValueError,
+        "parts have different dtypes: rnn float32, linear float64; they must agree",
+    ),
+    "a flag": (xrnn.RNN(3, 5), {"states": 1}, TypeError, "states is 1; it must be True or False"),
+    "a dtype": (xrnn.RNN(3, 5), {"dtype": "int8"}, ValueError, "dtype is 'int8'; it must be of fl"),
+    "complex": (
+        xrnn.RNN(3, 5, dtype="complex64"),
+        {"dtype": "float32"},
+        TypeError,
+        "float32 cannot hold complex numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments(path: Path, name: str) -> None:
+    parts, how, kind, message = ARGUMENTS[name]
+    path.write_bytes(b"before")
+    with pytest.raises(kind, match=message):
+        to_onnx(parts, path, **how)
+    assert path.read_bytes() == b"before"
+
+
+def test_no_path() -> None:
+    with pytest.raises(TypeError, match="path is a int; it must be a path"):
+        to_onnx(xrnn.RNN(3, 5), 3)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        to_onnx(xrnn.RNN(3, 5), "/nowhere/model.onnx")
+
+
+def test_weights_of_more_than_a_file_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xrnn.convert.onnx_write.MOST_BYTES", 100)
+    with pytest.raises(ValueError, match=r"the weights have \d+ bytes; an ONNX file holds 100"):
+        to_onnx(xrnn.RNN(3, 5, bias=False), path)
