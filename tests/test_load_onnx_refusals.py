@@ -57,6 +57,12 @@ ATTRIBUTES: dict[str, tuple[dict[str, Any], str]] = {
         {"activations": ["HardSigmoid", "Tanh", "Tanh"], "activation_alpha": [0.2, 0.0, 0.0]},
         "activation_alpha holds 2 numbers more than HardSigmoid, Tanh, Tanh take",
     ),
+    "unknown": ({"cliq": 3.0}, r"the attribute 'cliq' is 3\.0; this operator has direction \(str"),
+    "kind": (
+        {"direction": 1},
+        r"the attribute 'direction' is 1; this operator has direction \(str",
+    ),
+    "kind of many": ({"activations": "Tanh"}, r"the attribute 'activations' is 'Tanh'; this"),
     "clip": ({"clip": 0.0}, r"clip is 0\.0; it must be a number > 0"),
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import sections, tables
 
 import xrnn
 from xrnn import cells
@@ -134,6 +136,26 @@ def test_another_library(path: Path) -> None:
     to_onnx(layer, path)
     want = xrnn.GRU(3, 5, rng=0).weights["U_l0"]
     np.testing.assert_array_equal(load_onnx(path)["gru"].weights["U_l0"], want)
+
+
+# ---- The guide
+
+
+GUIDE = Path(str(xrnn.__file__)).parent / "guide" / "deploying.md"
+EXPRESSED, REFUSED = tables(sections(GUIDE.read_text("utf-8"))["What ONNX can express"])
+
+
+@pytest.mark.parametrize("row", EXPRESSED[1], ids=lambda row: row[0])
+def test_what_onnx_can_express(path: Path, row: list[str]) -> None:
+    made, op = (cell.strip("`") for cell in row)
+    to_onnx(eval(made), path)
+    assert op in [node.op_type for node in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize("row", REFUSED[1], ids=lambda row: row[0])
+def test_what_the_guide_says_is_refused(path: Path, row: list[str]) -> None:
+    with pytest.raises(ValueError, match=re.escape(row[1])):
+        to_onnx(eval(row[0].strip("`")), path)
 
 
 # ---- What is refused

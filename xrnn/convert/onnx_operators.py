@@ -90,6 +90,34 @@ def require_onnx(function: str) -> Any:
 
 # ---- Attributes to options
 
+#: the attributes of all operators, and what they hold
+ATTRIBUTES: Mapping[str, type] = {
+    **{"direction": str, "activations": list, "activation_alpha": list, "activation_beta": list},
+    **{"clip": float, "hidden_size": int, "input_forget": int, "layout": int},
+    **{"linear_before_reset": int, "output_sequence": int},
+}
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """The attributes of a recurrent node by name, text as str.
+
+    Raises
+    ------
+    ValueError
+        If there are others, or one holds something else.
+    """
+    onnx, found = require_onnx("load_onnx"), {}
+    for attribute in node.attribute:
+        kind, value = ATTRIBUTES.get(attribute.name), onnx.helper.get_attribute_value(attribute)
+        value = [_text(one) for one in value] if isinstance(value, list) else _text(value)
+        if kind is None or not isinstance(value, kind):
+            raise ValueError(
+                f"the attribute {attribute.name[:80]!r} is {value!r:.80}; this operator has "
+                f"{', '.join(f'{name} ({kind.__name__})' for name, kind in ATTRIBUTES.items())}"
+            )
+        found[attribute.name] = value
+    return found
+
 
 def options_of(op: str, given: Mapping[str, Any], D: int) -> list[dict[str, Any]]:
     """The options of a layer, one set for each of D directions, from an operator's attributes.
@@ -112,8 +140,8 @@ def options_of(op: str, given: Mapping[str, Any], D: int) -> list[dict[str, Any]
 def _activations(op: str, given: Mapping[str, Any], D: int) -> list[list[tuple[Any, ...]]]:
     """(name, alpha, beta) of each activation function, in each direction."""
     n = len(OPERATORS[op].usual)
-    names = [_text(name) for name in given.get("activations", ())] or [*OPERATORS[op].usual] * D
-    if len(names) != n * D or any(name.lower() not in NAMES for name in names):
+    names = list(given.get("activations", ())) or [*OPERATORS[op].usual] * D
+    if len(names) != n * D or any(str(name).lower() not in NAMES for name in names):
         raise ValueError(
             f"activations is {names!r:.200}; it must hold {n} names for each direction, {n * D} "
             f"here, of {', '.join(FUNCTIONS.values())}"
@@ -151,8 +179,9 @@ def _decimal(x: float) -> float:
     return float(str(host.xp.float32(x)))
 
 
-def _text(given: Any) -> str:
-    return given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
+def _text(given: Any) -> Any:
+    """Bytes as str, and anything else as it is."""
+    return given.decode("utf-8", "replace") if isinstance(given, bytes) else given
 
 
 # ---- Cells to operators

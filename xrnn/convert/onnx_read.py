@@ -13,7 +13,7 @@ from xrnn.backends import host
 from xrnn.convert.conventions import Stored
 from xrnn.convert.loaded import Loaded, make_layer, within
 from xrnn.convert.onnx_graph import MOVING, Scope, Unresolved, described
-from xrnn.convert.onnx_operators import OPERATORS, Operator, options_of, require_onnx
+from xrnn.convert.onnx_operators import OPERATORS, Operator, attributes_of, options_of, require_onnx
 from xrnn.engine import atomic
 from xrnn.engine.checks import REAL_DTYPES
 from xrnn.typing import Array, GivenDType, dtype_name
@@ -97,7 +97,8 @@ def load_onnx(
         the node has sequence_lens; give lengths=
     """
     what, model, folder = _opened(path)
-    with within(what):
+    # Numbers that are not finite are the model's own.
+    with within(what), host.xp.errstate(all="ignore"):
         try:
             return _loaded(model, folder, dtype, device)
         except RecursionError:
@@ -195,14 +196,13 @@ class _Node:
     """A recurrent node, its inputs by name and its attributes."""
 
     def __init__(self, node: Any, scope: Scope) -> None:
-        onnx = require_onnx("load_onnx")
         self.scope, self.name = scope, node.name or next(filter(None, node.output), node.op_type)
         self.op = node.op_type
         self.operator: Operator = OPERATORS[self.op]
         names = QUANTIZED if self.op == "DynamicQuantizeLSTM" else INPUTS
         self.inputs = {k: name for k, name in zip(names, node.input, strict=False) if name}
-        self.given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        self.direction = self.given.get("direction", b"forward").decode("utf-8", "replace")
+        self.given = attributes_of(node)
+        self.direction = self.given.get("direction", "forward")
         if self.direction not in DIRECTIONS:
             raise ValueError(
                 f"direction is {self.direction!r:.80}; it must be of {', '.join(DIRECTIONS)}"

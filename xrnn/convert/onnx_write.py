@@ -104,7 +104,8 @@ def to_onnx(
     layer_norm, zoneout, and other cells.
 
     onnxruntime computes float16 models in float32 and rounds their outputs, whereas xrnn rounds h
-    after every step.  It has no float64 or bfloat16 operators for recurrent layers.
+    after every step.  It has no float64 or bfloat16 operators for recurrent layers.  T and B must
+    be at least 1 there: onnxruntime 1.32 gives undefined states for T = 0, and crashes for B = 0.
 
     Examples
     --------
