@@ -54,8 +54,8 @@ def random_layer(rng: np.random.Generator, I: int, batch_first: bool) -> Any:
     return make(I, **how)
 
 
-def random_parts(rng: np.random.Generator) -> list[Any]:
-    """One to four parts, of which one or two are layers."""
+def random_parts(rng: np.random.Generator) -> dict[str, Any]:
+    """A few parts, of which one or two are layers; some are inside another part."""
     batch_first, size = bool(rng.integers(2)), int(rng.integers(1, 5))
     parts: list[Any] = []
     if rng.random() < 0.3:
@@ -63,17 +63,38 @@ def random_parts(rng: np.random.Generator) -> list[Any]:
     for _ in range(rng.integers(1, 3)):
         parts.append(random_layer(rng, size, batch_first))
         size = parts[-1].directions * parts[-1].widths(parts[-1].num_layers - 1)[0]
+        if parts[-1].bidirectional and rng.random() < 0.4:
+            size //= 2
+            parts.append(xrnn.Merge(["sum", "mean", "mul", "max"][rng.integers(4)]))  # type: ignore[arg-type]
+        parts += [xrnn.Dropout(0.3)] if rng.random() < 0.2 else []
+        parts += [xrnn.LayerNorm(size)] if rng.random() < 0.2 else []
+        # A Residual or a Sequential without layers has time first.
+        if rng.random() < 0.2 and not batch_first:
+            parts.append(xrnn.Residual(xrnn.Linear(size, size), xrnn.Linear(size, size)))
         if rng.random() < 0.4:
-            activation: Any = [None, "relu"][rng.integers(2)]
+            activation: Any = [None, "relu", "tanh", "sigmoid", "softplus"][rng.integers(5)]
             parts.append(xrnn.Linear(size, 3, activation=activation, bias=bool(rng.integers(2))))
             size = 3
+    if rng.random() < 0.4:
+        pool: Any = [xrnn.Last, xrnn.Mean, xrnn.Max][rng.integers(3)]
+        parts += [pool(batch_first=batch_first), xrnn.Linear(size, 2)][: rng.integers(1, 3)]
     for part in parts:
-        # Small ones, because many of the functions are not bounded; and no zeros.
-        part.weights = {
-            name: rng.normal(size=w.shape, scale=0.2).astype("float32")
-            for name, w in part.weights.items()
-        }
-    return parts
+        redraw(rng, part)
+    found = {f"part{k}": part for k, part in enumerate(parts)}
+    if len(parts) > 2 and rng.random() < 0.3 and not batch_first:
+        (name, first), *others = found.items()
+        found = {name: first, "rest": xrnn.Sequential(**dict(others))}
+    return found
+
+
+def redraw(rng: np.random.Generator, part: Any) -> None:
+    """Small weights, because many of the functions are not bounded; and no zeros."""
+    for one in part.parts.values() if isinstance(part, xrnn.Sequential) else [part]:
+        if one.weights:
+            one.weights = {
+                name: rng.normal(size=w.shape, scale=0.2).astype("float32")
+                for name, w in one.weights.items()
+            }
 
 
 def random_state(rng: np.random.Generator, layer: Any, B: int) -> tuple[Any, ...]:
@@ -101,21 +122,39 @@ def named_states(layer: Any, state: Any, prefix: str, ending: str) -> dict[str, 
     return found
 
 
-def compute(
-    parts: Any, xs: Any, states: list[Any], lengths: Any, names: list[str]
-) -> dict[str, Any]:
-    """What the parts compute, by the names of the model's outputs."""
+class Computed:
+    """What parts compute, and the last states by the names of the model's outputs."""
+
+    def __init__(self, states: dict[str, Any], lengths: Any) -> None:
+        self.states, self.lengths = states, lengths
+        self.last: dict[str, Any] = {}
+
+    def all(self, parts: dict[str, Any], xs: Any, around: str = "") -> Any:
+        for name, part in parts.items():
+            xs = self.one(around + name, part, xs)
+        return xs
+
+    def one(self, name: str, part: Any, xs: Any) -> Any:
+        if isinstance(part, xrnn.Sequential):
+            ys = self.all(part.parts, xs, f"{name}.")
+            return xs + ys if isinstance(part, xrnn.Residual) else ys
+        if isinstance(part, xrnn.Last | xrnn.Mean | xrnn.Max):
+            return part(xs, self.lengths)
+        if not isinstance(part, xrnn.Layer):
+            return part(xs)
+        ys, last = part(xs, self.states.get(name), self.lengths)
+        prefix = f"{name}." if len(self.states) > 1 else ""
+        self.last |= named_states(part, last, prefix, "_last")
+        return ys
+
+
+def flat(parts: dict[str, Any], around: str = "") -> dict[str, Any]:
+    """All parts that are not inside another one, by their names in the model."""
     found: dict[str, Any] = {}
-    k = 0
-    for name, part in zip(names, parts, strict=True):
-        if isinstance(part, xrnn.Layer):
-            xs, last = part(xs, states[k], lengths)
-            prefix = f"{name}." if len(states) > 1 else ""
-            found |= named_states(part, last, prefix, "_last")
-            k += 1
-        else:
-            xs = part(xs)
-    return {"ys": xs, **found}
+    for name, part in parts.items():
+        inner = isinstance(part, xrnn.Sequential)
+        found |= flat(part.parts, f"{around}{name}.") if inner else {around + name: part}
+    return found
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -124,38 +163,33 @@ def test_the_model_is_the_parts(seed: int, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     rng = np.random.default_rng(seed)
     parts = random_parts(rng)
-    layers = [part for part in parts if isinstance(part, xrnn.Layer)]
-    names = [f"part{k}" for k in range(len(parts))]
-    with_states, with_lengths = bool(rng.integers(2)), bool(rng.integers(2))
-    signature = to_onnx(
-        dict(zip(names, parts, strict=True)),
-        tmp_path / "m.onnx",
-        states=with_states,
-        lengths=with_lengths,
-    )
+    layers = {name: part for name, part in flat(parts).items() if isinstance(part, xrnn.Layer)}
+    how: Any = {"states": bool(rng.integers(2)), "lengths": bool(rng.integers(2))}
+    given = xrnn.Sequential(**parts) if rng.integers(2) else parts
+    signature = to_onnx(given, tmp_path / "m.onnx", **how)
     T, B = (int(n) for n in rng.integers(1, 6, 2))
-    shape = (B, T) if layers[0].batch_first else (T, B)
-    if isinstance(parts[0], xrnn.Embedding):
+    first, any_layer = next(iter(parts.values())), next(iter(layers.values()))
+    shape = (B, T) if any_layer.batch_first else (T, B)
+    if isinstance(first, xrnn.Embedding):
         xs = rng.integers(0, 7, shape)
     else:
-        width = parts[0].input_size
-        xs = rng.normal(size=(*shape, width)).astype("float32")
+        xs = rng.normal(size=(*shape, first.input_size)).astype("float32")
     feeds = {"tokens" if xs.ndim == 2 else "xs": xs}
-    states: list[Any] = [None] * len(layers)
-    if with_states:
-        states = [random_state(rng, layer, B) for layer in layers]
-        for name, part in zip(names, parts, strict=True):
-            if isinstance(part, xrnn.Layer):
-                prefix = f"{name}." if len(layers) > 1 else ""
-                feeds |= named_states(part, states[layers.index(part)], prefix, "")
-    lengths = rng.integers(0, T + 1, B) if with_lengths else None
+    states = dict.fromkeys(layers)
+    if how["states"]:
+        states = {name: random_state(rng, layer, B) for name, layer in layers.items()}
+        for name, layer in layers.items():
+            prefix = f"{name}." if len(layers) > 1 else ""
+            feeds |= named_states(layer, states[name], prefix, "")
+    lengths = rng.integers(0, T + 1, B) if how["lengths"] else None
     if lengths is not None:
         feeds["lengths"] = lengths
     run = session((tmp_path / "m.onnx").read_bytes())
     check_signature(signature, run)
     got = dict(zip(signature.outputs, run.run(list(signature.outputs), feeds), strict=True))
-    assert_agree(got, compute(parts, xs, states, lengths, names), BOUND)
-    check_round_trip(dict(zip(names, parts, strict=True)), load_onnx(tmp_path / "m.onnx"), states)
+    computed = Computed(states, lengths)
+    assert_agree(got, {"ys": computed.all(parts, xs), **computed.last}, BOUND)
+    check_round_trip(layers, load_onnx(tmp_path / "m.onnx"), how["states"])
 
 
 def check_signature(signature: Any, run: Any) -> None:
@@ -164,10 +198,10 @@ def check_signature(signature: Any, run: Any) -> None:
         assert {port.name: tuple(port.shape) for port in ports} == named
 
 
-def check_round_trip(parts: dict[str, Any], found: Any, states: list[Any]) -> None:
+def check_round_trip(layers: dict[str, Any], found: Any, states: bool) -> None:
     """The layers that are loaded have the same cells, and exactly the same weights."""
-    for name, part in parts.items():
-        if not isinstance(part, xrnn.Layer) or part.cell in REWRITTEN:
+    for name, part in layers.items():
+        if part.cell in REWRITTEN:
             continue
         cell: Any = part.cell
         if cell.made is not None:
@@ -180,7 +214,7 @@ def check_round_trip(parts: dict[str, Any], found: Any, states: list[Any]) -> No
             mine = {
                 one.replace(f"_l{k}", "_l0"): w
                 for one, w in part.weights.items()
-                if f"_l{k}" in one and (states[0] is None or "0_l" not in one)
+                if f"_l{k}" in one and (not states or "0_l" not in one)
             }
             assert set(layer.weights) == set(mine)
             for one, w in mine.items():

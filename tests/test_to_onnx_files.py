@@ -61,11 +61,30 @@ def test_the_names_of_several_parts(path: Path) -> None:
     assert to_onnx(tuple(parts), path) == signature
 
 
+def test_the_names_of_a_sequential(path: Path) -> None:
+    model = xrnn.Sequential(
+        norm=xrnn.LayerNorm(3),
+        block=xrnn.Residual(xrnn.LSTM(3, 3), xrnn.Dropout(0.5)),
+        rnn=xrnn.GRU(3, 4, bidirectional=True),
+        merge=xrnn.Merge("mean"),
+        last=xrnn.Last(),
+        out=xrnn.Linear(4, 2, activation="sigmoid"),
+    )
+    signature = to_onnx(model, path)
+    assert list(signature.inputs) == ["xs", "lengths", "block.0.h", "block.0.c", "rnn.h"]
+    assert signature.outputs == {
+        "ys": ("B", 2),
+        **{f"block.0.{s}_last": (1, "B", 3) for s in "hc"},
+        "rnn.h_last": (2, "B", 4),
+    }
+    assert list(load_onnx(path)) == ["block.0", "rnn"]
+
+
 def test_what_the_file_says_of_itself(path: Path) -> None:
     to_onnx(xrnn.RNN(3, 5), path)
     model = onnx.load(path)
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", 14)]
-    assert (model.ir_version, model.producer_name) == (7, "xrnn")
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 17)]
+    assert (model.ir_version, model.producer_name) == (8, "xrnn")
     assert {one.key: one.value for one in model.metadata_props} == {
         "producer": "xrnn",
         "version": xrnn.__version__,
@@ -196,27 +215,46 @@ def test_every_cell_is_written_or_refused(path: Path) -> None:
 
 
 ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
-    "none": ([], {}, TypeError, "parts is empty; it must be a Layer, or a sequence or mapping"),
-    "text": ("lstm", {}, TypeError, "parts is str; it must be a Layer"),
-    "a class": ([xrnn.LSTM], {}, TypeError, "parts is type; it must be a Layer"),
-    "no layer": (
-        [xrnn.Linear(3, 3)],
-        {},
-        ValueError,
-        "parts are linear; there must be a recurrent",
-    ),
+    "none": ([], {}, ValueError, "parts is empty; there must be a recurrent layer"),
+    "text": ("lstm", {}, TypeError, "parts holds a str; it must be of Embedding, Linear, Layer"),
+    "a class": ([xrnn.LSTM], {}, TypeError, "parts holds a type; it must be of Embedding, Lin"),
+    "no layer": ([xrnn.Linear(3, 3)], {}, ValueError, "parts is linear; there must be a recurre"),
     "a name": ({1: xrnn.RNN(3, 5)}, {}, TypeError, "parts has the name 1; names must be str"),
     "sizes": (
         [xrnn.RNN(3, 5), xrnn.Linear(4, 3)],
         {},
         ValueError,
-        "linear takes 4 values, and rnn gives 5; they must agree",
+        "linear takes 4 values, and rnn gives 5 values",
     ),
     "an embedding": (
         [xrnn.RNN(3, 5), xrnn.Embedding(4, 3)],
         {},
         ValueError,
         "embedding is an embedding; it must be the first part",
+    ),
+    "after pooling": (
+        [xrnn.RNN(3, 5), xrnn.Last(), xrnn.RNN(5, 5)],
+        {},
+        ValueError,
+        "rnn_2 takes sequences, and last gives one vector for each",
+    ),
+    "tokens": (
+        xrnn.Sequential(xrnn.Residual(xrnn.Embedding(9, 4)), xrnn.RNN(4, 5)),
+        {},
+        ValueError,
+        "0 adds 0 values of the input to 4 values of 0.0; both must have the same shape",
+    ),
+    "odd": (
+        [xrnn.RNN(3, 5), xrnn.Merge(), xrnn.RNN(5, 5)],
+        {},
+        ValueError,
+        "merge takes two directions, and rnn gives 5",
+    ),
+    "any width": (
+        [xrnn.Merge(), xrnn.RNN(3, 5)],
+        {},
+        ValueError,
+        "parts begins with merge, which takes any number of values; the first part must be a layer",
     ),
     "batch_first": (
         [xrnn.RNN(3, 5), xrnn.RNN(5, 5, batch_first=True)],

@@ -1,28 +1,26 @@
-"""`to_onnx`: layers as an ONNX model of standard operators."""
+"""`to_onnx`: layers and models as an ONNX model of standard operators."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from xrnn._version import __version__
 from xrnn.cells.base import check_flags
-from xrnn.convert.onnx_nodes import Graph, Shape, add_embedding, add_layer, add_linear
+from xrnn.convert.onnx_builder import Graph, Shape
 from xrnn.convert.onnx_operators import form_of, require_onnx
+from xrnn.convert.onnx_parts import PARTS, Writer, input_width, leaves
 from xrnn.engine import atomic
-from xrnn.engine.module import Module
+from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
-from xrnn.layers.linear import Linear
+from xrnn.layers.part import Part
+from xrnn.layers.sequential import Sequential
 from xrnn.typing import dtype_name
 
-Part: TypeAlias = Layer[Any] | Embedding | Linear
-
-PARTS = (Layer, Embedding, Linear)
-
 #: the version of the operators, and the version of the format that belongs to it
-OPSET, IR = 14, 7
+OPSET, IR = 17, 8
 
 #: what onnxruntime computes recurrent operators in
 DTYPES = ("float32", "float16")
@@ -39,18 +37,18 @@ class Signature(NamedTuple):
 
 
 def to_onnx(
-    parts: Module | Sequence[Module] | Mapping[str, Module],
+    parts: Part | Sequence[Any] | Mapping[str, Any],
     path: str | os.PathLike[str],
     *,
     states: bool = True,
     lengths: bool = True,
     dtype: str | None = None,
 ) -> Signature:
-    """Write layers as an ONNX model, which onnxruntime runs to the same numbers.
+    """Write layers, or a whole model, as an ONNX model that onnxruntime runs to the same numbers.
 
     The model computes what ``layer(xs, state, lengths)`` does: inference, with the weights as they
-    are now.  It has operators of the opset 14 of ONNX (IR version 7), which onnxruntime has known
-    since 1.8, and needs nothing of xrnn.
+    are now.  It has standard operators of the opset 17 of ONNX (IR version 8), which onnxruntime
+    has known since 1.12, and needs nothing of xrnn.
 
     Inputs of the model, of which T and B may be other numbers in each call:
 
@@ -59,16 +57,18 @@ def to_onnx(
     - ``lengths`` (B,), int64 in 0…T: the valid steps of each sequence; unless ``lengths=False``
     - ``h`` (L·D, B, H), and ``c`` of an LSTM: the states to start from; unless ``states=False``
 
-    Outputs: ``ys`` and the last states ``h_last``, ``c_last``.  With several recurrent layers their
-    names stand before those of the states: ``lstm.h``, ``lstm_2.h``.  Where the layers of one part
-    have different sizes, each has states of its own, (D, B, H): ``h_l0``, ``h_l1``.
+    Outputs: ``ys``, (B, n) after a part that pools, and the last states ``h_last``, ``c_last``.
+    With several recurrent layers their names stand before those of the states: ``lstm.h``,
+    ``lstm_2.h``.  Where the layers of one part have different sizes, each has states of its own,
+    (D, B, H): ``h_l0``, ``h_l1``.
 
     Parameters
     ----------
-    parts : Layer, or a sequence or mapping of Layer, Embedding, Linear
-        What to write.  Several parts run one after the other; an embedding can only be the first.
-        The keys of a mapping are the names of the parts; in a sequence they are ``embedding``,
-        ``lstm``, ``gru``, ``rnn`` and ``linear``, and ``lstm_2`` for a second one.
+    parts : Layer, Sequential, or a sequence or mapping of parts
+        What to write: layers, Embedding, Linear, LayerNorm, Dropout, Merge, Last, Mean, Max,
+        Sequential and Residual.  Several parts run one after the other; an embedding can only be
+        the first.  The names of parts are the keys of a mapping, or the names in a Sequential; in a
+        sequence they are ``embedding``, ``lstm``, ``linear`` …, and ``lstm_2`` for a second one.
     path : path
         The file, which is replaced as a whole.
     states : bool
@@ -119,12 +119,17 @@ def to_onnx(
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path is a {type(path).__name__}; it must be a path")
     named = _named(parts)
-    layers = _check(named)
+    single = dict(leaves(named))
+    layers = _check(single)
     if dtype is None:
         dtype = dtype_name(layers[0].weights.placement.dtype)
     _check_dtype(dtype)
     graph = Graph(dtype)
-    _add_all(graph, named, layers, states, lengths)
+    writer = Writer(graph, states, several=len(layers) > 1)
+    value = graph.start(_width(single), layers[0].batch_first, lengths)
+    for name, part in named.items():
+        value = writer.add(name, part, value)
+    graph.finish(value, layers[0].batch_first, writer.last)
     if (size := graph.size()) > MOST_BYTES:
         raise ValueError(f"the weights have {size:,} bytes; an ONNX file holds {MOST_BYTES:,}")
     opset = onnx.helper.make_opsetid("", OPSET)
@@ -141,55 +146,23 @@ def to_onnx(
     return Signature(graph.inputs, graph.outputs)
 
 
-def _add_all(
-    graph: Graph,
-    named: Mapping[str, Part],
-    layers: Sequence[Layer[Any]],
-    states: bool,
-    lengths: bool,
-) -> None:
-    """Add inputs, parts and outputs."""
-    first, batch_first = next(iter(named.values())), layers[0].batch_first
-    graph.start(first, batch_first, lengths)
-    last: dict[str, tuple[str, Shape]] = {}
-    value = graph.xs
-    for name, part in named.items():
-        if isinstance(part, Embedding):
-            value = add_embedding(graph, name, part, value)
-        elif isinstance(part, Linear):
-            value = add_linear(graph, name, part, value)
-        else:
-            prefix = f"{name}." if len(layers) > 1 else ""
-            value, found = add_layer(graph, name, prefix, part, value, states)
-            last |= found
-    graph.finish(value, _width(list(named.values())[-1]), batch_first, last)
-
-
 # ---- Checks
 
 
-def _named(parts: Any) -> dict[str, Part]:
+def _named(parts: Any) -> dict[str, Any]:
     """The parts by name."""
     if isinstance(parts, Mapping):
-        found = dict(parts)
-        given = list(found.values())
-    else:
-        given = [parts] if isinstance(parts, PARTS) else parts
-        if not isinstance(given, Sequence) or isinstance(given, str):
-            given = [given]
-        found = {}
-    if not given or not all(isinstance(part, PARTS) for part in given):
-        kinds = ", ".join(type(part).__name__ for part in given) or "empty"
-        raise TypeError(
-            f"parts is {kinds}; it must be a Layer, or a sequence or mapping of Layer, Embedding "
-            "and Linear"
-        )
-    if isinstance(parts, Mapping):
-        if odd := [name for name in found if not isinstance(name, str) or not name]:
+        if odd := [name for name in parts if not isinstance(name, str) or not name]:
             raise TypeError(f"parts has the name {odd[0]!r:.80}; names must be str, and not empty")
-        return found
+        return dict(parts)
+    if type(parts) is Sequential:
+        return parts.parts
+    given = [parts] if isinstance(parts, str) or not isinstance(parts, Sequence) else list(parts)
+    found: dict[str, Any] = {}
     for part in given:
-        kind = _kind(part)
+        kind = type(part).__name__.lower()
+        if isinstance(part, Layer):
+            kind = form_of(part.cell, part.directions).op.lower()
         name, n = kind, 2
         while name in found:
             name, n = f"{kind}_{n}", n + 1
@@ -197,56 +170,41 @@ def _named(parts: Any) -> dict[str, Part]:
     return found
 
 
-def _kind(part: Part) -> str:
-    if isinstance(part, Embedding):
-        return "embedding"
-    if isinstance(part, Linear):
-        return "linear"
-    return _operator(part).lower()
-
-
-def _operator(layer: Layer[Any]) -> str:
-    """The operator of a layer; ValueError if there is none."""
-    return form_of(layer.cell, layer.directions).op
-
-
-def _check(named: Mapping[str, Part]) -> list[Layer[Any]]:
-    """The layers, after it has been checked that all parts fit together."""
-    parts = list(named.values())
-    layers = [part for part in parts if isinstance(part, Layer)]
+def _check(parts: Mapping[str, Any]) -> list[Layer[Any]]:
+    """The layers, after it has been checked that all parts can be in one model."""
+    if odd := [part for part in parts.values() if not isinstance(part, tuple(PARTS))]:
+        raise TypeError(
+            f"parts holds a {type(odd[0]).__name__}; it must be of "
+            f"{', '.join(kind.__name__ for kind in PARTS)}"
+        )
+    layers = [part for part in parts.values() if isinstance(part, Layer)]
     if not layers:
-        raise ValueError(f"parts are {', '.join(named)}; there must be a recurrent layer")
+        raise ValueError(f"parts is {', '.join(parts) or 'empty'}; there must be a recurrent layer")
     for layer in layers:
-        _operator(layer)
-    if len({layer.batch_first for layer in layers}) > 1:
+        form_of(layer.cell, layer.directions)
+    if len({part.batch_first for part in parts.values() if hasattr(part, "batch_first")}) > 1:
         raise ValueError("parts have batch_first=True and batch_first=False; they must agree")
-    dtypes = {name: dtype_name(part.weights.placement.dtype) for name, part in named.items()}
+    weights = {name: part.weights for name, part in parts.items() if part.weights}
+    dtypes = {name: dtype_name(own.placement.dtype) for name, own in weights.items()}
     if len(set(dtypes.values())) > 1:
         words = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         raise ValueError(f"parts have different dtypes: {words}; they must agree")
-    for (below, lower), (name, part) in zip(
-        list(named.items())[:-1], list(named.items())[1:], strict=True
-    ):
-        if isinstance(part, Embedding):
-            raise ValueError(f"{name} is an embedding; it must be the first part")
-        if (n := _inputs(part)) != _width(lower):
-            raise ValueError(
-                f"{name} takes {n} values, and {below} gives {_width(lower)}; they must agree"
-            )
     return layers
 
 
-def _inputs(part: Layer[Any] | Linear) -> int:
-    return part.in_features if isinstance(part, Linear) else part.input_size
-
-
-def _width(part: Part) -> int:
-    """The number of values that a part gives."""
-    if isinstance(part, Embedding):
-        return part.embedding_dim
-    if isinstance(part, Linear):
-        return part.out_features
-    return part.directions * part.widths(part.num_layers - 1)[0]
+def _width(parts: Mapping[str, Any]) -> int:
+    """The number of values that the first part takes; 0 for tokens."""
+    widths = (
+        0 if isinstance(part, Embedding) else input_width(part)
+        for part in parts.values()
+        if not isinstance(part, Dropout)
+    )
+    if (found := next(widths)) is None:
+        raise ValueError(
+            f"parts begins with {next(iter(parts))}, which takes any number of values; the first "
+            "part must be a layer, an Embedding, a Linear or a LayerNorm"
+        )
+    return found
 
 
 def _check_dtype(dtype: str) -> None:
