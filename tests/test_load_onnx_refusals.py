@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="the models are written with onnx")
 pytest.importorskip("onnxruntime", reason="the models are written by a module that runs them too")
 
 from onnx import helper, numpy_helper  # noqa: E402
-from onnx_models import Model, random_case  # noqa: E402
+from onnx_models import Model, inside_function, random_case  # noqa: E402
 from test_load_onnx_files import node, simple  # noqa: E402
 
 
@@ -230,6 +230,14 @@ def test_functions_that_call_functions() -> None:
     refused(model, "its functions written out have more than 1,000,000 nodes")
     model.functions[0].node[0].op_type, model.functions[0].node[0].domain = "f5", "own"
     refused(model, "computed from themselves|cannot be written out")
+
+
+def test_functions_of_another_opset() -> None:
+    """They cannot be written out, and no node is left out silently."""
+    model = inside_function(random_case(3))
+    for function in model.functions:
+        function.opset_import[0].version = 13
+    refused(model, "its function Inner has an opset of its own, and holds recurrent nodes")
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import host
 from xrnn.convert.conventions import Stored
 from xrnn.convert.loaded import Loaded, make_layer, within
-from xrnn.convert.onnx_graph import MOVING, Scope, Unresolved, described
+from xrnn.convert.onnx_graph import Scope, Unresolved, described
 from xrnn.convert.onnx_operators import OPERATORS, Operator, attributes_of, options_of, require_onnx
 from xrnn.engine import atomic
 from xrnn.engine.checks import REAL_DTYPES
@@ -165,9 +165,16 @@ def _inlined(model: Any) -> Any:
         raise ValueError(f"its functions written out have more than {MOST_NODES:,} nodes")
     inliner = importlib.import_module("onnx.inliner")
     try:
-        return inliner.inline_local_functions(model)
+        found = inliner.inline_local_functions(model)
     except Exception as error:  # of any kind: the functions may hold anything
         raise ValueError(f"its functions cannot be written out: {error}") from error
+    for function in found.functions:
+        if OPERATORS.keys() & {node.op_type for node in function.node}:
+            raise ValueError(
+                f"its function {function.name} has an opset of its own, and holds recurrent nodes; "
+                "convert the model to one opset"
+            )
+    return found
 
 
 def _nothing(scopes: Sequence[Scope]) -> str:
@@ -369,7 +376,7 @@ def _learned(node: _Node, s: str, name: str, H: int) -> Array:
 def _expanded(scope: Scope, name: str) -> str:
     """The tensor that is repeated for each sequence, where that is how this one is made."""
     node = scope.maker(name)
-    while node is not None and node.op_type in MOVING & {"Identity", "Expand"}:
+    while node is not None and node.op_type in ("Identity", "Expand"):
         name = node.input[0]
         node = scope.maker(name)
     return name
