@@ -1,0 +1,58 @@
+"""What else a layer of Keras does than the part that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from xrnn.convert.keras_unconfigured import Found
+
+
+def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:
+    """Those on a recurrent layer; `masks` are the layers of the model that mask steps."""
+    config, both = found.config, len(found.arrays) == 2
+    if config is None:
+        yield (
+            "the file has no configuration: the activation function tanh"
+            + ("" if both else ", and that the layer runs from the start to the end,")
+            + " is assumed"
+        )
+        return
+    if not config.get("return_sequences"):
+        yield "return_sequences=False: Keras returns the last output alone, " + (
+            "state.h[0] and state.h[1] side by side" if both else "state.h[0]"
+        )
+    if config.get("go_backwards"):
+        yield (
+            "go_backwards: the layer has reverse=True, and its outputs are in the order of time; "
+            "Keras returns them in the order in which it computes them, the last step first"
+        )
+    if config.get("stateful"):
+        yield "stateful: give every call the state that the one before returned"
+    if config.get("time_major"):
+        yield "time_major: inputs and outputs are (T, B, …)"
+    if config.get("dropout") or config.get("recurrent_dropout"):
+        yield "dropout of inputs and outputs, which acts in training alone, is left out"
+    if masks:
+        masked = "zero" if config.get("zero_output_for_mask") else "hold"
+        yield f"the model masks steps ({', '.join(masks)}): give mask, and masked={masked!r}"
+    yield from policy_notes(config)
+
+
+def policy_notes(config: Mapping[str, Any]) -> list[str]:
+    """The note on a layer that computes in another dtype than that of its weights."""
+    policy = config.get("dtype")
+    if isinstance(policy, Mapping):
+        policy = policy.get("config", {}).get("name")
+    if not isinstance(policy, str) or not policy.startswith("mixed_"):
+        return []
+    dtype = policy.removeprefix("mixed_")
+    return [f"Keras computes in {dtype}, and the part in the dtype of its weights"]
+
+
+def spelled(function: Any) -> str:
+    """An activation function in a configuration, for messages: its name, or that of its class."""
+    if isinstance(function, Mapping):
+        inner = function.get("config")
+        return repr(inner if isinstance(inner, str) else function.get("class_name"))
+    return repr(function)
