@@ -44,7 +44,7 @@ def load_keras(
 
     These are the layers SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN of their cells, and each of
     them in a Bidirectional; Dense and Embedding; also where they lie in a TimeDistributed or in
-    models within the model.  The arrays of all other layers are listed in ``unused``.
+    models within the model.  The arrays of all other layers are in ``unused``.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def load_keras(
             with within(one.name):
                 part, notes = reading.part(one)
             loaded.add(one.name, part, *one.notes, *notes)
-        loaded.unused += [f"{name} {array.shape}" for name, array in file.unread.items()]
+        loaded.unused |= {path: file.read(path) for path in list(file.unread)}
     return loaded
 
 
@@ -119,7 +119,7 @@ class Reading:
         """The part of one layer, and the notes on it."""
         if found.kind in RECURRENT:
             return self._recurrent(found)
-        arrays = [self.file.read(path) for path in found.arrays[0]]
+        arrays = [self._read(path) for path in found.arrays[0]]
         return (
             self._embedding(found, arrays)
             if found.kind == "Embedding"
@@ -174,8 +174,6 @@ class Reading:
         sigma, phi = self._activations(found)
         sigmas, phis = PLACES[plain]
         options: dict[str, Any] = {"activations": [sigma] * sigmas + [phi] * phis}
-        if convention.reset:
-            options["reset"] = convention.reset
         layer = make_layer(
             KINDS[plain],
             convention,
@@ -191,6 +189,19 @@ class Reading:
             f"Keras {self.file.version}, {library}" if self.file.version else f"Keras, {library}"
         )
         return layer, [version, *notes_of(found, self.masks)]
+
+    def _read(self, path: str) -> Array:
+        """The array of that path, which must be of floating-point numbers."""
+        array = self.file.read(path)
+        if (
+            not host.xp.isdtype(array.dtype, "real floating")
+            and dtype_name(array.dtype) != "bfloat16"
+        ):
+            raise ValueError(
+                f"{path} is {array.dtype}; it must be of floating-point numbers: save the model "
+                "before it is quantised"
+            )
+        return array
 
     def _named(self, found: Found, paths: list[str]) -> dict[str, Array]:
         """The arrays of one direction by the names of Keras 2 and 3, or those of single gates."""
@@ -208,7 +219,7 @@ class Reading:
                 f"use_bias is {found.config.get('use_bias', True)}, and its arrays are "
                 f"{', '.join(paths)}"
             )
-        return {name: self.file.read(path) for name, path in zip(names, paths, strict=True)}
+        return {name: self._read(path) for name, path in zip(names, paths, strict=True)}
 
     def _activations(self, found: Found) -> tuple[GivenActivation, GivenActivation]:
         """σ and φ."""

@@ -12,11 +12,10 @@ def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:
     """Those on a recurrent layer; `masks` are the layers of the model that mask steps."""
     config, both = found.config, len(found.arrays) == 2
     if config is None:
-        yield (
-            "the file has no configuration: the activation function tanh"
-            + ("" if both else ", and that the layer runs from the start to the end,")
-            + " is assumed"
-        )
+        assumed = [] if found.kind.startswith("CuDNN") else ["tanh"]
+        assumed += [] if both else ["that the layer runs from the start to the end"]
+        if assumed:
+            yield f"the file has no configuration; assumed: {', and '.join(assumed)}"
         return
     if not config.get("return_sequences"):
         yield "return_sequences=False: Keras returns the last output alone, " + (

@@ -95,14 +95,18 @@ def _kind(file: KerasFile, owner: str, paths: list[str]) -> str:
 
 
 def _numbered_names(file: KerasFile, owner: str) -> list[str]:
-    """The names of the arrays 0, 1, 2 of an object, as far as its own name tells its class."""
-    called = file.groups[owner] or owner.rpartition("/")[2]
-    if re.search(r"/cell$|/cells/[^/]+$", f"/{owner}"):
-        known = re.fullmatch(r"cell|(lstm|gru|simple_rnn)_cell(_\d+)?", called)
-        return ["kernel", "recurrent_kernel", "bias"] if known else []
-    if re.fullmatch(r"embedding(_\d+)?", called):
+    """The names of the arrays 0, 1, 2 of an object, as far as names tell its class: its own, or
+    that of its group, or for a cell that of the group of its layer."""
+    *above, last = owner.split("/")
+    names = [file.groups[owner], last]
+    if last == "cell" or above[-1:] == ["cells"]:
+        known = r"(lstm|gru|simple_rnn)(_cell)?(_\d+)?|(forward|backward)_layer"
+        found = any(re.fullmatch(known, name) for name in (*names, *above[-1:]))
+        return ["kernel", "recurrent_kernel", "bias"] if found else []
+    if any(re.fullmatch(r"embedding(_\d+)?", name) for name in names):
         return ["embeddings"]
-    return ["kernel", "bias"] if re.fullmatch(r"dense(_\d+)?", called) else []
+    found = any(re.fullmatch(r"dense(_\d+)?", name) for name in names)
+    return ["kernel", "bias"] if found else []
 
 
 def _kind_of_names(shapes: Mapping[str, tuple[int, ...]], keras_1: bool) -> str:
