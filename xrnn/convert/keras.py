@@ -193,12 +193,10 @@ class Reading:
     def _read(self, path: str) -> Array:
         """The array of that path, which must be of floating-point numbers."""
         array = self.file.read(path)
-        if (
-            not host.xp.isdtype(array.dtype, "real floating")
-            and dtype_name(array.dtype) != "bfloat16"
-        ):
+        dtype = array.dtype
+        if dtype_name(dtype) != "bfloat16" and not host.xp.isdtype(dtype, "real floating"):
             raise ValueError(
-                f"{path} is {array.dtype}; it must be of floating-point numbers: save the model "
+                f"{path} is {dtype}; it must be of floating-point numbers: save the model "
                 "before it is quantised"
             )
         return array

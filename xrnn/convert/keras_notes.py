@@ -18,9 +18,12 @@ def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:
             yield f"the file has no configuration; assumed: {', and '.join(assumed)}"
         return
     if not config.get("return_sequences"):
-        yield "return_sequences=False: Keras returns the last output alone, " + (
-            "state.h[0] and state.h[1] side by side" if both else "state.h[0]"
-        )
+        batch = "" if config.get("time_major") else ":, "
+        last = f"ys[{batch}{0 if config.get('go_backwards') else -1}]"
+        if both:
+            H = config.get("units", config.get("output_dim"))
+            last = f"ys[{batch}-1, …, :{H}] and ys[{batch}0, …, {H}:] side by side"
+        yield f"return_sequences=False: Keras returns {last} alone"
     if config.get("go_backwards"):
         yield (
             "go_backwards: the layer has reverse=True, and its outputs are in the order of time; "
