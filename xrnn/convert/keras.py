@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xrnn.backends import host
+from xrnn.backends import host, locate
 from xrnn.cells.options import GivenActivation
 from xrnn.convert.conventions import CONVENTIONS, Convention, Stored
-from xrnn.convert.keras_activations import functions_of, spec_of
+from xrnn.convert.keras_activations import HARD_SIGMOID, functions_of, spec_of
 from xrnn.convert.keras_files import KerasFile, opened
 from xrnn.convert.keras_layers import layers_of, masks_of, node_of
 from xrnn.convert.keras_notes import notes_of, policy_notes, spelled
 from xrnn.convert.keras_unconfigured import RECURRENT, Found, split
 from xrnn.convert.loaded import Kind, Loaded, LoadedPart, assign, make_layer, within
+from xrnn.engine.checks import REAL_DTYPES, accept_dtype
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.linear import Linear
 from xrnn.typing import Array, GivenDType, dtype_name
@@ -84,11 +85,12 @@ def load_keras(
     -----
     No code in a file is run: the configuration is JSON, and Lambda layers are not looked at.
     """
-    if recurrent_activation is not None and recurrent_activation != "hard_sigmoid":
-        with within("recurrent_activation"):
-            spec_of(recurrent_activation)
-    loaded = Loaded()
-    with within(os.fspath(path)), opened(path) as file:
+    _check_activation(recurrent_activation)
+    if dtype is not None:
+        dtype = accept_dtype("load_keras", dtype, REAL_DTYPES)
+    locate(device)
+    loaded, name = Loaded(), os.fsdecode(path)
+    with within(name), opened(name) as file:
         found = layers_of(file)
         if not found:
             raise ValueError(
@@ -120,11 +122,9 @@ class Reading:
         if found.kind in RECURRENT:
             return self._recurrent(found)
         arrays = [self._read(path) for path in found.arrays[0]]
-        return (
-            self._embedding(found, arrays)
-            if found.kind == "Embedding"
-            else self._linear(found, arrays)
-        )
+        if found.kind == "Embedding":
+            return self._embedding(found, arrays)
+        return self._linear(found, arrays)
 
     def _embedding(self, found: Found, arrays: list[Array]) -> tuple[Embedding, list[str]]:
         _check_shapes(arrays, len(arrays) == 1 and arrays[0].ndim == 2, "one array (V, I)")
@@ -142,14 +142,11 @@ class Reading:
         I, O = arrays[0].shape
         _check_units(found, O)
         config = found.config or {}
-        name = config.get("activation", "linear") or "linear"
-        notes = (
-            []
-            if name in ("relu", "linear")
-            else [f"{spelled(name)} follows: apply it to the outputs"]
-        )
+        name, notes = config.get("activation") or "linear", policy_notes(config)
         if found.config is None:
-            notes = ["the file does not say which activation function follows"]
+            notes.append("the file does not say which activation function follows")
+        elif name not in ("relu", "linear"):
+            notes.append(f"{spelled(name)} follows: apply it to the outputs")
         part = Linear(
             I,
             O,
@@ -159,7 +156,7 @@ class Reading:
             device=self.device,
         )
         assign(part, dict(zip(("W", "b"), (arrays[0].T, *arrays[1:]), strict=False)))
-        return part, notes + policy_notes(config)
+        return part, notes
 
     def _recurrent(self, found: Found) -> tuple[LoadedPart, list[str]]:
         plain, config = found.kind.removeprefix("CuDNN"), found.config or {}
@@ -185,10 +182,8 @@ class Reading:
             dtype=self.dtype,
             device=self.device,
         )
-        version = (
-            f"Keras {self.file.version}, {library}" if self.file.version else f"Keras, {library}"
-        )
-        return layer, [version, *notes_of(found, self.masks)]
+        read_as = f"{library} of Keras {self.file.version}".rstrip()
+        return layer, [read_as, *notes_of(found, self.masks)]
 
     def _read(self, path: str) -> Array:
         """The array of that path, which must be of floating-point numbers."""
@@ -223,25 +218,30 @@ class Reading:
         """σ and φ."""
         known, config = functions_of(self.file.major), found.config
         if found.kind.startswith("CuDNN"):
-            sigma, phi = known["sigmoid"], known["tanh"]
-        else:
-            phi = known["tanh"] if config is None else self._function(config, "activation")
-            if found.kind == "SimpleRNN":
-                return known["sigmoid"], phi
-            if config is None:
-                return self._given(), phi
-            key = "recurrent_activation" if "recurrent_activation" in config else "inner_activation"
-            sigma = self._function(config, key)
+            return self._agreed(known["sigmoid"]), known["tanh"]
+        phi = known["tanh"] if config is None else self._function(config, "activation")
+        if found.kind == "SimpleRNN":
+            return known["sigmoid"], phi
+        if config is None:
+            return self._given(), phi
+        keras_1 = "inner_activation" in config
+        sigma = self._function(config, "inner_activation" if keras_1 else "recurrent_activation")
+        return self._agreed(sigma), phi
+
+    def _agreed(self, sigma: GivenActivation) -> GivenActivation:
+        """σ of the file; ValueError if the caller says another one."""
         if self.recurrent_activation is not None and spec_of(self._given()) != spec_of(sigma):
             raise ValueError(
-                f"recurrent_activation is {self.recurrent_activation!r}; the file says "
-                f"{sigma!r}: leave it out"
+                f"recurrent_activation is {self.recurrent_activation!r}; the file says {sigma!r}: "
+                "leave it out"
             )
-        return sigma, phi
+        return sigma
 
     def _function(self, config: Mapping[str, Any], key: str) -> GivenActivation:
         """An activation function in a configuration."""
-        known, name = functions_of(self.file.major), config.get(key, "linear") or "linear"
+        if key not in config:
+            raise ValueError(f"its configuration does not say its {key}")
+        known, name = functions_of(self.file.major), config[key] or "linear"
         if not isinstance(name, str) or name not in known:
             raise ValueError(f"{key} is {spelled(name)}; the cells of xrnn have {', '.join(known)}")
         return known[name]
@@ -267,6 +267,20 @@ class Reading:
 
     def _dtype(self, arrays: list[Array]) -> Any:
         return dtype_name(arrays[0].dtype) if self.dtype is None else self.dtype
+
+
+def _check_activation(given: Any) -> None:
+    """Raise TypeError or ValueError unless this can be a recurrent activation."""
+    known = functions_of(max(HARD_SIGMOID))
+    if given is None or (isinstance(given, str) and given in known):
+        return
+    try:
+        spec_of(given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"load_keras: recurrent_activation is {given!r:.80}; it must be of {', '.join(known)}, "
+            "or such as ('hard_sigmoid', 0.2, 0.5)"
+        ) from None
 
 
 def _resets_after(found: Found, named: Mapping[str, Array]) -> bool:

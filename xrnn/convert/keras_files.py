@@ -19,6 +19,7 @@ import io
 import json
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,25 @@ from xrnn.typing import Array
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 
+#: the endings of the files of a checkpoint of TensorFlow
+CHECKPOINTS = (".index", ".data-00000-of-00001")
+
+#: what is raised at arrays, and at values of a configuration, that are not what they should be
+DAMAGES = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    UnicodeError,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
+
 #: the groups of optimizers, whose arrays are no weights
 OPTIMIZERS = ("optimizer_weights", "optimizer", "_optimizer")
 
@@ -37,9 +57,8 @@ OPTIMIZERS = ("optimizer_weights", "optimizer", "_optimizer")
 LARGE, MOST_EXPANSION = 2**30, 1000
 
 MODEL_FILE = (
-    "it must be a .keras file or an HDF5 file (.h5, .hdf5) that Keras wrote; "
-    "model.save('model.keras'), or model.save('model.h5'), in the version of Keras that reads it, "
-    "makes one"
+    "it must be an HDF5 file (.h5, .hdf5) or a .keras file: save it again with "
+    "model.save('model.h5') in the version of Keras that wrote it"
 )
 
 
@@ -62,17 +81,19 @@ class KerasFile:
     """
 
     def __init__(self, version: str, config: Any, root: Any) -> None:
-        self.version, self.config = version, config
-        self.unread: dict[str, Any] = {}
-        self.groups: dict[str, str] = {}
         groups: dict[str, Any] = {}
-        # It follows no links to other files.
-        root.visititems(
-            lambda path, node: (groups if _is_group(node) else self.unread).update({path: node})
-        )
-        self.unread = {
-            path: node for path, node in self.unread.items() if path.split("/")[0] not in OPTIMIZERS
-        }
+        self.version, self.config = version, config
+        self.groups: dict[str, str] = {}
+        self.unread: dict[str, Any] = {}
+
+        def visit(path: str, node: Any) -> None:
+            if hasattr(node, "keys"):
+                groups[path] = node
+            elif path.split("/")[0] not in OPTIMIZERS:
+                self.unread[path] = node
+
+        # Links to other places and to other files are not followed.
+        root.visititems(visit)
         self.layers = _by_layers(root, groups)
         if self.layers is None:
             self.groups = {
@@ -107,7 +128,7 @@ class KerasFile:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[KerasFile]:
+def opened(path: str) -> Iterator[KerasFile]:
     """A file of Keras, while it is open.
 
     Raises
@@ -126,8 +147,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[KerasFile]:
             "files of Keras need h5py, which is not installed: pip install xrnn-array[keras]"
         ) from error
     _check_kind(path)
-    try:
-        with open(path, "rb") as stream:
+    with open(path, "rb") as stream:
+        try:
             if stream.read(len(HDF5)) == HDF5:
                 with h5py.File(stream, "r") as root:
                     yield _hdf5(root)
@@ -135,36 +156,22 @@ def opened(path: str | os.PathLike[str]) -> Iterator[KerasFile]:
                 config, version, arrays = _unzipped(stream)
                 with h5py.File(io.BytesIO(arrays), "r") as root:
                     yield KerasFile(version, config, root)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        RuntimeError,
-        RecursionError,
-        EOFError,
-    ) as error:
-        raise ValueError(f"it is damaged ({error}); take another copy of it") from error
-    except OSError as error:
-        # h5py raises it, without a number, for what it cannot read.
-        if error.errno is not None:
-            raise
-        raise ValueError(f"it is damaged ({error}); take another copy of it") from error
+        except DAMAGES as error:
+            raise ValueError(
+                f"it is damaged ({type(error).__name__}: {error}); take another copy of it"
+            ) from error
 
 
-def _check_kind(path: str | os.PathLike[str]) -> None:
+def _check_kind(path: str) -> None:
     """Raise ValueError for what else models are saved as."""
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        what = "a folder"
-        if os.path.exists(os.path.join(name, "saved_model.pb")):
-            what = "a SavedModel of TensorFlow"
-        raise ValueError(f"it is {what}; {MODEL_FILE}")
-    parts = (name, f"{name}.index", f"{name}.data-00000-of-00001")
-    if name.endswith((".index", "-of-00001")) or (
-        not os.path.exists(name) and any(map(os.path.exists, parts))
-    ):
+    if os.path.isdir(path):
+        tensorflow = os.path.exists(os.path.join(path, "saved_model.pb"))
+        raise ValueError(
+            f"it is a {'SavedModel of TensorFlow' if tensorflow else 'folder'}; {MODEL_FILE}"
+        )
+    if path.endswith(CHECKPOINTS) or any(os.path.exists(path + end) for end in CHECKPOINTS):
         raise ValueError(f"it is a checkpoint of TensorFlow; {MODEL_FILE}")
-    with open(name, "rb") as stream:
+    with open(path, "rb") as stream:
         start = stream.read(len(HDF5))
     if start != HDF5 and not start.startswith(ZIP):
         raise ValueError(f"it begins with {start!r}; {MODEL_FILE}")
@@ -222,18 +229,8 @@ def _list(attributes: Mapping[str, Any], name: str) -> list[str] | None:
     """A list of texts among attributes; a long one is in pieces with numbers."""
     if name in attributes:
         return [_text(one) for one in attributes[name]]
-    pieces: list[str] = []
-    while f"{name}{len(pieces)}" in attributes:
-        break
-    n = 0
-    while f"{name}{n}" in attributes:
-        pieces += [_text(one) for one in attributes[f"{name}{n}"]]
-        n += 1
-    return pieces if n else None
-
-
-def _is_group(node: Any) -> bool:
-    return hasattr(node, "keys")
+    pieces = [f"{name}{n}" for n in range(len(attributes)) if f"{name}{n}" in attributes]
+    return [_text(one) for piece in pieces for one in attributes[piece]] if pieces else None
 
 
 def _text(value: Any) -> str:
