@@ -1,7 +1,7 @@
 """Entries of the fuzzer's table: weights of other libraries and formats."""
 
 from fuzzing import kinds as k
-from fuzzing.table import add
+from fuzzing.table import EMBEDDING, LAYERS, LINEAR, add
 
 ARRAYS = {
     "xrnn.cells.LSTM": ("(20, 3)", "(20, 5)", "(20,)", "'ifgo'"),
@@ -46,3 +46,31 @@ for kind in ("coreml", "tflite"):
         words="model file layer layers operators Core TensorFlow",
         share=8,
     )
+
+#: a recurrent activation of Keras
+SIGMA = k.Kind(
+    lambda value: value is None or isinstance(value, str | list | tuple),
+    k.damages_of(
+        same="'sigmoid' | ('sigmoid',)",
+        error="'Sigmoid' | () | [1] | ('hard_sigmoid', 'x') | ('hard_sigmoid', 1, 2, 3)",
+        any="None | 'tanh' | 'hard_sigmoid' | ('hard_sigmoid', 0.3, 0.5)",
+    ),
+)
+add(
+    "convert.load_keras",
+    "xrnn.convert.load_keras",
+    path=(k.MODEL, "keras_file()"),
+    recurrent_activation=(SIGMA, "'sigmoid'"),
+    dtype=(k.optional(k.DTYPE), "'float32'"),
+    device=(k.DEVICE, "'cpu'"),
+    words="file Keras activation lstm damaged",
+)
+add(
+    "convert.to_keras",
+    "xrnn.convert.to_keras",
+    (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], *LINEAR[:2], EMBEDDING[0]),
+    layer=(k.PARTS, "it"),
+    version=(k.integer(1, 3), "3"),
+    words="Keras layer",
+    share=8,
+)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import coreml_files
+import keras_models
 import numpy as np
 import tflite_files
 
@@ -179,6 +180,12 @@ def model_file(kind: str) -> str:
     path = Path(folder()) / f"model.{kind}"
     path.write_bytes(data)
     return str(path)
+
+
+def keras_file() -> str:
+    """The path of the weights of an LSTM of Keras 2."""
+    path = Path(folder()) / "keras.h5"
+    return str(keras_models.Model("LSTM", "2.2.4").save(path, whole=False))
 
 
 def holding_bytes(content: bytes) -> str:

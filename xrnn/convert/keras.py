@@ -16,6 +16,7 @@ from xrnn.convert.keras_layers import layers_of, masks_of, node_of
 from xrnn.convert.keras_notes import notes_of, policy_notes, spelled
 from xrnn.convert.keras_unconfigured import RECURRENT, Found, split
 from xrnn.convert.loaded import Kind, Loaded, LoadedPart, assign, make_layer, within
+from xrnn.convert.paths import accept_path
 from xrnn.engine.checks import REAL_DTYPES, accept_dtype
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.linear import Linear
@@ -89,7 +90,7 @@ def load_keras(
     if dtype is not None:
         dtype = accept_dtype("load_keras", dtype, REAL_DTYPES)
     locate(device)
-    loaded, name = Loaded(), os.fsdecode(path)
+    loaded, name = Loaded(), accept_path(path, "model.keras")
     with within(name), opened(name) as file:
         found = layers_of(file)
         if not found:

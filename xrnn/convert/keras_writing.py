@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from math import inf
+from numbers import Integral
 from typing import Any
 
 from xrnn.backends import backend_of, host
@@ -84,7 +85,7 @@ def to_keras(layer: Layer[Any] | Embedding | Linear, *, version: int = 3) -> lis
     >>> [w.shape for w in xrnn.convert.to_keras(xrnn.GRU(3, 5))]
     [(3, 15), (5, 15), (2, 15)]
     """
-    if not isinstance(version, int) or version not in HARD_SIGMOID:
+    if not isinstance(version, Integral) or version is True or version not in HARD_SIGMOID:
         raise ValueError(f"to_keras: version is {version!r:.80}; it must be 1, 2 or 3")
     if not isinstance(layer, Layer | Embedding | Linear):
         kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
