@@ -121,7 +121,17 @@ def test_every_cell_in_a_file_is_public() -> None:
 
 
 def test_importing_xrnn_imports_nothing_optional() -> None:
-    optional = ("cupy", "torch", "jax", "tqdm", "matplotlib", "onnx", "onnxruntime", "backends")
+    optional = (
+        "cupy",
+        "torch",
+        "jax",
+        "tqdm",
+        "matplotlib",
+        "onnx",
+        "onnxruntime",
+        "h5py",
+        "backends",
+    )
     code = f"import sys, xrnn; print([m for m in {optional} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
