@@ -11,7 +11,7 @@ from keras_models import Array, Model, write_by_layers, write_by_objects
 
 from xrnn.convert import load_keras, to_keras
 
-pytest.importorskip("h5py", reason="h5py reads the files of Keras")
+h5py: Any = pytest.importorskip("h5py", reason="h5py reads the files of Keras")
 
 Weights = list[tuple[str, Array]]
 
@@ -99,8 +99,6 @@ def test_arrays_without_names(tmp_path: Path) -> None:
 
 
 def test_a_long_list_of_arrays_is_in_pieces(tmp_path: Path) -> None:
-    import h5py
-
     path = LSTM.save(tmp_path / "model.h5")
     with h5py.File(path, "a") as file:
         for group, name in (
@@ -178,6 +176,22 @@ def test_numbered_objects_of_tf_keras(holder: str, tmp_path: Path) -> None:
     loaded = load_keras(path)
     check(loaded, **weights)
     assert not loaded.unused
+
+
+def test_arrays_of_other_kinds(tmp_path: Path) -> None:
+    """Big-endian numbers are taken over; what other layers hold is left as it is."""
+    path = tmp_path / "model.h5"
+    big = [(name, array.astype(">f4")) for name, array in LSTM.weight_names()]
+    write_by_layers(path, {"lstm": big, "text": []}, "2.4.0", LSTM.model())
+    with h5py.File(path, "a") as file:
+        file["model_weights/text/words"] = ["a", "b"]
+        file["model_weights/text/seed"] = 3
+        file["model_weights/text/name"] = "a text"
+        file["optimizer_weights/adam/step"] = 3.0
+    loaded = load_keras(path)
+    check(loaded, lstm=big)
+    assert [w.dtype for w in loaded["lstm"].weights.values()] == ["float32"] * 3
+    assert sorted(loaded.unused) == ["text/name", "text/seed", "text/words"]
 
 
 def test_notes(tmp_path: Path) -> None:

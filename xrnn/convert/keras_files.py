@@ -119,10 +119,12 @@ class KerasFile:
                 f"{path} has shape {found.shape}, but only {stored} bytes of it are in the file"
             )
         if found.is_virtual or found.external:
-            raise ValueError(f"{path} lies in another file, which is not read")
-        array = found[()]
+            raise ValueError(f"{path} lies in another file; it must be in this one")
+        array = host.xp.asarray(found[()])
         if array.dtype.kind == "V" and array.dtype.itemsize == 2:
             array = array.view(host.named_dtype("bfloat16"))
+        else:
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)
         del self.unread[path]
         return array
 
@@ -199,7 +201,8 @@ def _unzipped(stream: Any) -> tuple[Any, str, bytes]:
             raise ValueError(f"it is a zip file without config.json; {MODEL_FILE}")
         if "model.weights.h5" not in names:
             raise ValueError(
-                "it has no model.weights.h5; weights as pickles (model.weights.npz) are not read"
+                "it has no model.weights.h5; weights as pickles (model.weights.npz) are refused: "
+                "they can hold code"
             )
         for name in ("config.json", "metadata.json", "model.weights.h5"):
             info = archive.getinfo(name)
