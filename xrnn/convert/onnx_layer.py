@@ -116,7 +116,7 @@ def _operands(
     for suffix in layer.suffixes(k):
         shapes = layer.cell.shapes(layer.inputs(k), layer.widths(k)[0], layer.bias)
         own = {name: weights[f"{name}{suffix}"] for name in shapes}
-        W, U, b, _, p, _ = encode(convention, cell, rewritten(layer.cell, own))
-        rows.append({"W": W, "R": U, "B": b, "P": p})
+        stored = encode(convention, cell, rewritten(layer.cell, own))
+        rows.append({"W": stored.W, "R": stored.U, "B": stored.b, "P": stored.peephole})
     found = {x: [row[x] for row in rows] for x in rows[0] if rows[0][x] is not None}
     return cell, {x: host.xp.stack(arrays) for x, arrays in found.items()}
