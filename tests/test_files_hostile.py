@@ -7,6 +7,7 @@ import random
 import re
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,9 @@ WRONG: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "an option of one": (("config", "sgd", "nesterov"), True, "SGD: the option 'nesterov' is unkn"),
     "momentum": (("config", "sgd", "momentum"), 1, "momentum is 1; it must be in"),
     "no eps": (("config", "optimizer", "eps"), REMOVED, "optimizer.eps is missing in the file"),
-    "lr": (("parts", "sgd", "lr"), -1, "optimizer: lr is -1; it must be"),
-    "no lr": (("parts", "sgd", "lr"), REMOVED, "optimizer: lr is None; it must be"),
+    "lr": (("parts", "sgd", "lr"), -1.0, "optimizer: lr is -1.0; it must be"),
+    "lr of str": (("parts", "sgd", "lr"), "0.1", "holds '0.1' as 'lr' of the part 'sgd'"),
+    "no lr": (("parts", "sgd", "lr"), REMOVED, "holds None as 'lr' of the part 'sgd'"),
     "steps": (("parts", "sgd", "steps"), -1, "optimizer: steps is -1; it must lie in"),
     "many steps": (("parts", "sgd", "steps"), 10**400, "optimizer: steps is 1000"),
     "state": (("parts", "optimizer", "state"), ["m.W"], "weights missing or unknown: optimizer.m"),
@@ -267,13 +269,14 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield (*path, key)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_stands_there(tmp_path: Path, right: Any, seed: int) -> None:
     """One or two values are replaced: the file is refused, or holds the same numbers."""
     rng = random.Random(seed)
     tensors, info = right
     everywhere, refused = list(places(info)), 0
-    for _ in range(150):
+    here = everything()
+    for _ in range(60):
         changed = info
         for _ in range(rng.choice((1, 1, 2))):
             try:
@@ -287,7 +290,9 @@ def test_whatever_stands_there(tmp_path: Path, right: Any, seed: int) -> None:
                 continue
         found = loaded(tmp_path / "m", tensors, changed)
         refused += isinstance(found, str)
+        with suppress(ValueError):
+            xrnn.load(tmp_path / "m", here)
         if isinstance(found, dict) and "plain" in found:
             for name, w in found["plain"].weights.items():
                 np.testing.assert_array_equal(w, tensors[f"plain.{name}"])
-    assert 50 < refused < 150
+    assert 20 < refused < 60

@@ -184,7 +184,7 @@ def _of_optimizer(held: Held, name: str, one: Optimizer) -> Change:
                 f"optimizer: {held.key(name, slot)} is {array.dtype}; it must be of "
                 f"{', '.join(STATE)}"
             )
-    lr = accept_number("optimizer: lr", held.detail(name, "lr", object), *one.bounds["lr"])
+    lr = accept_number("optimizer: lr", held.detail(name, "lr", float), *one.bounds["lr"])
     new = {"lr": lr, "steps": steps, "state": state}
     before = {key: vars(one)[key] for key in new}
     return partial(vars(one).update, new), partial(vars(one).update, before)
