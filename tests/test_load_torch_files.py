@@ -219,6 +219,5 @@ class TestRefused:
             load_torch(tmp_path / "none.pt")
         with pytest.raises(ValueError, match="is a folder or a device"):
             load_torch(tmp_path)
-        for odd in ("a\0b", "\ud800"):
-            with pytest.raises(ValueError):
-                load_torch(odd)
+        with pytest.raises(ValueError, match=r"the name of a file cannot contain \\0"):
+            load_torch("a\0b")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from xrnn.backends import host
 from xrnn.cells.base import check_flags
 from xrnn.convert.loaded import Loaded, within
+from xrnn.convert.paths import accept_path
 from xrnn.convert.torch_files import Contents, Tensor, opened
 from xrnn.convert.torch_modules import Module, modules, part_of
 from xrnn.convert.torch_names import few, is_under, joined
@@ -95,7 +96,7 @@ def load_torch(
             f"path_or_mapping is a {type(path_or_mapping).__name__}; it must be a path, or a "
             "mapping of names to tensors, such as module.state_dict()"
         )
-    name = os.fsdecode(path_or_mapping)
+    name = accept_path(path_or_mapping, "model.pt")
     with within(name), opened(name) as contents:
         return _loaded(contents, prefix, options)
 

@@ -56,18 +56,23 @@ def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], d
                 "a pickled module, which holds code, not weights; with PyTorch, save "
                 "module.state_dict()"
             )
+        elif _is_optimizer(value):
+            passed[name] = "the state of an optimizer"
         elif isinstance(value, Mapping):
-            if "param_groups" in value and "state" in value:
-                passed[name] = "the state of an optimizer"
-                continue
-            items = {str(key): _tensor(one) for key, one in value.items()}
-            packed = [name for name, one in items.items() if one is None and _is_packed(name)]
-            tensors = {name: one for name, one in items.items() if one is not None}
-            if any(name.count(".") > DEEP for name in items):
-                raise ValueError("its names are nested too deeply")
-            if tensors or packed:
-                found.append(_cleaned(StateDict(path, tensors, packed, {})))
+            one = _of_mapping(path, value)
+            if one.tensors or one.quantised:
+                found.append(_cleaned(one))
     return found, passed
+
+
+def _of_mapping(path: tuple[str, ...], mapping: Mapping[Any, Any]) -> StateDict:
+    """The tensors that a mapping itself holds."""
+    items = {str(key): _tensor(value) for key, value in mapping.items()}
+    tensors = {name: tensor for name, tensor in items.items() if tensor is not None}
+    packed = [name for name in items if name not in tensors and _is_packed(name)]
+    if any(name.count(".") > DEEP for name in (*tensors, *packed)):
+        raise ValueError("its names are nested too deeply")
+    return StateDict(path, tensors, packed, {})
 
 
 def _containers(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -81,8 +86,7 @@ def _containers(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         if isinstance(value, Mapping):
             mappings += 1
             yield path, value
-            if not ("param_groups" in value and "state" in value):
-                items = value.items()
+            items = () if _is_optimizer(value) else value.items()
         elif isinstance(value, Unknown):
             yield path, value
         elif isinstance(value, list | tuple) and id(value) not in lists:
@@ -97,6 +101,11 @@ def _is_module(value: Any) -> bool:
     """Whether it stands for an object of a class of modules."""
     inside = value.attributes if isinstance(value, Unknown) else None
     return isinstance(inside, dict) and "_parameters" in inside and "_modules" in inside
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether it is the state dict of an optimizer."""
+    return isinstance(value, Mapping) and "param_groups" in value and "state" in value
 
 
 def _is_packed(name: str) -> bool:
