@@ -243,6 +243,12 @@ class TestWhatIsNotLoaded:
             assert not np.shares_memory(found.unused[name], a)
             assert name in repr(found)
 
+    def test_what_is_no_tensor_may_have_any_name(self) -> None:
+        words = {"." * 100: 1, "\udc80": 2, ("a", "b"): 3, 7: "x", None: [("c", "d")] * 3}
+        found = load_torch({"model": under("rnn", LSTM), "vocabulary": words})
+        assert list(found) == ["rnn"]
+        assert not found.unused
+
     def test_optimizers_are_passed_over(self) -> None:
         state = {"state": {0: {"exp_avg": np.ones((2, 5))}}, "param_groups": [{"lr": 0.1}]}
         found = load_torch({"state_dict": under("rnn", LSTM), "optimizer": state})
