@@ -136,6 +136,25 @@ def test_dtypes(path: Path, dtype: Any, bound: float) -> None:
     np.testing.assert_array_equal(back.weights["W_l0"], layer.weights["W_l0"])
 
 
+@pytest.mark.parametrize("pool", [xrnn.Last, xrnn.Mean, xrnn.Max])
+def test_float16_of_every_part(path: Path, pool: Any) -> None:
+    how: Any = {"dtype": "float16"}
+    parts = [
+        xrnn.Embedding(9, 4, **how),
+        xrnn.LayerNorm(4, **how),
+        xrnn.LSTM(4, 3, bidirectional=True, **how),
+        xrnn.Merge("max"),
+        pool(),
+        xrnn.Linear(3, 2, activation="softplus", **how),
+    ]
+    to_onnx(parts, path, states=False)
+    feeds = {"tokens": np.arange(12).reshape(6, 2) % 9, "lengths": np.array([6, 0])}
+    got, *_ = session(path.read_bytes()).run(["ys"], feeds)
+    want = xrnn.Sequential(*parts)(feeds["tokens"], lengths=[6, 0])
+    assert got.dtype == want.dtype == "float16"
+    np.testing.assert_allclose(got, want, atol=5e-3)
+
+
 def test_another_dtype(path: Path) -> None:
     layer = xrnn.LSTM(3, 5, dtype="float64")
     with pytest.raises(ValueError, match="dtype is 'float64'; it must be of float32, float16, in"):
@@ -249,6 +268,12 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         {},
         ValueError,
         "merge takes two directions, and rnn gives 5",
+    ),
+    "names": (
+        {"a": xrnn.RNN(3, 3, 2), "a_l0": xrnn.RNN(3, 3)},
+        {},
+        ValueError,
+        r"two parts make the tensor a_l0\.",
     ),
     "any width": (
         [xrnn.Merge(), xrnn.RNN(3, 5)],

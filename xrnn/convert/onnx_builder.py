@@ -59,6 +59,7 @@ class Graph:
         self.outputs: dict[str, Shape] = {}
         self.batch = self.steps = self.lengths = self.empty = ""
         self._nodes: list[Any] = []
+        self._made: set[str] = set()
         self._constants: dict[str, Array] = {}
         self._infos: dict[str, Any] = {}
 
@@ -71,7 +72,16 @@ class Graph:
         return name
 
     def add(self, op: str, inputs: Sequence[str], *outputs: str, name: str = "", **how: Any) -> str:
-        """A node; its first output."""
+        """A node; its first output.
+
+        Raises
+        ------
+        ValueError
+            If there is a tensor of that name, which two parts have made.
+        """
+        if twice := self._made.intersection(outputs):
+            raise ValueError(f"two parts make the tensor {twice.pop()}; give them other names")
+        self._made.update(outputs)
         node = self.onnx.helper.make_node(op, inputs, outputs, name or outputs[0], **how)
         self._nodes.append(node)
         return outputs[0]
