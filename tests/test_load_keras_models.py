@@ -145,11 +145,14 @@ class Subclass(keras.Model):  # type: ignore[misc]
         super().__init__()
         self.begin = lstm(3)
         self.both = L.Bidirectional(gru(2))
+        # Two layers with the names that a Bidirectional gives to its own ones.
+        self.forward_one, self.backward_one = lstm(2), lstm(2, go_backwards=True)
         self.layers_above = [lstm(2), lstm(2)]
         self.vectors, self.out = L.Embedding(V, I), L.Dense(2)
 
     def call(self, xs: Any) -> Any:
         xs = self.both(self.begin(self.vectors(xs)))
+        xs = self.forward_one(xs) + self.backward_one(xs)
         return self.out(self.layers_above[1](self.layers_above[0](xs)))
 
 
@@ -158,11 +161,14 @@ def test_a_model_of_a_class_of_the_user(ending: str, tmp_path: Path) -> None:
     model, path = Subclass(), tmp_path / f"model{ending}"
     model(np.zeros((1, T), "int32"))
     (model.save_weights if ending == ".weights.h5" else model.save)(path)
-    with pytest.raises(ValueError, match=r"begin: the file .* no configuration, .* say recurrent"):
+    with pytest.raises(
+        ValueError, match=r"backward_one: the file .* no configuration, .* say recurrent"
+    ):
         load_keras(path)
     loaded = load_keras(path, "sigmoid")
     # Keras lists all layers after the attributes whose names are in the alphabet before "layers".
-    layers = {name: getattr(model, name) for name in ("begin", "both")}
+    names = ("begin", "both", "forward_one", "backward_one")
+    layers = {name: getattr(model, name) for name in names}
     layers |= {one.name: one for one in (*model.layers_above, model.vectors, model.out)}
     assert sorted(loaded) == sorted(layers)
     for name, layer in layers.items():

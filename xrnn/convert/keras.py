@@ -12,9 +12,9 @@ from xrnn.cells.options import GivenActivation
 from xrnn.convert.conventions import CONVENTIONS, Convention, Stored
 from xrnn.convert.keras_activations import HARD_SIGMOID, functions_of, spec_of
 from xrnn.convert.keras_files import KerasFile, opened
+from xrnn.convert.keras_found import RECURRENT, Found, split
 from xrnn.convert.keras_layers import layers_of, masks_of, node_of
 from xrnn.convert.keras_notes import notes_of, policy_notes, spelled
-from xrnn.convert.keras_unconfigured import RECURRENT, Found, split
 from xrnn.convert.loaded import Kind, Loaded, LoadedPart, assign, make_layer, within
 from xrnn.convert.paths import accept_path
 from xrnn.engine.checks import REAL_DTYPES, accept_dtype

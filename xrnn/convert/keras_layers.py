@@ -13,14 +13,8 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
 from xrnn.convert.keras_files import KerasFile
-from xrnn.convert.keras_unconfigured import (
-    LOADED,
-    RECURRENT,
-    Found,
-    arrays_in,
-    split,
-    unconfigured,
-)
+from xrnn.convert.keras_found import LOADED, RECURRENT, Found, arrays_in, split
+from xrnn.convert.keras_unconfigured import unconfigured
 from xrnn.convert.loaded import within
 
 #: what holds layers that can be loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from xrnn.convert.keras_unconfigured import Found
+from xrnn.convert.keras_found import Found
 
 
 def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:

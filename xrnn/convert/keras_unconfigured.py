@@ -8,59 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
 
 from xrnn.convert.keras_files import KerasFile
-
-RECURRENT = ("LSTM", "GRU", "SimpleRNN", "CuDNNLSTM", "CuDNNGRU")
-LOADED = (*RECURRENT, "Dense", "Embedding")
+from xrnn.convert.keras_found import RECURRENT, Found, arrays_in, split
 
 #: how many gates a recurrent layer has
 GATES: Mapping[int, str] = {4: "LSTM", 3: "GRU", 1: "SimpleRNN"}
 
-
-class Found(NamedTuple):
-    """A layer whose weights the file holds.
-
-    - name: its name, after those of the models that hold it: "encoder/lstm"
-    - kind: one of `LOADED`
-    - config: its configuration; None if the file has none
-    - arrays: the paths of its arrays in order, for each direction
-    - notes: what is to be known of it
-    """
-
-    name: str
-    kind: str
-    config: Mapping[str, Any] | None
-    arrays: list[list[str]]
-    notes: tuple[str, ...] = ()
-
-
-#: the last part of a path: the name that Keras gives an array, and in Keras 1 its owner before it
-MODERN = re.compile(r"(?:(.*)/)?(kernel|recurrent_kernel|bias|embeddings)(?:_\d+)?(?::\d+)?")
-KERAS_1 = re.compile(r"(?:(.*?)[/_])?([WUb](?:_[ifcozrh])?)(?::\d+)?")
-
-
-def split(path: str) -> tuple[str, str]:
-    """The owner of an array, and the name of the array; "" if Keras has no such name."""
-    found = MODERN.fullmatch(path) or KERAS_1.fullmatch(path)
-    return (found[1] or "", found[2]) if found else (path.rpartition("/")[0], "")
-
-
-def arrays_in(file: KerasFile, group: str) -> list[str]:
-    """The paths of the arrays of one object, in order."""
-    start = f"{group}/vars/"
-    numbers = sorted(
-        int(p[len(start) :]) for p in file.unread if re.fullmatch(re.escape(start) + r"\d+", p)
-    )
-    return [f"{start}{n}" for n in numbers]
+#: the owner of the arrays of one direction of a Bidirectional
+WAY = r"(.*/|)(forward|backward)_([^/]+)(?:/.*)?"
 
 
 def unconfigured(file: KerasFile) -> Iterator[Found]:
     """The layers of a file without configuration, as far as names and shapes tell them."""
     objects = _objects(file)
     kinds = {owner: kind for owner, paths in objects.items() if (kind := _kind(file, owner, paths))}
-    ways = {owner: _way(owner) for owner in kinds}
+    ways = {owner: _way(file, owner) for owner in kinds}
     for owner, kind in kinds.items():
         there, way = ways[owner]
         pair = {ways[other][1]: other for other in kinds if ways[other][0] == there}
@@ -129,17 +92,20 @@ def _kind_of_names(shapes: Mapping[str, tuple[int, ...]], keras_1: bool) -> str:
     return "Dense" if names in dense and matrices <= {"kernel", "W"} and matrices else ""
 
 
-def _way(owner: str) -> tuple[str, str]:
+def _way(file: KerasFile, owner: str) -> tuple[str, str]:
     """What both directions of a Bidirectional have in common, and "forward" or "backward"."""
-    found = re.match(r"(.*/|)(forward|backward)_([^/]+)", owner)
+    # By objects they are its attributes; by layers they have the name of the layer in it.
+    name = r"(.+/)(forward|backward)_(layer)/.*" if file.layers is None else WAY
+    found = re.fullmatch(name, owner)
     return (f"{found[1]}*_{found[3]}", found[2]) if found else (owner, "")
 
 
 def _label(file: KerasFile, owner: str, owners: list[str]) -> str:
     """The name of a layer that is loaded."""
-    parts = re.sub(r"(^|/)(forward|backward)_[^/]+.*", "", owner).split("/")
+    there, way = _way(file, owner)
+    parts = (there.rpartition("/")[0] if way else owner).split("/")
     if file.layers is not None:
-        ways = {_way(other)[0] for other in owners if other.split("/")[0] == parts[0]}
+        ways = {_way(file, other)[0] for other in owners if other.split("/")[0] == parts[0]}
         if len(ways) == 1:
             return parts[0]
         if len(parts) > 1 and parts[1] == parts[0]:
