@@ -80,7 +80,7 @@ def difference(model: Model, form: str, folder: Path) -> float:
     (layer,) = loaded.values()
     assert not loaded.unused
     xs = inputs()
-    ys = layer(xs)[0]  # type: ignore[union-attr]
+    ys = layer(xs)[0]
     return float(abs(ys - model.outputs(xs)).max())
 
 

@@ -140,7 +140,7 @@ def test_a_model_of_keras_1(tmp_path: Path) -> None:
         for name, one in (("gru", model), ("bidirectional_1", both)):
             ys: Any = loaded[name](xs)
             np.testing.assert_allclose(ys[0], one.outputs(xs), 0, 1e-12)
-    assert load_keras(path, "hard_sigmoid")["gru"].cell.name.startswith(  # type: ignore[union-attr]
+    assert load_keras(path, "hard_sigmoid")["gru"].cell.name.startswith(
         "gru(activations=[hard_sigmoid(0.2, 0.5), tanh], reset=before)"
     )
 

@@ -69,7 +69,7 @@ def test_arrays_by_objects_do_not_say_the_version(tmp_path: Path) -> None:
     refused(path, r"by Keras of an unknown version")
     refused(path, r"say \('hard_sigmoid', 0\.2, 0\.5\) for Keras 1, 2", "hard_sigmoid")
     (layer,) = load_keras(path, ("hard_sigmoid", 0.2, 0.5)).values()
-    assert layer.cell.name == "lstm(activations=[hard_sigmoid(0.2, 0.5), tanh, tanh])"  # type: ignore[union-attr]
+    assert layer.cell.name == "lstm(activations=[hard_sigmoid(0.2, 0.5), tanh, tanh])"
 
 
 def test_weights_alone_of_a_gru_without_bias(tmp_path: Path) -> None:

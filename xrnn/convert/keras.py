@@ -85,6 +85,10 @@ def load_keras(
     Notes
     -----
     No code in a file is run: the configuration is JSON, and Lambda layers are not looked at.
+
+    Examples
+    --------
+    See the page ``coming-from-keras.md`` of the guide.
     """
     _check_activation(recurrent_activation)
     if dtype is not None:
