@@ -194,6 +194,32 @@ def test_arrays_of_other_kinds(tmp_path: Path) -> None:
     assert sorted(loaded.unused) == ["text/name", "text/seed", "text/words"]
 
 
+def test_cells_that_are_not_of_keras(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    rnn = layer("RNN", "mine", cell=layer("MyCell", "cell"))
+    both = layer("Bidirectional", "both", layer=layer("ConvLSTM1D", "conv"))
+    arrays = {"mine": [("mine/w:0", np.zeros(3))], "both": []}
+    write_by_layers(path, arrays, "2.4.0", sequential("model", rnn, both))
+    with pytest.raises(ValueError, match=r"has no layer LSTM.*; mine: it runs MyCell; it must be"):
+        load_keras(path)
+    arrays["lstm"] = LSTM.weight_names()
+    write_by_layers(path, arrays, "2.4.0", sequential("model", rnn, both, LSTM.layer()))
+    loaded = load_keras(path)
+    assert list(loaded) == ["lstm"]
+    assert list(loaded.unused) == ["mine/mine/w:0"]
+    assert loaded.skipped["both"] == "it runs ConvLSTM1D; it must be LSTM, GRU or SimpleRNN"
+
+
+@pytest.mark.parametrize("name", ["forward_net", "backward_net"])
+def test_a_bidirectional_whose_name_is_that_of_a_direction(name: str, tmp_path: Path) -> None:
+    both = Model("LSTM", "2.4.0", bidirectional=True)
+    weights = [(w.replace("bidirectional", name), array) for w, array in both.weight_names()]
+    whole, path = both.model(), tmp_path / "model.h5"
+    whole["config"]["layers"][0]["config"]["name"] = name
+    write_by_layers(path, {name: weights}, "2.4.0", whole)
+    check(load_keras(path), **{name: weights})
+
+
 def test_notes(tmp_path: Path) -> None:
     options = {
         "stateful": "stateful: give every call the state",

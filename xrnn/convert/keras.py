@@ -46,7 +46,8 @@ def load_keras(
 
     These are the layers SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN of their cells, and each of
     them in a Bidirectional; Dense and Embedding; also where they lie in a TimeDistributed or in
-    models within the model.  The arrays of all other layers are in ``unused``.
+    models within the model.  The arrays of all other layers are in ``unused``; recurrent
+    layers of other cells are named in ``skipped``.
 
     Parameters
     ----------
@@ -97,10 +98,13 @@ def load_keras(
     loaded, name = Loaded(), accept_path(path, "model.keras")
     with within(name), opened(name) as file:
         found = layers_of(file)
+        loaded.skipped |= {one.name: ". ".join(one.notes) for one in found if not one.kind}
+        found = [one for one in found if one.kind]
         if not found:
             raise ValueError(
                 "it has no layer LSTM, GRU, SimpleRNN, Dense or Embedding that can be loaded; its "
                 f"arrays are {', '.join(file.unread) or 'none'}"
+                + "".join(f"; {name}: {why}" for name, why in loaded.skipped.items())
             )
         masks = [] if file.config is None else masks_of(node_of(file.config))
         reading = Reading(file, recurrent_activation, masks, dtype, device)

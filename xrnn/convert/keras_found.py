@@ -17,7 +17,7 @@ class Found(NamedTuple):
     """A layer whose weights the file holds.
 
     - name: its name, after those of the models that hold it: "encoder/lstm"
-    - kind: one of `LOADED`
+    - kind: one of `LOADED`, or "" if it cannot be loaded, which `notes` explain
     - config: its configuration; None if the file has none
     - arrays: the paths of its arrays in order, for each direction
     - notes: what is to be known of it

@@ -148,11 +148,19 @@ def _stack(place: Place, node: Node, name: str) -> Iterator[Found]:
         (one,) = nodes
         yield Found(name, one.kind, one.config, [place.arrays(one.kind, node.name)])
         return
-    if all(one.kind in RECURRENT for one in nodes):
+    if any(one.kind not in RECURRENT for one in nodes):
+        yield skipped(name, nodes)
+    else:
         note = f"a cell of {name}: each cell reads the outputs of the one before"
         for one, there in zip(nodes, place.cells(nodes), strict=True):
             paths = there.arrays(one.kind, one.name)
             yield Found(f"{name}/{one.name}", one.kind, one.config, [paths], (note,))
+
+
+def skipped(name: str, nodes: Sequence[Node]) -> Found:
+    """A recurrent layer with others than the cells of Keras."""
+    classes = ", ".join(node.class_name for node in nodes)
+    return Found(name, "", None, [], (f"it runs {classes}; it must be LSTM, GRU or SimpleRNN",))
 
 
 def _cells(node: Node) -> list[Node]:
@@ -175,6 +183,7 @@ def _bidirectional(place: Place, node: Node, name: str) -> Iterator[Found]:
             )
         (inner,) = cells
     if inner.kind not in RECURRENT:
+        yield skipped(name, [inner])
         return
     if mode != "concat":
         raise ValueError(
@@ -227,13 +236,9 @@ class ByLayers(NamedTuple):
     def directions(self) -> list[Place]:
         known = _known(self.paths)
         halves = known[: len(known) // 2], known[len(known) // 2 :]
-        wrong = [
-            p
-            for half, word in zip(halves, ("/backward_", "/forward_"), strict=True)
-            for p in half
-            if word in f"/{p}"
-        ]
-        if len(halves[0]) != len(halves[1]) or wrong:
+        # Keras calls the first layer forward_…; a backward layer of the user has a name of its own.
+        ways = {found[1] for p in halves[0] if (found := re.match(".*/(forward|backward)_", p))}
+        if len(halves[0]) != len(halves[1]) or "backward" in ways:
             raise ValueError(
                 f"its arrays are {', '.join(self.paths)}; they must be those of the forward layer, "
                 "and as many of the backward layer"
