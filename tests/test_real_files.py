@@ -145,29 +145,30 @@ def test_silero_vad_in_onnxruntime() -> None:
 
 
 def test_silero_vad_in_other_formats() -> None:
-    """ONNX with the nodes in the branches of an If, safetensors, and an archive of TorchScript hold
-    the same layer."""
+    """An archive of TorchScript, and ONNX with the nodes in the branches of an If, hold the same
+    layer; the steps of one file are written out."""
     pytest.importorskip("onnx")
     data = real("silero_vad/data")
-    path = data / "silero_vad_16k.safetensors"
-    layer = xrnn.convert.load_torch(path)["lstm_cell"]
-    others = [
-        *xrnn.convert.load_onnx(data / "silero_vad_16k_op15.onnx").values(),
-        *list(xrnn.convert.load_onnx(data / "silero_vad.onnx").values())[2:],
-        xrnn.convert.load_torch(data / "silero_vad.jit")["_model.decoder.rnn"],
-    ]
-    assert len(others) == 5
+    layer = xrnn.convert.load_torch(data / "silero_vad.jit")["_model.decoder.rnn"]
+    both_rates = xrnn.convert.load_onnx(data / "silero_vad.onnx")
+    others = [part for name, part in both_rates.items() if "then_branch" in name]
+    for name in ("16k_op15", "16k_sequence", "openvino_16k"):
+        others += xrnn.convert.load_onnx(data / f"silero_vad_{name}.onnx").values()
+    assert len(others) == 6
     for other in others:
         for name, w in layer.weights.items():
             near(other.weights[name], w, 1e-6)
-    with pytest.raises(
-        ValueError, match=r"steps .* written out .*: model\.decoder\.rnn\.weight_ih"
-    ):
+    with pytest.raises(ValueError, match=r"written out .*: model\.decoder\.rnn\.weight_ih"):
         xrnn.convert.load_onnx(data / "silero_vad_op18_ifless.onnx")
+
+
+def test_silero_vad_in_safetensors() -> None:
+    """The weights of another version of the model."""
+    path = real("silero_vad/data/silero_vad_16k.safetensors")
+    layer: Any = xrnn.convert.load_torch(path)["lstm_cell"]
     held = load_file(path)
-    stored = Stored(
-        *(held[f"lstm_cell.{n}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    )
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    stored = Stored(*(held[f"lstm_cell.{name}"] for name in names))
     xs = np.random.default_rng(0).normal(size=(20, 2, 128)).astype("float32")
     ys, _ = layer(xs)
     state: Any = (np.zeros((2, 128)),) * 2
