@@ -18,6 +18,7 @@ from xrnn.layers.pooling import Last, Max, Mean
 from xrnn.layers.residual import Residual
 from xrnn.layers.rnn import RNN
 from xrnn.layers.sequential import Sequential
+from xrnn.layers.tied_linear import TiedLinear
 from xrnn.learn import losses, online, optim
 from xrnn.learn.gradient_check import check_gradients
 from xrnn.training.fit import fit
@@ -39,6 +40,7 @@ __all__ = [
     "Merge",
     "Residual",
     "Sequential",
+    "TiedLinear",
     "__version__",
     "analysis",
     "cells",

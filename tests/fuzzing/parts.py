@@ -14,7 +14,7 @@ for name in ("Last", "Mean", "Max"):
 add(
     "LayerNorm",
     size=(k.SIZE, "3"),
-    eps=(k.real(0, 1, ends="()"), "1e-3"),
+    eps=(k.real(1e-30, 1, ends="[)"), "1e-3"),
     **{name: MADE[name] for name in ("dtype", "device")},
 )
 add("Sequential", _a=(o.PART, "xrnn.GRU(3, 5, rng=0)"), b=(o.PART, "xrnn.Last()"), words="part")

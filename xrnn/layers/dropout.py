@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
+from xrnn.backends import host
 from xrnn.engine.random import random_numbers
 from xrnn.layers.part import PartTape, Weightless, accept_input, accept_tape
 from xrnn.typing import Array, Size
@@ -73,6 +74,7 @@ class Dropout(Weightless):
         """The input itself."""
         return accept_input("dropout", x, 0, "(…)")[1]
 
+    @host.ignore_underflow
     def forward(self, x: Array, *, seed: Size | None = None, t: Size = 0) -> tuple[Array, PartTape]:
         """Drop values.
 
@@ -88,7 +90,7 @@ class Dropout(Weightless):
         Returns
         -------
         y : array like x
-            The input with values dropped.
+            The input with values dropped; the input itself if the rate is 0.
         tape : PartTape
             For `backward`.
 
@@ -106,6 +108,7 @@ class Dropout(Weightless):
         mask = random.between(0, shape)
         return x * mask, PartTape(self, placement, shape, (mask,))
 
+    @host.ignore_underflow
     def backward(self, tape: PartTape, dy: Array) -> tuple[Array, dict[str, Array]]:
         """The gradient of the input, m ⊙ dy, and no gradients of weights; see `forward`.
 

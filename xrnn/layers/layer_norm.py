@@ -29,7 +29,7 @@ class LayerNorm(Module):
     size : int
         n, the number of values of a step.
     eps : float
-        ε, in (0, 1).
+        ε, in [1e-30, 1).
     dtype, device
         As for `xrnn.Layer`.
 
@@ -41,7 +41,7 @@ class LayerNorm(Module):
     Raises
     ------
     TypeError, ValueError
-        If the size is not an integer of at least 1, or ε not a number in (0, 1).
+        If the size is not an integer of at least 1, or ε not a number in [1e-30, 1).
     ImportError
         If the library of the device is not installed, or finds no device.
 
@@ -65,7 +65,9 @@ class LayerNorm(Module):
     ) -> None:
         check_sizes("layer_norm", size=size)
         n = self.size = int(size)
-        self.eps = accept_number("layer_norm: eps", eps, "a number in (0, 1)", lambda x: 0 < x < 1)
+        # Smaller ones are 0 in float32, and rows of equal numbers would be divided by 0.
+        must = "a number in [1e-30, 1)"
+        self.eps = accept_number("layer_norm: eps", eps, must, lambda x: 1e-30 <= x < 1)
         self.dtype = accept_dtype("layer_norm", dtype, REAL_DTYPES)
         specs = {"gain": Spec((n,), "(n,)"), "b": Spec((n,), "(n,)")}
 
@@ -79,6 +81,7 @@ class LayerNorm(Module):
         """The outputs alone, without a tape; exceptions as for `forward`."""
         return self.forward(x)[0]
 
+    @host.ignore_underflow
     def forward(self, x: Array) -> tuple[Array, PartTape]:
         """Normalise.
 

@@ -21,7 +21,7 @@ from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.checks import DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
 from xrnn.engine.parameters import Parameters
-from xrnn.recurrence.precision import rounded_sum
+from xrnn.recurrence.precision import cast, rounded_sum, widen
 from xrnn.typing import Array, GivenDType, Namespace, Size
 
 LinearActivation = Literal["relu", "tanh", "sigmoid", "softplus"]
@@ -153,7 +153,6 @@ class Linear(Module):
             kept = backend.xp.asarray(ys, copy=True)
         return ys, LinearTape(hs, kept, self, parameters, parameters.version)
 
-    @host.ignore_underflow
     def backward(self, tape: LinearTape, dys: Array) -> tuple[Array, dict[str, Array]]:
         """The gradients of hs and of the weights.
 
@@ -191,13 +190,10 @@ class Linear(Module):
         hs, ys, placement = tape.hs, tape.ys, self.weights.placement
         dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")
         xp = placement.backend.xp
-        da = dys * SLOPES[self.activation](ys, xp=xp) if self.activation else dys  # (2)
-        count = prod(hs.shape[:-1])
-        da = xp.reshape(da, (count, self.out_features))
-        dweights = {"W": da.T @ xp.reshape(hs, (count, self.in_features))}  # (1)
-        if self.bias:
-            dweights["b"] = rounded_sum(da, axis=0, xp=xp)
-        return xp.reshape(da @ self.weights["W"], hs.shape), dweights
+        dhs, dweights = linear_backward(
+            dys, hs, ys, self.weights["W"], self.activation, bias=self.bias, xp=xp
+        )
+        return dhs, dweights
 
     def _taken(self, hs: Array) -> Array:
         """The input, after its library, dtype and shape have been checked."""
@@ -209,16 +205,10 @@ class Linear(Module):
             )
         return hs
 
-    @host.ignore_underflow
     def _outputs(self, hs: Array) -> Array:
-        xp = self.weights.placement.backend.xp
-        rows = xp.reshape(hs, (prod(hs.shape[:-1]), self.in_features))
-        ys = rows @ self.weights["W"].T  # (1)
-        if self.bias:
-            ys = ys + self.weights["b"]
-        if self.activation:
-            ys = activate((self.activation, 0.0, 0.0), ys, xp=xp)  # (2)
-        return xp.reshape(ys, (*hs.shape[:-1], self.out_features))
+        weights = self.weights
+        b = weights["b"] if self.bias else None
+        return linear(hs, weights["W"], b, self.activation, xp=weights.placement.backend.xp)
 
     def __repr__(self) -> str:
         how = f", activation={self.activation!r}" if self.activation else ""
@@ -234,6 +224,46 @@ class Linear(Module):
             "bias": self.bias,
             "dtype": self.dtype,
         }
+
+
+@host.ignore_underflow
+def linear(
+    hs: Array, W: Array, b: Array | None, activation: LinearActivation | None, *, xp: Namespace
+) -> Array:
+    """The outputs (…, O) of a linear map for hs (…, H)."""
+    ys = xp.reshape(hs, (prod(hs.shape[:-1]), hs.shape[-1])) @ W.T  # (1)
+    if b is not None:
+        ys = ys + b
+    if activation:
+        ys = activate((activation, 0.0, 0.0), widen(ys, xp=xp), xp=xp)  # (2)
+    return xp.reshape(cast(ys, hs.dtype, xp=xp), (*hs.shape[:-1], W.shape[0]))
+
+
+@host.ignore_underflow
+def linear_backward(
+    dys: Array,
+    hs: Array,
+    ys: Array,
+    W: Array,
+    activation: LinearActivation | None,
+    *,
+    bias: bool,
+    xp: Namespace,
+) -> tuple[Array, dict[str, Array]]:
+    """The gradients of hs, and of W and b by name, of outputs ys with the gradient dys."""
+    O, H = W.shape
+    da = dys
+    if activation:
+        slope = SLOPES[activation](widen(ys, xp=xp), xp=xp)
+        da = cast(widen(dys, xp=xp) * slope, dys.dtype, xp=xp)  # (2)
+    count = prod(hs.shape[:-1])
+    da = xp.reshape(da, (count, O))
+    # The products of bfloat16 are float32 in NumPy.
+    dW = cast(da.T @ xp.reshape(hs, (count, H)), dys.dtype, xp=xp)  # (1)
+    dweights = {"W": dW}
+    if bias:
+        dweights["b"] = rounded_sum(da, axis=0, xp=xp)
+    return xp.reshape(cast(da @ W, dys.dtype, xp=xp), hs.shape), dweights
 
 
 def _draw(H: int, O: int, bias: bool, random: Any) -> dict[str, Array]:

@@ -1,14 +1,16 @@
 """Merging the two directions of a bidirectional layer, whose outputs stand side by side.
 
-y = a + b, (a + b)/2, a ⊙ b, or max(a, b)     for x = [a, b]      (1)
+y = a + b, a/2 + b/2, a ⊙ b, or max(a, b)     for x = [a, b]      (1)
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from xrnn.backends import host
 from xrnn.engine.checks import check_choice
 from xrnn.layers.part import PartTape, Weightless, accept_input, accept_tape
+from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Namespace
 
 MODES = ("sum", "mean", "mul", "max")
@@ -46,6 +48,7 @@ class Merge(Weightless):
         """The outputs alone, without a tape; exceptions as for `forward`."""
         return self.forward(x)[0]
 
+    @host.ignore_underflow
     def forward(self, x: Array) -> tuple[Array, PartTape]:
         """Merge.
 
@@ -71,14 +74,17 @@ class Merge(Weightless):
             raise ValueError(f"merge: x has shape {tuple(x.shape)}; it must be (…, 2·n)")
         xp, n = placement.backend.xp, x.shape[-1] // 2
         a, b = x[..., :n], x[..., n:]
+        kept: tuple[Array, ...] = ()
         if self.mode == "mul":
-            y = a * b  # (1)
+            y, kept = a * b, (a, b)  # (1)
         elif self.mode == "max":
-            y = xp.maximum(a, b)
+            y, kept = xp.maximum(a, b), (a >= b,)
         else:
-            y = a + b if self.mode == "sum" else (a + b) / 2
-        return y, PartTape(self, placement, tuple(y.shape), (a, b))
+            # The sum of two halves does not overflow.
+            y = a + b if self.mode == "sum" else a / 2 + b / 2
+        return y, PartTape(self, placement, tuple(y.shape), kept)
 
+    @host.ignore_underflow
     def backward(self, tape: PartTape, dy: Array) -> tuple[Array, dict[str, Array]]:
         """The gradient of x, (…, 2·n), and no gradients of weights; see `forward`.
 
@@ -91,15 +97,16 @@ class Merge(Weightless):
         """
         tape, dy = accept_tape("merge", self, tape, dy)
         xp = tape.placement.backend.xp
-        return xp.concat(self._of_both(dy, *tape.kept, xp=xp), axis=-1), {}
+        return xp.concat(self._of_both(dy, tape.kept, xp=xp), axis=-1), {}
 
-    def _of_both(self, dy: Array, a: Array, b: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    def _of_both(self, dy: Array, kept: tuple[Array, ...], *, xp: Namespace) -> tuple[Array, Array]:
         """The gradients of a and b."""
         if self.mode == "mul":
+            a, b = kept
             return dy * b, dy * a  # (1)
         if self.mode == "max":
-            first, zero = a >= b, xp.zeros_like(dy)
-            return xp.where(first, dy, zero), xp.where(first, zero, dy)
+            (first,) = kept
+            return apply_mask(first, dy, xp=xp), apply_mask(~first, dy, xp=xp)
         half = dy if self.mode == "sum" else dy / 2
         return half, half
 

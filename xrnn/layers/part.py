@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 from xrnn.backends import host, locate
 from xrnn.engine.checks import Placement, accept_lengths
 from xrnn.engine.timeline import accept_steps
-from xrnn.typing import Array, Namespace, is_floating
+from xrnn.typing import Array, Namespace, is_floating, is_integer
 
 
 @runtime_checkable
@@ -135,10 +135,8 @@ def accept_sequences(
     ----------
     x : array (T, B, n), or (B, T, n) with `batch_first`, or (T, n) for one sequence
         The sequences.
-    lengths : integers (B,), optional
-        The number of valid steps of each.
-    mask : bools (T, B), or (B, T) with `batch_first`, or (T,) for one sequence, optional
-        Which steps are valid, of those before the end.
+    lengths, mask, batch_first
+        As for `valid_steps`.
 
     Raises
     ------
@@ -152,6 +150,34 @@ def accept_sequences(
     unbatched = x.ndim == 2
     x = time_first(x, batch_first, xp=placement.backend.xp)
     T, B, _ = x.shape
+    return placement, x, valid_steps(kind, (T, B), lengths, mask, batch_first, unbatched)
+
+
+def valid_steps(
+    kind: str,
+    sizes: tuple[int, int],
+    lengths: Any,
+    mask: Any,
+    batch_first: bool,
+    unbatched: bool = False,
+) -> Array:
+    """Which steps are valid: NumPy (T, B).
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        T and B.
+    lengths : integers (B,), optional
+        The number of valid steps of each sequence.
+    mask : bools (T, B), or (B, T) with `batch_first`, or (T,) if `unbatched`, optional
+        Which steps are valid, of those before the end.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    T, B = sizes
     valid = host.xp.ones((T, B), dtype=bool)
     if lengths is not None:
         valid = host.xp.arange(T)[:, None] < accept_lengths(lengths, T, B)
@@ -159,7 +185,29 @@ def accept_sequences(
         valid = valid & accept_steps(
             kind, "mask", mask, T, B, batch_first=batch_first, unbatched=unbatched
         )
-    return placement, x, valid
+    return valid
+
+
+def mask_over(kind: str, x: Array, lengths: Any, mask: Any, batch_first: bool) -> Array:
+    """Which steps of sequences x of tokens or of vectors are valid, for `apply_mask`.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    placement = Placement.of(kind, "x", x)
+    features = 0 if is_integer(x.dtype) else 1
+    axes = x.ndim - features
+    if axes < 1:
+        raise ValueError(f"{kind}: x has shape {tuple(x.shape)}; it must have an axis of T steps")
+    unbatched = axes == 1
+    ends = (1, 0) if batch_first and not unbatched else (0, 1)
+    T, B = x.shape[ends[0]], 1 if unbatched else x.shape[ends[1]]
+    valid = valid_steps(kind, (T, B), lengths, mask, batch_first, unbatched)
+    valid = valid[:, 0] if unbatched else host.xp.transpose(valid, ends)
+    valid = valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
+    return placement.moved(valid)
 
 
 def time_first(x: Array, batch_first: bool, *, xp: Namespace) -> Array:

@@ -50,6 +50,7 @@ class Pooling(Weightless):
         """The vectors alone, without a tape; arguments and exceptions are those of `forward`."""
         return self.forward(x, lengths, mask=mask)[0]
 
+    @host.ignore_underflow
     def forward(self, x: Array, lengths: Any = None, *, mask: Any = None) -> tuple[Array, PartTape]:
         """Pool each sequence.
 
@@ -80,6 +81,7 @@ class Pooling(Weightless):
         y = y[0, :] if unbatched else y
         return y, PartTape(self, placement, tuple(y.shape), (tuple(x.shape), xs.shape, *kept))
 
+    @host.ignore_underflow
     def backward(self, tape: PartTape, dy: Array) -> tuple[Array, dict[str, Array]]:
         """The gradient of the sequences.
 

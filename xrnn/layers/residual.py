@@ -23,6 +23,12 @@ class Residual(Sequential):
     (7, 4, 8)
     """
 
+    kind = "residual"
+
+    @property
+    def _reads_padding(self) -> bool:
+        return True
+
     def _output(self, x: Array, y: Array) -> Array:
         if tuple(x.shape) != tuple(y.shape):
             raise ValueError(

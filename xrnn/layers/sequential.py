@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from inspect import signature
 from numbers import Integral
-from typing import Any, Self
-from zlib import crc32
+from typing import Any, TypeGuard
 
 from xrnn.backends import backend_of
-from xrnn.engine.parameters import Parameters, assign_together
-from xrnn.layers.part import Part
+from xrnn.layers.composite import Composite
+from xrnn.layers.part import Part, mask_over
+from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Size
 
 #: what `Sequential` hands on to the parts whose `forward` takes it
@@ -31,9 +32,11 @@ class SequentialTape:
     owner: Any
     tapes: list[tuple[str, Any]]
     state: dict[str, Any]
+    #: which steps of the input were read; None: all, or it is the first part that knows
+    valid: Array | None = None
 
 
-class Sequential:
+class Sequential(Composite):
     """Parts of which each reads the outputs of the one before.
 
     Parameters
@@ -46,15 +49,18 @@ class Sequential:
 
     Attributes
     ----------
-    parts : dict of str to part
-        All parts in their order.
+    parts : mapping of str to part
+        All parts in their order; it cannot be changed.
+    batch_first : bool or None
+        Whether sequences are (B, T, …), as the parts say.  None: no part says it.
 
     Raises
     ------
     TypeError
         If something is not a part.
     ValueError
-        If there is no part, or some have the batch first and others have time first.
+        If there is no part, two have one name, or some have the batch first and others have time
+        first.
 
     Notes
     -----
@@ -62,7 +68,8 @@ class Sequential:
     are added up.
 
     Every part is given what its `forward` takes, of `lengths`, `mask`, `resets`, `seed` and `t`.
-    Each gets a seed of its own, made of the one given and of its name.
+    Each gets a seed of its own, made of the one given and of its name.  What stands in the input
+    at steps that are not valid is never read, and the outputs there have no meaning.
 
     Examples
     --------
@@ -78,43 +85,29 @@ class Sequential:
     >>> xrnn.optim.SGD(0.1).update(model.weights, dweights)
     """
 
+    kind = "sequential"
+
     def __init__(self, *parts: Part, **named: Part) -> None:
-        self.parts: dict[str, Any] = {
-            **{f"{n}": part for n, part in enumerate(parts)},
-            **named,
-        }
-        if not self.parts:
-            raise ValueError(f"{self._kind}: there is no part; give at least one")
-        for name, part in self.parts.items():
+        self._parts = {f"{n}": part for n, part in enumerate(parts)} | named
+        if not self._parts:
+            raise ValueError(f"{self.kind}: there is no part; give at least one")
+        if len(self._parts) < len(parts) + len(named):
+            (odd, *_) = (name for name in named if name.isdecimal() and int(name) < len(parts))
+            raise ValueError(f"{self.kind}: two parts have the name {odd!r}; give one another name")
+        for name, part in self._parts.items():
             if not isinstance(part, Part) or isinstance(part, type):
                 what = part.__name__ if isinstance(part, type) else type(part).__name__
                 raise TypeError(
-                    f"{self._kind}: {name} is {what}; it must be a part: a layer, or an object "
+                    f"{self.kind}: {name} is {what}; it must be a part: a layer, or an object "
                     "with weights, forward and backward"
                 )
-        self._takes = {name: takes(part) for name, part in self.parts.items()}
-        found = {name: part.batch_first for name, part in self.parts.items() if _has_order(part)}
-        if len(set(found.values())) > 1:
-            words = ", ".join(
-                f"{name} has batch_first={is_first}" for name, is_first in found.items()
-            )
-            raise ValueError(f"{self._kind}: {words}; all must have the same")
-        #: whether sequences are (B, T, …) instead of (T, B, …)
-        self.batch_first: bool = any(found.values())
-
-    @property
-    def _kind(self) -> str:
-        return type(self).__name__.lower()
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """The tree of all weights: name of the part → its weights; parts without any are left
-        out."""
-        return {name: part.weights for name, part in self._different() if part.weights}
-
-    @weights.setter
-    def weights(self, tree: Mapping[str, Any]) -> None:
-        assign_together(list(_changes(self._kind, self.weights, tree)))
+        self._takes = {name: takes(part) for name, part in self._parts.items()}
+        found = {name: _order(part) for name, part in self._parts.items()}
+        orders = {name: order for name, order in found.items() if order is not None}
+        if len(set(orders.values())) > 1:
+            words = ", ".join(f"{name} has batch_first={order}" for name, order in orders.items())
+            raise ValueError(f"{self.kind}: {words}; all must have the same")
+        self.batch_first: bool | None = next(iter(orders.values()), None)
 
     def __call__(
         self,
@@ -127,8 +120,10 @@ class Sequential:
     ) -> Array:
         """Inference: the outputs alone; arguments and exceptions as for `forward`."""
         given = {"lengths": lengths, "mask": mask, "resets": resets}
-        states, y = self._states(state), x
-        for name, part in self.parts.items():
+        states = self._states(state)
+        x, _ = self._without_padding(x, lengths, mask)
+        y = x
+        for name, part in self._parts.items():
             known = {k: v for k, v in given.items() if k in self._takes[name]}
             if name in states:
                 known["state"] = states[name]
@@ -173,18 +168,18 @@ class Sequential:
             As the parts; and if `state` names a part that has none.
         """
         given = {"lengths": lengths, "mask": mask, "resets": resets, "seed": seed, "t": t}
-        states, tapes, last, y = self._states(state), [], {}, x
-        for name, part in self.parts.items():
-            known = {k: given[k] for k in HANDED_ON if k in self._takes[name]}
+        states, tapes, last = self._states(state), [], {}
+        x, valid = self._without_padding(x, lengths, mask)
+        y = x
+        for name, part in self._parts.items():
+            known = self._known(name, given)
             if "state" in self._takes[name]:
                 known["state"] = states.get(name)
-            if known.get("seed") is not None:
-                known["seed"] = _seed_of(name, known["seed"])
             y, *more, tape = part.forward(y, **known)
             if "state" in self._takes[name]:
                 last[name] = more[0] if more else tape.state
             tapes.append((name, tape))
-        return self._output(x, y), SequentialTape(self, tapes, last)
+        return self._output(x, y), SequentialTape(self, tapes, last, valid)
 
     def backward(
         self, tape: SequentialTape, dy: Array, dstate: Mapping[str, Any] | None = None
@@ -214,31 +209,30 @@ class Sequential:
         """
         if not isinstance(tape, SequentialTape):
             raise TypeError(
-                f"{self._kind}: tape is a {type(tape).__name__}; it must be the tape that forward "
+                f"{self.kind}: tape is a {type(tape).__name__}; it must be the tape that forward "
                 "returned"
             )
         if tape.owner is not self:
             raise ValueError(
-                f"{self._kind}: the tape was made by another one; give one that forward of this "
+                f"{self.kind}: the tape was made by another one; give one that forward of this "
                 "one returned"
             )
         dstates = self._states(dstate, "dstate")
-        names = {id(part): name for name, part in reversed(self.parts.items())}
+        backend = backend_of(dy, "dy")
         found: dict[str, Any] = {}
-        backend_of(dy, "dy")
         dx: Array | None = dy
         for n, (name, one) in reversed(list(enumerate(tape.tapes))):
-            part = self.parts[name]
             more = {"dstate": dstates[name]} if name in dstates else {}
-            dx, *_, dweights = part.backward(one, dx, **more)
+            dx, *_, found[name] = self._parts[name].backward(one, dx, **more)
             if dx is None and n:
                 raise ValueError(
-                    f"{self._kind}: {name} gives no gradient of its input, and there are parts "
+                    f"{self.kind}: {name} gives no gradient of its input, and there are parts "
                     "before it; it must be the first part"
                 )
-            first = names[id(part)]
-            found[first] = _added(found[first], dweights) if first in found else dweights
-        return self._input_gradient(dx, dy), {name: found[name] for name in self.weights}
+        dx = self._input_gradient(dx, dy)
+        if dx is not None and tape.valid is not None:
+            dx = apply_mask(tape.valid, dx, xp=backend.xp)
+        return dx, self._added_up(found)
 
     def step(
         self, x: Array, state: Mapping[str, Any] | None = None
@@ -265,12 +259,12 @@ class Sequential:
             As the parts; and if one of them needs whole sequences, such as `xrnn.Last`.
         """
         states, new, y = self._states(state), {}, x
-        for name, part in self.parts.items():
+        for name, part in self._parts.items():
             if "state" in self._takes[name]:
                 y, new[name] = part.step(y, states.get(name))
             elif "lengths" in self._takes[name]:
                 raise ValueError(
-                    f"{self._kind}: {name} is {part!r}, which needs whole sequences and cannot step"
+                    f"{self.kind}: {name} is {part!r}, which needs whole sequences and cannot step"
                 )
             else:
                 y = part(y)
@@ -278,37 +272,34 @@ class Sequential:
 
     def path(self, shape: tuple[int, ...]) -> dict[str, dict[str, str]]:
         """For each recurrent part what `path` of it answers; `shape` is that of the input."""
-        recurrent = (item for item in self.parts.items() if "state" in self._takes[item[0]])
+        recurrent = (item for item in self._parts.items() if "state" in self._takes[item[0]])
         return {name: part.path(shape) for name, part in recurrent}
 
-    def to(self, device: str) -> Self:
-        """Move the weights of all parts to another array library; return the object itself.
+    @property
+    def _reads_padding(self) -> bool:
+        """Whether the first part reads all steps, those that are not valid too."""
+        return _order(next(iter(self._parts.values()))) is None
 
-        Raises
-        ------
-        ImportError, ValueError
-            As `xrnn.Layer.to`.
-        """
-        for _, part in self._different():
-            part.to(device)
-        return self
+    def _without_padding(self, x: Array, lengths: Any, mask: Any) -> tuple[Array, Array | None]:
+        """The input with 0 where the first part would read steps that are not valid, and which
+        steps are valid then."""
+        order, whole = self.batch_first, lengths is None and mask is None
+        if whole or order is None or not self._reads_padding:
+            return x, None
+        valid = mask_over(self.kind, x, lengths, mask, order)
+        return apply_mask(valid, x, xp=backend_of(x).xp), valid
 
-    def freeze(self) -> Self:
-        """Make the weights of all parts constant, for inference; return the object itself."""
-        for _, part in self._different():
-            part.freeze()
-        return self
-
-    def config(self) -> dict[str, Any]:
-        """The options of all parts that change what is computed."""
-        return {
-            "kind": self._kind,
-            "parts": {name: part.config() for name, part in self.parts.items()},
-        }
-
-    def __repr__(self) -> str:
-        lines = [f"  {name}={part!r}" for name, part in self.parts.items()]
-        return f"<{type(self).__name__}\n" + "\n".join(lines) + ">"
+    def _known(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What is handed on to the part of that name."""
+        known = {key: given[key] for key in HANDED_ON if key in self._takes[name]}
+        seed, t, own_order = known.get("seed"), known.get("t"), _order(self._parts[name])
+        if not _is_integer(seed):
+            return known  # the part says what is wrong, if it needs one
+        known["seed"] = _seed_of(name, seed)
+        if self.batch_first and own_order is None and _is_integer(t) and t > 0:
+            # It counts positions as if time came first: it gets other numbers for every t instead.
+            known |= {"seed": _seed_of(f"{name}/{t}", seed), "t": 0}
+        return known
 
     def _output(self, x: Array, y: Array) -> Array:
         """The output, from the input and what the parts made of it."""
@@ -318,27 +309,19 @@ class Sequential:
         """The gradient of the input, from that of the parts' input and of the output."""
         return dx
 
-    def _different(self) -> Iterator[tuple[str, Any]]:
-        """(name, part), each part once."""
-        seen: set[int] = set()
-        for name, part in self.parts.items():
-            if id(part) not in seen:
-                seen.add(id(part))
-                yield name, part
-
     def _states(self, given: Mapping[str, Any] | None, what: str = "state") -> dict[str, Any]:
         """The states by name, after checks."""
         if given is None:
             return {}
         if not isinstance(given, Mapping):
             raise TypeError(
-                f"{self._kind}: {what} is a {type(given).__name__}; it must be a dict of the names "
+                f"{self.kind}: {what} is a {type(given).__name__}; it must be a dict of the names "
                 "of recurrent parts to their states"
             )
-        known = [name for name in self.parts if "state" in self._takes[name]]
+        known = [name for name in self._parts if "state" in self._takes[name]]
         if odd := [name for name in given if name not in known]:
             raise ValueError(
-                f"{self._kind}: {what} has {odd[0]!r:.80}; the parts with a state are "
+                f"{self.kind}: {what} has {odd[0]!r:.80}; the parts with a state are "
                 f"{', '.join(known) or 'none'}"
             )
         return dict(given)
@@ -349,32 +332,17 @@ def takes(part: Any) -> frozenset[str]:
     return frozenset(signature(part.forward).parameters)
 
 
-def _has_order(part: Any) -> bool:
-    return hasattr(part, "batch_first")
+def _order(part: Any) -> bool | None:
+    """Whether sequences that the part reads are (B, T, …); None: it reads each step alone."""
+    found = getattr(part, "batch_first", None)
+    return None if found is None else bool(found)
 
 
-def _seed_of(name: str, seed: Any) -> Any:
-    """The seed of the part of that name; what is no integer is left to the part to refuse."""
-    if not isinstance(seed, Integral) or isinstance(seed, bool):
-        return seed
-    return (int(seed) ^ crc32(name.encode()) << 32) % 2**64
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """The sum of two trees of the same names."""
-    return {
-        name: _added(value, b[name]) if isinstance(value, Mapping) else value + b[name]
-        for name, value in a.items()
-    }
-
-
-def _changes(kind: str, mine: Any, given: Any) -> Iterator[tuple[Parameters, Mapping[str, Array]]]:
-    """(parameters, new arrays) of a tree that is to be assigned."""
-    if isinstance(mine, Parameters):
-        yield mine, given
-        return
-    if not isinstance(given, Mapping) or given.keys() != mine.keys():
-        names = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
-        raise ValueError(f"{kind}: weights are {names}; they must be {', '.join(mine)}")
-    for name, value in mine.items():
-        yield from _changes(kind, value, given[name])
+def _seed_of(name: str, seed: int) -> int:
+    """The seed of the part of that name."""
+    words = f"{int(seed)}/{name}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(words, digest_size=8).digest(), "little")
