@@ -121,3 +121,8 @@ LOSS = Kind(
         "| lambda y, t, m=None: (1.0, None) | lambda y, t, m=None: (y.sum(), y[:1])",
     ),
 )
+#: an embedding, for a tied map
+EMBEDDING = Kind(
+    lambda value: type(value).__name__ == "Embedding",
+    damages_of(error="[{}] | type({}) | {}.weights | xrnn.Linear(7, 3)"),
+)

@@ -3,7 +3,7 @@
 from fuzzing import kinds as k
 from fuzzing import option_kinds as o
 from fuzzing.layers import MADE
-from fuzzing.table import DROPOUTS, MERGES, MODELS, NORMS, POOLS, Given, add
+from fuzzing.table import DROPOUTS, MERGES, MODELS, NORMS, POOLS, TIED, Given, add
 
 # How they are made --------------------------------------------------------------------------
 
@@ -16,6 +16,12 @@ add(
     size=(k.SIZE, "3"),
     eps=(k.real(1e-30, 1, ends="[)"), "1e-3"),
     **{name: MADE[name] for name in ("dtype", "device")},
+)
+add(
+    "TiedLinear",
+    embedding=(o.EMBEDDING, "xrnn.Embedding(7, 3, rng=0)"),
+    activation=(k.choice("relu", "tanh", "sigmoid", "softplus", None), "'tanh'"),
+    bias=(k.FLAG, "True"),
 )
 add("Sequential", _a=(o.PART, "xrnn.GRU(3, 5, rng=0)"), b=(o.PART, "xrnn.Last()"), words="part")
 add("Residual", _a=(o.PART, "xrnn.GRU(3, 3, rng=0)"), b=(o.PART, "xrnn.Dropout(0)"), words="part")
@@ -47,6 +53,18 @@ add("LayerNorm.forward", "it.forward", NORMS, **OWN)
 add("LayerNorm.backward", "it.backward", NORMS, **DY)
 add("LayerNorm.config", "it.config", NORMS, share=1)
 
+HS: Given = {"hs": (k.ARRAY, "of_tied(it)")}
+add("TiedLinear.__call__", "it", TIED, **HS)
+add("TiedLinear.forward", "it.forward", TIED, **HS)
+add(
+    "TiedLinear.backward",
+    "it.backward",
+    TIED,
+    tape=(k.TAPE, "it.forward(of_tied(it))[1]"),
+    dys=(k.ARRAY, "it(of_tied(it))"),
+    words="dy",
+)
+
 STEPS: Given = {"lengths": (k.LENGTHS, "[4, 2]"), "mask": (k.STEPS, "steps_in(it)")}
 SEQUENCES: Given = {"x": (k.ALONE, "of_pool(it)"), **STEPS}
 add("Pooling.__call__", "it", POOLS, **SEQUENCES)
@@ -77,9 +95,9 @@ add(
 )
 add("Sequential.step", "it.step", MODELS, x=(k.ARRAY, "of_model(it)[0, ...]"), state=STATE)
 add("Sequential.path", "it.path", MODELS, shape=(k.SHAPE, "(4, 2, 3)"))
-add("Sequential.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
-add("Sequential.freeze", "it.freeze", MODELS, changes=True, share=1)
-add("Sequential.config", "it.config", MODELS, share=1)
+add("Composite.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
+add("Composite.freeze", "it.freeze", MODELS, changes=True, share=1)
+add("Composite.config", "it.config", (*MODELS, *TIED), share=1)
 add(
     "check_gradients",
     "xrnn.check_gradients",

@@ -19,6 +19,11 @@ def of_part(it: Any) -> Any:
     return put(it, floats(T, B, 3)) if it.weights else floats(T, B, 6)
 
 
+def of_tied(it: Any) -> Any:
+    """The input of a tied map."""
+    return put(it.parts["embedding"], floats(T, B, 3))
+
+
 def of_pool(it: Any) -> np.ndarray:
     """The sequences that a pooling part reads."""
     return floats(*((B, T) if it.batch_first else (T, B)), 3)

@@ -84,6 +84,11 @@ NORMS = (
     "xrnn.LayerNorm(3, dtype='float64', device='array_api_strict')",
 )
 MODULES = (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], LINEAR[1], EMBEDDING[0], NORMS[0])
+TIED = (
+    "xrnn.TiedLinear(xrnn.Embedding(7, 3, rng=0))",
+    "xrnn.TiedLinear(xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0), "
+    "activation='tanh', bias=False)",
+)
 POOLS = ("xrnn.Last()", "xrnn.Mean(batch_first=True)", "xrnn.Max()")
 DROPOUTS = ("xrnn.Dropout(0.5)", "xrnn.Dropout(0.0)")
 MERGES = tuple(f"xrnn.Merge({mode!r})" for mode in ("sum", "mean", "mul", "max"))

@@ -87,12 +87,15 @@ xrnn.Dropout("0.5")  # error
 xrnn.Merge("add")  # error
 xrnn.Last(True)  # error
 xrnn.LayerNorm(5, 1e-5)  # error
+xrnn.TiedLinear(xrnn.Linear(3, 4))  # error
+xrnn.TiedLinear(xrnn.Embedding(3, 4), "tanh")  # error
 model = xrnn.Sequential(rnn=xrnn.GRU(3, 5), last=xrnn.Last())
 model.forward(xs, seeds=1)  # error
 model(xs, seed=1)  # error
 model.backward(3, xs)  # error
 vectors, states, model_tape = model.forward(xs)  # error
 model.part  # error
+model.parts["rnn"] = xrnn.GRU(3, 5)  # error
 xrnn.check_gradients(3, model.weights)  # error
 xrnn.check_gradients(lambda w: (0.0, w), model.weights, method="exact")  # error
 

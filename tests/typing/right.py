@@ -103,6 +103,8 @@ model = xrnn.Sequential(
     pool=xrnn.Mean(),
     out=xrnn.Linear(5, 2, activation="softplus"),
 )
+tied = xrnn.Sequential(words=embedding, out=xrnn.TiedLinear(embedding, activation="tanh"))
+print(tied(np.zeros((7, 2), int)).shape, tied.weights["words"]["E"])
 logits, model_tape = model.forward(xs, lengths=[7, 3], seed=0)
 dmodel_xs, dmodel = model.backward(model_tape, logits)
 xrnn.optim.SGD(0.1).update(model.weights, dmodel)

@@ -175,9 +175,11 @@ def valid_steps(
     Raises
     ------
     ValueError
-        If a shape does not fit.
+        If a shape does not fit, or there are lengths for one sequence without an axis B.
     """
     T, B = sizes
+    if lengths is not None and unbatched:
+        raise ValueError(f"{kind}: lengths are of a batch; cut the one sequence instead")
     valid = host.xp.ones((T, B), dtype=bool)
     if lengths is not None:
         valid = host.xp.arange(T)[:, None] < accept_lengths(lengths, T, B)
