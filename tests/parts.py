@@ -19,6 +19,8 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "Layer": lambda **how: xrnn.Layer(cells.PeepholeLSTM, 3, 5, **how),
     "Embedding": lambda **how: xrnn.Embedding(7, 3, **how),
     "Linear": lambda **how: xrnn.Linear(5, 2, **how),
+    "AttentionPooling": lambda **how: xrnn.AttentionPooling(5, 2, **how),
+    "Attention": lambda **how: xrnn.Attention(5, 3, 2, **how),
 }
 every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 

@@ -5,6 +5,8 @@ from xrnn._version import __version__
 from xrnn.certify import certify
 from xrnn.convert.files import load, save
 from xrnn.engine.unroll import unroll, unroll_backward
+from xrnn.layers.attention import Attention
+from xrnn.layers.attention_pooling import AttentionPooling
 from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.gru import GRU
@@ -17,6 +19,7 @@ from xrnn.layers.merge import Merge
 from xrnn.layers.pooling import Last, Max, Mean
 from xrnn.layers.residual import Residual
 from xrnn.layers.rnn import RNN
+from xrnn.layers.seq2seq import Seq2Seq
 from xrnn.layers.sequential import Sequential
 from xrnn.layers.tied_linear import TiedLinear
 from xrnn.learn import losses, online, optim
@@ -28,6 +31,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
+    "AttentionPooling",
     "Dropout",
     "Embedding",
     "InputGatedLSTM",
@@ -39,6 +44,7 @@ __all__ = [
     "Mean",
     "Merge",
     "Residual",
+    "Seq2Seq",
     "Sequential",
     "TiedLinear",
     "__version__",

@@ -46,7 +46,17 @@ GUIDANCE = re.compile(
 #: the names that messages of layers and cells begin with
 OWNERS = (
     *(*BY_NAME, "leaky", "zoneout", "linear", "embedding", "dropout", "layer_norm", "merge"),
-    *("last", "mean", "max", "sequential", "residual", "tied_linear"),
+    *(
+        "attention_pooling",
+        "last",
+        "mean",
+        "max",
+        "sequential",
+        "residual",
+        "tied_linear",
+        "attention",
+        "seq2seq",
+    ),
 )
 
 #: errors whose meaning Python's protocols give, by the method that may raise them

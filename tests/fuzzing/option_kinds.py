@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fuzzing.kinds import ARRAY_DAMAGES, SIZE, Kind, damages_of, integer, is_real, optional, real
+from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part
 
 #: how many steps came before
@@ -74,7 +75,7 @@ HIDDEN = Kind(
 #: a part of a model
 PART = Kind(
     lambda value: isinstance(value, Part) and not isinstance(value, type),
-    damages_of(error="[{}] | type({}) | {}.forward | {}.weights | None | lambda x: x"),
+    damages_of(error="[{}] | type({}) | {}.forward | {}.weights | lambda x: x"),
 )
 #: the states of the recurrent parts of a model
 STATES = Kind(
@@ -125,4 +126,13 @@ LOSS = Kind(
 EMBEDDING = Kind(
     lambda value: type(value).__name__ == "Embedding",
     damages_of(error="[{}] | type({}) | {}.weights | xrnn.Linear(7, 3)"),
+)
+#: a recurrent layer, and what reads from its outputs
+LAYER = Kind(
+    lambda value: isinstance(value, Layer),
+    damages_of(error="[{}] | type({}) | {}.weights | xrnn.Linear(3, 4) | {}.cell | None"),
+)
+ATTENTION = Kind(
+    lambda value: value is None or type(value).__name__ == "Attention",
+    damages_of(error="[{}] | type({}) | {}.weights | xrnn.Last() | xrnn.Attention(3)"),
 )

@@ -3,7 +3,19 @@
 from fuzzing import kinds as k
 from fuzzing import option_kinds as o
 from fuzzing.layers import MADE
-from fuzzing.table import DROPOUTS, MERGES, MODELS, NORMS, POOLS, TIED, Given, add
+from fuzzing.table import (
+    ATTENTIONS,
+    ATTENTIVE,
+    DROPOUTS,
+    MERGES,
+    MODELS,
+    NORMS,
+    POOLS,
+    SEQ2SEQS,
+    TIED,
+    Given,
+    add,
+)
 
 # How they are made --------------------------------------------------------------------------
 
@@ -22,6 +34,34 @@ add(
     embedding=(o.EMBEDDING, "xrnn.Embedding(7, 3, rng=0)"),
     activation=(k.choice("relu", "tanh", "sigmoid", "softplus", None), "'tanh'"),
     bias=(k.FLAG, "True"),
+)
+add(
+    "AttentionPooling",
+    size=(k.SIZE, "3"),
+    attention_size=(k.optional(k.SIZE), "2"),
+    batch_first=(k.FLAG, "True"),
+    **MADE,
+    words="attention_pooling",
+)
+add(
+    "Attention",
+    query_size=(k.SIZE, "3"),
+    memory_size=(k.optional(k.SIZE), "4"),
+    output_size=(k.optional(k.SIZE), "2"),
+    score=(k.choice("general"), "'general'"),
+    batch_first=(k.FLAG, "True"),
+    **MADE,
+    words="attention",
+)
+add(
+    "Seq2Seq",
+    encoder=(o.LAYER, "xrnn.GRU(3, 4, rng=0)"),
+    decoder=(o.LAYER, "xrnn.GRU(3, 4, rng=0)"),
+    readout=(o.PART, "xrnn.Linear(4, 2, rng=0)"),
+    attention=(o.ATTENTION, "xrnn.Attention(4, rng=0)"),
+    source=(k.optional(o.PART), "xrnn.Embedding(7, 3, rng=0)"),
+    target=(k.optional(o.PART), "xrnn.Embedding(7, 3, rng=0)"),
+    words="seq2seq",
 )
 add("Sequential", _a=(o.PART, "xrnn.GRU(3, 5, rng=0)"), b=(o.PART, "xrnn.Last()"), words="part")
 add("Residual", _a=(o.PART, "xrnn.GRU(3, 3, rng=0)"), b=(o.PART, "xrnn.Dropout(0)"), words="part")
@@ -72,6 +112,31 @@ add("Pooling.forward", "it.forward", POOLS, **SEQUENCES)
 add("Pooling.backward", "it.backward", POOLS, **DY)
 add("Pooling.config", "it.config", POOLS, share=1)
 
+OWN_SEQUENCES: Given = {"x": (k.ARRAY, "put(it, of_pool(it))"), **STEPS}
+add("AttentionPooling.__call__", "it", ATTENTIVE, **OWN_SEQUENCES)
+add("AttentionPooling.forward", "it.forward", ATTENTIVE, **OWN_SEQUENCES)
+add("AttentionPooling.attention", "it.attention", ATTENTIVE, **OWN_SEQUENCES)
+add("AttentionPooling.backward", "it.backward", ATTENTIVE, **DY)
+add("AttentionPooling.config", "it.config", ATTENTIVE, share=1)
+
+READ: Given = {
+    "queries": (k.ARRAY, "read_by(it)[0]"),
+    "memory": (k.ARRAY, "read_by(it)[1]"),
+    **STEPS,
+}
+add("Attention.__call__", "it", ATTENTIONS, **READ)
+add("Attention.forward", "it.forward", ATTENTIONS, **READ)
+add("Attention.attention", "it.attention", ATTENTIONS, **READ)
+add(
+    "Attention.backward",
+    "it.backward",
+    ATTENTIONS,
+    tape=(k.TAPE, "it.forward(*read_by(it))[1]"),
+    dys=(k.ARRAY, "it(*read_by(it))"),
+    words="dy",
+)
+add("Attention.config", "it.config", ATTENTIONS, share=1)
+
 # Models -------------------------------------------------------------------------------------
 
 STATE = (o.STATES, "states_in(it)")
@@ -98,6 +163,42 @@ add("Sequential.path", "it.path", MODELS, shape=(k.SHAPE, "(4, 2, 3)"))
 add("Composite.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
 add("Composite.freeze", "it.freeze", MODELS, changes=True, share=1)
 add("Composite.config", "it.config", (*MODELS, *TIED), share=1)
+TRANSLATED: Given = {
+    "sources": (k.ARRAY, "floats(4, 2, 3).astype('f4')"),
+    "lengths": (k.LENGTHS, "[4, 2]"),
+}
+WRITTEN: Given = {
+    **TRANSLATED,
+    "targets": (k.INTEGERS, "np.array([[0, 1], [6, 2], [3, 4], [5, 5]])"),
+    "target_lengths": (k.LENGTHS, "[4, 2]"),
+}
+add("Seq2Seq.__call__", "it", SEQ2SEQS, **WRITTEN, words="x xs tokens lengths")
+add(
+    "Seq2Seq.forward",
+    "it.forward",
+    SEQ2SEQS,
+    **WRITTEN,
+    seed=(k.SEED, "3"),
+    words="x xs tokens lengths",
+)
+add(
+    "Seq2Seq.backward",
+    "it.backward",
+    SEQ2SEQS,
+    tape=(k.TAPE, "translated(it)[1]"),
+    dlogits=(k.ARRAY, "translated(it)[0]"),
+    words="dy dys",
+)
+add(
+    "Seq2Seq.generate",
+    "it.generate",
+    SEQ2SEQS,
+    **TRANSLATED,
+    start=(k.integer(0, 6), "0"),
+    stop=(k.integer(0, 2**31 - 1), "1"),
+    longest=(k.integer(1, 50), "3"),
+    words="x xs tokens lengths",
+)
 add(
     "check_gradients",
     "xrnn.check_gradients",

@@ -29,6 +29,11 @@ def of_pool(it: Any) -> np.ndarray:
     return floats(*((B, T) if it.batch_first else (T, B)), 3)
 
 
+def of_attentive(it: Any) -> Any:
+    """The sequences that a pooling part with weights reads."""
+    return put(it, of_pool(it))
+
+
 def of_model(it: Any) -> Any:
     """The sequences that a model reads."""
     _, holder, _ = next(leaves(it.weights, "weights"))
@@ -43,7 +48,11 @@ def _how(it: Any) -> dict[str, Any]:
 
 def made_by(it: Any) -> tuple[Any, Any]:
     """A copy of the outputs of its forward pass, and the tape."""
-    makers = {xrnn.Sequential: of_model, Pooling: of_pool}
+    makers = {
+        xrnn.Sequential: of_model,
+        Pooling: of_pool,
+        xrnn.AttentionPooling: of_attentive,
+    }
     make = next((make for kind, make in makers.items() if isinstance(it, kind)), of_part)
     y, tape = it.forward(make(it), **_how(it))
     return backend_of(y).from_host(host.to_host(y).copy()), tape
@@ -52,6 +61,19 @@ def made_by(it: Any) -> tuple[Any, Any]:
 def steps_in(it: Any) -> np.ndarray:
     """Some of the steps, in the order of its axes."""
     return steps().T.copy() if it.batch_first else steps()
+
+
+def read_by(it: Any) -> tuple[Any, Any]:
+    """The queries and the memory of an attention."""
+    axes = (B, T) if it.batch_first else (T, B)
+    return put(it, floats(*axes, it.query_size)), put(it, floats(*axes, it.memory_size, seed=1))
+
+
+def translated(it: Any) -> tuple[Any, Any]:
+    """The logits of a model of sequences from sequences, and the tape."""
+    sources = floats(T, B, 3).astype("float32")
+    logits, tape = it.forward(sources, np.array([[0, 1], [6, 2], [3, 4]]), seed=3)
+    return logits.copy(), tape
 
 
 def states_in(it: Any) -> dict[str, Any]:

@@ -84,6 +84,23 @@ NORMS = (
     "xrnn.LayerNorm(3, dtype='float64', device='array_api_strict')",
 )
 MODULES = (*LAYERS[:3], LAYERS[4], *LAYERS[9:12], LINEAR[1], EMBEDDING[0], NORMS[0])
+ATTENTIVE = (
+    "xrnn.AttentionPooling(3, 2, rng=0)",
+    "xrnn.AttentionPooling(3, batch_first=True, dtype='float64', device='array_api_strict', rng=0)",
+)
+ATTENTIONS = (
+    "xrnn.Attention(5, 3, 2, rng=0)",
+    "xrnn.Attention(3, score='dot', batch_first=True, dtype='float64', device='array_api_strict', "
+    "rng=0)",
+)
+SEQ2SEQS = (
+    "xrnn.Seq2Seq(encoder=xrnn.GRU(3, 2, bidirectional=True, rng=0), "
+    "target=xrnn.Embedding(7, 3, rng=0), decoder=xrnn.GRU(3, 4, rng=1), "
+    "attention=xrnn.Attention(4, rng=2), readout=xrnn.Linear(4, 7, rng=3))",
+    "xrnn.Seq2Seq(encoder=xrnn.LSTM(3, 2, rng=0), target=xrnn.Embedding(7, 3, rng=0), "
+    "decoder=xrnn.LSTM(3, 2, rng=1), readout=xrnn.Sequential(xrnn.Dropout(0.3), "
+    "xrnn.Linear(2, 7, rng=2)))",
+)
 TIED = (
     "xrnn.TiedLinear(xrnn.Embedding(7, 3, rng=0))",
     "xrnn.TiedLinear(xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0), "

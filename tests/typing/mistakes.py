@@ -87,6 +87,10 @@ xrnn.Dropout("0.5")  # error
 xrnn.Merge("add")  # error
 xrnn.Last(True)  # error
 xrnn.LayerNorm(5, 1e-5)  # error
+xrnn.Attention(3, score="additive")  # error
+xrnn.AttentionPooling(3, 2, True)  # error
+xrnn.Seq2Seq(xrnn.GRU(3, 4), xrnn.GRU(3, 4), xrnn.Linear(4, 2))  # error
+xrnn.Seq2Seq(encoder=xrnn.Linear(3, 4), decoder=xrnn.GRU(3, 4), readout=xrnn.Linear(4, 2))  # error
 xrnn.TiedLinear(xrnn.Linear(3, 4))  # error
 xrnn.TiedLinear(xrnn.Embedding(3, 4), "tanh")  # error
 model = xrnn.Sequential(rnn=xrnn.GRU(3, 5), last=xrnn.Last())

@@ -112,6 +112,19 @@ print(model(xs, mask=every).shape, model.to("cpu").freeze().config(), model.part
 stream = xrnn.Sequential(rnn=xrnn.GRU(3, 5), out=xrnn.Linear(5, 2))
 y, states = stream.step(x)
 y, states = stream.step(x, states)
+seq2seq = xrnn.Seq2Seq(
+    source=embedding,
+    encoder=xrnn.LSTM(3, 5, bidirectional=True),
+    target=embedding,
+    decoder=xrnn.LSTM(3, 10),
+    attention=xrnn.Attention(10, 10, 3, score="dot"),
+    readout=xrnn.TiedLinear(embedding),
+)
+words = np.zeros((7, 2), int)
+logits, words_tape = seq2seq.forward(words, words[:4], [7, 3], target_lengths=[4, 2], seed=0)
+xrnn.optim.Adam().update(seq2seq.weights, seq2seq.backward(words_tape, logits)[1])
+tokens, ends = seq2seq.generate(words, start=0, stop=1, longest=5, lengths=[7, 3])
+pooled = xrnn.AttentionPooling(3, 2).attention(xs, lengths=[7, 3])
 vectors, pool_tape = xrnn.Last(batch_first=True).forward(np.ones((2, 7, 3)), [7, 3])
 print(xrnn.check_gradients(lambda w: (0.0, {"w": 0 * w["w"]}), {"w": np.ones(2)}).ok)
 

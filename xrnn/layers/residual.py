@@ -37,5 +37,5 @@ class Residual(Sequential):
             )
         return x + y
 
-    def _input_gradient(self, dx: Array | None, dy: Array) -> Array | None:
-        return None if dx is None else dx + dy
+    def _input_gradient(self, dx: Array | None, dy: Array | None) -> Array | None:
+        return None if dx is None or dy is None else dx + dy

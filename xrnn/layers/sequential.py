@@ -120,17 +120,7 @@ class Sequential(Composite):
     ) -> Array:
         """Inference: the outputs alone; arguments and exceptions as for `forward`."""
         given = {"lengths": lengths, "mask": mask, "resets": resets}
-        states = self._states(state)
-        x, _ = self._without_padding(x, lengths, mask)
-        y = x
-        for name, part in self._parts.items():
-            known = {k: v for k, v in given.items() if k in self._takes[name]}
-            if name in states:
-                known["state"] = states[name]
-            y = part(y, **known)
-            if isinstance(y, tuple):
-                y = y[0]
-        return self._output(x, y)
+        return self._run(x, state, given)[0]
 
     def forward(
         self,
@@ -217,13 +207,23 @@ class Sequential(Composite):
                 f"{self.kind}: the tape was made by another one; give one that forward of this "
                 "one returned"
             )
-        dstates = self._states(dstate, "dstate")
-        backend = backend_of(dy, "dy")
+        backend_of(dy, "dy")
+        dx, _, dweights = self._gradients(tape, dy, self._states(dstate, "dstate"))
+        return dx, dweights
+
+    def _gradients(
+        self, tape: SequentialTape, dy: Array | None, dstates: Mapping[str, Any]
+    ) -> tuple[Array | None, dict[str, Any], dict[str, Any]]:
+        """As `backward`, and between both results the gradients of the states that recurrent
+        parts started from, by name; the last part says whether dy may be None."""
         found: dict[str, Any] = {}
-        dx: Array | None = dy
+        dfirst: dict[str, Any] = {}
+        dx = dy
         for n, (name, one) in reversed(list(enumerate(tape.tapes))):
             more = {"dstate": dstates[name]} if name in dstates else {}
-            dx, *_, found[name] = self._parts[name].backward(one, dx, **more)
+            dx, *states, found[name] = self._parts[name].backward(one, dx, **more)
+            if states:
+                (dfirst[name],) = states
             if dx is None and n:
                 raise ValueError(
                     f"{self.kind}: {name} gives no gradient of its input, and there are parts "
@@ -231,8 +231,8 @@ class Sequential(Composite):
                 )
         dx = self._input_gradient(dx, dy)
         if dx is not None and tape.valid is not None:
-            dx = apply_mask(tape.valid, dx, xp=backend.xp)
-        return dx, self._added_up(found)
+            dx = apply_mask(tape.valid, dx, xp=backend_of(dx).xp)
+        return dx, dfirst, self._added_up(found)
 
     def step(
         self, x: Array, state: Mapping[str, Any] | None = None
@@ -275,6 +275,22 @@ class Sequential(Composite):
         recurrent = (item for item in self._parts.items() if "state" in self._takes[item[0]])
         return {name: part.path(shape) for name, part in recurrent}
 
+    def _run(
+        self, x: Array, state: Mapping[str, Any] | None, given: Mapping[str, Any]
+    ) -> tuple[Array, dict[str, Any]]:
+        """Inference: the outputs, and by name the states that parts return."""
+        states, last = self._states(state), {}
+        x, _ = self._without_padding(x, given.get("lengths"), given.get("mask"))
+        y = x
+        for name, part in self._parts.items():
+            known = {k: v for k, v in given.items() if k in self._takes[name]}
+            if name in states:
+                known["state"] = states[name]
+            y = part(y, **known)
+            if isinstance(y, tuple):
+                y, last[name] = y
+        return self._output(x, y), last
+
     @property
     def _reads_padding(self) -> bool:
         """Whether the first part reads all steps, those that are not valid too."""
@@ -305,7 +321,7 @@ class Sequential(Composite):
         """The output, from the input and what the parts made of it."""
         return y
 
-    def _input_gradient(self, dx: Array | None, dy: Array) -> Array | None:
+    def _input_gradient(self, dx: Array | None, dy: Array | None) -> Array | None:
         """The gradient of the input, from that of the parts' input and of the output."""
         return dx
 
