@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class Computed:
         self.states, self.lengths = states, lengths
         self.last: dict[str, Any] = {}
 
-    def all(self, parts: dict[str, Any], xs: Any, around: str = "") -> Any:
+    def all(self, parts: Mapping[str, Any], xs: Any, around: str = "") -> Any:
         for name, part in parts.items():
             xs = self.one(around + name, part, xs)
         return xs

@@ -156,7 +156,7 @@ def _named(parts: Any) -> dict[str, Any]:
             raise TypeError(f"parts has the name {odd[0]!r:.80}; names must be str, and not empty")
         return dict(parts)
     if type(parts) is Sequential:
-        return parts.parts
+        return dict(parts.parts)
     given = [parts] if isinstance(parts, str) or not isinstance(parts, Sequence) else list(parts)
     found: dict[str, Any] = {}
     for part in given:

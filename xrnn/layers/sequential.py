@@ -9,6 +9,8 @@ from inspect import signature
 from numbers import Integral
 from typing import Any, TypeGuard
 
+from array_api_compat import is_array_api_obj
+
 from xrnn.backends import backend_of
 from xrnn.layers.composite import Composite
 from xrnn.layers.part import Part, mask_over
@@ -207,7 +209,8 @@ class Sequential(Composite):
                 f"{self.kind}: the tape was made by another one; give one that forward of this "
                 "one returned"
             )
-        backend_of(dy, "dy")
+        if not is_array_api_obj(dy):
+            raise TypeError(f"{self.kind}: dy is a {type(dy).__name__}; it must be an array like y")
         dx, _, dweights = self._gradients(tape, dy, self._states(dstate, "dstate"))
         return dx, dweights
 
