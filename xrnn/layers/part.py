@@ -7,8 +7,9 @@ A part maps arrays to arrays and knows its gradients:
     dx, dweights = part.backward(tape, dy)
 
 A recurrent layer returns its state too: ``y, state, tape`` and ``dx, dstate, dweights``.  Parts
-that need them take ``lengths`` and ``mask`` (which steps belong to a sequence), ``seed`` and ``t``
-(random numbers) as keywords of `forward`; `xrnn.Sequential` gives each part those that it takes.
+that need them take ``lengths`` and ``mask`` (which steps belong to a sequence) as keywords of the
+call and of `forward`, and ``seed`` and ``t`` (random numbers) of `forward`; `xrnn.Sequential` gives
+each part those that it takes.
 """
 
 from __future__ import annotations
