@@ -15,21 +15,6 @@ from fuzzing.table import (
 
 # Learning -----------------------------------------------------------------------------------
 
-LOSS: Given = {
-    "targets": (k.TARGETS, "floats(4, 2, 6, seed=1) ** 2"),
-    "mask": (k.MASK, "floats(4, 2) > 0"),
-}
-add(
-    "losses.softmax_cross_entropy",
-    logits=(k.ARRAY, "floats(4, 2, 6)"),
-    targets=(k.INTEGERS, "np.arange(8).reshape(4, 2) % 6"),
-    mask=(k.MASK, "floats(4, 2) > -9"),
-    words="rest",
-    share=16,
-)
-add("losses.softmax_cross_entropy", logits=(k.ARRAY, "floats(4, 2, 6)"), **LOSS, words="rest")
-add("losses.squared_error", ys=(k.ARRAY, "floats(4, 2, 6)"), **LOSS, words="rest", share=16)
-add("losses.softmax_jacobian", p=(k.ALONE, "floats(2, 6) ** 2"))
 add(
     "optim.clip_by_global_norm",
     dweights=(k.TREE, "tree()"),

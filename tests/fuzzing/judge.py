@@ -176,7 +176,7 @@ def picture(value: Any) -> Any:
         return ("tape", *map(picture, value))
     if isinstance(value, list | tuple):
         return ("list", *map(picture, value))
-    if isinstance(value, xrnn.optim.Optimizer):
+    if isinstance(value, xrnn.optim.Optimizer | xrnn.optim.Average | xrnn.optim.Plateau):
         return (type(value).__name__, picture(vars(value)))
     if isinstance(value, xrnn.online.Online):
         gradient = value.gradient(np.ones_like(value.state[0]))

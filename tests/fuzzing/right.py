@@ -150,6 +150,23 @@ def tree() -> dict[str, Any]:
     return {"a": {"W": floats(3, 2), "b": floats(3)}, "E": floats(4, 2)}
 
 
+def averaging(weights: Any, decay: float = 0.5) -> Any:
+    """An average after one update."""
+    it = xrnn.optim.Average(decay)
+    it.update(weights)
+    return it
+
+
+def entered(it: Any) -> Any:
+    """`Average.swapped`, which does nothing before its context is entered."""
+
+    def swapped(weights: Any) -> None:
+        with it.swapped(weights):
+            pass
+
+    return swapped
+
+
 def folder() -> str:
     """The folder of this process for files, made when it is needed."""
     return str(_folder().name)

@@ -7,6 +7,7 @@ fault can be repeated by pasting it after ``from fuzzing.words import *``.
 # ruff: noqa: F401, F403
 
 import copy
+import functools
 import operator
 import sys
 from collections import OrderedDict

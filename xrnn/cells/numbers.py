@@ -1,12 +1,20 @@
-"""The check of single numbers."""
+"""The check of single numbers, and what many of them must be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from numbers import Real
 from typing import Any
 
 from xrnn.typing import dtype_name
+
+#: what a number must be, in words, and whether it is that; NaN never is
+Bound = tuple[str, Callable[[float], bool]]
+POSITIVE: Bound = ("> 0", lambda x: x > 0)
+POSITIVE_FINITE: Bound = ("> 0 and finite", lambda x: 0 < x < inf)
+FINITE: Bound = ("≥ 0 and finite", lambda x: 0 <= x < inf)
+FRACTION: Bound = ("in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def accept_number(name: str, value: Any, must: str, fits: Callable[[float], bool]) -> float:

@@ -1,4 +1,4 @@
-"""Optimizers for arrays of any backend.
+"""Optimizers for arrays of any backend, and what goes with them.
 
 Each takes a tree of weights and the tree of their gradients.  A tree is a mapping of names to
 arrays, like the weights of a layer, or a mapping of such mappings:
@@ -9,30 +9,41 @@ Everything is checked and computed before the first weight is changed: after an 
 and number of steps are as before.  Weights and gradients of half precision (float16, bfloat16) are
 for storage: norms, moments and the update are computed in float32, and the new weight is rounded
 once.  What is too small for its dtype becomes 0 without a floating-point warning.
+
+Learning rates that change (`cosine`, `warmup`, `Plateau`) are factors of a rate, which the caller
+assigns: ``optimizer.lr = 1e-3 * cosine(step, 1000)``.  `accumulate` adds up the gradients of
+several batches, and `Average` keeps a moving average of weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
-from math import inf, sqrt
+from math import sqrt
 from typing import Any, ClassVar
 
 import array_api_compat
 
 from xrnn.backends import backend_of, host
-from xrnn.cells.numbers import accept_number
+from xrnn.cells.numbers import FINITE, FRACTION, POSITIVE, POSITIVE_FINITE, Bound, accept_number
 from xrnn.engine.checks import check_library
-from xrnn.learn.trees import Tree, check_real, leaves, pairs
+from xrnn.learn.average import Average, accumulate
+from xrnn.learn.schedules import Plateau, cosine, warmup
+from xrnn.learn.trees import Tree, check_real, leaves, pairs, stored_for
 from xrnn.recurrence.precision import accumulation_dtype, cast, widen
 from xrnn.typing import Array, Namespace, dtype_name
 
-#: what a number must be, in words, and whether it is that; NaN never is
-Bound = tuple[str, Callable[[float], bool]]
-POSITIVE: Bound = ("> 0", lambda x: x > 0)
-POSITIVE_FINITE: Bound = ("> 0 and finite", lambda x: 0 < x < inf)
-FINITE: Bound = ("≥ 0 and finite", lambda x: 0 <= x < inf)
-FRACTION: Bound = ("in [0, 1)", lambda x: 0 <= x < 1)
+__all__ = [
+    "SGD",
+    "Adam",
+    "Average",
+    "Optimizer",
+    "Plateau",
+    "accumulate",
+    "clip_by_global_norm",
+    "cosine",
+    "warmup",
+]
 
 
 def clip_by_global_norm(dweights: Tree, limit: float) -> tuple[dict[str, Any], Array]:
@@ -181,7 +192,7 @@ class Optimizer:
                 w = holder[name]
                 xp = backend_of(w).xp
                 dtype = accumulation_dtype(w.dtype, xp=xp)
-                old = {s: self._stored(f"{s}.{path}", w, dtype, xp=xp) for s in self.slots}
+                old = {s: stored_for(w, self.state, f"{s}.{path}", xp=xp) for s in self.slots}
                 g = cast(g, dtype, xp=xp)
                 move, new = self._move(widen(w, xp=xp), g, old, steps, xp=xp)
                 moves.append((holder, name, move))
@@ -197,24 +208,6 @@ class Optimizer:
         # A new mapping: a state that was read before stays as it was.
         self.state = self.state | state
         self.steps = steps
-
-    def _stored(self, key: str, w: Array, dtype: Any, *, xp: Namespace) -> Array:
-        """The state under a key, in the library, on the device and of the shape of w."""
-        a = self.state.get(key)
-        if a is None:
-            return xp.zeros(w.shape, dtype=dtype, device=array_api_compat.device(w))
-        backend, theirs = backend_of(w), backend_of(a, key)
-        if tuple(a.shape) != tuple(w.shape):
-            raise ValueError(
-                f"state {key} has shape {tuple(a.shape)}; it must be that of its weight, "
-                f"{tuple(w.shape)}"
-            )
-        if theirs is not backend:
-            a = widen(theirs.to_host(a), xp=host.xp)
-            a = xp.asarray(a, device=array_api_compat.device(w))
-        elif backend.device_of(a) != backend.device_of(w):
-            a = array_api_compat.to_device(a, array_api_compat.device(w))
-        return cast(a, dtype, xp=xp)
 
     def _move(
         self, w: Array, g: Array, old: dict[str, Array], steps: int, *, xp: Namespace

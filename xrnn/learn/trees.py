@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
+import array_api_compat
+
 from xrnn.backends import backend_of, host
 from xrnn.engine.checks import check_library
 from xrnn.engine.parameters import Parameters
-from xrnn.typing import Array, is_floating
+from xrnn.recurrence.precision import accumulation_dtype, cast, widen
+from xrnn.typing import Array, Namespace, is_floating
 
 Tree = Mapping[str, Any]
 
@@ -66,11 +69,7 @@ def pairs(weights: Any, dweights: Tree) -> list[tuple[str, Any, str, Array]]:
 
 def _check_pair(path: str, holder: Any, w: Array, g: Array) -> None:
     """Raise unless w, which `holder` holds, can be changed by its gradient g."""
-    if isinstance(holder, Parameters):
-        holder.check_changeable()
-    elif not isinstance(holder, MutableMapping):
-        raise TypeError(f"{path} is in a {type(holder).__name__}; it must be in a dict")
-    check_real(path, w)
+    check_holder(path, holder, w)
     check_real(f"the gradient of {path}", g)
     check_library(f"the gradient of {path}", g, path, w)
     device, other = (backend_of(a).device_of(a) for a in (w, g))
@@ -86,6 +85,38 @@ def _check_pair(path: str, holder: Any, w: Array, g: Array) -> None:
         raise ValueError(
             f"the gradient of {path} has shape {tuple(g.shape)}; it must be {tuple(w.shape)}"
         )
+
+
+def check_holder(path: str, holder: Any, w: Array) -> None:
+    """Raise unless w is a weight in whose place `holder` can hold another."""
+    if isinstance(holder, Parameters):
+        holder.check_changeable()
+    elif not isinstance(holder, MutableMapping):
+        raise TypeError(f"{path} is in a {type(holder).__name__}; it must be in a dict")
+    check_real(path, w)
+
+
+def stored_for(w: Array, state: Mapping[str, Array], key: str, *, xp: Namespace) -> Array:
+    """The state under a key, in the library, on the device and of the shape of the weight w.
+
+    It has the `accumulation_dtype` of w, and is 0 where there is none yet.
+    """
+    dtype = accumulation_dtype(w.dtype, xp=xp)
+    a = state.get(key)
+    if a is None:
+        return xp.zeros(w.shape, dtype=dtype, device=array_api_compat.device(w))
+    backend, theirs = backend_of(w), backend_of(a, key)
+    if tuple(a.shape) != tuple(w.shape):
+        raise ValueError(
+            f"state {key} has shape {tuple(a.shape)}; it must be that of its weight, "
+            f"{tuple(w.shape)}"
+        )
+    if theirs is not backend:
+        a = widen(theirs.to_host(a), xp=host.xp)
+        a = xp.asarray(a, device=array_api_compat.device(w))
+    elif backend.device_of(a) != backend.device_of(w):
+        a = array_api_compat.to_device(a, array_api_compat.device(w))
+    return cast(a, dtype, xp=xp)
 
 
 def _check_changeable(path: str, w: Array) -> None:
