@@ -37,12 +37,22 @@ def by_hand(y: Any, target: list[int], blank: int) -> float:
     return -math.log(total) if total else math.inf
 
 
-@pytest.mark.parametrize("blank", [0, 1, 2])
-@pytest.mark.parametrize("target", [[], [0], [0, 1], [0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0, 1]])
+@pytest.mark.parametrize(
+    ("target", "blank"),
+    [
+        ([], 0),
+        ([0], 1),
+        ([0, 1], 0),
+        ([0, 0], 2),
+        ([1, 1, 0], 1),
+        ([0, 0, 0], 0),
+        ([0, 1, 0, 1], 2),
+    ],
+)
 def test_all_alignments(target: list[int], blank: int, device: str) -> None:
     put, host = get(device).from_host, get(device).to_host
     symbols = [k + (k >= blank) for k in target]
-    for T in (0, 1, 3, 4):
+    for T in (0, 1, 4):
         y = RNG.normal(size=(T, 3))
         with np.errstate(all="raise"):
             loss, dlogits = ctc(put(y), put(np.array(symbols, int)), blank=blank, reduction="sum")

@@ -20,13 +20,13 @@ NUMBERS = k.Kind(
 )
 POSITIONS: Given = {
     "mask": (k.MASK, "floats(4, 2) > -9"),
-    "lengths": (k.LENGTHS, "[4, 2]"),
+    "lengths": (k.LENGTHS, "[2, 4]"),
     "batch_first": (k.FLAG, "False"),
     "reduction": (REDUCTION, "'sum'"),
 }
 LOSS: Given = {"targets": (k.TARGETS, "floats(4, 2, 6, seed=1) ** 2"), **POSITIONS}
 CLASSES: Given = {
-    "class_weights": (k.optional(NUMBERS), "1 + floats(6, seed=2) ** 2"),
+    "class_weights": (k.optional(NUMBERS), "(1 + floats(6, seed=2) ** 2)"),
     "label_smoothing": (k.real(0, 1), "0.1"),
 }
 add(
@@ -49,13 +49,13 @@ add(
 YS: Given = {"ys": (k.ARRAY, "floats(4, 2, 6)"), **LOSS}
 add("losses.squared_error", **YS, words="rest", share=16)
 add("losses.huber", **YS, delta=(k.real(0, 1e308, ends="(]"), "0.5"), words="rest")
-add("losses.quantile", **YS, level=(NUMBERS, "np.arange(1, 7) / 8"), words="rest")
+add("losses.quantile", **YS, level=(NUMBERS, "(np.arange(1, 7) / 8)"), words="rest")
 add("losses.quantile", **YS, level=(k.real(0, 1, ends="()"), "0.5"), words="rest")
 add(
     "losses.binary_cross_entropy",
     logits=(k.ARRAY, "floats(4, 2, 6)"),
     **LOSS,
-    pos_weight=(NUMBERS, "np.arange(1, 7) / 8"),
+    pos_weight=(NUMBERS, "(np.arange(1, 7) / 8)"),
     words="rest",
 )
 #: without alignments, as where lengths are 0, the loss is infinite but for `zero_infinity`
@@ -69,8 +69,8 @@ add(
     "losses.ctc",
     "functools.partial(xrnn.losses.ctc, zero_infinity=True)",
     logits=(k.ARRAY, "floats(4, 2, 6)"),
-    lengths=(k.LENGTHS, "[4, 3]"),
-    target_lengths=(k.LENGTHS, "[2, 1]"),
+    lengths=(k.LENGTHS, "[3, 4]"),
+    target_lengths=(k.LENGTHS, "[1, 2]"),
     **CTC,
     share=16,
 )
@@ -79,6 +79,7 @@ add(
     logits=(k.FIXED, "floats(4, 2, 6)"),
     zero_infinity=(k.FLAG, "False"),
     **CTC,
+    words="lengths target_lengths",
 )
 add("losses.softmax_jacobian", p=(k.ALONE, "floats(2, 6) ** 2"))
 

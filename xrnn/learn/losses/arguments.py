@@ -97,13 +97,16 @@ def accept_numbers(
         values = host.xp.asarray(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is no array; it must be {wanted}") from error
-    if values.shape != (size,) or dtype_name(values.dtype).startswith(("bool", "complex", "str")):
+    is_real = dtype_name(values.dtype).startswith(("float", "bfloat", "int", "uint"))
+    if values.shape != (size,) or not is_real:
         raise ValueError(
             f"{name} has shape {values.shape} and dtype {values.dtype}; it must be {wanted}"
         )
-    numbers = [accept_number(f"{name}[{n}]", value, must, fits) for n, value in enumerate(values)]
+    # What fits is an interval, and NaN counts as least and as largest.
+    for n in {int(values.argmin()), int(values.argmax())} if size else ():
+        accept_number(f"{name}[{n}]", values[n], must, fits)
     return xp.asarray(
-        host.xp.asarray(numbers),
+        values.astype("float64"),
         dtype=accumulation_dtype(like.dtype, xp=xp),
         device=array_api_compat.device(like),
     )
