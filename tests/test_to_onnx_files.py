@@ -224,13 +224,15 @@ def test_cells(path: Path, name: str) -> None:
 
 
 def test_every_cell_is_written_or_refused(path: Path) -> None:
-    refused = []
+    written = set()
     for name, cell in cells.BY_NAME.items():
         try:
             to_onnx(xrnn.Layer(cell, 3, 5), path)
-        except ValueError:
-            refused.append(name)
-    assert not refused
+            written.add(name)
+        except ValueError as error:
+            assert "ONNX has no operator for this cell" in str(error)
+    # Cells that are added later may be refused.
+    assert {"rnn", "lstm", "gru", "gru-before", "peephole", "mgu", "janet"} <= written
 
 
 ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
