@@ -12,6 +12,7 @@ from typing import Any
 import fuzz
 import numpy as np
 import pytest
+from fuzzing.conversions import HAVE_ONNX
 from fuzzing.judge import check_error, check_memory, check_result, is_alike, picture
 from fuzzing.kinds import FLAG, SIZE, Argument
 from fuzzing.table import ENTRIES, Entry
@@ -55,6 +56,9 @@ LEFT_OUT = {
     "Weightless.config": "abstract",
     "write": "behind `save` and the checkpoints of `xrnn train`",
 }
+
+if not HAVE_ONNX:
+    LEFT_OUT |= dict.fromkeys(("load_onnx", "to_onnx"), "they need onnx, which is not installed")
 
 #: operators, which are public although their names begin with an underscore
 OPERATORS = ("call", "contains", "delitem", "getitem", "ior", "or", "setitem")

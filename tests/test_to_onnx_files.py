@@ -224,14 +224,15 @@ def test_cells(path: Path, name: str) -> None:
 
 
 def test_every_cell_is_written_or_refused(path: Path) -> None:
-    written = set()
+    written, refusals = set(), []
     for name, cell in cells.BY_NAME.items():
         try:
             to_onnx(xrnn.Layer(cell, 3, 5), path)
             written.add(name)
         except ValueError as error:
-            assert "ONNX has no operator for this cell" in str(error)
+            refusals.append(str(error))
     # Cells that are added later may be refused.
+    assert all("ONNX has no operator for this cell" in words for words in refusals)
     assert {"rnn", "lstm", "gru", "gru-before", "peephole", "mgu", "janet"} <= written
 
 
@@ -316,7 +317,7 @@ def test_arguments(path: Path, name: str) -> None:
 
 
 def test_no_path() -> None:
-    with pytest.raises(TypeError, match="path is a int; it must be a path"):
+    with pytest.raises(TypeError, match="path is 3; it must be a str or a path"):
         to_onnx(xrnn.RNN(3, 5), 3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         to_onnx(xrnn.RNN(3, 5), "/nowhere/model.onnx")

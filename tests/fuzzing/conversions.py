@@ -1,7 +1,10 @@
 """Entries of the fuzzer's table: weights of other libraries and formats."""
 
+import importlib.util
+
 from fuzzing import kinds as k
 from fuzzing.table import EMBEDDING, LAYERS, LINEAR, add
+from xrnn.layers.part import Part
 
 ARRAYS = {
     "xrnn.cells.LSTM": ("(20, 3)", "(20, 5)", "(20,)", "'ifgo'"),
@@ -44,6 +47,41 @@ for kind in ("coreml", "tflite"):
         dtype=(k.optional(k.DTYPE), "'float64'"),
         device=(k.DEVICE, "'cpu'"),
         words="model file layer layers operators Core TensorFlow",
+        share=8,
+    )
+#: whether the functions for ONNX can be called
+HAVE_ONNX = importlib.util.find_spec("onnx") is not None
+
+#: one part, or several one after the other
+CHAIN = k.Kind(
+    lambda value: isinstance(value, Part) and not isinstance(value, type),
+    k.damages_of(
+        same="[{}] | ({},)",
+        error="type({}) | {}.weights | [None] | {5: {}} | [] | 'lstm' | [{}, type({})]",
+        any="{'a': {}} | [{}, {}]",
+    ),
+)
+
+if HAVE_ONNX:
+    add(
+        "convert.load_onnx",
+        "xrnn.convert.load_onnx",
+        path=(k.MODEL, "onnx_file()"),
+        dtype=(k.optional(k.DTYPE), "'float64'"),
+        device=(k.DEVICE, "'cpu'"),
+        words="model file node ONNX protobuf",
+        share=8,
+    )
+    add(
+        "convert.to_onnx",
+        "xrnn.convert.to_onnx",
+        (*LAYERS[:3], LAYERS[4], *LINEAR[:2]),
+        parts=(CHAIN, "it"),
+        path=(k.PATH, "folder() + '/model.onnx'"),
+        states=(k.FLAG, "True"),
+        lengths=(k.FLAG, "True"),
+        dtype=(k.optional(k.choice("float32", "float16")), "'float32'"),
+        words="ONNX onnxruntime recurrent layer",
         share=8,
     )
 

@@ -205,6 +205,13 @@ def keras_file() -> str:
     return str(keras_models.Model("LSTM", "2.2.4").save(path, whole=False))
 
 
+def onnx_file() -> str:
+    """The path of a model with one LSTM."""
+    path = Path(folder()) / "model.onnx"
+    xrnn.convert.to_onnx(xrnn.LSTM(3, 5, rng=0), path)
+    return str(path)
+
+
 def holding_bytes(content: bytes) -> str:
     """The path of a file that holds these bytes."""
     path = Path(folder()) / "odd.safetensors"

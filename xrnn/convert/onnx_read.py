@@ -14,6 +14,7 @@ from xrnn.convert.conventions import Stored
 from xrnn.convert.loaded import Loaded, make_layer, within
 from xrnn.convert.onnx_graph import Scope, Unresolved, described
 from xrnn.convert.onnx_operators import OPERATORS, Operator, attributes_of, options_of, require_onnx
+from xrnn.convert.paths import accept_path
 from xrnn.engine import atomic
 from xrnn.engine.checks import REAL_DTYPES
 from xrnn.typing import Array, GivenDType, dtype_name
@@ -113,7 +114,7 @@ def _opened(path: Any) -> tuple[str, Any, str | None]:
     if isinstance(path, bytes | bytearray | memoryview):
         what, data, folder = "the model", bytes(path), None
     elif isinstance(path, str | os.PathLike):
-        file = Path(os.fspath(path))
+        file = Path(accept_path(path, "model.onnx"))
         what, data, folder = str(file), atomic.read(file), str(file.parent)
     else:
         raise TypeError(

@@ -11,6 +11,7 @@ from xrnn.cells.base import check_flags
 from xrnn.convert.onnx_builder import Graph, Shape
 from xrnn.convert.onnx_operators import form_of, require_onnx
 from xrnn.convert.onnx_parts import PARTS, Writer, input_width, leaves
+from xrnn.convert.paths import accept_path
 from xrnn.engine import atomic
 from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
@@ -116,8 +117,7 @@ def to_onnx(
     """
     onnx = require_onnx("to_onnx")
     check_flags("to_onnx", states=states, lengths=lengths)
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path is a {type(path).__name__}; it must be a path")
+    target = accept_path(path, "model.onnx")
     named = _named(parts)
     single = dict(leaves(named))
     layers = _check(single)
@@ -142,7 +142,7 @@ def to_onnx(
     )
     onnx.helper.set_model_props(model, {"producer": "xrnn", "version": __version__})
     onnx.checker.check_model(model, full_check=True)
-    atomic.replace(path, model.SerializeToString(deterministic=True))
+    atomic.replace(target, model.SerializeToString(deterministic=True))
     return Signature(graph.inputs, graph.outputs)
 
 

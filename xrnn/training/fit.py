@@ -314,6 +314,11 @@ class _Run:
                 f"fit: loss returns a {type(found).__name__}; it must return the loss and its "
                 "gradient"
             )
+        if tuple(getattr(found[1], "shape", (None,))) != tuple(y.shape):
+            raise TypeError(
+                f"fit: loss returns the gradient {found[1]!r:.80}; it must be an array like the "
+                f"outputs, {tuple(y.shape)}"
+            )
         return found
 
     def _measured(self) -> dict[str, float]:
