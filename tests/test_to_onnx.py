@@ -137,6 +137,7 @@ class Computed:
 
     def one(self, name: str, part: Any, xs: Any) -> Any:
         if isinstance(part, xrnn.Sequential):
+            xs, _ = part._without_padding(xs, self.lengths, None)
             ys = self.all(part.parts, xs, f"{name}.")
             return xs + ys if isinstance(part, xrnn.Residual) else ys
         if isinstance(part, xrnn.Last | xrnn.Mean | xrnn.Max):
@@ -189,6 +190,11 @@ def test_the_model_is_the_parts(seed: int, tmp_path: Path, monkeypatch: pytest.M
     check_signature(signature, run)
     got = dict(zip(signature.outputs, run.run(list(signature.outputs), feeds), strict=True))
     computed = Computed(states, lengths)
+    if isinstance(given, xrnn.Sequential):
+        nested = {name: state for name, state in states.items() if "." not in name}
+        if len(nested) == len(states):
+            assert_agree({"ys": got["ys"]}, {"ys": given(xs, states, lengths)}, BOUND)
+        xs, _ = given._without_padding(xs, lengths, None)
     assert_agree(got, {"ys": computed.all(parts, xs), **computed.last}, BOUND)
     check_round_trip(layers, load_onnx(tmp_path / "m.onnx"), how["states"])
 

@@ -150,15 +150,8 @@ def _pooling(writer: Writer, name: str, part: Pooling, value: Value) -> Value:
 
 def _pool_valid(graph: Graph, name: str, part: Pooling, xs: str, ys: str) -> None:
     """Pool the steps before the end of each sequence; 0 where there is none."""
-    zero, sides = graph.constant("zero", 0.0), graph.constant("1, 2", [1, 2])
-    count = [graph.constant("first", 0), graph.steps, graph.constant("each", 1)]
-    steps = graph.add("Range", count, f"{name}.range")
-    steps = graph.add("Unsqueeze", [steps, sides], f"{name}.steps")
-    if isinstance(part, Last):
-        steps = graph.add("Add", [steps, "1"], f"{name}.count")
-    ends = graph.add("Unsqueeze", ["lengths", "0, 2"], f"{name}.ends")
-    op = "Equal" if isinstance(part, Last) else "Less"
-    valid = graph.add(op, [steps, ends], f"{name}.valid")
+    zero = graph.constant("zero", 0.0)
+    valid = _steps_of(graph, name, "Equal" if isinstance(part, Last) else "Less")
     other = graph.constant("lowest", float("-inf")) if isinstance(part, Max) else zero
     chosen = graph.add("Where", [valid, xs, other], f"{name}.chosen")
     if isinstance(part, Last):
@@ -174,14 +167,44 @@ def _pool_valid(graph: Graph, name: str, part: Pooling, xs: str, ys: str) -> Non
         graph.add("Where", [none, zero, most], ys)
 
 
+def _steps_of(graph: Graph, name: str, which: str) -> str:
+    """Which steps (T, B, 1) come before the end of their sequence ("Less"), or are the last one
+    ("Equal")."""
+    count = [graph.constant("first", 0), graph.steps, graph.constant("each", 1)]
+    steps = graph.add("Range", count, f"{name}.range")
+    sides = graph.constant("1, 2", [1, 2])
+    steps = graph.add("Unsqueeze", [steps, sides], f"{name}.steps")
+    if which == "Equal":
+        steps = graph.add("Add", [steps, "1"], f"{name}.count")
+    ends = graph.add("Unsqueeze", ["lengths", "0, 2"], f"{name}.ends")
+    return graph.add(which, [steps, ends], f"{name}.valid")
+
+
+def without_padding(graph: Graph, name: str, part: Sequential, value: Value) -> Value:
+    """The input of a `Sequential`, with 0 past the ends of sequences where it hides these steps."""
+    if not graph.lengths or not part.hides_padding or not value.steps:
+        return value
+    valid, zero = _steps_of(graph, f"{name}.input", "Less"), graph.constant("zero", 0.0)
+    if not value.width:
+        valid = graph.add("Squeeze", [valid, "2"], f"{name}.input.tokens")
+        zero = graph.constant("first", 0)
+    tensor = graph.add("Where", [valid, value.tensor, zero], f"{name}.input.kept")
+    return value._replace(tensor=tensor)
+
+
 def _sequential(writer: Writer, name: str, part: Sequential, value: Value) -> Value:
+    return _inner(writer, name, part, without_padding(writer.graph, name, part, value))
+
+
+def _inner(writer: Writer, name: str, part: Sequential, value: Value) -> Value:
     for one, inner in part.parts.items():
         value = writer.add(f"{name}.{one}", inner, value)
     return value
 
 
 def _residual(writer: Writer, name: str, part: Residual, value: Value) -> Value:
-    found = _sequential(writer, name, part, value)
+    value = without_padding(writer.graph, name, part, value)
+    found = _inner(writer, name, part, value)
     if (found.width, found.steps) != (value.width, value.steps):
         raise ValueError(
             f"{name} adds {value.width} values of {value.source} to {found.width} values of "

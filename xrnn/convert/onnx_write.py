@@ -10,7 +10,7 @@ from xrnn._version import __version__
 from xrnn.cells.base import check_flags
 from xrnn.convert.onnx_builder import Graph, Shape
 from xrnn.convert.onnx_operators import form_of, require_onnx
-from xrnn.convert.onnx_parts import PARTS, Writer, input_width, leaves
+from xrnn.convert.onnx_parts import PARTS, Writer, input_width, leaves, without_padding
 from xrnn.convert.paths import accept_path
 from xrnn.engine import atomic
 from xrnn.layers.dropout import Dropout
@@ -127,6 +127,8 @@ def to_onnx(
     graph = Graph(dtype)
     writer = Writer(graph, states, several=len(layers) > 1)
     value = graph.start(_width(single), layers[0].batch_first, lengths)
+    if type(parts) is Sequential:
+        value = without_padding(graph, "parts", parts, value)
     for name, part in named.items():
         value = writer.add(name, part, value)
     graph.finish(value, layers[0].batch_first, writer.last)

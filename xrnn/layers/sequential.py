@@ -295,6 +295,11 @@ class Sequential(Composite):
         return self._output(x, y), last
 
     @property
+    def hides_padding(self) -> bool:
+        """Whether what stands in the input past the ends of sequences is taken as 0."""
+        return self.batch_first is not None and self._reads_padding
+
+    @property
     def _reads_padding(self) -> bool:
         """Whether the first part reads all steps, those that are not valid too."""
         return _order(next(iter(self._parts.values()))) is None
@@ -303,7 +308,7 @@ class Sequential(Composite):
         """The input with 0 where the first part would read steps that are not valid, and which
         steps are valid then."""
         order, whole = self.batch_first, lengths is None and mask is None
-        if whole or order is None or not self._reads_padding:
+        if whole or order is None or not self.hides_padding:
             return x, None
         valid = mask_over(self.kind, x, lengths, mask, order)
         return apply_mask(valid, x, xp=backend_of(x).xp), valid
