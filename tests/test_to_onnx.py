@@ -69,8 +69,7 @@ def random_parts(rng: np.random.Generator) -> dict[str, Any]:
             parts.append(xrnn.Merge(["sum", "mean", "mul", "max"][rng.integers(4)]))  # type: ignore[arg-type]
         parts += [xrnn.Dropout(0.3)] if rng.random() < 0.2 else []
         parts += [xrnn.LayerNorm(size)] if rng.random() < 0.2 else []
-        # A Residual or a Sequential without layers has time first.
-        if rng.random() < 0.2 and not batch_first:
+        if rng.random() < 0.2:
             parts.append(xrnn.Residual(xrnn.Linear(size, size), xrnn.Linear(size, size)))
         if rng.random() < 0.4:
             activation: Any = [None, "relu", "tanh", "sigmoid", "softplus"][rng.integers(5)]
@@ -82,7 +81,7 @@ def random_parts(rng: np.random.Generator) -> dict[str, Any]:
     for part in parts:
         redraw(rng, part)
     found = {f"part{k}": part for k, part in enumerate(parts)}
-    if len(parts) > 2 and rng.random() < 0.3 and not batch_first:
+    if len(parts) > 2 and rng.random() < 0.3:
         (name, first), *others = found.items()
         found = {name: first, "rest": xrnn.Sequential(**dict(others))}
     return found
