@@ -183,6 +183,18 @@ def flat(tree: Any) -> list[Any]:
     return [a for v in tree.values() for a in flat(v)] if isinstance(tree, dict) else [tree]
 
 
+def test_one_sequence_without_an_axis_of_the_batch() -> None:
+    one = model(xrnn.LSTM, both=True, dropout=0.0)
+    y, tape = one.forward(SOURCES[:, 0], TARGETS[:, 0])
+    np.testing.assert_allclose(y, one(SOURCES[:, :1], TARGETS[:, :1])[:, 0], rtol=1e-13)
+    found = one.backward(tape, y)[1]
+    expected, other = one.forward(SOURCES[:, :1], TARGETS[:, :1])
+    for a, b in zip(flat(found), flat(one.backward(other, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+    with pytest.raises(ValueError, match=r"sources has shape \(5,\); it must be \(T1, B, …\) to"):
+        one.generate(SOURCES[:, 0], start=0, stop=1, longest=3)
+
+
 def test_what_is_written_is_what_is_most_likely() -> None:
     """Token by token the same as from the logits of all that was written before."""
     one = model(xrnn.LSTM, both=True)

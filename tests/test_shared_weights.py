@@ -122,6 +122,14 @@ def test_to_another_library_and_back(device: str) -> None:
     np.testing.assert_array_equal(one.to("cpu")(TOKENS), expected)
 
 
+def test_an_embedding_that_was_moved_alone() -> None:
+    one = model()
+    one.parts["words"].to("array_api_strict")
+    hs = get("array_api_strict").from_host(np.ones((2, 4)))
+    with pytest.raises(TypeError, match=r"b is an array of cpu and E is one of array_api_strict"):
+        one.parts["out"](hs)
+
+
 def test_freeze() -> None:
     one = model()
     expected = one(TOKENS)

@@ -265,6 +265,11 @@ class Seq2Seq(Composite):
         if "target" not in self._parts:
             raise ValueError("seq2seq: generate writes tokens, and there is no target; give one")
         memory, state = self._encoded(sources, lengths)
+        if memory.ndim != 3:
+            axes = "(B, T1, …)" if self.batch_first else "(T1, B, …)"
+            raise ValueError(
+                f"seq2seq: sources has shape {tuple(sources.shape)}; it must be {axes} to generate"
+            )
         placement = self._parts["decoder"].weights.placement
         xp, B = placement.backend.xp, memory.shape[0 if self.batch_first else 1]
         last = placement.moved(host.xp.full(B, int(start)))

@@ -181,7 +181,10 @@ class TiedLinear(Composite):
 
     def _outputs(self, hs: Array) -> Array:
         weights = self._parts["embedding"].weights
-        b = self._parts["bias"].weights["b"] if self.bias else None
+        b = None
+        if self.bias:
+            # The embedding may have been moved to another library, without this map.
+            b = weights.placement.accept("b", self._parts["bias"].weights["b"])
         return linear(hs, weights["E"], b, self.activation, xp=weights.placement.backend.xp)
 
     def _options(self) -> dict[str, Any]:
