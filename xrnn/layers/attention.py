@@ -20,6 +20,7 @@ from xrnn.backends import host
 from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.checks import REAL_DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
+from xrnn.layers.linear import linear
 from xrnn.layers.part import PartTape, accept_tape, valid_steps
 from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.precision import cast, widen
@@ -170,7 +171,7 @@ class Attention(Module):
         xp = placement.backend.xp
         keys, alpha = self._read(q, m, valid)
         joined = xp.concat([alpha @ m, q], axis=2)  # (4)
-        y = xp.tanh(joined @ widen(parameters["W"], xp=xp).T)  # (5)
+        y = xp.tanh(linear(joined, widen(parameters["W"], xp=xp), None, None, xp=xp))  # (5)
         ys = self._as_given(cast(y, placement.dtype, xp=xp), queries.ndim, xp=xp)
         if ys.dtype == y.dtype:
             ys = xp.asarray(ys, copy=True)  # backward reads y again
@@ -210,14 +211,14 @@ class Attention(Module):
         W = widen(parameters["W"], xp=xp)
         da = widen(self._batch_first(dys, xp=xp), xp=xp) * (1 - y * y)  # (5)
         dweights = {"W": _products(da, joined, xp=xp)}
-        djoined = da @ W
+        djoined = linear(da, W.T, None, None, xp=xp)
         dc, dq = djoined[..., :M], djoined[..., M:]
         m_T = xp.matrix_transpose(m)
         dscores = softmax_backward(dc @ m_T, alpha, axis=2, xp=xp)  # (4), (3)
         dm = xp.matrix_transpose(alpha) @ dc + xp.matrix_transpose(dscores) @ keys  # (4), (1)
         dkeys = dscores @ m
         if self.score == "general":
-            dq = dq + dkeys @ widen(parameters["U"], xp=xp).T  # (1)
+            dq = dq + linear(dkeys, widen(parameters["U"], xp=xp), None, None, xp=xp)  # (1)
             dweights["U"] = _products(q, dkeys, xp=xp)
         else:
             dq = dq + dkeys / H**0.5  # (2)
@@ -266,7 +267,7 @@ class Attention(Module):
         """What is compared with the memory, (B, T2, M), and α (B, T2, T1)."""
         xp = self.weights.placement.backend.xp
         if self.score == "general":
-            keys = q @ widen(self.weights["U"], xp=xp)  # (1)
+            keys = linear(q, widen(self.weights["U"], xp=xp).T, None, None, xp=xp)  # (1)
         else:
             keys = q / self.query_size**0.5  # (2)
         scores = keys @ xp.matrix_transpose(m)

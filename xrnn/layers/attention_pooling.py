@@ -17,6 +17,7 @@ from xrnn.backends import host
 from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.checks import REAL_DTYPES, Spec, accept_dtype
 from xrnn.engine.module import Module, drawn
+from xrnn.layers.linear import linear
 from xrnn.layers.part import PartTape, accept_sequences, accept_tape, as_given
 from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.precision import cast, widen
@@ -174,7 +175,7 @@ class AttentionPooling(Module):
         dalpha = xp.sum(xs * wide, axis=2, keepdims=True)  # (3)
         dscores = softmax_backward(dalpha, alpha, axis=0, xp=xp)  # (2)
         da = dscores * v * (1 - u * u)  # (1)
-        dxs = alpha * wide + da @ W
+        dxs = alpha * wide + linear(da, W.T, None, None, xp=xp)
         rows = xp.reshape(da, (prod(da.shape[:2]), self.attention_size))
         dweights = {
             "W": rows.T @ xp.reshape(xs, (rows.shape[0], self.size)),
@@ -205,7 +206,7 @@ class AttentionPooling(Module):
         W, b, v = (widen(self.weights[name], xp=xp) for name in ("W", "b", "v"))
         steps = placement.moved(valid[:, :, None])
         xs = widen(apply_mask(steps, xs, xp=xp), xp=xp)
-        u = xp.tanh(xs @ W.T + b)  # (1)
+        u = xp.tanh(linear(xs, W, b, None, xp=xp))  # (1)
         scores = xp.sum(u * v, axis=2, keepdims=True)
         return xs, u, masked_softmax(scores, steps, axis=0, xp=xp)  # (2)
 
