@@ -167,6 +167,12 @@ xrnn.cells.LSTMM  # error
 xrnn.losses.softmax_crossentropy  # error
 xrnn.optim.Adm(1e-3)  # error
 xrnn.optim.Adam("fast")  # error
+xrnn.losses.huber(xs, xs, reduction="max")  # error
+xrnn.losses.huber(xs, xs, None, 2.0)  # error
+xrnn.losses.quantile(xs, xs, tau=0.5)  # error
+xrnn.losses.ctc(xs, xs, blank="-")  # error
+xrnn.optim.cosine("1", 5)  # error
+xrnn.optim.Plateau(0.5)  # error
 xrnn.convert.from_pytorch  # error
 xrnn.analysis.gate  # error
 lstm.hidden  # error

@@ -78,6 +78,23 @@ logits, readout_tape = readout.forward(ys)
 loss, dlogits = xrnn.losses.softmax_cross_entropy(logits, np.zeros((7, 2), int))
 dys, dreadout = readout.backward(readout_tape, dlogits)
 xrnn.optim.Adam(1e-3).update(readout.weights, dreadout)
+loss, dlogits = xrnn.losses.softmax_cross_entropy(
+    logits, np.zeros((7, 2), int), lengths=[7, 3], class_weights=(1, 2), label_smoothing=0.1
+)
+loss, dys = xrnn.losses.squared_error(logits, logits, np.ones((7, 2), bool), reduction="none")
+loss, dys = xrnn.losses.huber(logits, logits, delta=2, lengths=np.array([7, 3]))
+loss, dys = xrnn.losses.quantile(logits, logits, level=(0.1, 0.9), reduction="sum")
+loss, dys = xrnn.losses.binary_cross_entropy(logits, logits > 0, pos_weight=[1.0, 3.0])
+loss, dlogits = xrnn.losses.ctc(logits, np.ones((2, 3), int), [7, 3], [2, 0], zero_infinity=True)
+plateau, average = xrnn.optim.Plateau(patience=2), xrnn.optim.Average(0.99)
+adam = xrnn.optim.Adam(1e-3)
+adam.lr = 1e-3 * xrnn.optim.warmup(adam.steps, 10) * xrnn.optim.cosine(adam.steps, 100)
+adam.lr *= plateau.update(loss)
+summed = xrnn.optim.accumulate(None, dreadout)
+adam.update(readout.weights, xrnn.optim.accumulate(summed, dreadout, 0.5))
+average.update(readout.weights)
+with average.swapped(readout.weights):
+    print(readout(ys))
 
 # Files
 
