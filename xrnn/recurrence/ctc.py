@@ -129,7 +129,7 @@ def _row(targets: Array, sizes: Array, blank: int, *, xp: Namespace) -> Row:
     symbols = xp.where(end, xp.full_like(symbols, -1), symbols)
     other = symbols[:, 2:] != symbols[:, :-2]
     never = xp.zeros((B, 2), dtype=other.dtype, device=how["device"])
-    skip = xp.concat([never, other], axis=1) & (column % 2 == 0)
+    skip = xp.concat([never, other], axis=1)  # never from a blank, which the next one equals
     start = xp.broadcast_to(column == 0, skip.shape)
     places = xp.where(inside, symbols, xp.zeros_like(symbols))
     return Row(places, inside, skip, start, end)

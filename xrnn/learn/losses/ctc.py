@@ -76,7 +76,7 @@ def ctc(
     Notes
     -----
     It is computed in log space, in steps of (B, 2 S + 3) numbers; the memory needed beside a few
-    arrays like the logits is that of about ten arrays (T, B, 2 S + 3).
+    arrays like the logits is that of about a dozen arrays (T, B, 2 S + 3).
 
     References
     ----------
