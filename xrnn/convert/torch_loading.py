@@ -169,5 +169,6 @@ def _nothing(skipped: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
     names = few(list(tensors)) or "none"
     return (
         "it holds no LSTM, GRU, RNN, Linear or Embedding of PyTorch: no names end in weight_hh_l0 "
-        f"or the like; the names of tensors are {names}"
+        f"or the like; the names of tensors are {names}.  For arrays under names of their own see "
+        "xrnn.convert.from_arrays"
     )

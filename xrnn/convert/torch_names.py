@@ -50,7 +50,10 @@ def under(prefix: str | None, state_dict: Mapping[str, Any]) -> dict[Any, Any]:
     }
     if not found:
         names = few([str(name) for name in state_dict]) or "none"
-        raise ValueError(f"no names begin with {start!r:.80}; the names are {names}")
+        raise ValueError(
+            f"no names begin with {start!r:.80}; the names are {names}: give prefix= the part of "
+            "them that stands before the module, or leave it out"
+        )
     return found
 
 
