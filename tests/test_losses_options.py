@@ -210,15 +210,19 @@ def test_lengths_are_a_mask(batch_first: bool, device: str) -> None:
     assert float(again) == pytest.approx(float(expected), rel=1e-13)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64"])
-def test_ignore_index_of_every_width(dtype: str, device: str) -> None:
+@pytest.mark.parametrize(("dtype", "ignored"), [("uint8", 255), ("int64", -1), ("uint64", 255)])
+def test_ignore_index_of_every_width(dtype: str, ignored: int, device: str) -> None:
     put = get(device).from_host
-    classes = put(np.array([1, 255], dtype)) if dtype != "int16" else put(np.array([1, -1], dtype))
-    given = put(LOGITS[0, :2])
+    classes, given = np.array([1, ignored], dtype), put(LOGITS[0, :2])
     expected = float(softmax_cross_entropy(LOGITS[0, :1], np.array([1]))[0])
-    found = loss_of(given, classes, ignore_index=-1 if dtype == "int16" else 255)[0]
-    assert float(found) == pytest.approx(expected)
+    assert float(loss_of(given, put(classes), ignore_index=ignored)[0]) == pytest.approx(expected)
     assert float(loss_of(given, put(np.array([1, 1])), ignore_index=2**70)[0]) > 0
+
+
+def test_a_negative_ignore_index_among_narrow_classes() -> None:
+    loss, dlogits = loss_of(LOGITS[0, :2], np.array([1, -100], "int8"), ignore_index=-100)
+    assert loss == softmax_cross_entropy(LOGITS[0, :1], np.array([1]))[0]
+    assert not dlogits[1].any()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
