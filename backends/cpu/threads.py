@@ -15,11 +15,28 @@ MOST = 256
 _limits = threading.local()
 
 
+class at_most:
+    """A context in which the loops use at most so many threads, when called from this thread.
+
+    It is a class because entering it costs less than a generator's context.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __enter__(self) -> None:
+        self._outer = getattr(_limits, "most", MOST)
+        _limits.most = min(self._outer, self._most)
+
+    def __exit__(self, *problem: object) -> None:
+        _limits.most = self._outer
+
+
 def threads() -> int:
     """The number of threads that the loops may use when called from this thread.
 
     It is the limit that threadpoolctl has set for this thread, else XRNN_NUM_THREADS, else
-    OMP_NUM_THREADS if that is a number, else the number of cores.
+    OMP_NUM_THREADS if that is a number, else the number of cores; and no more than `at_most`.
 
     Raises
     ------
@@ -28,7 +45,7 @@ def threads() -> int:
     """
     register_with_threadpoolctl()
     limit: int | None = getattr(_limits, "threads", None)
-    return limit or _default()
+    return min(limit or _default(), getattr(_limits, "most", MOST))
 
 
 def _default() -> int:

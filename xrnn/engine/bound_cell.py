@@ -77,8 +77,9 @@ class BoundCell:
 
     def rebound(self, weights: Weights) -> BoundCell:
         """The same cell with new values of its weights; choices of kernels are kept."""
-        bound: BoundCell = copy(self)
-        bound.weights, bound._chosen = weights, self._chosen
+        # Not by `copy`, which makes it anew as a pickle does: this is done at every update.
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__, weights=weights, _prepared={})
         return bound
 
     def kernel(self, T: int, B: int) -> Kernel:
