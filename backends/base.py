@@ -57,6 +57,9 @@ class Kernel:
         The same computation for two directions together.
     stepping : Stepping, optional
         The same computation for single steps, and for weights that never change.
+    omits_dxs : bool
+        Whether ``sequence.backward`` takes the keyword ``omit_dxs``, and if it is True gives None
+        in the place of dxs.
     """
 
     sequence: Sequence
@@ -70,6 +73,7 @@ class Kernel:
     path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
     both: BothDirections | None = None
     stepping: Stepping | None = None
+    omits_dxs: bool = False
 
     def __deepcopy__(self, memo: Any) -> Kernel:
         return self

@@ -156,7 +156,7 @@ def test_the_loops_check_every_array(cell: str, direction: str) -> None:
     arguments = loop_arguments(cell)[direction == "backward"]
     loop = getattr(native, direction)
     loop(*arguments.values())
-    may_lack = {"lengths", "dys"} | ({"gates", "cs"} if direction == "forward" else set())
+    may_lack = {"lengths", "dys", "dxs"} | ({"gates", "cs"} if direction == "forward" else set())
     for name, value in arguments.items():
         if not isinstance(value, np.ndarray):
             continue

@@ -188,8 +188,9 @@ class Native:
         dstate: State,
         *,
         xp: Namespace,
+        omit_dxs: bool = False,
     ) -> Gradients:
-        """As `xrnn.typing.Sequence.backward`.
+        """As `xrnn.typing.Sequence.backward`; with `omit_dxs` dxs is None.
 
         The gradients overwrite the gates in memory, so a second backward pass first runs forward
         again.
@@ -208,7 +209,7 @@ class Native:
         carried = tuple([np.array(d, order="C") for d in dstate])
         dh, dc = carried if self.two else (*carried, None)
         h0, c0 = saved.first if self.two else (*saved.first, None)
-        dxs = np.empty_like(saved.xs)
+        dxs = None if omit_dxs else np.empty_like(saved.xs)
         dweights = {k: np.empty_like(w) for k, w in weights.items()}
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         dys = None if dys is None else plain(dys)
@@ -278,4 +279,6 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
 def kernel_of(loop: Native) -> Kernel:
     """A loop as an entry of the backend's table."""
     words = f"native loop, {_native.isa()}"
-    return Kernel(loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop)
+    return Kernel(
+        loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop, omits_dxs=True
+    )

@@ -265,8 +265,13 @@ def run_both(
     return found
 
 
-def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -> list[Gradients]:
-    """The gradients of one pass, or of the two directions over the same inputs."""
+def backward(
+    passes: list[Pass], dys: list[Array | None], dlasts: list[State], omit_dxs: bool = False
+) -> list[Gradients]:
+    """The gradients of one pass, or of the two directions over the same inputs.
+
+    With `omit_dxs` that of the inputs is not needed: kernels that can leave it out give None.
+    """
     xp, both = passes[0].bound.xp, passes[0].kernel.both
     if (
         both is not None
@@ -275,13 +280,14 @@ def backward(passes: list[Pass], dys: list[Array | None], dlasts: list[State]) -
         and passes[0].drawn is None
     ):
         parts = zip(passes, dys, dlasts, strict=True)
-        given = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
-        results = both.backward_both(given, xp=xp)
+        every = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
+        results = both.backward_both(every, xp=xp)
     else:
-        results = [
-            p.kernel.sequence.backward(p.weights, p.residuals, dy, dlast, xp=xp)
-            for p, dy, dlast in zip(passes, dys, dlasts, strict=True)
-        ]
+        results = []
+        for p, dy, dlast in zip(passes, dys, dlasts, strict=True):
+            how: Any = {"omit_dxs": True} if omit_dxs and p.kernel.omits_dxs else {}
+            given = (p.weights, p.residuals, dy, dlast)
+            results.append(p.kernel.sequence.backward(*given, xp=xp, **how))
     return [
         (dxs, dfirst, p.named(dweights))
         for p, (dxs, dfirst, dweights) in zip(passes, results, strict=True)

@@ -87,11 +87,14 @@ def backward(
     dys: Array | None,
     dlasts: list[State],
     traces: list[tuple[Trace, Residuals]] | None = None,
+    *,
+    omit_dxs: bool = False,
 ) -> list[Gradients]:
     """The gradients of every pass, from those of ys (T, B, D·n) and of the last states.
 
     If `traces` is a list, the cells' own code runs instead of kernels, and a trace of each pass
-    (the gradients at each step) is appended to the list.
+    (the gradients at each step) is appended to the list.  With `omit_dxs` the gradient of the
+    inputs is None.
     """
     found: list[Any] = [None] * len(passes)
     traced: list[Any] = [None] * len(passes)
@@ -99,14 +102,15 @@ def backward(
         part = slice(k * D, (k + 1) * D)
         n = passes[k * D].bound.widths[0]
         ds = [None if dys is None else dys[..., d * n : (d + 1) * n] for d in range(D)]
+        omitted = omit_dxs and k == 0
         if traces is None:
-            found[part] = run_backward(passes[part], ds, dlasts[part])
+            found[part] = run_backward(passes[part], ds, dlasts[part], omitted)
         else:
             for at, dy in zip(range(k * D, (k + 1) * D), ds, strict=True):
                 found[at], *rest = passes[at].traced_backward(dy, dlasts[at])
                 traced[at] = tuple(rest)
-        dxs = found[k * D][0]
-        if D == 2:
+        dxs = None if omitted else found[k * D][0]
+        if D == 2 and not omitted:
             dxs = dxs + found[k * D + 1][0]
         dys = _dropped(dxs, masks[k - 1]) if k and masks else dxs
     found[0] = (dys, *found[0][1:])

@@ -144,7 +144,7 @@ PyDoc_STRVAR(backward_doc,
              "A cell with a projection takes dhs after das, one with layer norm b after U.\n"
              "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
              "dh and dc hold the gradient of the last state before the call, and that of the\n"
-             "first state after it.  Returns the same as forward.");
+             "first state after it.  dxs may be None.  Returns the same as forward.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -172,7 +172,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.dc = reals(&a, "dc", OUT | OPTIONAL, s.bh, p.H);
   p.das = reals(&a, "das", OUT, s.pre, row_blocks(p.cell) * p.H);
   if (p.cell->projects) p.dhs = reals(&a, "dhs", OUT, s.tbp, p.P);
-  p.dxs = reals(&a, "dxs", OUT, s.tbi, p.I);
+  p.dxs = reals(&a, "dxs", OUT | OPTIONAL, s.tbi, p.I);
   p.dW = reals(&a, "dW", OUT, s.ghi, p.I);
   p.dU = reals(&a, "dU", OUT | OPTIONAL, s.ghp, p.P);
   p.db = reals(&a, "db", OUT, s.gh, s.gh);

@@ -119,7 +119,7 @@ typedef struct {
                     // the same array as `gates`
   void* rows;       // [B, norm_sums·H] the gradients of b and of gains, summed for each sequence
   void* dhs;        // [T, B, P] out, with a projection: gradients of h
-  void* dxs;        // [T, B, I] out
+  void* dxs;        // [T, B, I] out, or null
   void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
 } Pass;
 

@@ -127,7 +127,7 @@ static void N(sum_with_c)(const Pass* p, idx column, real* out) {
                      H, out, 0, p->team);
 }
 
-// dW, db and dxs.  xs must be 0 after the end of each sequence.
+// dW, db and, if it is wanted, dxs.  xs must be 0 after the end of each sequence.
 static int N(sum_W)(const Pass* p, const real* xs) {
   const idx rows = p->T * p->B, out = p->cell->gates * p->H, width = row_blocks(p->cell) * p->H;
   const Gemm product = {.m = rows,
@@ -141,7 +141,8 @@ static int N(sum_W)(const Pass* p, const real* xs) {
                         .ldc = p->I,
                         .team = p->team};
   N(column_sums)(rows, out, p->das, width, p->db, p->team);
-  return N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0) | N(gemm)(&product);
+  const int status = N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0);
+  return p->dxs ? status | N(gemm)(&product) : status;
 }
 
 // The gradient [P, H] of the projection, Σ_t dh_tᵀ m_t.
@@ -176,7 +177,7 @@ static int N(sums)(const Pass* p, const N(Loops) * loops) {
   }
   int status = N(sum_W)(p, xs ? xs : p->xs);
   // The product has set dxs to 0 there, unless a weight is infinite or NaN.
-  N(clear_padding)(p, p->dxs, I, 0, p->B, &w);
+  if (p->dxs) N(clear_padding)(p, p->dxs, I, 0, p->B, &w);
   if (p->cell->has_U) {
     const real* first = N(first_das)(p, gathered);
     status |= N(sum_U)(p, p->cell->first_gates * p->H, p->cell->U_at * p->H, p->dU, first);

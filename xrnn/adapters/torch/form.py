@@ -21,7 +21,7 @@ CELLS: dict[str, Cell[Any]] = {
     "LSTM": cells.LSTM,
     "GRU": cells.GRU,
     "RNN_TANH": cells.Elman,
-    "RNN_RELU": cells.rnn_with(activations=("relu",)),
+    "RNN_RELU": cells.ElmanReLU,
 }
 
 

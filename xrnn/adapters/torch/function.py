@@ -70,8 +70,9 @@ class Run(NamedTuple):
         form, (_, B, _) = self.form, self.passes[0].xs.shape
         bridge, S = form.bridge, len(form.widths)
         with bridge.running():
-            dys, *dlast = [None if d is None else bridge.array(d.detach()) for d in douts]
-            found = stacks.backward(self.passes, self.masks, form.D, dys, form.states(dlast, B))
+            dys, *dlast = [None if d is None else bridge.array(d) for d in douts]
+            last, omit_dxs = form.states(dlast, B), not self.needed[0]
+            found = stacks.backward(self.passes, self.masks, form.D, dys, last, omit_dxs=omit_dxs)
             arrays = [found[0][0], *[None] * S]
             if any(self.needed[1 : 1 + S]):
                 arrays[1:] = form.joined([dfirst for _, dfirst, _ in found])
