@@ -1,27 +1,34 @@
 """Time PyTorch's modules computed by xrnn: ``python benchmarks/adapters.py --threads 1``.
 
-A whole training step (forward, loss, backward, optimizer) of a recurrent module of PyTorch, and of
-its copy after `xrnn.adapters.torch.accelerate`; they take turns in this one process.  Both start
-from the same weights, and must have the same losses first.
+A step of a recurrent module of PyTorch, and of its copy after `xrnn.adapters.torch.accelerate`,
+take turns in this one process.  A step of training is forward, loss, backward and optimizer, and
+inputs need no gradient; one of inference is forward.  Both sides begin with the same weights, and
+their first losses must be the same.  With one thread the time is that of the processor, so that
+other processes count little.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from statistics import median
+from time import perf_counter, process_time, sleep
 from typing import Any
 
-from cases import CELLS, CPU_SIZES
-from run import BUSY, FULL, QUICK, set_environment, undisturbed
+from cases import CELLS, CPU_SIZES, MODES
+from run import BUSY, FULL, PAUSE, QUICK, TURN, Effort, set_environment
 
-#: what is timed, and the options of the module
+Size = tuple[int, int, int, int]
+#: a step of one side, which gives the loss
+Step = Callable[[], float]
+
+#: what is timed: the options of the module
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "batch_first": {"batch_first": True},
-    "two layers, both directions": {"num_layers": 2, "bidirectional": True},
+    "deep": {"num_layers": 2, "bidirectional": True},
     "dropout": {"num_layers": 2, "dropout": 0.2},
     "packed": {},
 }
@@ -30,28 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     set_environment(options.threads, "fp32-ieee")
+    # Only now, as the array libraries read the environment when they are loaded.
     import torch
-    from peers import Side
 
     torch.set_num_threads(options.threads)
     for cell in options.cells:
         for size in CPU_SIZES:
-            if size[1] < options.min_B:
-                continue
-            theirs, mine = sides(cell, size, options.variant, options.mode)
-            both = [Side(name, call, lambda result: {}) for name, call in (mine, theirs)]
-            times, lost = undisturbed(
-                both, lambda: None, QUICK if options.quick else FULL, options.threads
-            )
-            ms = {name: median(series) for name, series in times.items()}
-            least = {name: min(series) for name, series in times.items()}
-            disturbed = f"   DISTURBED: others took {lost:.2f} cores" if lost > BUSY else ""
-            print(
-                f"{cell:5}{size!s:20} xrnn {ms['xrnn']:8.3f} ms   torch {ms['torch']:8.3f} ms   "
-                f"ratio {ms['xrnn'] / ms['torch']:.2f}, of the least times "
-                f"{least['xrnn'] / least['torch']:.2f}{disturbed}",
-                flush=True,
-            )
+            if size[1] >= options.min_B:
+                print(f"{cell:5}{size!s:21}", line(cell, size, options), flush=True)
     return 0
 
 
@@ -60,16 +53,46 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of both sides")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument("--variant", choices=VARIANTS, default="plain")
-    parser.add_argument("--mode", choices=("training", "inference"), default="training")
+    parser.add_argument("--mode", choices=MODES, default="training")
     parser.add_argument("--min-B", type=int, default=1, help="leave smaller batches out")
     parser.add_argument("--quick", action="store_true", help="rough")
     return parser.parse_args(argv)
 
 
-def sides(
-    cell: str, size: tuple[int, int, int, int], variant: str, mode: str
-) -> list[tuple[str, Callable[[], Any]]]:
-    """A step of each side, after a comparison of their first losses.
+def line(cell: str, size: Size, options: argparse.Namespace) -> str:
+    """The times of both sides, and their ratio: of the medians, and of the least ones."""
+    from machine import Load
+
+    pair, load = tuple(steps(cell, size, options.variant, options.mode)), Load()
+    theirs, mine = take_turns(pair, QUICK if options.quick else FULL, options.threads)
+    others = load.others()
+    return (
+        f"xrnn {median(mine):8.3f} ms   torch {median(theirs):8.3f} ms   "
+        f"ratio {median(mine) / median(theirs):.2f}, of the least {min(mine) / min(theirs):.2f}"
+        + (f"   (other processes took {others:.1f} cores)" if others > BUSY else "")
+    )
+
+
+def take_turns(pair: Sequence[Step], effort: Effort, threads: int) -> list[list[float]]:
+    """Milliseconds a step: for each side those of its turns."""
+    clock = process_time if threads == 1 else perf_counter
+    times: list[list[float]] = [[] for _ in pair]
+    end = perf_counter() + effort.seconds
+    while len(times[-1]) < effort.turns or perf_counter() < end:
+        for step, series in zip(pair, times, strict=True):
+            sleep(0.0 if threads == 1 else PAUSE)
+            turn: list[float] = []
+            while sum(turn) < TURN:
+                start = clock()
+                step()
+                turn.append(clock() - start)
+            # The first has the caches of the other side.
+            series.append(1e3 * median(turn[1:] or turn))
+    return times
+
+
+def steps(cell: str, size: Size, variant: str, mode: str) -> Iterator[Step]:
+    """The step of PyTorch, and that of xrnn, after a comparison of their first losses.
 
     Raises
     ------
@@ -83,53 +106,50 @@ def sides(
     T, B, I, H = size
     torch.manual_seed(0)
     module = getattr(torch.nn, cell.upper())(I, H, **VARIANTS[variant])
-    shape = (B, T, I) if module.batch_first else (T, B, I)
-    xs: Any = torch.randn(shape)
+    xs: Any = torch.randn((B, T, I) if module.batch_first else (T, B, I))
     if variant == "packed":
         lengths = torch.linspace(T, max(1, T // 2), B).long()
         xs = torch.nn.utils.rnn.pack_padded_sequence(xs, lengths)
-    make = step if mode == "training" else inference
-    both = [("torch", make(module, xs)), ("xrnn", make(accelerate(deepcopy(module)), xs))]
-    for _ in range(3):
+    make = training if mode == "training" else inference
+    pair = make(module, xs), make(accelerate(deepcopy(module)), xs)
+    for n in range(3):
         losses = []
-        for _, call in both:
-            torch.manual_seed(1)
-            losses.append(call())
+        for step in pair:
+            torch.manual_seed(n)
+            losses.append(step())
         if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[0]):
             raise ValueError(f"{cell} {size}: the losses are {losses[0]} and {losses[1]}")
-    return both
+    yield from pair
 
 
-def step(module: Any, xs: Any) -> Callable[[], float]:
-    """A training step of a module, which gives the loss."""
+def training(module: Any, xs: Any) -> Step:
     import torch
 
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
 
-    def call() -> float:
+    def step() -> float:
         optimizer.zero_grad()
-        output, _ = module(xs)
-        loss = (getattr(output, "data", output) if _is_packed(xs) else output).square().mean()
+        loss = values(module(xs)[0]).square().mean()
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
-    return call
+    return step
 
 
-def inference(module: Any, xs: Any) -> Callable[[], float]:
+def inference(module: Any, xs: Any) -> Step:
     import torch
 
-    def call() -> float:
+    def step() -> float:
         with torch.inference_mode():
-            output, _ = module(xs)
-            return float((output.data if _is_packed(xs) else output).flatten()[-1])
+            return float(values(module(xs)[0]).flatten()[-1])
 
-    return call
+    return step
 
 
-def _is_packed(xs: Any) -> bool:
-    return hasattr(xs, "batch_sizes")
+def values(output: Any) -> Any:
+    """The tensor of an output, also of one that is packed."""
+    return output.data if hasattr(output, "batch_sizes") else output
 
 
 if __name__ == "__main__":

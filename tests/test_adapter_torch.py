@@ -283,6 +283,17 @@ def test_wrong_arguments_raise_what_pytorch_raises(wrong: str) -> None:
     assert raised[0] == raised[1]
 
 
+@pytest.mark.parametrize(("kind", "fewest"), [("lstm", 1), ("gru", 2), ("rnn", 3)])
+def test_a_few_steps_are_left_to_pytorch(kind: str, fewest: int) -> None:
+    mine, other = pair(kind, batch_first=True)
+    for steps in (1, 2, 3):
+        xs = torch.randn(B, steps, I).double()
+        output, _ = mine(xs)
+        torch.testing.assert_close(output, other(xs)[0], check_stride=False)
+        node = output.grad_fn.next_functions[0][0]
+        assert ("Recurrence" in type(node).__name__) == (steps >= fewest)
+
+
 def test_a_batch_without_sequences() -> None:
     mine, _ = pair("gru")
     assert mine(torch.zeros(T, 0, I).double())[0].shape == (T, 0, H)

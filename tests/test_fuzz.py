@@ -26,7 +26,8 @@ from xrnn.engine.parameters import Parameters
 SEED, CALLS = 20_26, 1500
 MANY = int(os.environ.get("XRNN_FUZZ_CALLS", "20000"))
 
-#: modules whose public functions can be reached by public names
+#: modules whose public functions can be reached by public names.  `xrnn.adapters` is not among
+#: them: its functions take the objects of other libraries, whose own checks and errors they keep.
 MODULES = (
     xrnn,
     xrnn.cells,

@@ -43,7 +43,6 @@ def test_the_native_loops_leave_it_out() -> None:
         layer = xrnn.Layer(cell, I, H, rng=0)
         _, _, tape = layer.forward(np.ones((T, B, I), "float32"), seed=0)
         one = tape.passes[0]
-        found = one.kernel.sequence.backward(
-            one.weights, one.residuals, None, one.first, xp=np, omit_dxs=True
-        )
+        loop: Any = one.kernel.sequence
+        found = loop.backward(one.weights, one.residuals, None, one.first, xp=np, omit_dxs=True)
         assert found[0] is None

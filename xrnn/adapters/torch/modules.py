@@ -23,13 +23,18 @@ Parts = Sequence[Tensor | None]
 class Recurrent(torch.nn.RNNBase):
     """The forward pass of `LSTM`, `GRU` and `RNN`; all else is that of PyTorch's classes."""
 
+    #: the number of steps from which xrnn takes no longer than PyTorch's own code; fewer are left
+    #: to that
+    _fewest = 1
+
     def forward(
         self, input: Tensor | PackedSequence, hx: Hidden | None = None
     ) -> tuple[Tensor | PackedSequence, Hidden]:
         """Run sequences, as ``forward`` of PyTorch's module does.
 
         Exporters, and arguments that do not fit, get PyTorch's own forward pass: its operations
-        and its errors.  Under autocast everything is computed in the dtype of the weights.
+        and its errors.  So do one step of a GRU, and one or two of an RNN, where it is faster.
+        Under autocast everything is computed in the dtype of the weights.
 
         Parameters
         ----------
@@ -59,6 +64,8 @@ class Recurrent(torch.nn.RNNBase):
         form = form_of(self._form_sizes(), device, dtype)
         if torch.is_autocast_enabled(device.type):
             input, hx = _in_dtype(input, dtype), _in_dtype(hx, dtype)
+        elif self._is_short(input):
+            return super().forward(input, hx)  # type: ignore[no-any-return]
         parts = self._parts(hx)
         if not form.takes(input, parts if hx is not None else (), weights):
             return super().forward(input, hx)  # type: ignore[no-any-return]
@@ -111,6 +118,11 @@ class Recurrent(torch.nn.RNNBase):
         # Compilers would follow the calls into NumPy.
         apply = _uncompiled() if "torch._dynamo" in sys.modules else Recurrence.apply
         return apply(form, lengths, dropout, keep, *tensors)  # type: ignore[no-any-return]
+
+    def _is_short(self, input: Any) -> bool:
+        """Whether a batch of sequences has fewer steps than are worth it."""
+        shape = getattr(input, "shape", ())
+        return len(shape) == 3 and shape[1 if self.batch_first else 0] < self._fewest
 
     def _tensors(self) -> list[Tensor]:
         """The weights as they are now: parameters, or what has taken their places."""
@@ -170,6 +182,8 @@ class GRU(Recurrent, torch.nn.GRU):  # type: ignore[misc]
     (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
     """
 
+    _fewest = 2
+
 
 class RNN(Recurrent, torch.nn.RNN):  # type: ignore[misc]
     """`torch.nn.RNN`, computed by xrnn; as `LSTM`.
@@ -182,6 +196,8 @@ class RNN(Recurrent, torch.nn.RNN):  # type: ignore[misc]
     >>> output.shape, h.shape
     (torch.Size([7, 5]), torch.Size([1, 5]))
     """
+
+    _fewest = 3
 
 
 def _in_dtype(given: Any, dtype: torch.dtype) -> Any:
