@@ -83,7 +83,7 @@ class Run(NamedTuple):
             )
 
 
-class Recurrence(torch.autograd.Function):
+class Recurrence(torch.autograd.Function):  # type: ignore[misc]
     """The recurrence over sequences (T, B, …).
 
     ``apply(form, lengths, dropout, keep, input, *state, *weights)`` gives the output and the parts
@@ -132,7 +132,7 @@ class Recurrence(torch.autograd.Function):
         return (*[None] * 4, *Once.apply(run, len(douts), *douts, *saved))  # type: ignore[no-untyped-call]
 
 
-class Once(torch.autograd.Function):
+class Once(torch.autograd.Function):  # type: ignore[misc]
     """The gradients of a run, which cannot be differentiated once more.
 
     ``apply(run, n, *douts, *saved)``, with n gradients of outputs, and all tensors that the

@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from xrnn.adapters.torch.form import Form, Sizes, form_of
 from xrnn.adapters.torch.function import Dropout, Recurrence
 
-Tensor = torch.Tensor
 #: h; of the LSTM (h, c)
-Hidden = Tensor | tuple[Tensor, ...]
+Hidden: TypeAlias = Tensor | tuple[Tensor, ...]
 #: the parts of a state; None stands for zeros
-Parts = Sequence[Tensor | None]
+Parts: TypeAlias = Sequence[Tensor | None]
 
 
-class Recurrent(torch.nn.RNNBase):
+class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
     """The forward pass of `LSTM`, `GRU` and `RNN`; all else is that of PyTorch's classes."""
 
     #: the number of steps from which xrnn takes no longer than PyTorch's own code; fewer are left
