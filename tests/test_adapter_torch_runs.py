@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -90,17 +91,25 @@ def test_tracing_and_export_record_the_operations_of_pytorch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_models_break_their_graph() -> None:
-    model, xs = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 5)), torch.randn(4, 2, 3)
-    expected, _ = accelerate(model)(xs)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend="eager")
-    for _ in range(2):
-        output, _ = compiled(xs)
-        assert "Recurrence" in type(output.grad_fn).__name__
-        torch.testing.assert_close(output, expected)
-        output.sum().backward()
+def test_a_compiled_model_has_the_graphs_that_it_has_with_pytorch() -> None:
+    """The graph breaks at the recurrent module, and nothing of xrnn is compiled."""
+    plain, xs = nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 5)), torch.randn(4, 2, 3)
+    model = accelerate(deepcopy(plain))
+    graphs: dict[Any, list[Any]] = {plain: [], model: []}
+    for one in (plain, model):
+
+        def backend(graph: Any, example: Any, found: list[Any] = graphs[one]) -> Any:
+            found.append(graph)
+            return graph.forward
+
+        torch._dynamo.reset()
+        compiled = torch.compile(one, backend=backend)
+        for _ in range(2):
+            output, _ = compiled(xs)
+            torch.testing.assert_close(output, plain(xs)[0])
+            output.sum().backward()
     assert model[0].weight.grad is not None
+    assert len(graphs[model]) == len(graphs[plain])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

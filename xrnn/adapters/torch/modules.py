@@ -59,6 +59,12 @@ class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return super().forward(input, hx)  # type: ignore[no-any-return]
+        # Compilers would follow the calls into xrnn and NumPy.
+        run = _uncompiled() if "torch._dynamo" in sys.modules else Recurrent._computed
+        return run(self, input, hx)  # type: ignore[no-any-return]
+
+    def _computed(self, input: Any, hx: Any) -> tuple[Tensor | PackedSequence, Hidden]:
+        """What `forward` returns, where nothing is recorded."""
         weights = self._tensors()
         device, dtype = weights[0].device, weights[0].dtype
         form = form_of(self._form_sizes(), device, dtype)
@@ -115,9 +121,7 @@ class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         dropout = None
         if self.dropout and self.training and self.num_layers > 1:
             dropout = Dropout(form, self.dropout, batch_sizes)
-        # Compilers would follow the calls into NumPy.
-        apply = _uncompiled() if "torch._dynamo" in sys.modules else Recurrence.apply
-        return apply(form, lengths, dropout, keep, *tensors)  # type: ignore[no-any-return]
+        return Recurrence.apply(form, lengths, dropout, keep, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
     def _is_short(self, input: Any) -> bool:
         """Whether a batch of sequences has fewer steps than are worth it."""
@@ -209,9 +213,5 @@ def _in_dtype(given: Any, dtype: torch.dtype) -> Any:
 
 @cache
 def _uncompiled() -> Callable[..., Any]:
-    """`Recurrence.apply`, at which torch.compile breaks its graph."""
-
-    def apply(*arguments: Any) -> Any:
-        return Recurrence.apply(*arguments)  # type: ignore[no-untyped-call]
-
-    return torch.compiler.disable(apply)  # type: ignore[no-any-return, no-untyped-call]
+    """`Recurrent._computed`, at which torch.compile breaks its graph."""
+    return torch.compiler.disable(Recurrent._computed)  # type: ignore[no-any-return, no-untyped-call]
