@@ -28,6 +28,8 @@ MODULES = sorted(
 def test_docstring_examples(name: str) -> None:
     if "onnx" in name:
         pytest.importorskip("onnx", reason="the examples write and read ONNX models")
+    if name in ("xrnn.adapters.sklearn", "xrnn.adapters.sequences"):
+        pytest.importorskip("sklearn", reason="the adapter is for scikit-learn")
     if name.startswith("xrnn.adapters.torch"):
         pytest.importorskip("torch", reason="the adapter is for PyTorch")
     result = doctest.testmod(importlib.import_module(name))

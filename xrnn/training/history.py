@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from xrnn.engine import atomic
 
 Stopped = Literal["epochs", "patience", "interrupted"]
 
@@ -61,7 +64,7 @@ class History:
         Parameters
         ----------
         path : path, optional
-            Where to save the picture; its ending decides the format.
+            Where to save the picture; its ending decides the format, ".png" or ".svg" for instance.
 
         Returns
         -------
@@ -73,7 +76,9 @@ class History:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If there is no epoch.
+            If there is no epoch, or matplotlib does not know the format.
+        OSError
+            If the file cannot be written.
         """
         try:
             from matplotlib.figure import Figure
@@ -92,7 +97,9 @@ class History:
         axes.grid(alpha=0.3)
         axes.legend()
         if path is not None:
-            figure.savefig(path)
+            picture, ending = io.BytesIO(), os.path.splitext(os.fsdecode(path))[1]
+            figure.savefig(picture, format=ending[1:] or "png")
+            atomic.replace(path, picture.getvalue())
         return figure
 
     def _curves(self) -> Iterator[tuple[str, str]]:
