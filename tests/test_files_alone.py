@@ -13,7 +13,7 @@ from optioned import MAKERS, PROJECTED
 
 import xrnn
 from xrnn import cells
-from xrnn.backends import get
+from xrnn.backends import backend_of
 from xrnn.cells.descriptions import MAKERS as BY_OPTIONS
 from xrnn.cells.descriptions import cell_of, described
 from xrnn.cells.options import Options
@@ -24,7 +24,10 @@ T, B, I, H = 5, 2, 3, 4
 
 def values(part: Any) -> dict[str, bytes]:
     """The bits of all weights."""
-    host = get("cpu").to_host
+
+    def host(a: Any) -> Any:
+        return backend_of(a).to_host(a)
+
     return {name: host(w).tobytes() for name, w in part.weights.items()}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import xrnn
 from xrnn import cells
-from xrnn.backends import get, host
+from xrnn.backends import backend_of, host
 from xrnn.convert import files
 from xrnn.learn.online import Online
 from xrnn.learn.optim import SGD, Adam, Optimizer
@@ -52,7 +52,10 @@ def train(parts: dict[str, Any], first: int, last: int) -> None:
 
 def bits(parts: dict[str, Any]) -> dict[str, bytes]:
     """Those of the weights, and of the state of the optimizer."""
-    to_host = get("cpu").to_host
+
+    def to_host(a: Any) -> Any:
+        return backend_of(a).to_host(a)
+
     found = {k: to_host(a).tobytes() for k, a in parts["optimizer"].state.items()}
     for name in ("net", "out"):
         found |= {f"{name}.{k}": to_host(w).tobytes() for k, w in parts[name].weights.items()}
