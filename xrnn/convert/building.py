@@ -23,20 +23,22 @@ from xrnn.convert.parts import CLASSES, Module, Part, is_module, key_of
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.engine.parameters import stored
 from xrnn.layers.architecture import LATER, OPTIONS
+from xrnn.layers.composite import Composite
 from xrnn.layers.layer import Layer
 from xrnn.layers.part import Weightless
-from xrnn.layers.sequential import Sequential
 from xrnn.learn.online import Online
 from xrnn.learn.optim import Optimizer
 from xrnn.typing import Array, DType
 
 
 class Kind(NamedTuple):
-    """A kind of parts: the class, and the options that must stand in a file, and that may."""
+    """A kind of parts: the class, and the options that must stand in a file, and that may; for one
+    that consists of parts the names of those that it must have and that it may, None: any."""
 
     usual: str
     needed: tuple[str, ...]
     known: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 KINDS = {
@@ -49,8 +51,21 @@ KINDS = {
     "mean": Kind("Mean", ("batch_first",)),
     "max": Kind("Max", ("batch_first",)),
     "merge": Kind("Merge", ("mode",)),
+    "attention": Kind(
+        "Attention", ("query_size", "memory_size", "output_size", "score", "batch_first")
+    ),
+    "attention_pooling": Kind("AttentionPooling", ("size", "attention_size", "batch_first")),
+    "bias": Kind("Bias", ("size",)),
     "sequential": Kind("Sequential", ("parts",)),
     "residual": Kind("Residual", ("parts",)),
+    "tied_linear": Kind(
+        "TiedLinear", ("parts", "activation", "bias"), parts=(("embedding",), ("bias",))
+    ),
+    "seq2seq": Kind(
+        "Seq2Seq",
+        ("parts",),
+        parts=(("encoder", "decoder", "readout"), ("source", "target", "attention")),
+    ),
 }
 
 #: the name of a cell → the class of its layers, where a file does not say it
@@ -128,22 +143,34 @@ class Builder:
         if kind == "layer":
             return self._checked(name, self._layer(name, config, options))
         made = self._class(name, KINDS[kind].usual)
-        if issubclass(made, Sequential):
-            if not is_group(config):
-                raise ValueError(f"its parts are {config['parts']!r:.80}; they must be a mapping")
-            parts: Part = made(**{k: self._part(key_of(name, k)) for k in config["parts"]})
-            return parts
+        if issubclass(made, Composite):
+            del options["parts"]
+            whole: Part = made._made_of(self._parts_of(name, kind, config), options)
+            return whole
         part: Part = made(**options)
         return self._checked(name, part) if is_module(part) else part
 
+    def _parts_of(self, name: str, kind: str, config: Mapping[str, Any]) -> dict[str, Part]:
+        """The parts of a part that consists of parts, by their names in it."""
+        if not is_group(config):
+            raise ValueError(f"its parts are {config['parts']!r:.80}; they must be a mapping")
+        found = config["parts"]
+        needed, known = KINDS[kind].parts or ((), tuple(found))
+        if any(k not in found for k in needed) or any(k not in (*needed, *known) for k in found):
+            raise ValueError(
+                f"{kind}: its parts are {', '.join(found):.80}; they must be {', '.join(needed)}, "
+                f"and may be {', '.join(known)}"
+            )
+        return {k: self._part(key_of(name, k)) for k in found}
+
     def _options(self, kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a part that stand in its configuration, and where it is made."""
-        _, needed, known = KINDS[kind]
+        _, needed, known, _ = KINDS[kind]
         if missing := [option for option in needed if option not in config]:
             raise ValueError(f"{kind}: {missing[0]} is missing")
         # Files of the format 2 do not say the precision; by default no product is rounded.
         options = {option: config[option] for option in (*needed, *known) if option in config}
-        if not issubclass(CLASSES[KINDS[kind].usual], Weightless | Sequential):
+        if not issubclass(CLASSES[KINDS[kind].usual], Weightless | Composite):
             options |= {"dtype": self.dtype or config.get("dtype"), "device": self.device}
         return options
 

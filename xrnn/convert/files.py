@@ -46,8 +46,9 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     path : path
         The file.
     part : part of a model, Optimizer, Online, or mapping of str to those
-        What to save: a layer, an embedding, a `xrnn.Sequential` …; with a mapping, several under
-        their names.  One part under two names is written once, and so is a weight of an
+        What to save: any part of xrnn, such as a layer, an `xrnn.Sequential` or an
+        `xrnn.Seq2Seq`; with a mapping, several under their names.  A part that stands in several
+        places or under several names is written once, and so is a weight of an
         `xrnn.online.Online` that is that of a layer.
     metadata : JSON value, optional
         Further data (a vocabulary, a note), which `xrnn.convert.files.read` returns: None, bool,
@@ -134,10 +135,10 @@ def load(
     Returns
     -------
     part
-        The `part` that was given, or what was saved.  What has two names in the file is one part
-        again, and the weights of an `Online` are those of the layer if they were so before.  The
-        state of an optimizer follows its weights to their device at the next update.  New parts are
-        never frozen.
+        The `part` that was given, or what was saved.  What was one part in several places, such
+        as the embedding of an `xrnn.TiedLinear`, is one part again, and the weights of an `Online`
+        are those of the layer if they were so before.  The state of an optimizer follows its
+        weights to their device at the next update.  New parts are never frozen.
 
     Raises
     ------

@@ -15,6 +15,9 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 from xrnn.cells.descriptions import described
 from xrnn.engine.parameters import Parameters
 from xrnn.layers.architecture import Architecture
+from xrnn.layers.attention import Attention
+from xrnn.layers.attention_pooling import AttentionPooling
+from xrnn.layers.composite import Composite
 from xrnn.layers.dropout import Dropout
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.gru import GRU
@@ -28,7 +31,9 @@ from xrnn.layers.part import Weightless
 from xrnn.layers.pooling import Last, Max, Mean
 from xrnn.layers.residual import Residual
 from xrnn.layers.rnn import RNN
+from xrnn.layers.seq2seq import Seq2Seq
 from xrnn.layers.sequential import Sequential
+from xrnn.layers.tied_linear import Bias, TiedLinear
 from xrnn.learn.online import Online
 from xrnn.learn.optim import SGD, Adam, Optimizer
 from xrnn.typing import Array, dtype_name
@@ -43,7 +48,7 @@ class Module(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-Part: TypeAlias = Module | Weightless | Sequential | Optimizer | Online[Any]
+Part: TypeAlias = Module | Weightless | Composite | Optimizer | Online[Any]
 
 Parts: TypeAlias = Part | Mapping[str, Part]
 
@@ -52,7 +57,8 @@ CLASSES: dict[str, type] = {
     one.__name__: one
     for one in (
         *(Layer, LSTM, GRU, RNN, InputGatedLSTM, Embedding, Linear, LayerNorm),
-        *(Dropout, Last, Mean, Max, Merge, Sequential, Residual),
+        *(Attention, AttentionPooling, Bias, TiedLinear),
+        *(Dropout, Last, Mean, Max, Merge, Sequential, Residual, Seq2Seq),
         *(SGD, Adam, Online),
     )
 }
@@ -75,7 +81,7 @@ def named(part: Parts) -> dict[str, Part]:
                 "linear map, another part of xrnn, an optimizer, an Online, or a mapping of names "
                 "to those"
             )
-        inner = named(one.parts) if isinstance(one, Sequential) else {}
+        inner = named(one.parts) if isinstance(one, Composite) else {}
         inner = {key_of(name, key): value for key, value in inner.items()}
         if both := found.keys() & {name, *inner}:
             raise ValueError(f"two parts have the name {min(both)!r:.80}; rename one of them")
@@ -84,14 +90,14 @@ def named(part: Parts) -> dict[str, Part]:
 
 
 def _can_be_saved(one: Any) -> bool:
-    if isinstance(one, Weightless | Sequential | Optimizer | Online):
+    if isinstance(one, Weightless | Composite | Optimizer | Online):
         return True
     return isinstance(getattr(one, "weights", None), Parameters)
 
 
 def is_module(part: Part) -> TypeGuard[Module]:
     """Whether it has weights of its own."""
-    return not isinstance(part, Weightless | Sequential | Optimizer | Online)
+    return not isinstance(part, Weightless | Composite | Optimizer | Online)
 
 
 def tied_names(parts: Mapping[str, Part]) -> dict[str, str]:
@@ -107,8 +113,8 @@ def key_of(name: str, array: str) -> str:
 
 
 def config_of(part: Part) -> dict[str, Any]:
-    """The configuration, with the dtype that the weights have."""
-    if isinstance(part, Sequential):
+    """The configuration, with the dtype that the weights have, and of every part the whole."""
+    if isinstance(part, Composite):
         return {**part.config(), "parts": {k: config_of(one) for k, one in part.parts.items()}}
     if not is_module(part):
         return part.config()

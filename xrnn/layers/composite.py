@@ -79,6 +79,11 @@ class Composite:
         """The options of the object itself."""
         return {"kind": self.kind}
 
+    @classmethod
+    def _made_of(cls, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        """An object of these `parts`, and of the `_options` of another but for its kind."""
+        return cls(**parts, **options)
+
     def _described(self, path: Path, known: dict[int, Path]) -> dict[str, Any]:
         """`config`, where this object stands at a path of a larger one, and parts are known."""
         found: dict[str, Any] = {}

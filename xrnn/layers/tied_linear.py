@@ -7,34 +7,42 @@ Sources: Press & Wolf (2017), EACL, 157-163; Inan, Khosravi & Socher (2017), ICL
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from xrnn.backends import host
-from xrnn.cells.base import check_flags
-from xrnn.engine.checks import Spec, check_choice
+from xrnn.cells.base import check_flags, check_sizes
+from xrnn.engine.checks import REAL_DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
 from xrnn.layers.composite import Composite
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.linear import SLOPES, LinearActivation, linear, linear_backward
 from xrnn.layers.part import PartTape, accept_tape
-from xrnn.typing import Array
+from xrnn.typing import Array, GivenDType, Size, dtype_name
 
 
 class Bias(Module):
-    """The bias of a tied map: ``b`` (n,), initially zero."""
+    """The bias of a tied map: ``b`` (V,), initially zero."""
 
-    def __init__(self, size: int, dtype: Any, device: str) -> None:
-        self.size = size
+    _fixed = frozenset({"size"})
+
+    def __init__(self, size: Size, *, dtype: GivenDType, device: str) -> None:
+        check_sizes("bias", size=size)
+        V = self.size = int(size)
 
         def draw(random: Any) -> dict[str, Array]:
-            return {"b": host.xp.zeros(size)}
+            return {"b": host.xp.zeros(V)}
 
-        options: Any = {"rng": 0, "dtype": dtype, "device": device}
-        self._parameters = drawn("tied_linear", {"b": Spec((size,), "(V,)")}, draw, **options)
+        options: Any = {"rng": 0, "dtype": accept_dtype("bias", dtype, REAL_DTYPES)}
+        specs = {"b": Spec((V,), "(V,)")}
+        self._parameters = drawn("tied_linear", specs, draw, device=device, **options)
 
     def config(self) -> dict[str, Any]:
         """The options that a file must have too to be loaded into this bias."""
         return {"kind": "bias", "size": self.size}
+
+    def __repr__(self) -> str:
+        return f"<Bias({self.size}): {self.weights!r}>"
 
 
 class TiedLinear(Composite):
@@ -98,7 +106,7 @@ class TiedLinear(Composite):
         self._parts = {"embedding": embedding}
         if bias:
             placement = embedding.weights.placement
-            own = Bias(embedding.num_embeddings, embedding.dtype, "cpu")
+            own = Bias(embedding.num_embeddings, dtype=embedding.dtype, device="cpu")
             own._parameters = own.weights.moved(placement.backend, placement.standard_device)
             self._parts["bias"] = own
 
@@ -189,3 +197,26 @@ class TiedLinear(Composite):
 
     def _options(self) -> dict[str, Any]:
         return {"kind": self.kind, "activation": self.activation, "bias": self.bias}
+
+    @classmethod
+    def _made_of(cls, parts: Mapping[str, Any], options: Mapping[str, Any]) -> Self:
+        made = cls(parts["embedding"], **options)
+        if made.bias and "bias" in parts:
+            made._set_bias(parts["bias"])
+        return made
+
+    def _set_bias(self, bias: Any) -> None:
+        """Take this bias, after a check, instead of the one that was made."""
+        if not isinstance(bias, Bias):
+            what = type(bias).__name__
+            raise TypeError(f"tied_linear: bias is a {what}; it must be that of a TiedLinear")
+        found, needed = (
+            (one.size, dtype_name(one.weights.placement.dtype))
+            for one in (bias, self._parts["bias"])
+        )
+        if found != needed:
+            raise ValueError(
+                f"tied_linear: bias has the size and dtype {found}; they must be {needed}, those "
+                "of the embedding"
+            )
+        self._parts["bias"] = bias
