@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import xrnn
 from xrnn.backends import get
+from xrnn.convert import files
 
 F64: Any = {"dtype": "float64"}
 TOKENS = np.random.default_rng(0).integers(0, 7, (5, 3))
@@ -216,6 +218,27 @@ def test_parts_of_a_user_that_make_their_mapping_anew() -> None:
     assert y.tolist() == [[12.0]]
     with pytest.raises(TypeError, match="the weights of a part are not `Parameters`"):
         one.weights = {"0": {"s": np.ones(1)}, "other": {"s": np.ones(1)}}
+
+
+def test_a_run_of_fit_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """The table is one weight in the checkpoint too."""
+    rng = np.random.default_rng(0)
+    x = [rng.integers(0, 7, n) for n in rng.integers(1, 9, 40)]
+    given: Any = ((x, [(one + 1) % 7 for one in x]), xrnn.losses.softmax_cross_entropy)
+    how: Any = {"validation": 0.25, "patience": 9, "rng": 5, "progress": False}
+    whole, other, path = model(), model(), tmp_path / "run"
+    expected = xrnn.fit(whole, *given, epochs=4, **how)
+    xrnn.fit(model(), *given, epochs=2, checkpoint=path, **how)
+    history = xrnn.fit(other, *given, epochs=4, checkpoint=path, resume=True, **how)
+    assert history["loss"] == expected["loss"]
+    assert other.parts["out"].parts["embedding"] is other.parts["words"]
+    places = {name: holder[k] for name, holder, k in _leaves(whole.weights)}
+    for name, holder, k in _leaves(other.weights):
+        np.testing.assert_array_equal(holder[k], places[name])
+    assert places["out.bias.b"].any()
+    tensors, _ = files.read(path)
+    found = {name.removeprefix("weights.") for name in tensors if name.startswith("weights.")}
+    assert found == places.keys()
 
 
 def test_what_is_refused() -> None:
