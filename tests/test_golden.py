@@ -112,9 +112,13 @@ def test_it_loads_into_no_other_part(version: str) -> None:
         ("gru", xrnn.GRU(3, 4, dtype="float64"), "bias is False in the file"),
         ("gru", xrnn.GRU(3, 4, bias=False, dtype="float64", reverse=True), "reverse is False"),
         ("gru", xrnn.GRU(3, 4, bias=False), "dtype is 'float64' in the file"),
-        ("parts", {"layer": xrnn.LSTM(3, 4)}, "embedding is .* in the file, unknown here"),
-        ("parts", xrnn.LSTM(3, 4), "holds another configuration"),
-        ("lstm", {"layer": xrnn.LSTM(3, 4)}, "holds another configuration"),
+        (
+            "parts",
+            {"layer": xrnn.LSTM(3, 4)},
+            "holds the parts embedding, layer, readout, and part has layer; give these",
+        ),
+        ("parts", xrnn.LSTM(3, 4), "holds the parts .*, and part is a single one"),
+        ("lstm", {"layer": xrnn.LSTM(3, 4)}, "holds a single part, and part is a mapping"),
         ("options", xrnn.LSTM(3, (4, 5)), r"'zoneout\(lstm\(activations=.*, 'lstm' here"),
     ]
     for name, part, message in wrong:

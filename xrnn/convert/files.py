@@ -185,6 +185,7 @@ def load(
         )
     check_fillable(parts)
     found = _held(name)
+    _check_names(name, found, part)
     odd = _odd(found, _config(part), cast)
     if odd and all(_is_dtype(key) for key in odd):
         odd[""] = "to convert the numbers, give load cast=True"
@@ -286,6 +287,23 @@ def _config(part: Parts) -> dict[str, Any]:
     if isinstance(part, Mapping):
         return {name: config_of(one) for name, one in part.items()}
     return config_of(part)
+
+
+def _check_names(name: str, found: Held, part: Parts) -> None:
+    """ValueError unless the file and what it is to fill are one part, or parts of equal names."""
+    several = isinstance(part, Mapping)
+    names = ", ".join(found.config) if found.several else ""
+    if found.several and not several:
+        raise ValueError(
+            f"{name} holds the parts {names}, and part is a single one; give a mapping"
+        )
+    if several and not found.several:
+        raise ValueError(f"{name} holds a single part, and part is a mapping; give the part itself")
+    if isinstance(part, Mapping) and part.keys() != found.config.keys():
+        raise ValueError(
+            f"{name} holds the parts {names}, and part has {', '.join(part)}; give these parts, or "
+            "load the file alone"
+        )
 
 
 def _odd(found: Held, mine: dict[str, Any], cast: bool) -> dict[str, str]:
