@@ -231,7 +231,7 @@ import importlib, pkgutil
 import xrnn, xrnn.backends
 from xrnn.backends.cpu import loops
 for module in pkgutil.walk_packages(xrnn.__path__, "xrnn."):
-    if not any(name in module.name for name in ("cuda", "__main__", "hook-xrnn")):
+    if not any(name in module.name for name in ("cuda", "__main__", "hook-xrnn", "adapters.")):
         importlib.import_module(module.name)
 loops.source()
 xrnn.save("m", xrnn.LSTM(3, 5), {"name": "ü"})
