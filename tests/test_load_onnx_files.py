@@ -173,9 +173,83 @@ def test_it_prints_its_notes() -> None:
     assert text.splitlines() == [
         "'rec': <LSTM(3, 5, bias=False): lstm>",
         "    ONNX LSTM, gates i o f c",
+        "    takes (T, B, I), as the node does",
         "    initial_h: h is an input of the model; give state=",
         "    the node has sequence_lens; give lengths=",
     ]
+
+
+def order(model: Any, name: str = "rec") -> str:
+    """The note on the order of axes."""
+    (found,) = [note for note in load_onnx(model).notes[name] if note.startswith("takes ")]
+    return found
+
+
+TRANSPOSED: dict[str, tuple[dict[str, Any], str]] = {
+    "batch first": ({"perm": [1, 0, 2]}, "(B, T, I)"),
+    "values before steps": ({"perm": [2, 0, 1]}, "(B, I, T)"),
+    "reversed": ({}, "(I, B, T)"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+@pytest.mark.parametrize("between", ["", "Identity", "Cast"])
+def test_a_transpose_before_the_node_is_noted(name: str, between: str) -> None:
+    """An exporter of a layer that takes (B, T, I) puts one there, which is not in ours."""
+    m, (how, axes) = simple(), TRANSPOSED[name]
+    x = m.add("Transpose", ["X"], **how)
+    if between:
+        x = m.add(between, [x], **({"to": TensorProto.FLOAT} if between == "Cast" else {}))
+    m.feeds["X"] = np.zeros([{"T": 4, "B": 2, "I": 3}[axis] for axis in axes[1:-1].split(", ")])
+    m.feeds["X"] = m.feeds["X"].astype("float32")
+    model = node(m, inputs=f"{x} W R")
+    assert order(model) == f"takes (T, B, I): the model transposes {axes} before the node"
+    seen = m.session((x,)).run([x], m.feeds)[0]
+    assert seen.shape == (4, 2, 3)
+
+
+def test_other_transposes_are_not_noted() -> None:
+    for perm in ([0, 1, 2], [0, 1], [0, 0, 1]):
+        m = simple()
+        x = m.add("Transpose", ["X"], perm=perm)
+        assert order(node(m, inputs=f"{x} W R")) == "takes (T, B, I), as the node does"
+
+
+def test_layout_is_noted() -> None:
+    assert order(node(simple(), layout=1)) == "takes (B, T, I): batch_first=True, layout 1"
+
+
+def test_an_input_that_is_made_of_itself() -> None:
+    m = simple()
+    m.nodes.append(helper.make_node("Identity", ["x"], ["x"]))
+    with pytest.raises(ValueError, match="tensors that are computed from themselves"):
+        load_onnx(node(m, inputs="x W R"))
+
+
+def test_a_batch_first_layer_comes_back_time_first(tmp_path: Path) -> None:
+    layer = xrnn.LSTM(3, 5, 2, batch_first=True)
+    xrnn.convert.to_onnx(layer, tmp_path / "m.onnx")
+    first, second = load_onnx(tmp_path / "m.onnx").items()
+    assert order(tmp_path / "m.onnx", first[0]).endswith(
+        ": the model transposes (B, T, I) before the node"
+    )
+    assert order(tmp_path / "m.onnx", second[0]) == "takes (T, B, I), as the node does"
+    xs = np.ones((2, 4, 3), "float32")
+    ys = second[1](first[1](xs.transpose(1, 0, 2))[0])[0]
+    np.testing.assert_array_equal(ys.transpose(1, 0, 2), layer(xs)[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns of itself
+def test_a_batch_first_layer_of_pytorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the exporter is PyTorch's")
+    layer = torch.nn.GRU(3, 5, batch_first=True)
+    xs = torch.ones(2, 4, 3)
+    torch.onnx.export(layer, (xs,), tmp_path / "m.onnx", dynamo=False)
+    found = load_onnx(tmp_path / "m.onnx")
+    ((name, part),) = found.items()
+    assert "takes (T, B, I): the model transposes (B, T, I) before the node" in found.notes[name]
+    ys = part(xs.numpy().transpose(1, 0, 2))[0].transpose(1, 0, 2)
+    np.testing.assert_allclose(ys, layer(xs)[0].detach(), atol=1e-6)
 
 
 def test_without_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,6 +60,29 @@ def convention(node: Node) -> str:
     return f"{words}, two biases" if "B" in node.inputs else words
 
 
+def order(node: Node) -> str:
+    """The order of the axes that the layer takes, and how the model comes to it."""
+    if node.batch_first:
+        return "takes (B, T, I): batch_first=True, layout 1"
+    perm = _transposed(node.scope, node.inputs.get("X", ""))
+    if perm == [0, 1, 2]:
+        return "takes (T, B, I), as the node does"
+    axes = ", ".join("TBI"[perm.index(axis)] for axis in range(3))
+    return f"takes (T, B, I): the model transposes ({axes}) before the node"
+
+
+def _transposed(scope: Scope, name: str) -> list[int]:
+    """The perm of the Transpose that makes a tensor of three axes; [0, 1, 2] without one."""
+    node = scope.maker(name) if name else None
+    if node is not None and node.op_type in ("Cast", "Dropout", "Identity"):
+        return _transposed(scope, node.input[0])
+    if node is not None and node.op_type == "Transpose":
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [2, 1, 0])
+        if sorted(perm) == [0, 1, 2]:
+            return perm
+    return [0, 1, 2]
+
+
 # ---- Weights
 
 

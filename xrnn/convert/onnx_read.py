@@ -12,7 +12,7 @@ from typing import Any
 from xrnn.backends import host
 from xrnn.convert.loaded import Loaded, make_layer, within
 from xrnn.convert.onnx_graph import Scope, described
-from xrnn.convert.onnx_node import Node, convention, initial_states, stored
+from xrnn.convert.onnx_node import Node, convention, initial_states, order, stored
 from xrnn.convert.onnx_operators import OPERATORS, options_of, require_onnx
 from xrnn.convert.paths import accept_path
 from xrnn.engine import atomic
@@ -54,8 +54,9 @@ def load_onnx(
         Name of the node, or of its first output → the layer, in the order of the graph.  Each has
         one layer, and one or two directions.  Where the two directions of a node have different
         activation functions, they are two layers, NAME.forward and NAME.reverse, whose outputs
-        stand side by side in that of the node.  ``notes`` says what the node takes that is no
-        weight: initial states and lengths, which a caller gives.
+        stand side by side in that of the node.  ``notes`` says in which order the layer takes its
+        axes, and what the node takes that is no weight: initial states and lengths, which a caller
+        gives.
 
     Raises
     ------
@@ -73,9 +74,13 @@ def load_onnx(
     Notes
     -----
     Gates stand in the order i o f c (LSTM) or z r h (GRU); the two biases are added up, except for
-    v of a GRU with linear_before_reset.  ``layout=1`` becomes ``batch_first=True``; states are (D,
-    B, H) in xrnn all the same.  Y (T, D, B, H) is ys (T, B, D·H) here.  Initial states that are
-    constants become weights (``learn_state=True``), unless they are zero.
+    v of a GRU with linear_before_reset.  Y (T, D, B, H) is ys (T, B, D·H) here.  Initial states
+    that are constants become weights (``learn_state=True``), unless they are zero.
+
+    Layers take (T, B, I), as the nodes do, also where the model takes (B, T, I) and transposes it:
+    exporters write the ``batch_first=True`` of PyTorch so, and `to_onnx` that of xrnn.  The notes
+    tell of the Transpose.  ``layout=1`` becomes ``batch_first=True``; states are (D, B, H) in xrnn
+    all the same.
 
     Source: the operators LSTM, GRU and RNN of ONNX, opsets 7 to 22.
 
@@ -87,6 +92,7 @@ def load_onnx(
     ...     xrnn.convert.load_onnx(f"{folder}/model.onnx")
     'gru': <GRU(3, 5, bidirectional=True): gru>
         ONNX GRU, gates z r h, two biases
+        takes (T, B, I), as the node does
         initial_h: h is an input of the model; give state=
         the node has sequence_lens; give lengths=
     """
@@ -197,7 +203,7 @@ def _add(found: Loaded, node: Node, dtype: Any, device: str) -> None:
     if "P" in node.inputs:
         options = [{**one, "peephole": True} for one in options]
     states, notes = initial_states(node, H)
-    notes = [convention(node), *notes]
+    notes = [convention(node), order(node), *notes]
     how: Any = {"batch_first": node.batch_first, "dtype": dtype, "device": device}
 
     def layer(d: slice, **direction: Any) -> Any:
