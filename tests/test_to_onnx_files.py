@@ -107,7 +107,7 @@ def test_streams(path: Path) -> None:
     """A sequence in chunks, each from the last state of the one before."""
     layer = xrnn.LSTM(3, 5, 2, learn_state=True)
     layer.weights = {name: w + np.float32(0.1) for name, w in layer.weights.items()}
-    to_onnx(layer, path, lengths=False)
+    to_onnx(layer, path, states=True, lengths=False)
     run, given = session(path.read_bytes()), xs(7, 2, 3)
     h, c = layer.initial_state(2)
     outputs = []
@@ -120,6 +120,26 @@ def test_streams(path: Path) -> None:
     to_onnx(layer, path, states=False, lengths=False)
     got, *_ = session(path.read_bytes()).run(None, {"xs": given})
     np.testing.assert_allclose(got, ys, atol=1e-6)
+
+
+def test_learned_states_are_not_forgotten(path: Path) -> None:
+    """The model with inputs for its states does not hold the learned ones."""
+    layer = xrnn.LSTM(3, 5, learn_state=True)
+    layer.weights = {name: w + np.float32(0.3) for name, w in layer.weights.items()}
+    words = "lstm has learned initial states, and states is not given; say states=False, .*=True, "
+    for parts in (layer, xrnn.Sequential(xrnn.GRU(3, 3), lstm=layer)):
+        with pytest.raises(ValueError, match=words):
+            to_onnx(parts, path)
+        assert not path.exists()
+    given = xs(6, 2, 3)
+    want, _ = layer(given)
+    to_onnx(layer, path, states=False, lengths=False)
+    got, *_ = session(path.read_bytes()).run(None, {"xs": given})
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert list(to_onnx(layer, path, states=True, lengths=False).inputs) == ["xs", "h", "c"]
+    begin = layer.initial_state(2)
+    got, *_ = session(path.read_bytes()).run(None, {"xs": given, "h": begin.h, "c": begin.c})
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float16", 2e-3), ("float32", 1e-6)])

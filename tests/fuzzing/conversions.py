@@ -78,7 +78,7 @@ if HAVE_ONNX:
         (*LAYERS[:3], LAYERS[4], *LINEAR[:2]),
         parts=(CHAIN, "it"),
         path=(k.PATH, "folder() + '/model.onnx'"),
-        states=(k.FLAG, "True"),
+        states=(k.optional(k.FLAG), "True"),
         lengths=(k.FLAG, "True"),
         dtype=(k.optional(k.choice("float32", "float16")), "'float32'"),
         words="ONNX onnxruntime recurrent layer",

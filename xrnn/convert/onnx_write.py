@@ -41,7 +41,7 @@ def to_onnx(
     parts: Part | Sequence[Any] | Mapping[str, Any],
     path: str | os.PathLike[str],
     *,
-    states: bool = True,
+    states: bool | None = None,
     lengths: bool = True,
     dtype: str | None = None,
 ) -> Signature:
@@ -56,7 +56,8 @@ def to_onnx(
     - ``xs`` (T, B, I), or (B, T, I) with ``batch_first``; or, where an embedding is the first part,
       ``tokens`` (T, B) or (B, T), int64 in 0…V−1
     - ``lengths`` (B,), int64 in 0…T: the valid steps of each sequence; unless ``lengths=False``
-    - ``h`` (L·D, B, H), and ``c`` of an LSTM: the states to start from; unless ``states=False``
+    - ``h`` (L·D, B, H), and ``c`` of an LSTM: the states to start from; unless ``states=False``.
+      In the first call they are ``layer.initial_state(B)``
 
     Outputs: ``ys``, (B, n) after a part that pools, and the last states ``h_last``, ``c_last``.
     With several recurrent layers their names stand before those of the states: ``lstm.h``,
@@ -72,9 +73,12 @@ def to_onnx(
         sequence they are ``embedding``, ``lstm``, ``linear`` …, and ``lstm_2`` for a second one.
     path : path
         The file, which is replaced as a whole.
-    states : bool
-        Whether the initial states are inputs.  Without, sequences start as they do in a layer that
-        is given none: from zeros, or from its learned states, which are in the model then.
+    states : bool, optional
+        Whether the initial states are inputs.  With True the model holds no learned states: give it
+        ``layer.initial_state(B)`` in the first call, which is zeros for a layer without them.  With
+        False sequences start as they do in a layer that is given no state: from zeros, or from its
+        learned states, which are in the model then.  Default: True, but where a layer has learned
+        states (``learn_state=True``) there is no default.
     lengths : bool
         Whether the lengths are an input.  Without, every sequence has T steps.
     dtype : {"float32", "float16"}, optional
@@ -94,7 +98,8 @@ def to_onnx(
     TypeError
         If an argument is of a wrong type.
     ValueError
-        If ONNX has no operator for a cell, or the parts do not fit together.
+        If ONNX has no operator for a cell, the parts do not fit together, or a layer has learned
+        states and `states` is not given.
 
     Notes
     -----
@@ -116,11 +121,13 @@ def to_onnx(
     {'xs': ('T', 'B', 3), 'lengths': ('B',), 'h': (1, 'B', 5), 'c': (1, 'B', 5)}
     """
     onnx = require_onnx("to_onnx")
-    check_flags("to_onnx", states=states, lengths=lengths)
+    check_flags("to_onnx", states=states is None or states, lengths=lengths)
     target = accept_path(path, "model.onnx")
     named = _named(parts)
     single = dict(leaves(named))
     layers = _check(single)
+    if states is None:
+        states = _default_states(single)
     if dtype is None:
         dtype = dtype_name(layers[0].weights.placement.dtype)
     _check_dtype(dtype)
@@ -192,6 +199,18 @@ def _check(parts: Mapping[str, Any]) -> list[Layer[Any]]:
         words = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         raise ValueError(f"parts have different dtypes: {words}; they must agree")
     return layers
+
+
+def _default_states(parts: Mapping[str, Any]) -> bool:
+    """Whether states are inputs, where nothing is said; ValueError for learned ones."""
+    learned = [name for name, p in parts.items() if isinstance(p, Layer) and p.learn_state]
+    if learned:
+        raise ValueError(
+            f"{', '.join(learned)} has learned initial states, and states is not given; say "
+            "states=False, and the model starts from them, or states=True, and give the model "
+            "layer.initial_state(B) in the first call"
+        )
+    return True
 
 
 def _width(parts: Mapping[str, Any]) -> int:
