@@ -252,6 +252,97 @@ def test_a_batch_first_layer_of_pytorch(tmp_path: Path) -> None:
     np.testing.assert_allclose(ys, layer(xs)[0].detach(), atol=1e-6)
 
 
+# ---- What else the model holds
+
+
+def test_other_weights_are_unused(tmp_path: Path) -> None:
+    """The weights of other parts, and nothing of the layers, shapes or single numbers."""
+    linear, embedding = xrnn.Linear(4, 2), xrnn.Embedding(7, 3)
+    layers = [xrnn.LSTM(3, 4, peephole=True), xrnn.GRU(4, 4, learn_state=True)]
+    parts = [embedding, *layers, xrnn.Mean(), linear]
+    xrnn.convert.to_onnx(parts, tmp_path / "m.onnx", states=False)
+    found = load_onnx(tmp_path / "m.onnx")
+    assert list(found.unused) == ["embedding.E", "linear.W", "linear.b"]
+    np.testing.assert_array_equal(found.unused["linear.W"].T, linear.weights["W"])
+    np.testing.assert_array_equal(found.unused["embedding.E"], embedding.weights["E"])
+    last = repr(found).splitlines()[-1]
+    assert last == "unused: embedding.E (7, 3), linear.W (4, 2), linear.b (2,)"
+
+
+def test_weights_that_a_layer_is_computed_from_are_used() -> None:
+    m = simple()
+    (W, *_), a = m.constants, m.rng.normal(size=(1, 20, 3)).astype("float32")
+    m.constants += [numpy_helper.from_array(a, "more"), numpy_helper.from_array(a[0, 0], "other")]
+    m.constants += [numpy_helper.from_array(np.zeros((1, 1, 5), "float32"), "zeros")]
+    m.constants += [numpy_helper.from_array(np.array([1, 2, 5]), "shape")]
+    total = m.add("Add", [W.name, "more"])
+    state = m.add("Expand", ["zeros", "shape"])
+    assert list(load_onnx(node(m, inputs=f"X {total} R _ _ {state}")).unused) == ["other"]
+
+
+def test_weights_of_a_part_that_makes_the_initial_state_are_unused() -> None:
+    """They belong to a network before the layer, and not to it."""
+    m = simple()
+    m.feed("features", np.zeros((1, 2, 7), "float32"))
+    for name, shape in (("A", (7, 5)), ("b", (5,))):
+        m.constants.append(numpy_helper.from_array(np.ones(shape, "float32"), name))
+    h = m.add("Add", ["b", m.add("MatMul", ["features", "A"])])
+    found = load_onnx(node(m, inputs=f"X W R _ _ {h}"))
+    assert list(found.unused) == ["A", "b"]
+    assert any("give state=" in note for note in found.notes["rec"])
+
+
+def test_unused_constants_in_other_places() -> None:
+    """Nodes hold weights too, and graphs inside, where two may have one name."""
+    m, other = simple(), numpy_helper.from_array(np.ones((2, 3), "float32"), "C")
+    m.nodes.append(helper.make_node("Constant", [], ["C"], value=other))
+    m.nodes.append(helper.make_node("Constant", [], ["one"], value_float=1.0))
+    out = [helper.make_empty_tensor_value_info("y")]
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("Identity", ["D"], ["y"])],
+            name,
+            [],
+            out,
+            [numpy_helper.from_array(np.full(n, n, "float64"), "D")],
+        )
+        for n, name in ((2, "else"), (3, "then"))
+    }
+    m.feed("flag", np.array(True))
+    m.nodes.append(helper.make_node("If", ["flag"], ["z"], "choice", **branches))
+    unused = load_onnx(node(m)).unused
+    assert {name: a.shape for name, a in unused.items()} == {"C": (2, 3), "D": (2,), "D_2": (3,)}
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3)])
+def test_numbers_that_are_no_weights(shape: tuple[int, ...]) -> None:
+    m = simple()
+    m.constants.append(numpy_helper.from_array(np.ones(shape, "float32"), "other"))
+    m.constants.append(numpy_helper.from_array(np.ones((2, 3), "int64"), "shape"))
+    assert not load_onnx(node(m)).unused
+
+
+def test_other_weights_that_cannot_be_read(tmp_path: Path) -> None:
+    """A layer that can be read is loaded without them."""
+    m = simple()
+    m.constants.append(numpy_helper.from_array(np.ones((2, 3), "float32"), "other"))
+    model = node(m)
+    (other,) = [one for one in model.graph.initializer if one.name == "other"]
+    other.ClearField("raw_data")
+    other.data_location = TensorProto.EXTERNAL
+    other.external_data.add(key="location", value="tensors")
+    found = load_onnx(model)
+    assert list(found) == ["rec"]
+    assert not found.unused
+    assert found.skipped == {
+        "other": "the numbers of other lie in another file; give the model's path"
+    }
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "the tensor other cannot be read" in load_onnx(tmp_path / "m.onnx").skipped["other"]
+    (tmp_path / "tensors").write_bytes(np.ones(6, "float32").tobytes())
+    np.testing.assert_array_equal(load_onnx(tmp_path / "m.onnx").unused["other"], np.ones((2, 3)))
+
+
 def test_without_onnx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: load_onnx(b""), lambda: xrnn.convert.to_onnx(xrnn.RNN(3, 5), tmp_path)):

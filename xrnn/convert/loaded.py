@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -50,9 +50,7 @@ class Loaded(dict[str, Any]):
 
     def add(self, name: str, part: LoadedPart, *notes: str) -> str:
         """Add a part under its name, or under that and a number if it is taken; give the name."""
-        n, free = 2, name
-        while free in self:
-            free, n = f"{name}_{n}", n + 1
+        free = free_name(self, name)
         self[free], self.notes[free] = part, list(notes)
         return free
 
@@ -66,6 +64,14 @@ class Loaded(dict[str, Any]):
             more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
             lines.append(f"unused: {', '.join(rest[:8])}{more}")
         return "\n".join(lines) or "no parts"
+
+
+def free_name(taken: Container[str], name: str) -> str:
+    """The name, or that and a number if it is taken."""
+    n, free = 2, name
+    while free in taken:
+        free, n = f"{name}_{n}", n + 1
+    return free
 
 
 def make_layer(

@@ -116,8 +116,32 @@ class Scope:
         if node.op_type == "ConstantOfShape":
             # Its number is 0 unless it is given.
             return not any(array_of(a.t, self.folder).any() for a in node.attribute)
-        sources = node.input if node.op_type == "Concat" else node.input[:1]
-        return node.op_type in MOVING and all(home.is_zero(source) for source in sources)
+        return node.op_type in MOVING and all(map(home.is_zero, _numbers_of(node)))
+
+    def add_sources(self, name: str, found: set[tuple[Scope, str]]) -> None:
+        """Add a tensor, and all those whose numbers are in it, to what was found: scope and name.
+
+        Lengths, shapes and places are no such numbers.
+        """
+        home, node = self._home(name), self.maker(name)
+        if (home, name) not in found:
+            found.add((home, name))
+            for source in _numbers_of(node) if node is not None else ():
+                home.add_sources(source, found)
+
+    def weights(self) -> Iterator[tuple[str, Any]]:
+        """The arrays of floating-point numbers that this graph holds: name and TensorProto."""
+        kinds = require_onnx("load_onnx").TensorProto
+        floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+        held = list(self.tensors.items())
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                values = [a.t for a in node.attribute if a.name == "value"]
+                held += zip(node.output, values, strict=False)
+        for name, tensor in held:
+            # Single numbers are parameters of operators.
+            if tensor.data_type in floats and tensor.dims and 0 not in tensor.dims:
+                yield name, tensor
 
     def _home(self, name: str) -> Scope:
         """The innermost scope with that name."""
@@ -147,6 +171,14 @@ class Scope:
 def described(node: Any) -> str:
     """The operator and the name of a node, or of what it makes if it has no name."""
     return f"{node.op_type} {node.name or next(iter(node.output), '')!r}"
+
+
+def _numbers_of(node: Any) -> list[str]:
+    """The inputs of a node whose numbers are in its outputs."""
+    if node.op_type in ("ConstantOfShape", "Shape"):
+        return []
+    one = node.op_type in MOVING and node.op_type != "Concat"
+    return [name for name in (node.input[:1] if one else node.input) if name]
 
 
 def array_of(tensor: Any, folder: str | None) -> Array:

@@ -19,7 +19,13 @@ DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
 class Node:
-    """A recurrent node, its inputs by name and its attributes."""
+    """A recurrent node, its inputs by name and its attributes.
+
+    Attributes
+    ----------
+    used : set of str
+        The tensors of which a layer is made.
+    """
 
     def __init__(self, node: Any, scope: Scope) -> None:
         self.scope, self.name = scope, node.name or next(filter(None, node.output), node.op_type)
@@ -35,11 +41,13 @@ class Node:
             )
         self.D = DIRECTIONS[self.direction]
         self.batch_first = bool(self.given.get("layout", 0))
+        self.used: set[str] = set()
 
     def weight(self, k: str) -> Array | None:
         """The constant at an input; None where the node has none."""
         if k not in self.inputs:
             return None
+        self.used.add(self.inputs[k])
         try:
             return self.scope.value(self.inputs[k])
         except Unresolved as error:
@@ -150,10 +158,12 @@ def initial_states(node: Node, H: int) -> tuple[list[list[Array]] | None, list[s
     notes = []
     for s in node.operator.states:
         name = node.inputs.get(f"initial_{s}")
-        if name is None or node.scope.is_zero(name):
+        if name is None:
             continue
         try:
-            found[s] = _learned(node, s, name, H)
+            if not node.scope.is_zero(name):
+                found[s] = _learned(node, s, name, H)
+            node.used.add(name)
         except Unresolved as error:
             notes.append(f"initial_{s}: {error}; give state=")
     if "sequence_lens" in node.inputs:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from xrnn.backends import host
-from xrnn.convert.loaded import Loaded, make_layer, within
-from xrnn.convert.onnx_graph import Scope, described
+from xrnn.convert.loaded import Loaded, free_name, make_layer, within
+from xrnn.convert.onnx_graph import Scope, array_of, described
 from xrnn.convert.onnx_node import Node, convention, initial_states, order, stored
 from xrnn.convert.onnx_operators import OPERATORS, options_of, require_onnx
 from xrnn.convert.paths import accept_path
@@ -56,7 +56,7 @@ def load_onnx(
         activation functions, they are two layers, NAME.forward and NAME.reverse, whose outputs
         stand side by side in that of the node.  ``notes`` says in which order the layer takes its
         axes, and what the node takes that is no weight: initial states and lengths, which a caller
-        gives.
+        gives.  ``unused`` has the weights of the other nodes: name → the array as it is stored.
 
     Raises
     ------
@@ -133,14 +133,30 @@ def _loaded(model: Any, folder: str | None, dtype: Any, device: str) -> Loaded:
     model = _inlined(model)
     opset = max([o.version for o in model.opset_import if o.domain in ("", "ai.onnx")] or [1])
     found, scopes = Loaded(), list(Scope(model.graph, opset, folder).all())
+    used: set[tuple[Scope, str]] = set()
     for scope in scopes:
         for node in scope.graph.node:
             if node.op_type in OPERATORS and node.domain in ("", "ai.onnx", "com.microsoft"):
                 with within(described(node)):
-                    _add(found, Node(node, scope), dtype, device)
+                    one = Node(node, scope)
+                    _add(found, one, dtype, device)
+                    for name in one.used:
+                        scope.add_sources(name, used)
     if not found:
         raise ValueError(_nothing(scopes))
+    for scope in scopes:
+        for name, tensor in scope.weights():
+            if (scope, name) not in used:
+                _leave(found, name, tensor, folder)
     return found
+
+
+def _leave(found: Loaded, name: str, tensor: Any, folder: str | None) -> None:
+    """Add a tensor that is in no layer to what is unused."""
+    try:
+        found.unused[free_name(found.unused, name)] = array_of(tensor, folder)
+    except ValueError as error:
+        found.skipped[name] = str(error)
 
 
 def _inlined(model: Any) -> Any:
