@@ -216,5 +216,5 @@ def test_damaged_files(tmp_path: Path) -> None:
         data = bytearray(whole)
         data[rng.integers(len(data) if rng.random() < 0.3 else 120)] = rng.integers(256)
         check_refusal(tmp_path, bytes(data))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=": no such file"):
         load_coreml(tmp_path / "nothing")

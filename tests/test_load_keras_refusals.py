@@ -252,7 +252,7 @@ def test_other_files(tmp_path: Path) -> None:
     refused(path, "it begins with b'.x80.x04pickle'; it must be")
     path.write_bytes(b"")
     refused(path, "it begins with b''; it must be")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=": no such file"):
         load_keras(tmp_path / "absent.h5")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.pkl", b"")

@@ -168,7 +168,7 @@ def test_no_model(tmp_path: Path, content: bytes) -> None:
 def test_no_path(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"path is a int; it must be a path, bytes or an onnx"):
         load_onnx(3)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=": no such file"):
         load_onnx(tmp_path / "absent.onnx")
     with pytest.raises(ValueError, match="is a folder"):
         load_onnx(tmp_path)

@@ -241,5 +241,5 @@ def test_damaged_files(tmp_path: Path) -> None:
         for _ in range(3):
             data[rng.integers(len(data))] = rng.integers(256)
         check_refusal(tmp_path, bytes(data))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=": no such file"):
         load_tflite(tmp_path / "nothing")

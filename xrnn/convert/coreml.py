@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import host
 from xrnn.convert.conventions import CONVENTIONS, Stored
 from xrnn.convert.loaded import Kind, Loaded, make_layer, within
-from xrnn.convert.paths import accept_path
+from xrnn.convert.paths import accept_path, reading
 from xrnn.convert.protobuf import Message
 from xrnn.typing import Array, GivenDType
 
@@ -112,7 +112,8 @@ def load_coreml(
     See the page ``conventions.md`` of the guide.
     """
     name = accept_path(path, "model.mlmodel")
-    data = memoryview(Path(name).read_bytes())
+    with reading(name):
+        data = memoryview(Path(name).read_bytes())
     found = Loaded()
     where = {"dtype": "float32" if dtype is None else dtype, "device": device}
     with within(name):

@@ -23,7 +23,7 @@ from xrnn.convert.building import Builder
 from xrnn.convert.filling import check_fillable, fill
 from xrnn.convert.held import Held, held
 from xrnn.convert.parts import Part, Parts, config_of, details_of, named, stored, tied_names
-from xrnn.convert.paths import accept_path
+from xrnn.convert.paths import accept_path, reading
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.layers.architecture import LATER
@@ -250,14 +250,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
 
 def _contents(name: str) -> encoding.Contents:
     """What the file of that name holds; every error names it."""
-    try:
+    with reading(name):
         # What is no safetensors file may be too large to be read as a whole.
         begins = atomic.read(name, HEAD)[8:] == b"{"
         data = atomic.read(name) if begins else b""
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file") from None
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be read: {error.strerror or error}", name) from error
     try:
         return encoding.decode(data)
     except ValueError as error:

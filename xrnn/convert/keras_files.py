@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from xrnn.backends import host
+from xrnn.convert.paths import reading
 from xrnn.typing import Array
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
@@ -173,7 +174,7 @@ def _check_kind(path: str) -> None:
         )
     if path.endswith(CHECKPOINTS) or any(os.path.exists(path + end) for end in CHECKPOINTS):
         raise ValueError(f"it is a checkpoint of TensorFlow; {MODEL_FILE}")
-    with open(path, "rb") as stream:
+    with reading(path), open(path, "rb") as stream:
         start = stream.read(len(HDF5))
     if start != HDF5 and not start.startswith(ZIP):
         raise ValueError(f"it begins with {start!r}; {MODEL_FILE}")

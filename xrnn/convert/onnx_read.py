@@ -14,7 +14,7 @@ from xrnn.convert.loaded import Loaded, free_name, make_layer, within
 from xrnn.convert.onnx_graph import Scope, array_of, described
 from xrnn.convert.onnx_node import Node, convention, initial_states, order, stored
 from xrnn.convert.onnx_operators import OPERATORS, options_of, require_onnx
-from xrnn.convert.paths import accept_path
+from xrnn.convert.paths import accept_path, reading
 from xrnn.engine import atomic
 from xrnn.typing import GivenDType
 
@@ -62,7 +62,7 @@ def load_onnx(
     ------
     ImportError
         If onnx is not installed.
-    OSError
+    FileNotFoundError, OSError
         If the file cannot be read.
     TypeError
         If `path` is something else.
@@ -114,7 +114,9 @@ def _opened(path: Any) -> tuple[str, Any, str | None]:
         what, data, folder = "the model", bytes(path), None
     elif isinstance(path, str | os.PathLike):
         file = Path(accept_path(path, "model.onnx"))
-        what, data, folder = str(file), atomic.read(file), str(file.parent)
+        what, folder = str(file), str(file.parent)
+        with reading(what):
+            data = atomic.read(file)
     else:
         raise TypeError(
             f"path is a {type(path).__name__}; it must be a path, bytes or an onnx.ModelProto"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -30,3 +32,22 @@ def accept_path(path: Any, example: str) -> str:
     if "\0" in name:
         raise ValueError(f"path is {name!r:.80}; the name of a file cannot contain \\0")
     return name
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Make an OSError of the block name the file, in the words of every loader.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such file") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be read: {error.strerror or error}", name) from error

@@ -15,7 +15,7 @@ from xrnn.backends import host
 from xrnn.convert.conventions import CONVENTIONS, Stored
 from xrnn.convert.flatbuffer import Table
 from xrnn.convert.loaded import Kind, Loaded, make_layer, within
-from xrnn.convert.paths import accept_path
+from xrnn.convert.paths import accept_path, reading
 from xrnn.typing import Array, GivenDType
 
 DEQUANTIZE, WHILE = 6, 119
@@ -109,7 +109,8 @@ def load_tflite(
     See the page ``conventions.md`` of the guide.
     """
     name = accept_path(path, "model.tflite")
-    data = memoryview(Path(name).read_bytes())
+    with reading(name):
+        data = memoryview(Path(name).read_bytes())
     found = Loaded()
     where = {"dtype": "float32" if dtype is None else dtype, "device": device}
     with within(name):

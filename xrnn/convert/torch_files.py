@@ -21,6 +21,7 @@ from safetensors import SafetensorError, deserialize
 from xrnn.backends import host
 from xrnn.convert import pickles
 from xrnn.convert.encoding import DTYPES as SAFETENSORS
+from xrnn.convert.paths import reading
 from xrnn.engine import atomic
 from xrnn.typing import Array
 
@@ -94,17 +95,13 @@ def opened(name: str) -> Iterator[Contents]:
     ValueError
         If it is damaged, or holds something else.
     """
-    try:
+    with reading(name):
         begins = atomic.read(name, 512)
         with open(name, "rb") as file:
             if begins[:4] == b"PK\x03\x04":
                 yield _of_archive(_Archive(file, file.seek(0, 2)))
             else:
                 yield Contents(_of_safetensors(begins, file))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file") from None
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be read: {error.strerror or error}", name) from error
 
 
 def _of_safetensors(begins: bytes, file: Any) -> dict[str, Tensor]:
