@@ -79,3 +79,26 @@ def test_new_arrays_in_c_order() -> None:
             assert array.flags.c_contiguous
             array[:] = 9
         assert all((before[name] == w).all() for name, w in layer.weights.items())
+
+
+def test_a_sequential() -> None:
+    lstm, out = xrnn.LSTM(3, 4, 2), xrnn.Linear(4, 2, activation="tanh")
+    inner = xrnn.Sequential(lstm, xrnn.Dropout(0.1), xrnn.Last())
+    vectors = xrnn.Embedding(7, 3)
+    arrays = to_keras(xrnn.Sequential(vectors, inner=inner, out=out))
+    wanted = [*to_keras(vectors), *to_keras(lstm), *to_keras(out)]
+    for mine, theirs in zip(arrays, wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_parts_of_a_sequential_that_keras_has_not() -> None:
+    inner = xrnn.Sequential(rnn=xrnn.GRU(2, 3, clip=3.0))
+    with pytest.raises(ValueError, match=r"^inner: rnn: gru.*: clip is 3\.0; the layers of Keras"):
+        to_keras(xrnn.Sequential(inner=inner))
+    for part in (xrnn.LayerNorm(3), xrnn.Residual(xrnn.Linear(3, 3))):
+        name = type(part).__name__
+        with pytest.raises(TypeError, match=f"^norm: it is {name}; it must be a Layer, an Embed"):
+            to_keras(xrnn.Sequential(xrnn.GRU(2, 3), norm=part))
+    layer = xrnn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"^1 and 0 are one part; .* must not have a layer twice"):
+        to_keras(xrnn.Sequential(layer, layer))

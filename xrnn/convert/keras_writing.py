@@ -16,9 +16,12 @@ from xrnn.cells.lstm_options import LSTMOptions
 from xrnn.cells.options import Options, activations_of
 from xrnn.convert.conventions import CONVENTIONS, Convention, encode
 from xrnn.convert.keras_activations import HARD_SIGMOID, functions_of, spec_of
+from xrnn.convert.loaded import within
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
+from xrnn.layers.part import Weightless
+from xrnn.layers.sequential import Sequential
 from xrnn.typing import Array
 
 #: a cell without options → its options
@@ -34,7 +37,9 @@ PLAIN: dict[Cell[Any], Options] = {
 EXPRESSIBLE = ("activations", "recurrent_dropout", "reset")
 
 
-def to_keras(layer: Layer[Any] | Embedding | Linear, *, version: int = 3) -> list[Array]:
+def to_keras(
+    layer: Layer[Any] | Embedding | Linear | Sequential, *, version: int = 3
+) -> list[Array]:
     """The weights of a layer as ``set_weights`` of a layer of Keras takes them.
 
     The layer of Keras must be made with these arguments:
@@ -55,12 +60,14 @@ def to_keras(layer: Layer[Any] | Embedding | Linear, *, version: int = 3) -> lis
     ``num_layers=L``                      ``Sequential`` of L such layers, all but the last with
                                           ``return_sequences=True``; ``go_backwards`` in the first
                                           one alone
+    ``xrnn.Sequential(…)``                ``Sequential`` of these layers
     ====================================  =========================================================
 
     Parameters
     ----------
-    layer : Layer, Embedding or Linear
-        What it does in training alone, such as dropout, is not looked at.
+    layer : Layer, Embedding, Linear, or Sequential of them
+        Parts without weights, such as `xrnn.Dropout` and `xrnn.Last`, have no arrays.  What a
+        layer does in training alone, such as dropout, is not looked at.
     version : {1, 2, 3}
         The version of Keras, which says what a hard sigmoid is: (0.2, 0.5) in Keras 1, 2 and
         tf.keras, (1/6, 0.5) in Keras 3.  The arrays of all are the same.
@@ -69,13 +76,13 @@ def to_keras(layer: Layer[Any] | Embedding | Linear, *, version: int = 3) -> lis
     -------
     list of numpy.ndarray
         New arrays: kernel, recurrent_kernel and, with biases, bias, of every direction (the
-        forward one first) of every layer.  For several layers this is what ``set_weights`` of the
-        Sequential takes.
+        forward one first) of every layer.  For several layers, or a Sequential of xrnn, this is
+        what ``set_weights`` of the Sequential of Keras takes.
 
     Raises
     ------
     TypeError
-        If `layer` is something else.
+        If `layer`, or a part of it, is something else.
     ValueError
         If Keras has no layer that computes the same.
 
@@ -87,15 +94,38 @@ def to_keras(layer: Layer[Any] | Embedding | Linear, *, version: int = 3) -> lis
     """
     if not isinstance(version, Integral) or version is True or version not in HARD_SIGMOID:
         raise ValueError(f"to_keras: version is {version!r:.80}; it must be 1, 2 or 3")
+    return [host.xp.array(w, order="C") for w in _arrays("layer", layer, version)]
+
+
+def _arrays(name: str, layer: Any, version: int) -> list[Array]:
+    """Those of a layer, which messages call `name`."""
+    if type(layer) is Sequential:
+        return _of_parts(layer, version)
     if not isinstance(layer, Layer | Embedding | Linear):
         kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
-        raise TypeError(f"layer is {kind}; it must be a Layer, an Embedding or a Linear of xrnn")
+        raise TypeError(
+            f"{name} is {kind}; it must be a Layer, an Embedding or a Linear of xrnn, or an "
+            "xrnn.Sequential of them and of parts without weights"
+        )
     on_host = {name: backend_of(w, name).to_host(w) for name, w in layer.weights.items()}
     if isinstance(layer, Layer):
-        arrays = _of_cells(layer, _convention(layer, version), on_host)
-    else:
-        arrays = [w.T if name == "W" else w for name, w in on_host.items()]
-    return [host.xp.array(w, order="C") for w in arrays]
+        return _of_cells(layer, _convention(layer, version), on_host)
+    return [w.T if name == "W" else w for name, w in on_host.items()]
+
+
+def _of_parts(model: Sequential, version: int) -> list[Array]:
+    """Those of the parts of a model, one after the other."""
+    arrays: list[Array] = []
+    parts = {name: part for name, part in model.parts.items() if not isinstance(part, Weightless)}
+    for name, part in parts.items():
+        twin = next(other for other, one in parts.items() if one is part)
+        if twin != name:
+            raise ValueError(
+                f"{name} and {twin} are one part; a Sequential of Keras must not have a layer twice"
+            )
+        with within(name):
+            arrays += _arrays("it", part, version)
+    return arrays
 
 
 def _of_cells(layer: Layer[Any], convention: Convention, weights: dict[str, Array]) -> list[Array]:
