@@ -120,6 +120,16 @@ CONFIGURATIONS: dict[str, tuple[Model, dict[str, Any], str]] = {
         {"activation": {"class_name": "PReLU", "config": {}}},
         "simplernn: activation is 'PReLU'; the cells",
     ),
+    "a lambda": (
+        LSTM,
+        {"activation": {"class_name": "__lambda__", "config": {"code": "4wEAAA"}}},
+        "lstm: activation is a lambda, of which the file has nothing but code, and that is not",
+    ),
+    "a lambda of Keras 3": (
+        RNN,
+        {"activation": {"value": ["4wEAAA", None, None]}},
+        "simplernn: activation is a lambda",
+    ),
     "units": (LSTM, {"units": 5}, f"lstm: units is 5; its arrays have {H}"),
     "no bias": (
         LSTM,

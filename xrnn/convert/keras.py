@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from xrnn.backends import host, locate
 from xrnn.cells.options import GivenActivation
@@ -13,19 +13,23 @@ from xrnn.convert.conventions import CONVENTIONS, Convention, Stored
 from xrnn.convert.keras_activations import HARD_SIGMOID, functions_of, spec_of
 from xrnn.convert.keras_files import KerasFile, opened
 from xrnn.convert.keras_found import RECURRENT, Found, split
-from xrnn.convert.keras_layers import layers_of, masks_of, node_of
+from xrnn.convert.keras_layers import layers_of
+from xrnn.convert.keras_nodes import masks_of, node_of
 from xrnn.convert.keras_notes import notes_of, policy_notes, spelled
 from xrnn.convert.loaded import Kind, Loaded, LoadedPart, assign, make_layer, within
 from xrnn.convert.paths import accept_path
 from xrnn.engine.checks import REAL_DTYPES, accept_dtype
 from xrnn.layers.embedding import Embedding
-from xrnn.layers.linear import Linear
+from xrnn.layers.linear import Linear, LinearActivation
 from xrnn.typing import Array, GivenDType, dtype_name
 
 KINDS: Mapping[str, Kind] = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 
 #: how many places a kind has for σ, and for φ (and ψ)
 PLACES: Mapping[str, tuple[int, int]] = {"LSTM": (1, 2), "GRU": (1, 1), "SimpleRNN": (0, 1)}
+
+#: the functions that a Linear has too, by the same names
+LINEAR: tuple[LinearActivation, ...] = get_args(LinearActivation)
 
 #: gate in `Convention.gates` → the letter of Keras 1, and the order in which it listed the gates
 LETTERS: Mapping[str, str] = {"g": "c", "n": "h"}
@@ -46,8 +50,8 @@ def load_keras(
 
     These are the layers SimpleRNN, LSTM, GRU, CuDNNLSTM, CuDNNGRU, RNN of their cells, and each of
     them in a Bidirectional; Dense and Embedding; also where they lie in a TimeDistributed or in
-    models within the model.  The arrays of all other layers are in ``unused``; recurrent
-    layers of other cells are named in ``skipped``.
+    models within the model.  All other layers that compute something are named in ``skipped``,
+    classes of the user too; their arrays are in ``unused``.
 
     Parameters
     ----------
@@ -111,7 +115,7 @@ def load_keras(
         for one in found:
             with within(one.name):
                 part, notes = reading.part(one)
-            loaded.add(one.name, part, *one.notes, *notes)
+            loaded.add(one.name, part, *notes, *one.notes)
         loaded.unused |= {path: file.read(path) for path in list(file.unread)}
     return loaded
 
@@ -154,12 +158,12 @@ class Reading:
         name, notes = config.get("activation") or "linear", policy_notes(config)
         if found.config is None:
             notes.append("the file does not say which activation function follows")
-        elif name not in ("relu", "linear"):
+        elif name not in (*LINEAR, "linear"):
             notes.append(f"{spelled(name)} follows: apply it to the outputs")
         part = Linear(
             I,
             O,
-            activation="relu" if name == "relu" else None,
+            activation=next((one for one in LINEAR if one == name), None),
             bias=len(arrays) == 2,
             dtype=self._dtype(arrays),
             device=self.device,

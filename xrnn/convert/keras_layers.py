@@ -10,23 +10,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from xrnn.convert.keras_files import KerasFile
 from xrnn.convert.keras_found import LOADED, RECURRENT, Found, arrays_in, split
+from xrnn.convert.keras_nodes import Node, node_of
+from xrnn.convert.keras_notes import spelled
 from xrnn.convert.keras_unconfigured import unconfigured
 from xrnn.convert.loaded import within
 
 #: what holds layers that can be loaded
 WRAPPERS = ("Bidirectional", "TimeDistributed", "RNN")
 
-#: another name of a layer or of its cell → the layer
-SAME: Mapping[str, str] = {
-    "LSTMCell": "LSTM",
-    "GRUCell": "GRU",
-    "SimpleRNNCell": "SimpleRNN",
-    "TimeDistributedDense": "Dense",
-}
+#: what changes nothing between two parts: it acts in training alone, or `masks_of` tells of it;
+#: NotEqual and Any are what Keras 3 makes of masks
+PASSING = re.compile(
+    "InputLayer|Identity|Masking|NotEqual|Any|ActivityRegularization|GaussianNoise"
+    "|(Alpha|Gaussian|Spatial|)Dropout([123]D)?"
+)
+
+#: the note on a recurrent layer within a TimeDistributed
+EACH = (
+    "TimeDistributed: Keras runs the layer on each step of (B, T, …) as a sequence of its own; "
+    "call the part with (B·T, …)"
+)
 
 #: what makes a difference between the two directions of a Bidirectional
 EQUAL = (
@@ -39,49 +46,6 @@ EQUAL = (
     "output_dim",
     "time_major",
 )
-
-
-class Node(NamedTuple):
-    """A layer in a configuration.
-
-    - name: its name
-    - class_name: that of its class
-    - kind: the same, or the layer that a cell is of; "" for a class that is not of Keras
-    - config: its configuration
-    """
-
-    name: str
-    class_name: str
-    kind: str
-    config: Mapping[str, Any]
-
-    @property
-    def layers(self) -> list[Node] | None:
-        """Those of a model; None if it is no model."""
-        # Keras 1 and 2 wrote those of a Sequential as a list.
-        held = self.config.get("layers")
-        return None if not isinstance(held, list) else [node_of(one) for one in held]
-
-
-def node_of(layer: Any) -> Node:
-    """A layer of a configuration."""
-    if not isinstance(layer, Mapping) or not isinstance(layer.get("class_name"), str):
-        raise ValueError(f"a layer of its configuration is {layer!r:.80}, which has no class_name")
-    class_name, config = layer["class_name"], layer.get("config")
-    if isinstance(config, list):
-        config = {"layers": config}
-    if not isinstance(config, Mapping):
-        raise ValueError(f"the configuration of a layer {class_name} is {config!r:.80}")
-    name, module = config.get("name", layer.get("name")), layer.get("module")
-    foreign = module is not None and not str(module).startswith(("keras", "tf_keras"))
-    kind = "" if foreign else SAME.get(class_name, class_name)
-    return Node(str(name or ""), class_name, kind, config)
-
-
-def masks_of(node: Node) -> list[str]:
-    """The names of the layers that mask steps."""
-    masks = node.kind == "Masking" or bool(node.config.get("mask_zero"))
-    return ([node.name] if masks else []) + [n for one in node.layers or () for n in masks_of(one)]
 
 
 class Place(Protocol):
@@ -104,7 +68,7 @@ class Place(Protocol):
 
 
 def layers_of(file: KerasFile) -> list[Found]:
-    """The layers that can be loaded, in the order of the model.
+    """The layers that can be loaded, and those that the caller must compute, in order.
 
     Raises
     ------
@@ -132,13 +96,36 @@ def _walk(place: Place, node: Node, prefix: str) -> Iterator[Found]:
             yield from _walk(there, one, f"{name}/")
     elif node.kind == "TimeDistributed":
         inner = node_of(node.config.get("layer"))
-        yield from _walk(place.wrapped(), inner._replace(name=node.name), prefix)
+        for found in _walk(place.wrapped(), inner._replace(name=node.name), prefix):
+            each = (EACH,) if found.kind in RECURRENT else ()
+            yield found._replace(notes=(*found.notes, *each))
     elif node.kind == "Bidirectional":
         yield from _bidirectional(place, node, name)
     elif node.kind == "RNN":
         yield from _stack(place, node, name)
     elif node.kind in LOADED:
-        yield Found(name, node.kind, node.config, [place.arrays(node.kind, node.name)])
+        yield Found(name, node.kind, node.config, [place.arrays(node.kind, node.name)], node.notes)
+    elif not PASSING.fullmatch(node.kind) and not _is_linear(node):
+        yield _not_loaded(name, node)
+
+
+def _is_linear(node: Node) -> bool:
+    return node.kind == "Activation" and node.config.get("activation") == "linear"
+
+
+def _not_loaded(name: str, node: Node) -> Found:
+    """A layer that is in no part, and computes something."""
+    if not node.kind:
+        why = (
+            f"it is {node.class_name}, a class of the user: the file does not hold its code, which "
+            "says what it computes; if a layer of Keras computes the same, save the model with that"
+        )
+    elif node.kind.startswith("ConvLSTM"):
+        return skipped(name, [node])
+    else:
+        function = f" of {spelled(node.config.get('activation'))}" * (node.kind == "Activation")
+        why = f"it is {node.class_name}{function}: compute it where the model has it"
+    return Found(name, "", None, [], (why,))
 
 
 def _stack(place: Place, node: Node, name: str) -> Iterator[Found]:
@@ -146,7 +133,8 @@ def _stack(place: Place, node: Node, name: str) -> Iterator[Found]:
     nodes = _cells(node)
     if len(nodes) == 1 and nodes[0].kind in RECURRENT:
         (one,) = nodes
-        yield Found(name, one.kind, one.config, [place.arrays(one.kind, node.name)])
+        paths = place.arrays(one.kind, node.name)
+        yield Found(name, one.kind, one.config, [paths], node.notes)
         return
     if any(one.kind not in RECURRENT for one in nodes):
         yield skipped(name, nodes)
@@ -154,12 +142,15 @@ def _stack(place: Place, node: Node, name: str) -> Iterator[Found]:
         note = f"a cell of {name}: each cell reads the outputs of the one before"
         for one, there in zip(nodes, place.cells(nodes), strict=True):
             paths = there.arrays(one.kind, one.name)
-            yield Found(f"{name}/{one.name}", one.kind, one.config, [paths], (note,))
+            notes = (note, *node.notes)
+            yield Found(f"{name}/{one.name}", one.kind, one.config, [paths], notes)
 
 
 def skipped(name: str, nodes: Sequence[Node]) -> Found:
     """A recurrent layer with others than the cells of Keras."""
-    classes = ", ".join(node.class_name for node in nodes)
+    classes = ", ".join(
+        f"{node.class_name}{'' if node.kind else ' (a class of the user)'}" for node in nodes
+    )
     return Found(name, "", None, [], (f"it runs {classes}; it must be LSTM, GRU or SimpleRNN",))
 
 
@@ -207,7 +198,7 @@ def _bidirectional(place: Place, node: Node, name: str) -> Iterator[Found]:
             )
     with within(name):
         arrays = [there.arrays(inner.kind, node.name) for there in place.directions()]
-    yield Found(name, inner.kind, inner.config, arrays)
+    yield Found(name, inner.kind, inner.config, arrays, node.notes)
 
 
 # ---- Arrays by layers

@@ -12,10 +12,12 @@ def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:
     """Those on a recurrent layer; `masks` are the layers of the model that mask steps."""
     config, both = found.config, len(found.arrays) == 2
     if config is None:
-        assumed = [] if found.kind.startswith("CuDNN") else ["tanh"]
-        assumed += [] if both else ["that the layer runs from the start to the end"]
-        if assumed:
-            yield f"the file has no configuration; assumed: {', and '.join(assumed)}"
+        assumed = [] if found.kind.startswith("CuDNN") else ["tanh" + " in both directions" * both]
+        if both:
+            assumed.append("that the outputs are joined by merge_mode='concat'")
+        else:
+            assumed.append("that the layer runs from the start to the end")
+        yield f"the file has no configuration; assumed: {', and '.join(assumed)}"
         return
     if not config.get("return_sequences"):
         batch = "" if config.get("time_major") else ":, "
@@ -55,6 +57,8 @@ def policy_notes(config: Mapping[str, Any]) -> list[str]:
 def spelled(function: Any) -> str:
     """An activation function in a configuration, for messages: its name, or that of its class."""
     if isinstance(function, Mapping):
-        inner = function.get("config")
-        return repr(inner if isinstance(inner, str) else function.get("class_name"))
+        inner, class_name = function.get("config"), function.get("class_name")
+        if class_name in (None, "__lambda__"):
+            return "a lambda, of which the file has nothing but code, and that is not read"
+        return repr(inner if isinstance(inner, str) else class_name)
     return repr(function)

@@ -15,6 +15,9 @@ from xrnn.convert.keras_found import RECURRENT, Found, arrays_in, split
 #: how many gates a recurrent layer has
 GATES: Mapping[int, str] = {4: "LSTM", 3: "GRU", 1: "SimpleRNN"}
 
+#: the note on each of several parts
+ORDER = "the file does not say the order of the layers, and what is computed between them"
+
 #: the owner of the arrays of one direction of a Bidirectional
 WAY = r"(.*/|)(forward|backward)_([^/]+)(?:/.*)?"
 
@@ -24,6 +27,7 @@ def unconfigured(file: KerasFile) -> Iterator[Found]:
     objects = _objects(file)
     kinds = {owner: kind for owner, paths in objects.items() if (kind := _kind(file, owner, paths))}
     ways = {owner: _way(file, owner) for owner in kinds}
+    notes = (ORDER,) * (file.layers is None and len({there for there, _ in ways.values()}) > 1)
     for owner, kind in kinds.items():
         there, way = ways[owner]
         pair = {ways[other][1]: other for other in kinds if ways[other][0] == there}
@@ -31,17 +35,23 @@ def unconfigured(file: KerasFile) -> Iterator[Found]:
         if both and way == "backward":
             continue
         arrays = [objects[pair[w]] for w in ("forward", "backward")] if both else [objects[owner]]
-        yield Found(_label(file, owner, list(kinds)), kind, None, arrays)
+        yield Found(_label(file, owner, list(kinds)), kind, None, arrays, notes)
 
 
 def _objects(file: KerasFile) -> dict[str, list[str]]:
     """Owner → the paths of its arrays, in order."""
     found: dict[str, list[str]] = {}
     if file.layers is None:
-        return {group: arrays_in(file, group) for group in file.groups}
+        return {group: arrays_in(file, group) for group in sorted(file.groups, key=_by_numbers)}
     for path in (p for paths in file.layers.values() for p in paths):
         found.setdefault(split(path)[0], []).append(path)
     return found
+
+
+def _by_numbers(group: str) -> list[list[str | int]]:
+    """The key that puts lstm_2 before lstm_10: objects of one class are numbered in their order."""
+    parts = [re.split(r"(\d+)", part) for part in group.split("/")]
+    return [[int(one) if n % 2 else one for n, one in enumerate(part)] for part in parts]
 
 
 def _kind(file: KerasFile, owner: str, paths: list[str]) -> str:
