@@ -199,6 +199,52 @@ def test_the_parts_compute_what_the_model_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(softmax, model(given).detach().numpy(), 1e-5, 1e-5)
 
 
+@keras.saving.register_keras_serializable("mine", name="LSTM")
+class OwnLSTM(L.LSTM):  # type: ignore[misc]
+    """A class of the user with the name of one of Keras."""
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_layer_of_a_class_of_the_user(ending: str, tmp_path: Path) -> None:
+    layers = [OwnLSTM(2, return_sequences=True, name="own"), lstm(3, name="usual"), L.ReLU()]
+    keras.Sequential([L.Input((T, I)), *layers]).save(tmp_path / f"model{ending}")
+    loaded = load_keras(tmp_path / f"model{ending}")
+    assert list(loaded) == ["usual"]
+    assert list(loaded.skipped) == ["own", layers[-1].name]
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_the_initial_state_of_a_decoder(ending: str, tmp_path: Path) -> None:
+    first, second = L.Input((T, I), name="first"), L.Input((T, I), name="second")
+    _, h, c = L.LSTM(3, return_state=True, name="encoder")(first)
+    ys = lstm(3, name="decoder")(second, initial_state=[h, c])
+    model, path = keras.Model([first, second], ys), tmp_path / f"model{ending}"
+    model.save(path)
+    parts: Any = load_keras(path)
+    assert "its initial state comes from encoder: give state" in parts.notes["decoder"]
+    assert not any("initial" in note for note in parts.notes["encoder"])
+    xs = np.random.default_rng(0).normal(size=(2, 4, T, I)).astype("float32")
+    ys, _ = parts["decoder"](xs[1], parts["encoder"](xs[0])[1])
+    np.testing.assert_allclose(ys, model([*xs]).detach().numpy(), 1e-5, 1e-5)
+
+
+def test_a_sequential_goes_to_keras() -> None:
+    own = xrnn.Sequential(
+        xrnn.Embedding(V, I),
+        xrnn.GRU(I, 3, bidirectional=True, batch_first=True),
+        xrnn.Merge(),
+        xrnn.LSTM(3, 4, batch_first=True),
+        xrnn.Last(batch_first=True),
+        xrnn.Linear(4, 2, activation="softplus"),
+    )
+    layers = [L.Bidirectional(L.GRU(3, return_sequences=True), merge_mode="sum"), L.LSTM(4)]
+    layers = [L.Embedding(V, I), *layers, L.Dense(2, activation="softplus")]
+    model = keras.Sequential([L.Input((T,)), *layers])
+    model.set_weights(to_keras(own))
+    tokens = np.random.default_rng(0).integers(0, V, (3, T))
+    np.testing.assert_allclose(own(tokens), model(tokens).detach().numpy(), 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_a_random_layer_goes_to_keras(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -61,6 +61,10 @@ def to_keras(
                                           ``return_sequences=True``; ``go_backwards`` in the first
                                           one alone
     ``xrnn.Sequential(…)``                ``Sequential`` of these layers
+    ``xrnn.Last()`` behind a layer        its ``return_sequences=False``; if it is bidirectional,
+                                          ``Lambda(lambda ys: ys[:, -1])``, as Keras returns the
+                                          outputs of the backward direction at the first step
+    ``xrnn.Merge()`` behind a layer       its ``merge_mode="sum"``
     ====================================  =========================================================
 
     Parameters
