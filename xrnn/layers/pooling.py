@@ -130,6 +130,9 @@ class Pooling(Weightless):
 class Last(Pooling):
     """The outputs of the last valid step of each sequence.
 
+    After a bidirectional layer the second half has seen that step alone, because the reverse
+    direction begins there; `Mean` and `Max` see both directions whole.
+
     Examples
     --------
     >>> import numpy as np, xrnn
