@@ -52,7 +52,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     dropout : float
         The fraction of the outputs of each layer that is dropped in training.
     pooling : {"last", "mean", "max"}
-        What is made of the outputs of all steps, for one output a sequence.
+        What is made of the outputs of all steps, for one output a sequence; with two directions
+        "mean" and "max" see both whole.
     per_step : bool
         Whether there is a target for each step: y is then a list of arrays (T_i,), or an array
         (n, T), and `predict` returns a list.
