@@ -112,6 +112,15 @@ def test_trees() -> None:
         to_torch(mine, {**mine.weights, "U_l0": np.zeros(2, "float32")})
 
 
+def test_the_activation_of_a_linear_stays_with_the_caller() -> None:
+    """A Linear of PyTorch has none: weights and gradients are the same with and without it."""
+    plain, curved = (xrnn.Linear(3, 2, rng=0, activation=how) for how in (None, "tanh"))
+    for tree in (None, plain.weights):
+        for name, a in to_torch(plain, tree).items():
+            np.testing.assert_array_equal(to_torch(curved, tree)[name], a)
+    assert "activation function of an `xrnn.Linear` is not among them" in (to_torch.__doc__ or "")
+
+
 def test_a_bias_that_is_infinite() -> None:
     mine = layer()
     mine.weights["b_l0"][3] = np.inf

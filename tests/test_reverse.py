@@ -53,8 +53,20 @@ def test_torch_computes_the_same_on_turned_sequences() -> None:
     with torch.no_grad():
         ys, _ = module(torch.from_numpy(xs[::-1].copy()))
     np.testing.assert_allclose(layer(xs)[0], ys.numpy()[::-1], rtol=1e-4, atol=1e-6)
-    back = xrnn.convert.to_torch(layer)
+    forward = xrnn.LSTM(I, H)
+    forward.weights = layer.weights
+    back = xrnn.convert.to_torch(forward)
     assert np.array_equal(back["weight_hh_l0"], module.state_dict()["weight_hh_l0"].numpy())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_torch_has_no_module_that_only_runs_backward(inside: bool) -> None:
+    layer = xrnn.GRU(I, H, reverse=True)
+    parts: Any = {"rnn": layer} if inside else layer
+    tree = {"rnn": layer.weights} if inside else layer.weights
+    for given in (None, tree):
+        with pytest.raises(ValueError, match=r"gru: reverse is True; PyTorch has no.*reverse=Fals"):
+            xrnn.convert.to_torch(parts, given)
 
 
 def test_it_cannot_step() -> None:

@@ -181,11 +181,13 @@ add(
     path=(k.READ, "saved(it)"),
     words="safetensors file",
 )
-TORCH = (*LAYERS[:4], *LINEAR[:2], EMBEDDING[0])
+# PyTorch has no module that only runs backward, so `to_torch` makes no state dict of it.
+FORWARD = tuple(one for one in LAYERS[:4] if "reverse=True" not in one)
+TORCH = (*LINEAR[:2], EMBEDDING[0])
 add(
     "convert.from_torch",
     "xrnn.convert.from_torch",
-    TORCH,
+    (*FORWARD, *TORCH),
     layer=(k.PARTS, "it"),
     state_dict=(k.OF_TORCH, "xrnn.convert.to_torch(it)"),
     prefix=(k.choice(None, ""), "None"),
@@ -197,7 +199,7 @@ add(
 add(
     "convert.to_torch",
     "xrnn.convert.to_torch",
-    TORCH,
+    (*LAYERS[:4], *TORCH),
     layer=(k.PARTS, "it"),
     tree=(k.optional(k.OF_TORCH), "gradients_of(it)"),
     gradients=(k.optional(k.FLAG), "True"),
@@ -207,7 +209,7 @@ add(
 add(
     "convert.load_torch",
     "xrnn.convert.load_torch",
-    LAYERS[:4],
+    FORWARD,
     path_or_mapping=(k.OF_TORCH, "xrnn.convert.to_torch(it)"),
     prefix=(k.choice(None, ""), "None"),
     batch_first=(k.FLAG, "False"),

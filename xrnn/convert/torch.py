@@ -136,6 +136,9 @@ def to_torch(
 ) -> dict[str, Array]:
     """The weights of a layer or of several parts, or arrays like them, under PyTorch's names.
 
+    The activation function of an `xrnn.Linear` is not among them: a Linear of PyTorch has none, so
+    put its module, such as ``torch.nn.Tanh()``, behind it.  The arrays are the same in both.
+
     Parameters
     ----------
     layer : Layer, Embedding, Linear or LayerNorm; or Sequential, or mapping of str to parts
@@ -157,7 +160,8 @@ def to_torch(
     TypeError
         If an argument is of a wrong type, or `tree` holds something else than arrays.
     ValueError
-        If the tree does not have the layer's names and shapes, or PyTorch has no such cell.
+        If the tree does not have the layer's names and shapes, or PyTorch has no such cell, or
+        a layer runs only backward.
 
     Examples
     --------
@@ -173,6 +177,7 @@ def to_torch(
     found: dict[str, Array] = {}
     for path, part, arrays in list(_parts(layer, tree)):
         with within(path):
+            _check_forward(part)
             named = _encoded(part, _own_arrays(part, arrays), gradients)
         found |= {joined(path, name): value.copy() for name, value in named.items()}
     return found
@@ -305,6 +310,16 @@ def _encoded(part: Part, arrays: Mapping[str, Array], gradients: bool) -> dict[s
             if (array := getattr(stored, field)) is not None:
                 named[f"{theirs}{s}"] = array
     return named
+
+
+def _check_forward(part: Part) -> None:
+    """Raise ValueError if the part only runs backward, which no names of PyTorch say."""
+    if isinstance(part, Layer) and part.reverse:
+        raise ValueError(
+            f"{part.cell.name}: reverse is True; PyTorch has no module that only runs backward. "
+            "Assign the weights to a layer with reverse=False, convert that one, and flip the "
+            "sequences in PyTorch before and after its module"
+        )
 
 
 def _own_arrays(part: Part, tree: Any) -> dict[str, Array]:
