@@ -92,6 +92,20 @@ def encode(tensors: Mapping[str, Array], info: Mapping[str, Any]) -> bytes:
     return safetensors_numpy.save(arrays, metadata=header)
 
 
+def is_own(data: bytes) -> bool:
+    """Whether a safetensors file with these bytes is one of xrnn, of any version."""
+    try:
+        return str(_metadata(data).get("format")).startswith("xrnn ")
+    except (ValueError, RecursionError):
+        return False
+
+
+def _metadata(data: bytes) -> Any:
+    """The metadata of a safetensors file with these bytes."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+
+
 def decode(data: bytes) -> Contents:
     """What the bytes of a file hold.
 
@@ -105,8 +119,7 @@ def decode(data: bytes) -> Contents:
     """
     try:
         views = deserialize(data)  # type: ignore[no-untyped-call]
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        header = _metadata(data)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"is no safetensors file, or is cut short ({error})") from None
     written = header.get("format")

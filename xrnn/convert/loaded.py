@@ -54,6 +54,11 @@ class Loaded(dict[str, Any]):
         self[free], self.notes[free] = part, list(notes)
         return free
 
+    def __missing__(self, name: object) -> Any:
+        raise KeyError(
+            f"there is no part {name!r:.80}; the parts are {', '.join(map(repr, self)) or 'none'}"
+        )
+
     def __repr__(self) -> str:
         lines = []
         for name, part in self.items():

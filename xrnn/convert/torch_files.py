@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from io import BytesIO
@@ -21,6 +21,7 @@ from safetensors import SafetensorError, deserialize
 from xrnn.backends import host
 from xrnn.convert import pickles
 from xrnn.convert.encoding import DTYPES as SAFETENSORS
+from xrnn.convert.encoding import is_own
 from xrnn.convert.paths import reading
 from xrnn.engine import atomic
 from xrnn.typing import Array
@@ -61,11 +62,30 @@ class Tensor(NamedTuple):
     - dtype: its name; bfloat16 is read as float32, which holds all its numbers
     - shape: its sizes
     - read: ``read() -> array``, perhaps of memory that others use too
+    - place: where the numbers lie, equal for tensors that share all of them; None if unknown
     """
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], Array]
+    place: Hashable = None
+
+
+#: what stands for a tensor without having its numbers in a row, and what to do
+UNREADABLE = {
+    "sparse": "give tensor.to_dense()",
+    "on the device meta": "it has no numbers there; load them into the module first",
+    "a list": "give an array or a tensor, such as numpy.asarray(…) of it",
+}
+
+
+def unreadable(kind: str) -> Tensor:
+    """What stands for a tensor whose numbers cannot be read, of one of the kinds `UNREADABLE`."""
+
+    def read() -> Array:
+        raise TypeError(f"it is {kind}, which xrnn does not read; {UNREADABLE[kind]}")
+
+    return Tensor(kind, (), read)
 
 
 class Contents(NamedTuple):
@@ -108,12 +128,15 @@ def _of_safetensors(begins: bytes, file: Any) -> dict[str, Tensor]:
     """The tensors of a safetensors file; ValueError if it is none."""
     if begins[8:9] != b"{":
         raise ValueError(_foreign(begins))
+    data = file.read()
     try:
-        views = deserialize(file.read())  # type: ignore[no-untyped-call]
+        views = deserialize(data)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"it is no safetensors file, or is damaged or cut short ({error})"
         ) from None
+    if is_own(data):
+        raise ValueError("it was written by xrnn.save, not by PyTorch; xrnn.load reads it")
     found = {}
     for name, view in views:
         shape, kind = tuple(view["shape"]), view["dtype"]
@@ -228,7 +251,8 @@ def _of_pickle(archive: _Archive, folder: str) -> Any:
         if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers):
             raise ValueError(f"a tensor has shape {_short(shape)}, strides {_short(strides)}")
         how = (kind, offset, tuple(shape), tuple(strides), order)
-        return Tensor(kind, tuple(shape), lambda: _view(data(storage.key), *how))
+        place = (storage.key, *how)
+        return Tensor(kind, tuple(shape), lambda: _view(data(storage.key), *how), place)
 
     def with_dtype(*arguments: Any) -> Tensor:
         # storage, offset, shape, strides, requires_grad, hooks, dtype
@@ -242,6 +266,10 @@ def _of_pickle(archive: _Archive, folder: str) -> Any:
         "torch._utils._rebuild_parameter_with_state": lambda data, *others: data,
         "torch._tensor._rebuild_from_type_v2": lambda call, kind, args, state: functions[call.name](
             *args
+        ),
+        "torch._utils._rebuild_sparse_tensor": lambda *others: unreadable("sparse"),
+        "torch._utils._rebuild_meta_tensor_no_storage": lambda *others: unreadable(
+            "on the device meta"
         ),
         "torch.Size": lambda sizes=(): tuple(sizes),
         "collections.OrderedDict": lambda items=(): dict(_pairs(items)),

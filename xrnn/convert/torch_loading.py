@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from xrnn.backends import host
@@ -117,11 +117,16 @@ def _loaded(contents: Contents, prefix: str | None, options: Mapping[str, Any]) 
             part, notes = part_of(module, **options)
         loaded.add(name, part, *notes)
         used |= {joined(name, leaf) for leaf in module.tensors}
+    for name, note in _shared(chosen):
+        if name in loaded:
+            loaded.notes[name].append(f"{note}; here each has a copy: after training they differ")
+        elif name in skipped:
+            skipped[name] += f"; {note}"
     if found and not chosen:
         names = few([name for name in found if name]) or "there is one alone, without a name"
         raise ValueError(f"prefix is {prefix!r:.80}; it must be the name of a module: {names}")
     if not loaded:
-        raise ValueError(_nothing(skipped, tensors))
+        raise ValueError(_nothing(skipped, tensors, contents.program))
     for name, tensor in tensors.items():
         if name not in used and is_under(name, prefix):
             with within(name):
@@ -154,6 +159,22 @@ def _named(dicts: list[StateDict]) -> tuple[dict[str, Tensor], dict[str, Module]
     return tensors, named
 
 
+def _shared(found: Mapping[str, Module]) -> Iterator[tuple[str, str]]:
+    """(name of a module, what of it another one has too) of modules with the same tensors."""
+    places: dict[Any, list[tuple[str, str]]] = {}
+    for name, module in found.items():
+        for leaf, tensor in module.tensors.items():
+            if tensor.place is not None and 0 not in tensor.shape:
+                places.setdefault((tensor.place, tensor.shape), []).append((name, leaf))
+    shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for users in places.values():
+        for name, leaf in users:
+            if others := dict.fromkeys(repr(one) for one, _ in users if one != name):
+                shared.setdefault((name, tuple(others)), []).append(leaf)
+    for (name, all_others), leaves in shared.items():
+        yield name, f"it shares {few(leaves)} with {few(list(all_others))} in PyTorch"
+
+
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     """What all paths begin with."""
     common = paths[0] if paths else ()
@@ -162,10 +183,15 @@ def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     return common
 
 
-def _nothing(skipped: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
+def _nothing(skipped: Mapping[str, str], tensors: Mapping[str, Any], program: bool) -> str:
     """Why there is no part."""
     if skipped:
         return few([f"{name}: {why}" if name else why for name, why in skipped.items()], "; ")
+    if program and not tensors:
+        return (
+            "it is a TorchScript program without parameters: if it is frozen, its weights are "
+            "constants of its code; save it before torch.jit.freeze, or save module.state_dict()"
+        )
     names = few(list(tensors)) or "none"
     return (
         "it holds no LSTM, GRU, RNN, Linear or Embedding of PyTorch: no names end in weight_hh_l0 "

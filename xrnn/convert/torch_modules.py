@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from xrnn.backends import host
 from xrnn.convert.conventions import CONVENTIONS, Stored
-from xrnn.convert.loaded import Kind, LoadedPart, assign, make_layer
-from xrnn.convert.torch_files import Tensor
+from xrnn.convert.loaded import Kind, LoadedPart, assign, make_layer, within
+from xrnn.convert.torch_files import UNREADABLE, Tensor
 from xrnn.convert.torch_names import FIELDS, RECURRENT, few
 from xrnn.convert.torch_tree import StateDict
 from xrnn.engine.checks import DTYPES
@@ -47,6 +47,9 @@ EMBEDDING = re.compile(
 )
 LINEAR = re.compile(r"([a-z0-9]+_)*(linear|fc|dense|proj|projection|head)(_?\d+)?")
 
+
+#: what weights must be
+FLOATING = f"of floating-point numbers that xrnn computes with: {', '.join(DTYPES)}"
 
 ARTICLES = {"embedding": "an Embedding", "linear": "a Linear"}
 
@@ -121,10 +124,14 @@ def _of_one_matrix(
     """The module if it is a Linear or an Embedding, or looks like one."""
     shapes = {leaf: tensor.shape for leaf, tensor in tensors.items()}
     matrix = shapes.get("weight", ())
-    if len(matrix) != 2 or inner or not shapes.keys() <= {"weight", "bias"}:
+    if "weight" not in shapes or inner or not shapes.keys() <= {"weight", "bias"}:
         return None
-    if (dtype := tensors["weight"].dtype) not in DTYPES:
-        return Module("skipped", tensors, f"its weight is {dtype}, not of floating-point numbers")
+    if (dtype := tensors["weight"].dtype) in UNREADABLE:
+        return Module("skipped", tensors, f"its weight is {dtype}; {UNREADABLE[dtype]}")
+    if len(matrix) != 2:
+        return None
+    if dtype not in DTYPES:
+        return Module("skipped", tensors, f"its weight is {dtype}; it must be {FLOATING}")
     if "bias" in shapes:
         return Module("linear", tensors) if shapes["bias"] == matrix[:1] else None
     word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", path.rpartition(".")[2]).lower()
@@ -158,8 +165,12 @@ def part_of(
     """The part with the weights of a module, and the notes on it."""
     for leaf, tensor in module.tensors.items():
         if tensor.dtype not in DTYPES:
-            raise TypeError(f"{leaf} is {tensor.dtype}; it must be of floating-point numbers")
-    arrays = {leaf: tensor.read() for leaf, tensor in module.tensors.items()}
+            help_ = UNREADABLE.get(tensor.dtype, f"it must be {FLOATING}")
+            raise TypeError(f"{leaf} is {tensor.dtype}; {help_}")
+    arrays = {}
+    for leaf, tensor in module.tensors.items():
+        with within(leaf):
+            arrays[leaf] = tensor.read()
     given = _dtype_of(module.tensors.values()) if dtype is None else dtype
     notes = [module.note] if module.note else []
     if module.kind == "recurrent":
@@ -198,10 +209,11 @@ def _layer(
         **options,
     )
     module = name if suffixes[0] else f"{name}Cell"
-    said = f"batch_first={options['batch_first']}"
-    said += f", nonlinearity={nonlinearity!r}" if kind == "rnn" else ""
+    taken = f"batch_first={options['batch_first']}"
+    taken += f" and nonlinearity={nonlinearity!r}" if kind == "rnn" else ""
     gates = " ".join(convention.gates)
-    return layer, [f"PyTorch {module}, gates {gates}; the weights do not tell {said}", *notes]
+    told = f"PyTorch {module}, gates {gates}; taken with {taken}, which the weights do not tell"
+    return layer, [told, *notes]
 
 
 def _sizes(arrays: Mapping[str, Array], suffix: str) -> tuple[int, int, int | None]:

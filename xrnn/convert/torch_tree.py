@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import array_api_compat
 
 from xrnn.backends import backend_of
 from xrnn.convert.pickles import Unknown
-from xrnn.convert.torch_files import Tensor
-from xrnn.typing import dtype_name
+from xrnn.convert.torch_files import Tensor, unreadable
+from xrnn.convert.torch_names import RECURRENT
+from xrnn.typing import Array, dtype_name
 
 #: how many mappings are looked into, and how deep containers may be nested
 MAPPINGS, DEEP = 100_000, 60
@@ -67,7 +67,7 @@ def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], d
 
 def _of_mapping(path: tuple[str, ...], mapping: Mapping[Any, Any]) -> StateDict:
     """The tensors that a mapping itself holds."""
-    items = {str(key): _tensor(value) for key, value in mapping.items()}
+    items = {str(key): _tensor(str(key), value) for key, value in mapping.items()}
     tensors = {name: tensor for name, tensor in items.items() if tensor is not None}
     packed = [name for name in items if name not in tensors and _is_packed(name)]
     if any(name.count(".") > DEEP for name in (*tensors, *packed)):
@@ -113,14 +113,32 @@ def _is_packed(name: str) -> bool:
     return "_packed_params" in name or "_all_weight_values" in name
 
 
-def _tensor(value: Any) -> Tensor | None:
+def _tensor(name: str, value: Any) -> Tensor | None:
     """The tensor, or array of a library, as a `Tensor`; None if it is neither."""
     if isinstance(value, Tensor):
         return value
     if not array_api_compat.is_array_api_obj(value):
-        return None
-    read: Callable[[], Any] = partial(backend_of(value).to_host, value)
-    return Tensor(dtype_name(value.dtype), tuple(value.shape), read)
+        leaf = name.rpartition(".")[2]
+        is_meant = leaf in ("weight", "bias") or RECURRENT.fullmatch(leaf)
+        return unreadable("a list") if is_meant and isinstance(value, list) else None
+
+    def read() -> Array:
+        try:
+            return backend_of(value).to_host(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            why = str(error).partition("\n")[0]
+            raise TypeError(f"its numbers cannot be read ({why})") from error
+
+    return Tensor(dtype_name(value.dtype), tuple(value.shape), read, _place(value))
+
+
+def _place(value: Any) -> Hashable:
+    """Where the numbers of an array lie; the tensors of a state dict of PyTorch are new objects
+    each time, whose memory tells which ones are shared."""
+    try:
+        return value.data_ptr() or id(value), value.stride()
+    except (AttributeError, RuntimeError):  # other libraries; a tensor without memory
+        return id(value)
 
 
 def _of_program(root: Any) -> StateDict:
@@ -147,13 +165,17 @@ def _of_program(root: Any) -> StateDict:
 
 
 def _cleaned(found: StateDict) -> StateDict:
-    """The same without what DataParallel and torch.compile put into the names."""
+    """The same without what DataParallel and torch.compile put into the names.
+
+    Single numbers beside the module, such as the "n_averaged" of AveragedModel, do not count.
+    """
 
     def without(name: str) -> str:
         return ".".join(part for part in name.split(".") if part != COMPILED)
 
     start = f"{DATA_PARALLEL}."
-    wrapped = all(without(name).startswith(start) for name in found.tensors)
+    arrays = [name for name, tensor in found.tensors.items() if tensor.shape]
+    wrapped = all(without(name).startswith(start) for name in arrays)
 
     def clean(name: str) -> str:
         return without(name).removeprefix(start) if wrapped else without(name)
