@@ -54,7 +54,16 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     (lstm(b=np.zeros((20, 1))), ValueError, r"b has shape \(20, 1\); it must have 1 axis"),
     (lstm(W=np.zeros((21, 3))), ValueError, r"W has shape \(21, 3\); it must be \(4·H, I\), for 4"),
     (lstm(W=np.zeros((16, 3))), ValueError, r"U has shape \(20, 5\); it must be \(4·H, H\) = \(16"),
-    (lstm(b=np.zeros(40)), ValueError, r"b has shape \(40,\); it must be \(4·H,\) = \(20,\)"),
+    (
+        lstm(b=np.zeros(40)),
+        ValueError,
+        r"b has shape \(40,\); it must be \(4·H,\) = \(20,\); .* its second half as recurrent_bias",
+    ),
+    (lstm(b=np.zeros(40), recurrent_bias=np.zeros(20)), ValueError, r"\(4·H,\) = \(20,\)$"),
+    (gru(b=np.zeros((2, 15))), ValueError, r"1 axis; .* give b\[0\] and recurrent_bias=b\[1\]"),
+    (gru(b=np.zeros((1, 15))), ValueError, r"b has .*it must have 1 axis; give b\[0\]"),
+    (gru(recurrent_bias=np.zeros((1, 15))), ValueError, r"1 axis; give recurrent_bias\[0\]"),
+    (gru(b=np.zeros((3, 5))), ValueError, r"b has shape \(3, 5\); it must have 1 axis$"),
     (lstm(recurrent_bias=np.zeros(5)), ValueError, r"recurrent_bias has shape \(5,\); it must be"),
     # the layout
     (
@@ -71,7 +80,22 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         lstm(transposed=True),
         ValueError,
-        r"W has shape \(20, 3\); it must be \(I, 4·H\), for 4 gates",
+        r"W has shape \(20, 3\); it must be \(I, 4·H\), for 4 gates; it looks not transposed: say",
+    ),
+    (
+        lstm(W=np.zeros((3, 20)), U=np.zeros((5, 20)), transposed=False),
+        ValueError,
+        r"W has shape \(3, 20\); .* for 4 gates; it looks transposed: say transposed=True",
+    ),
+    (
+        lstm(W=np.zeros((4, 20)), U=np.zeros((5, 20)), transposed=False),
+        ValueError,
+        r"U has shape \(5, 20\); .* = \(4, 1\); it looks transposed: say transposed=True",
+    ),
+    (
+        lstm(W=np.zeros((24, 3)), transposed=False),
+        ValueError,
+        r"U has shape \(20, 5\); it must be \(4·H, H\) = \(24, 6\)$",
     ),
     (mingru(), ValueError, rf"mingru: W has shape \(10, 3\), {SQUARE} \(2·H, I\)"),
     (mingru(W=np.zeros((3, 10)), b=np.zeros(10)), ValueError, "W has .* it looks transposed: say"),

@@ -66,6 +66,12 @@ def test_the_first_example() -> None:
     follow(n["layer"], step)
 
 
+def test_two_biases_in_one_array() -> None:
+    n = run("Two biases in one array")
+    for layer in (n["layer"], n["same"]):
+        follow(layer, lambda x, s: steps.torch_gru(Stored(n["W"], n["U"], *n["stacked"]), x, s))
+
+
 def test_core_ml_and_flax() -> None:
     section = "One array for each gate: Core ML, Flax"
     n = run(section, 1)

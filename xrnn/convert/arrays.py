@@ -180,19 +180,9 @@ def _is_transposed(cell: Cell[Any], W: Any, U: Any, b: Any, said: Any) -> bool:
     if said is not None:
         check_flags(cell.name, transposed=said)
         return bool(said)
-    what, matrix = ("U", U) if cell.recurrent else ("W", W)
-    shape = tuple(getattr(matrix, "shape", ()))
-    G, P = len(cell.gates), cell.projection
-    rows = columns = len(shape) != 2
-    if not rows:
-        high, wide = shape
-        if not cell.recurrent:
-            units = len(b) if getattr(b, "ndim", 0) == 1 else 0
-            rows, columns = high == units, wide == units
-        elif P is None:
-            rows, columns = high == G * wide, wide == G * high
-        else:
-            rows, columns = wide == P, high == P
+    what = "U" if cell.recurrent else "W"
+    shape = tuple(getattr(U if cell.recurrent else W, "shape", ()))
+    rows, columns = _layouts(cell, W, U, b)
     if rows and not columns:
         return False
     if columns and not rows:
@@ -204,6 +194,20 @@ def _is_transposed(cell: Cell[Any], W: Any, U: Any, b: Any, said: Any) -> bool:
         f"{cell.name}: {what} has shape {shape or 'of single gates'}, which does not tell whether "
         f"it is {cell.letters(what)} or its transpose; say transposed=False or transposed=True"
     )
+
+
+def _layouts(cell: Cell[Any], W: Any, U: Any, b: Any) -> tuple[bool, bool]:
+    """Whether the matrices can be (G·H, I) and (G·H, H), and whether they can be the transposes."""
+    shape = tuple(getattr(U if cell.recurrent else W, "shape", ()))
+    if len(shape) != 2:
+        return True, True
+    (high, wide), G, P = shape, len(cell.gates), cell.projection
+    if not cell.recurrent:
+        units = len(b) if getattr(b, "ndim", 0) == 1 else 0
+        return high == units, wide == units
+    if P is None:
+        return high == G * wide, wide == G * high
+    return wide == P, high == P
 
 
 def _check_options(
@@ -263,9 +267,14 @@ def _array(cell: Cell[Any], name: str, given: Any, ndim: int) -> Array:
             "integers by the scale of their format"
         ) from error
     if array.ndim != ndim:
+        help_ = ""
+        if name == "b" and array.ndim == 2 and len(array) == 2:
+            help_ = "; if it holds two biases, give b[0] and recurrent_bias=b[1]"
+        elif name in ("b", "recurrent_bias") and array.ndim == 2 and len(array) == 1:
+            help_ = f"; give {name}[0]"
         raise ValueError(
             f"{cell.name}: {name} has shape {array.shape}; it must have {ndim} "
-            f"{'axis' if ndim == 1 else 'axes'}"
+            f"{'axis' if ndim == 1 else 'axes'}{help_}"
         )
     return array
 
@@ -273,11 +282,16 @@ def _array(cell: Cell[Any], name: str, given: Any, ndim: int) -> Array:
 def _sizes(cell: Cell[Any], stored: Stored, columns: bool) -> tuple[int, int]:
     """I and H, of arrays whose shapes fit together."""
     G = len(cell.gates)
+    layouts = _layouts(cell, stored.W, stored.U, stored.b)
+    turned = ""
+    if not layouts[columns] and layouts[not columns]:
+        looks = "not transposed" if columns else "transposed"
+        turned = f"; it looks {looks}: say transposed={not columns}"
     I, rows = stored.W.shape if columns else stored.W.shape[::-1]
     if rows == 0 or rows % G:
         raise ValueError(
             f"{cell.name}: W has shape {stored.W.shape}; it must be "
-            f"{'(I, ' if columns else '('}{G}·H{')' if columns else ', I)'}, for {G} gates"
+            f"{'(I, ' if columns else '('}{G}·H{')' if columns else ', I)'}, for {G} gates{turned}"
         )
     H = rows // G
     h = H if cell.projection is None else cell.projection
@@ -291,8 +305,12 @@ def _sizes(cell: Cell[Any], stored: Stored, columns: bool) -> tuple[int, int]:
     for name, (shape, letters) in shapes.items():
         array = getattr(stored, name)
         if array is not None and array.shape != shape:
+            help_ = turned if array.ndim == 2 else ""
+            if name == "b" and stored.recurrent_bias is None and array.shape == (2 * rows,):
+                help_ = "; if it holds two biases, give its second half as recurrent_bias"
             raise ValueError(
-                f"{cell.name}: {name} has shape {array.shape}; it must be {letters} = {shape}"
+                f"{cell.name}: {name} has shape {array.shape}; it must be {letters} = "
+                f"{shape}{help_}"
             )
     return I, H
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xrnn.backends import host
 from xrnn.typing import Array, dtype_name
 
@@ -57,3 +59,20 @@ def wide(array: Array, dtype: str = "float32") -> Array:
         raise TypeError(f"an array is {array.dtype}; it must be of floating-point numbers")
     common = host.xp.result_type(*("float32" if name in HALF else name for name in names))
     return array.astype(common, copy=False)
+
+
+def check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
+    """Raise TypeError unless the NumPy array of a value holds numbers for a part of that dtype.
+
+    `name` says in messages what the value is.
+    """
+    kinds = ("real floating", "complex floating")[: 1 + dtype.startswith("complex")]
+    if dtype_name(array.dtype) != "bfloat16" and not host.xp.isdtype(array.dtype, kinds):
+        given = (
+            f"has dtype {array.dtype} and shape {array.shape}"
+            if array.shape
+            else f"is {value!r:.60} ({array.dtype})"
+        )
+        raise TypeError(
+            f"{name} {given}; it must be an array of floating-point numbers, which {dtype} can hold"
+        )

@@ -29,7 +29,7 @@ import array_api_compat
 from xrnn.backends import backend_of, host
 from xrnn.cells import GRU, LSTM, Cell, Elman, ElmanReLU, lstm_with
 from xrnn.cells.base import check_flags
-from xrnn.convert.casting import rounded, wide
+from xrnn.convert.casting import check_floating, rounded, wide
 from xrnn.convert.conventions import CONVENTIONS, Convention, Stored, decode, encode
 from xrnn.convert.loaded import within
 from xrnn.convert.torch_names import FIELDS, check_names, joined, under
@@ -333,7 +333,7 @@ def _own_arrays(part: Part, tree: Any) -> dict[str, Array]:
     arrays = {}
     for name, (shape, letters) in part.weights.specs.items():
         arrays[name] = backend_of(tree[name], name).to_host(tree[name])
-        _check_floating(name, tree[name], arrays[name], part.dtype)
+        check_floating(name, tree[name], arrays[name], part.dtype)
         if arrays[name].shape != shape:
             raise ValueError(
                 f"{name} has shape {arrays[name].shape}; it must be {letters} = {shape}"
@@ -352,20 +352,10 @@ def _host(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> Array:
             f"{name} is {getattr(value, 'dtype', type(value).__name__)}, which NumPy cannot take "
             f"({error}); give an array or tensor of float16, float32 or float64 (tensor.float())"
         ) from error
-    _check_floating(name, value, array, dtype)
+    check_floating(name, value, array, dtype)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must be {shape}")
     return wide(array, dtype)
-
-
-def _check_floating(name: str, value: Any, array: Array, dtype: str) -> None:
-    """Raise TypeError unless the NumPy array of a value holds numbers for a layer of that dtype."""
-    kinds = ("real floating", "complex floating")[: 1 + dtype.startswith("complex")]
-    if dtype_name(array.dtype) != "bfloat16" and not host.xp.isdtype(array.dtype, kinds):
-        raise TypeError(
-            f"{name} is {value!r:.60} ({array.dtype}); it must be an array of floating-point "
-            "numbers"
-        )
 
 
 def _torch_shapes(part: Part) -> dict[str, tuple[int, ...]]:
