@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from torch_files import GRU, archive, called, pickled, read, refused, saved, tensor, tensors_of
+from torch_files import GRU, Raw, archive, called, pickled, read, refused, saved, tensor, tensors_of
 
 import xrnn
 from xrnn.convert import load_torch
@@ -145,6 +146,64 @@ def test_options_that_the_weights_do_not_tell() -> None:
     notes = {kind: load_torch(a, batch_first=True).notes[""][0] for kind, a in kinds.items()}
     assert notes["lstm"].endswith("; taken with batch_first=True, which the weights do not tell")
     assert "taken with batch_first=True and nonlinearity='tanh', which the" in notes["rnn"]
+
+
+CODE = """\
+class {kind}(Module):
+  __parameters__ = []
+  dropout : Final[float] = 0.
+  batch_first : Final[bool] = {batch_first}
+  mode : Final[str] = "{mode}"
+  def forward(self): raise SystemExit
+"""
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_options_that_a_program_tells(there: bool, given: bool, tmp_path: Path) -> None:
+    """They are constants of its code, which is read as a text, or attributes of its modules."""
+
+    def made(kind: str, attributes: dict[str, Any]) -> Raw:
+        return Raw(
+            f"c__torch__.nn.rnn\n{kind}\n)\x81".encode("latin-1") + pickled(attributes) + b"b"
+        )
+
+    def weights(kind: str, **how: Any) -> dict[str, Any]:
+        shapes = {name: a.shape for name, a in tensors_of(kind, 3, 3, **how).items()}
+        return {n: tensor("w", "FloatStorage", 27, s, (*s[1:], 1)) for n, s in shapes.items()}
+
+    cell = weights("rnn", cell=True) | {"nonlinearity": "relu"}
+    inside = {"a": made("GRU", weights("gru")), "b": made("RNN", weights("rnn"))}
+    root = made("Net", inside | {"c": made("RNNCell", cell)})
+    code = CODE.format(kind="GRU", batch_first=there, mode="GRU") + CODE.format(
+        kind="RNN", batch_first=not there, mode="RNN_RELU"
+    )
+    records = {
+        "constants.pkl": b"\x80\x02).",
+        "code/__torch__/nn/rnn.py": code.encode(),
+        "data/w": np.arange(27, dtype="<f4").tobytes(),
+    }
+    parts = read(archive(b"\x80\x02" + root + b".", records), tmp_path, batch_first=given)
+    assert [parts[name].batch_first for name in "abc"] == [there, not there, given]
+    assert parts["b"].cell is parts["c"].cell is xrnn.cells.ElmanReLU
+    assert parts.notes["a"][0].endswith(f"; taken with batch_first={there}, as the file tells")
+    told = f"batch_first={not there} and nonlinearity='relu', as the file tells"
+    assert parts.notes["b"][0].endswith(f"; taken with {told}")
+    assert (
+        f"; taken with nonlinearity='relu', as the file tells; taken with batch_first={given}, "
+        "which the weights do not tell"
+    ) in parts.notes["c"][0]
+
+
+def test_options_of_scripted_modules(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    rnn = torch.nn.RNN(3, 5, nonlinearity="relu", batch_first=True)
+    xs = torch.ones(2, 4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(rnn).save(str(tmp_path / "a"))
+    layer = load_torch(tmp_path / "a")[""]
+    np.testing.assert_allclose(layer(xs.numpy())[0], rnn(xs)[0].detach().numpy(), atol=1e-6)
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -6,10 +6,11 @@ with what it holds before memory is taken, and none of its code runs (see `xrnn.
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from io import BytesIO
@@ -53,6 +54,12 @@ TORCH_DTYPES = {
     **{name: name for name in ("uint16", "uint32", "uint64")},
 }
 
+#: the head of a class in the code of a TorchScript program, and an option of a recurrent module
+CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
+CONSTANT = re.compile(
+    r"^  (batch_first|mode|nonlinearity) : Final\[\w+\] = (True|False|\"\w+\")$", re.MULTILINE
+)
+
 SAVE_AGAIN = "torch.save(torch.load(path, map_location='cpu'), 'new.pt')"
 
 
@@ -89,10 +96,12 @@ def unreadable(kind: str) -> Tensor:
 
 
 class Contents(NamedTuple):
-    """What a file holds: containers with tensors, and whether it is a TorchScript program."""
+    """What a file holds: containers with tensors, whether it is a TorchScript program, and of its
+    classes the options that are constants of their code: name of the class → option → value."""
 
     tree: Any
     program: bool = False
+    constants: Mapping[str, Mapping[str, bool | str]] = {}
 
 
 class _Storage(NamedTuple):
@@ -199,7 +208,7 @@ def _of_archive(archive: _Archive) -> Contents:
     if len(pickled) == 1:
         folder = pickled[0].removesuffix("data.pkl")
         program = f"{folder}constants.pkl" in archive.records
-        return Contents(_of_pickle(archive, folder), program)
+        return Contents(_of_pickle(archive, folder), program, _constants(archive, f"{folder}code/"))
     arrays = [name for name in archive.records if name.endswith(".npy")]
     if not arrays:
         raise ValueError(
@@ -207,6 +216,25 @@ def _of_archive(archive: _Archive) -> Contents:
             "numpy.savez does"
         )
     return Contents({name.removesuffix(".npy"): _of_npy(archive, name) for name in arrays})
+
+
+def _constants(archive: _Archive, folder: str) -> dict[str, dict[str, bool | str]]:
+    """The options of recurrent modules that the code in a folder declares, by class.
+
+    The code is a text here: ``class GRU(Module):``, and below it ``batch_first : Final[bool] =
+    True``.
+    """
+    found: dict[str, dict[str, bool | str]] = {}
+    for name in archive.records:
+        if name.startswith(folder) and name.endswith(".py"):
+            module = name.removeprefix(folder).removesuffix(".py").replace("/", ".")
+            _, *pieces = CLASS.split(archive.read(name).decode("utf-8", "replace"))
+            for kind, body in zip(pieces[::2], pieces[1::2], strict=True):
+                found[f"{module}.{kind}"] = {
+                    option: value.strip('"') if '"' in value else value == "True"
+                    for option, value in CONSTANT.findall(body)
+                }
+    return found
 
 
 def _of_npy(archive: _Archive, name: str) -> Any:

@@ -42,9 +42,11 @@ def load_torch(
     prefix : str, optional
         The name of a module: only it and those inside it are loaded.  Default: all.
     batch_first : bool
-        As for the layers; the weights do not tell it.
+        As for the layers; the weights do not tell it.  It holds for all layers, but those of a
+        scripted TorchScript program, which tells it.
     nonlinearity : {"tanh", "relu"}
-        That of the RNNs; the weights do not tell it.
+        That of the RNNs; the weights do not tell it.  It holds for all of them, but those of a
+        scripted TorchScript program, which tells it.
     dtype : str, optional
         The dtype of all parts.  Default: that of the weights of each.
     device : str
@@ -103,7 +105,7 @@ def load_torch(
 
 def _loaded(contents: Contents, prefix: str | None, options: Mapping[str, Any]) -> Loaded:
     """The parts of the modules under the prefix."""
-    dicts, skipped = state_dicts(contents.tree, program=contents.program)
+    dicts, skipped = state_dicts(contents)
     tensors, found = _named(dicts)
     chosen = {name: module for name, module in found.items() if is_under(name, prefix)}
     loaded, used = Loaded(), set[str]()

@@ -61,11 +61,13 @@ class Module(NamedTuple):
       passed over silently; "skipped"
     - tensors: by their names in the module
     - note: how it was told from others, or why it is not loaded
+    - options: batch_first and nonlinearity, where the file says them
     """
 
     kind: str
     tensors: dict[str, Tensor]
     note: str = ""
+    options: Mapping[str, Any] = {}
 
 
 def modules(found: StateDict) -> dict[str, Module]:
@@ -83,7 +85,8 @@ def modules(found: StateDict) -> dict[str, Module]:
         kind, others = found.classes.get(path, ""), inner.get(path, [])
         module = _recurrent(tensors, kind, others) or _of_one_matrix(path, tensors, kind, others)
         if module is not None:
-            known.setdefault(path, module)
+            options = found.options.get(path, {})
+            known.setdefault(path, module._replace(options=options))
     return known
 
 
@@ -174,8 +177,9 @@ def part_of(
     given = _dtype_of(module.tensors.values()) if dtype is None else dtype
     notes = [module.note] if module.note else []
     if module.kind == "recurrent":
-        options = {"batch_first": batch_first, "dtype": given, "device": device}
-        return _layer(arrays, nonlinearity, options, notes)
+        said = {"batch_first": batch_first, "nonlinearity": nonlinearity}
+        layer, told = _layer(arrays, said, module.options, {"dtype": given, "device": device})
+        return layer, [told, *notes]
     rows, columns = arrays["weight"].shape
     if module.kind == "embedding":
         embedding = Embedding(rows, columns, dtype=given, device=device)
@@ -187,16 +191,24 @@ def part_of(
 
 
 def _layer(
-    arrays: Mapping[str, Array], nonlinearity: str, options: Mapping[str, Any], notes: list[str]
-) -> tuple[LoadedPart, list[str]]:
-    """The layer with the weights of a recurrent module, and the notes on it."""
+    arrays: Mapping[str, Array],
+    given: Mapping[str, Any],
+    told: Mapping[str, Any],
+    place: Mapping[str, Any],
+) -> tuple[LoadedPart, str]:
+    """The layer with the weights of a recurrent module, and how it was read.
+
+    Its options are those that the file has told, and else those given by the caller.
+    """
     suffixes, fields = _places(arrays)
     G, H, P = _sizes(arrays, suffixes[0])
     D = 2 if any(suffix.endswith("_reverse") for suffix in suffixes) else 1
     _check_shapes(arrays, suffixes, fields, H, D)
     kind, name = GATES[G]
     convention = CONVENTIONS["PyTorch", name]
-    own: dict[str, Any] = {"nonlinearity": nonlinearity} if kind == "rnn" else {}
+    names = ("batch_first", "nonlinearity")[: 1 + (kind == "rnn")]
+    chosen = {name: told.get(name, given[name]) for name in names}
+    own = {name: value for name, value in chosen.items() if name == "nonlinearity"}
     if P is not None:
         own["proj_size"] = P
     layer = make_layer(
@@ -205,15 +217,16 @@ def _layer(
         [Stored(**{FIELDS[f]: arrays[f"{f}{suffix}"] for f in fields}) for suffix in suffixes],
         num_layers=len(suffixes) // D,
         bidirectional=D == 2,
+        batch_first=chosen["batch_first"],
         options=own,
-        **options,
+        **place,
     )
     module = name if suffixes[0] else f"{name}Cell"
-    taken = f"batch_first={options['batch_first']}"
-    taken += f" and nonlinearity={nonlinearity!r}" if kind == "rnn" else ""
-    gates = " ".join(convention.gates)
-    told = f"PyTorch {module}, gates {gates}; taken with {taken}, which the weights do not tell"
-    return layer, [told, *notes]
+    said = f"PyTorch {module}, gates {' '.join(convention.gates)}"
+    for is_told, why in ((True, "as the file tells"), (False, "which the weights do not tell")):
+        taken = [f"{name}={chosen[name]!r}" for name in names if (name in told) == is_told]
+        said += f"; taken with {' and '.join(taken)}, {why}" if taken else ""
+    return layer, said
 
 
 def _sizes(arrays: Mapping[str, Array], suffix: str) -> tuple[int, int, int | None]:

@@ -9,7 +9,7 @@ import array_api_compat
 
 from xrnn.backends import backend_of
 from xrnn.convert.pickles import Unknown
-from xrnn.convert.torch_files import Tensor, unreadable
+from xrnn.convert.torch_files import Contents, Tensor, unreadable
 from xrnn.convert.torch_names import RECURRENT
 from xrnn.typing import Array, dtype_name
 
@@ -27,16 +27,18 @@ class StateDict(NamedTuple):
     - tensors: name → tensor
     - quantised: the names of packed weights, which are no tensors
     - classes: name of a module → its class, where the file says it
+    - options: name of a module → its batch_first and nonlinearity, where the file says them
     """
 
     path: tuple[str, ...]
     tensors: dict[str, Tensor]
     quantised: list[str]
     classes: dict[str, str]
+    options: dict[str, dict[str, Any]]
 
 
-def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], dict[str, str]]:
-    """Every state dict in a tree of containers; and name → why it is passed over.
+def state_dicts(contents: Contents) -> tuple[list[StateDict], dict[str, str]]:
+    """Every state dict in the containers of a file; and name → why it is passed over.
 
     A TorchScript program is one: its objects have names and tensors, as modules have.
 
@@ -46,10 +48,10 @@ def state_dicts(tree: Any, *, program: bool = False) -> tuple[list[StateDict], d
         If the containers are nested too deeply, or contain themselves.
     """
     passed: dict[str, str] = {}
-    if program:
-        return [_cleaned(_of_program(tree))], passed
+    if contents.program:
+        return [_cleaned(_of_program(contents))], passed
     found = []
-    for path, value in _containers(tree):
+    for path, value in _containers(contents.tree):
         name = ".".join(path)
         if _is_module(value):
             passed[name] = (
@@ -72,7 +74,7 @@ def _of_mapping(path: tuple[str, ...], mapping: Mapping[Any, Any]) -> StateDict:
     packed = [name for name in items if name not in tensors and _is_packed(name)]
     if any(name.count(".") > DEEP for name in (*tensors, *packed)):
         raise ValueError("its names are nested too deeply")
-    return StateDict(path, tensors, packed, {})
+    return StateDict(path, tensors, packed, {}, {})
 
 
 def _containers(tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -141,10 +143,10 @@ def _place(value: Any) -> Hashable:
         return id(value)
 
 
-def _of_program(root: Any) -> StateDict:
+def _of_program(contents: Contents) -> StateDict:
     """The tensors that the objects of a TorchScript program hold."""
-    found = StateDict((), {}, [], {})
-    waiting = [("", root)]
+    found = StateDict((), {}, [], {}, {})
+    waiting = [("", contents.tree)]
     for n, (name, value) in enumerate(waiting):
         if n > MAPPINGS or name.count(".") > DEEP:
             raise ValueError("its objects are nested too deeply, or contain themselves")
@@ -153,6 +155,7 @@ def _of_program(root: Any) -> StateDict:
         # "__torch__.torch.nn.modules.rnn.___torch_mangle_9.LSTMCell"
         found.classes[name] = value.name.rpartition(".")[2]
         inside = value.attributes if isinstance(value.attributes, dict) else {}
+        found.options[name] = _options({**contents.constants.get(value.name, {}), **inside})
         for key, one in inside.items():
             inner = f"{name}.{key}" if name else str(key)
             if isinstance(one, Tensor):
@@ -161,6 +164,18 @@ def _of_program(root: Any) -> StateDict:
                 waiting.append((inner, one))
                 if _is_packed(inner):
                     found.quantised.append(inner)
+    return found
+
+
+def _options(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """What the attributes of a recurrent module say of the options that weights do not tell."""
+    found: dict[str, Any] = {}
+    if isinstance(batch_first := attributes.get("batch_first"), bool):
+        found["batch_first"] = batch_first
+    said = (attributes.get("nonlinearity"), attributes.get("mode"))
+    for nonlinearity in ("tanh", "relu"):
+        if nonlinearity in said or f"RNN_{nonlinearity.upper()}" in said:
+            found["nonlinearity"] = nonlinearity
     return found
 
 
@@ -183,5 +198,10 @@ def _cleaned(found: StateDict) -> StateDict:
     tensors = {clean(name): tensor for name, tensor in found.tensors.items()}
     if len(tensors) < len(found.tensors):
         return found  # two names would become one
-    classes = {clean(name): kind for name, kind in found.classes.items()}
-    return StateDict(found.path, tensors, [clean(name) for name in found.quantised], classes)
+    return StateDict(
+        found.path,
+        tensors,
+        [clean(name) for name in found.quantised],
+        {clean(name): kind for name, kind in found.classes.items()},
+        {clean(name): options for name, options in found.options.items()},
+    )
