@@ -48,12 +48,11 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
     num_layers : int
         Layers one on top of the other.
     bidirectional : bool
-        Whether each layer runs in both directions.
+        Whether layers run in both directions.
     dropout : float
         The fraction of the outputs of each layer that is dropped in training.
     pooling : {"last", "mean", "max"}
-        What is made of the outputs of all steps, for one output a sequence; with two directions
-        "mean" and "max" see both whole.
+        What is made of all outputs; "last" sees one step of a reverse direction.
     per_step : bool
         Whether there is a target for each step: y is then a list of arrays (T_i,), or an array
         (n, T), and `predict` returns a list.
@@ -395,7 +394,7 @@ def _softmax(y: Array) -> Array:
 
 
 def _flat(y: Any) -> Any:
-    """The targets of all sequences as one array."""
+    """All targets as one array."""
     if isinstance(y, Sequence) and len(y) and host.xp.ndim(y[0]):
         return host.xp.concat([host.xp.asarray(one) for one in y])
     return host.xp.asarray(y)

@@ -59,6 +59,6 @@ def spelled(function: Any) -> str:
     if isinstance(function, Mapping):
         inner, class_name = function.get("config"), function.get("class_name")
         if class_name in (None, "__lambda__"):
-            return "a lambda, of which the file has nothing but code, and that is not read"
+            return "a lambda, of which the file has nothing but code, which xrnn does not read"
         return repr(inner if isinstance(inner, str) else class_name)
     return repr(function)
