@@ -123,7 +123,7 @@ CONFIGURATIONS: dict[str, tuple[Model, dict[str, Any], str]] = {
     "a lambda": (
         LSTM,
         {"activation": {"class_name": "__lambda__", "config": {"code": "4wEAAA"}}},
-        "lstm: activation is a lambda, of which the file has nothing but code, and that is not",
+        "lstm: activation is a lambda, of which the file has nothing but code, which xrnn does not read",
     ),
     "a lambda of Keras 3": (
         RNN,
