@@ -123,7 +123,7 @@ CONFIGURATIONS: dict[str, tuple[Model, dict[str, Any], str]] = {
     "a lambda": (
         LSTM,
         {"activation": {"class_name": "__lambda__", "config": {"code": "4wEAAA"}}},
-        "lstm: activation is a lambda, of which the file has nothing but code, which xrnn does not read",
+        "lstm: activation is a lambda, of which the file has nothing but code, which",
     ),
     "a lambda of Keras 3": (
         RNN,
