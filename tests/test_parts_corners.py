@@ -173,9 +173,11 @@ def test_tokens_of_padding_may_be_anything() -> None:
     model = xrnn.Sequential(xrnn.Embedding(7, 4, rng=0, **F64), xrnn.GRU(4, 3, rng=0, **F64))
     tokens = np.array([[1, 2], [3, -1], [6, 99]])
     y, _ = model.forward(tokens, lengths=[3, 1])
-    np.testing.assert_array_equal(y[:, 0], model(tokens[:, :1])[:, 0])
+    # Where there are no native loops, the numbers depend on the size of the batch.
+    close: Any = {"rtol": 1e-12, "atol": 1e-15}
+    np.testing.assert_allclose(y[:, 0], model(tokens[:, :1])[:, 0], **close)
     step = np.array([True, False, False])
-    np.testing.assert_array_equal(model(tokens[:, 1], mask=step)[:1], y[:1, 1])
+    np.testing.assert_allclose(model(tokens[:, 1], mask=step)[:1], y[:1, 1], **close)
     with pytest.raises(ValueError, match="lengths are of a batch; cut the one sequence instead"):
         model(tokens[:, 1], lengths=[1])
     with pytest.raises(ValueError, match="lengths has shape"):

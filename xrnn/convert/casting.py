@@ -33,7 +33,9 @@ def rounded(what: str, array: Array, dtype: str) -> Array:
     if dtype_name(array.dtype) == dtype:
         return array
     if dtype_name(array.dtype).startswith("complex") and not dtype.startswith("complex"):
-        raise TypeError(f"{what} is {array.dtype}; {dtype} cannot hold complex numbers")
+        raise TypeError(
+            f"{what} is {array.dtype}; {dtype} cannot hold complex numbers: give another dtype"
+        )
     xp = host.xp
     with xp.errstate(over="ignore", under="ignore"):
         found = array.astype(host.named_dtype(dtype))
