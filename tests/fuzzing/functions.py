@@ -216,7 +216,7 @@ add(
     nonlinearity=(k.choice("tanh", "relu"), "'tanh'"),
     dtype=(k.optional(k.DTYPE), "None"),
     device=(k.DEVICE, "'cpu'"),
-    words="PyTorch weight_ih_l0 weight_hh_l0 weight bias bias_ih_l0 bias_hh_l0",
+    words="path PyTorch weight_ih_l0 weight_hh_l0 weight bias bias_ih_l0 bias_hh_l0",
     share=16,
 )
 add("backends.locate", "backends.locate", device=(k.DEVICE, "'cpu'"))

@@ -163,13 +163,21 @@ add("Sequential.path", "it.path", MODELS, shape=(k.SHAPE, "(4, 2, 3)"))
 add("Composite.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
 add("Composite.freeze", "it.freeze", MODELS, changes=True, share=1)
 add("Composite.config", "it.config", (*MODELS, *TIED), share=1)
+#: tokens; one that lies behind the end of its sequence may be anything
+TOKENS = k.Kind(
+    k.INTEGERS.takes,
+    tuple(
+        k.Damage(damage.template, "any") if "filled" in damage.template else damage
+        for damage in k.INTEGERS.damages
+    ),
+)
 TRANSLATED: Given = {
     "sources": (k.ARRAY, "floats(4, 2, 3).astype('f4')"),
     "lengths": (k.LENGTHS, "[4, 2]"),
 }
 WRITTEN: Given = {
     **TRANSLATED,
-    "targets": (k.INTEGERS, "np.array([[0, 1], [6, 2], [3, 4], [5, 5]])"),
+    "targets": (TOKENS, "np.array([[0, 1], [6, 2], [3, 4], [5, 5]])"),
     "target_lengths": (k.LENGTHS, "[4, 2]"),
 }
 add("Seq2Seq.__call__", "it", SEQ2SEQS, **WRITTEN, words="x xs tokens lengths")

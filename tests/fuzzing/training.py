@@ -24,7 +24,7 @@ add(
     resume=(k.FLAG, "False"),
     progress=(k.FIXED, "False"),
     changes=True,
-    words="checkpoint resume",
+    words="checkpoint resume x y",
     share=8,
 )
 add(

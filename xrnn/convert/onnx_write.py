@@ -229,7 +229,8 @@ def _width(parts: Mapping[str, Any]) -> int:
 
 
 def _check_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
+    # An array would be compared element by element.
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(
             f"dtype is {dtype!r:.80}; it must be of {', '.join(DTYPES)}, in which onnxruntime "
             "computes recurrent layers: say dtype='float32'"

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from inspect import signature
 from math import inf, isfinite
 from typing import Any
 
@@ -175,6 +176,7 @@ class _Run:
         for name, value in (("loss", loss), ("schedule", schedule)):
             if not callable(value) and not (name == "schedule" and value is None):
                 raise TypeError(f"fit: {name} is {value!r:.80}; it must be a function")
+        _check_loss(loss)
         if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
             raise TypeError(
                 f"fit: optimizer is {optimizer!r:.80}; it must be one, such as xrnn.optim.Adam()"
@@ -355,6 +357,19 @@ class _Run:
             order = data.order(self.batch_size, [self.seed, epoch])
         for places in order:
             yield self.model.batch(data, places), len(order)
+
+
+def _check_loss(loss: Loss) -> None:
+    """Raise TypeError if the loss cannot be called with outputs and targets."""
+    try:
+        signature(loss).bind(None, None)
+    except TypeError as error:
+        raise TypeError(
+            f"fit: loss is {loss!r:.80}; it must take (y, targets), and a mask where sequences of "
+            f"different lengths have outputs at each step ({error})"
+        ) from error
+    except ValueError:
+        pass  # a function in C does not tell
 
 
 def _is_seed(rng: Any) -> bool:
