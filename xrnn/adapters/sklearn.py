@@ -28,6 +28,7 @@ from xrnn.layers.pooling import Last, Max, Mean
 from xrnn.layers.rnn import RNN
 from xrnn.layers.sequential import Sequential
 from xrnn.learn import losses, optim
+from xrnn.recurrence.softmax import masked_softmax
 from xrnn.training.fit import fit
 from xrnn.training.predict import predict
 from xrnn.typing import Array
@@ -298,7 +299,10 @@ class RecurrentClassifier(ClassifierMixin, _Recurrent):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Any:
         """The probability of each of ``classes_``: (n, classes); with `per_step` a list."""
         found = self._predicted(X)
-        return [_softmax(one) for one in found] if self.per_step else _softmax(found)
+        rows = found if self.per_step else [found]
+        xp = host.xp
+        chances = [masked_softmax(one, xp.ones_like(one, bool), axis=-1, xp=xp) for one in rows]
+        return chances if self.per_step else chances[0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The fraction of sequences, or of steps, whose class is right."""
@@ -386,11 +390,6 @@ class RecurrentRegressor(RegressorMixin, _Recurrent):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _softmax(y: Array) -> Array:
-    e = host.xp.exp(y - y.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
 
 
 def _flat(y: Any) -> Any:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from xrnn.backends import host
+from xrnn.recurrence.precision import HALF
 from xrnn.typing import Array, dtype_name
-
-#: dtypes in which no sums are computed
-HALF = ("float16", "bfloat16")
 
 
 def rounded(what: str, array: Array, dtype: str) -> Array:

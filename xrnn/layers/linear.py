@@ -21,6 +21,7 @@ from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.checks import DTYPES, Spec, accept_dtype, check_choice
 from xrnn.engine.module import Module, drawn
 from xrnn.engine.parameters import Parameters
+from xrnn.layers.part import check_tape
 from xrnn.recurrence.precision import cast, rounded_sum, widen
 from xrnn.typing import Array, GivenDType, Namespace, Size
 
@@ -176,16 +177,7 @@ class Linear(Module):
             If dys does not have the library, dtype and shape of the outputs, the tape is not
             from `forward` of this map, or the weights have changed since.
         """
-        if not isinstance(tape, LinearTape):
-            raise TypeError(
-                f"linear: tape is a {type(tape).__name__}; it must be the tape that forward "
-                "returned"
-            )
-        if tape.owner is not self:
-            raise ValueError(
-                "linear: the tape was made by another linear map; give one that forward of this "
-                "map returned"
-            )
+        check_tape("linear", self, tape, LinearTape, "linear map")
         self.check_unchanged(tape.parameters, tape.version)
         hs, ys, placement = tape.hs, tape.ys, self.weights.placement
         dys = placement.accept_shaped("dys", dys, tuple(ys.shape), "that of ys")

@@ -108,7 +108,20 @@ def accept_input(kind: str, x: Array, fewest: int, letters: str) -> tuple[Placem
     return placement, placement.accept("x", x)
 
 
-def accept_tape(kind: str, owner: Any, tape: Any, dy: Array) -> tuple[PartTape, Array]:
+def check_tape(kind: str, owner: Any, tape: Any, of: type, words: str) -> None:
+    """Raise unless `owner` made the tape, which is an `of`; `words` say what another owner is."""
+    if not isinstance(tape, of):
+        raise TypeError(
+            f"{kind}: tape is a {type(tape).__name__}; it must be the tape that forward returned"
+        )
+    if tape.owner is not owner:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{kind}: the tape was made by another {words}; give one that forward of this {words} "
+            "returned"
+        )
+
+
+def accept_tape(kind: str, owner: Any, tape: PartTape, dy: Array) -> tuple[PartTape, Array]:
     """The tape and the gradient of the outputs, after all checks.
 
     Raises
@@ -116,14 +129,7 @@ def accept_tape(kind: str, owner: Any, tape: Any, dy: Array) -> tuple[PartTape, 
     TypeError, ValueError
         If the tape is not from `forward` of this part, or dy is not like its outputs.
     """
-    if not isinstance(tape, PartTape):
-        raise TypeError(
-            f"{kind}: tape is a {type(tape).__name__}; it must be the tape that forward returned"
-        )
-    if tape.owner is not owner:
-        raise ValueError(
-            f"{kind}: the tape was made by another part; give one that forward of this one returned"
-        )
+    check_tape(kind, owner, tape, PartTape, "part")
     return tape, tape.placement.accept_shaped("dy", dy, tape.shape, "that of y")
 
 

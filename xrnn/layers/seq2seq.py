@@ -20,7 +20,7 @@ from xrnn.layers.attention import Attention
 from xrnn.layers.bridge import Bridge
 from xrnn.layers.composite import Composite
 from xrnn.layers.layer import Layer
-from xrnn.layers.part import Part, PartTape
+from xrnn.layers.part import Part, PartTape, check_tape
 from xrnn.layers.sequential import Sequential, SequentialTape
 from xrnn.typing import Array, Size
 
@@ -211,16 +211,7 @@ class Seq2Seq(Composite):
         TypeError, ValueError
             As the parts; and if the tape is not from `forward` of this object.
         """
-        if not isinstance(tape, Seq2SeqTape):
-            raise TypeError(
-                f"seq2seq: tape is a {type(tape).__name__}; it must be the tape that forward "
-                "returned"
-            )
-        if tape.owner is not self:
-            raise ValueError(
-                "seq2seq: the tape was made by another model; give one that forward of this one "
-                "returned"
-            )
+        check_tape("seq2seq", self, tape, Seq2SeqTape, "model")
         dys, found = self._out.backward(tape.out, dlogits)
         dmemory: Array | None = None
         if tape.attention is not None:

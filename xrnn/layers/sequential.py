@@ -13,7 +13,7 @@ from array_api_compat import is_array_api_obj
 
 from xrnn.backends import backend_of
 from xrnn.layers.composite import Composite
-from xrnn.layers.part import Part, mask_over
+from xrnn.layers.part import Part, check_tape, mask_over
 from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Size
 
@@ -199,16 +199,7 @@ class Sequential(Composite):
         TypeError, ValueError
             As the parts; and if the tape is not from `forward` of this object.
         """
-        if not isinstance(tape, SequentialTape):
-            raise TypeError(
-                f"{self.kind}: tape is a {type(tape).__name__}; it must be the tape that forward "
-                "returned"
-            )
-        if tape.owner is not self:
-            raise ValueError(
-                f"{self.kind}: the tape was made by another one; give one that forward of this "
-                "one returned"
-            )
+        check_tape(self.kind, self, tape, SequentialTape, "one")
         if not is_array_api_obj(dy):
             raise TypeError(f"{self.kind}: dy is a {type(dy).__name__}; it must be an array like y")
         dx, _, dweights = self._gradients(tape, dy, self._states(dstate, "dstate"))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from inspect import signature
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import Any
 
 import array_api_compat
@@ -105,8 +105,9 @@ def fit(
     Returns
     -------
     History
-        The losses of each epoch.  With validation data or `patience` the model has the weights of
-        the best epoch, else those of the last one.  After Ctrl-C too: what was learnt is kept.
+        The losses of each epoch: means over the batches whose loss is finite.  With validation
+        data or `patience` the model has the weights of the best epoch, else those of the last
+        one.  After Ctrl-C too: what was learnt is kept.
 
     Raises
     ------
@@ -258,22 +259,23 @@ class _Run:
     def _epoch(self, show: Any) -> None:
         """One pass over the data, its line in the history, and the best weights."""
         start, state, history = time.monotonic(), self.state, self.state.history
-        total, count, skipped = 0.0, 0, 0
+        total, count, skipped, batches = 0.0, 0, 0, 0
         for n, (batch, of) in enumerate(self._batches(self.data, state.epoch)):
-            value, norm = self._update(batch)
-            skipped = 0 if norm else skipped + 1
+            value, updated = self._update(batch)
+            batches, skipped = batches + 1, 0 if updated else skipped + 1
             if skipped == MOST_SKIPPED:
                 raise FloatingPointError(
                     f"fit: the gradients of {skipped} batches one after the other are not finite; "
                     "the weights are those of before.  Choose a smaller learning rate, or look for "
                     "numbers in the data that are not finite"
                 )
-            total, count = total + value * batch.targets, count + batch.targets
+            if isfinite(value):
+                total, count = total + value * batch.targets, count + batch.targets
             if show is not None:
-                show.batch(state.epoch, n, of, total / count)
-        if not count:
+                show.batch(state.epoch, n, of, total / max(count, 1))
+        if not batches:
             raise ValueError("fit: data gave no batch in this epoch; an iterator can be used once")
-        row = {"epoch": state.epoch + 1, "loss": total / count}
+        row = {"epoch": state.epoch + 1, "loss": total / count if count else nan}
         decides = row["loss"]
         if self.validation is not None:
             row |= self._measured()
