@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pages import blocks, lost_links, sections, tables
 
 import xrnn
 from xrnn import cells
+from xrnn.backends import get
 from xrnn.backends.cpu import extension
 from xrnn.cells.activations import ACTIVATIONS, activate
 from xrnn.cells.options import activations_of
@@ -32,16 +34,24 @@ OTHERS = {"cell", "self", "S", "input_size", "num_layers", "batch_first", "dtype
 OTHERS |= {"init", "forget_bias", "precision"}
 
 
-SECTIONS = [(page, heading) for page in PAGES for heading in sections(page.read_text("utf-8"))]
+def _sections() -> Iterator[Any]:
+    """Every section of every page; those with blocks for CuPy need a device."""
+    for page in PAGES:
+        for heading, text in sections(page.read_text("utf-8")).items():
+            needs = [pytest.mark.gpu] if "import cupy" in "".join(blocks(text)) else []
+            yield pytest.param(page, heading, id=f"{page.stem}, {heading}", marks=needs)
 
 
-@pytest.mark.parametrize(
-    ("page", "heading"), SECTIONS, ids=[f"{page.stem}, {heading}" for page, heading in SECTIONS]
-)
+@pytest.mark.parametrize(("page", "heading"), list(_sections()))
 def test_the_blocks_run(page: Path, heading: str) -> None:
     """Those of a section one after the other, as they may use each other's names."""
     names: dict[str, Any] = {}
     code = blocks(sections(page.read_text("utf-8"))[heading])
+    if "import cupy" in "".join(code):
+        try:
+            get("cuda")
+        except ImportError as error:
+            pytest.skip(str(error))
     for module in sorted(set(re.findall(r"^import (\w+)", "\n".join(code), re.MULTILINE))):
         pytest.importorskip(module, reason=f"a block imports {module}")
     for block in code:
