@@ -1,7 +1,7 @@
-"""Tables of the results beside the goals: ``python benchmarks/report.py --write README.md``.
+"""Tables of the results beside the goals: ``python benchmarks/report.py --write``.
 
-Everything printed is computed from ``results/*.jsonl``.  A ratio is xrnn's time / the
-peer's: below 1 xrnn is faster, above 1 it is slower.
+Everything printed is computed from ``results/*.jsonl`` and ``results/*.json``.  A ratio is xrnn's
+time / the peer's: below 1 xrnn is faster, above 1 it is slower.
 """
 
 from __future__ import annotations
@@ -19,6 +19,20 @@ from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
 
 RESULTS = Path(__file__).parent / "results"
 
+#: the pages that show results, and the names of the texts that each has between markers
+PAGES = {
+    RESULTS.parent.parent / "README.md": ("summary",),
+    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory"),
+}
+
+#: the rows of the first page: what is done, a size of the grid, a mode
+FIRST_PAGE = (
+    ("train on a batch of 32 sequences", (100, 32, 64, 128), "training"),
+    ("train on one sequence", (100, 1, 64, 128), "training"),
+    ("run a batch of 32 sequences", (100, 32, 64, 128), "inference"),
+    ("run one sequence", (100, 1, 64, 128), "inference"),
+)
+
 #: what stands beside a ratio in the tables, for each peer
 MARKS = {"torch": "t", "onnxruntime": "o"}
 
@@ -31,7 +45,9 @@ Record = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--write", metavar="FILE", help="put each between <!-- name --> and <!-- /name -->"
+        "--write",
+        action="store_true",
+        help="put them into the pages, between <!-- name --> and <!-- /name -->",
     )
     options = parser.parse_args(argv)
     files = sorted(RESULTS.glob("*.jsonl"))
@@ -39,19 +55,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no results in {RESULTS}: run benchmarks/run.py first", file=sys.stderr)
         return 2
     texts = {
+        "summary": summary(
+            next(RESULTS.glob("cpu-*.jsonl")), next(RESULTS.glob("stream-cpu-*.json"))
+        ),
         "benchmarks": "\n\n".join(section(file) for file in files),
         "stream": "\n\n".join(stream(file) for file in sorted(RESULTS.glob("stream-*.json"))),
         "memory": "\n\n".join(memory(file) for file in sorted(RESULTS.glob("scale-*.json"))),
     }
-    if options.write is None:
+    if not options.write:
         print("\n\n".join(texts.values()))
         return 0
     try:
-        replace(Path(options.write), texts)
+        for page, names in PAGES.items():
+            replace(page, {name: texts[name] for name in names})
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def summary(grid: Path, steps: Path) -> str:
+    """The table of the first page: milliseconds of xrnn / PyTorch, on one thread."""
+    records = {
+        key(record["case"]): record["ms"]
+        for record in read(grid)
+        if setting(record) == "1 thread" and "torch" in record["ms"]
+    }
+    rows = [
+        [what, *(pair(records[cell, size, mode]) for cell in CELLS)]
+        for what, size, mode in FIRST_PAGE
+    ]
+    found = json.loads(steps.read_text("utf-8"))
+    medians: dict[str, dict[str, float]] = {cell: {} for cell in CELLS}
+    for entry in found["found"]:
+        if (entry["I"], entry["H"]) == (64, 128):
+            name = "xrnn" if entry["side"] == "xrnn, frozen" else entry["side"]
+            medians[entry["cell"]].setdefault(name, entry["us"][0] / 1000)
+    rows.append(["one step of a stream", *(pair(medians[cell]) for cell in CELLS)])
+    return table(["milliseconds, xrnn / PyTorch", *(cell.upper() for cell in CELLS)], rows)
+
+
+def pair(ms: dict[str, float]) -> str:
+    """Milliseconds of xrnn and PyTorch."""
+    return f"{ms['xrnn']:.3g} / {ms['torch']:.3g}"
 
 
 def stream(file: Path) -> str:
@@ -105,7 +151,7 @@ def section(file: Path) -> str:
         [
             about(records),
             goals(backend, columns),
-            f"![ratios as bars](benchmarks/results/{picture.name})",
+            f"![ratios as bars](results/{picture.name})",
             sizes(backend, columns),
             small_print(columns),
         ]

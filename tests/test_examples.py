@@ -44,9 +44,10 @@ def test_the_public_classes_have_examples() -> None:
             assert any(test.examples for test in finder.find(value)), name
 
 
-def test_readme_examples() -> None:
+def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pydoc_data", reason="this Python comes without its manual")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    numpy_blocks = [block for block in blocks if "cupy" not in block]
-    assert len(numpy_blocks) >= 2
-    for block in numpy_blocks:
+    assert blocks
+    for block in blocks:
         exec(compile(block, str(README), "exec"), {})
