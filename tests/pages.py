@@ -26,8 +26,7 @@ def blocks(text: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def lost_links(text: str) -> set[str]:
-    """The links to headings that the page does not have."""
+def anchors(text: str) -> set[str]:
+    """The names by which links lead to the headings of the page."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    return set(re.findall(r"\]\(#([^)]+)\)", text)) - anchors
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

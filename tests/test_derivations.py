@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from pages import lost_links, sections, tables
+from pages import sections, tables
 
 from xrnn import cells
 
@@ -233,10 +233,6 @@ def test_every_fault_is_in_the_errata(title: str) -> None:
             for item in equations.split(", "):
                 named[verdict[1]] |= spread(item)
     assert named == FAULTS[title]
-
-
-def test_every_link_leads_to_a_heading() -> None:
-    assert lost_links(page()) == set()
 
 
 def test_the_five_derivations_are_introduced_by_title() -> None:

@@ -1,18 +1,14 @@
-"""Every example in a docstring or in the README runs and prints what it says."""
+"""Every example in a docstring runs and prints what it says."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import pkgutil
-import re
-from pathlib import Path
 
 import pytest
 
 import xrnn
-
-README = Path(__file__).parent.parent / "README.md"
 
 MODULES = sorted(
     module.name
@@ -42,12 +38,3 @@ def test_the_public_classes_have_examples() -> None:
         value = getattr(xrnn, name)
         if callable(value) and name not in ("unroll_backward", "load"):  # shown with twins
             assert any(test.examples for test in finder.find(value)), name
-
-
-def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pydoc_data", reason="this Python comes without its manual")
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), {})
