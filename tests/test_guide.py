@@ -58,6 +58,13 @@ def test_the_blocks_run(page: Path, heading: str) -> None:
         exec(compile(block, f"{page.name}, {heading}", "exec"), names)
 
 
+def test_the_index_has_every_page() -> None:
+    """The page that a forge shows with the folder."""
+    index = GUIDE / "README.md"
+    pages = {page.name for page in PAGES if page != index}
+    assert set(re.findall(r"\]\(([^)]+)\)", index.read_text("utf-8"))) == pages
+
+
 # The page of cells --------------------------------------------------------------------------
 
 
