@@ -93,6 +93,11 @@ static INLINE vec N(positive)(vec x, vec a, vec b) {
 // they are loaded; after that, two or four vectors are interleaved within the parts.  This needs
 // half as many shuffle instructions as a transposition of whole vectors in registers.
 #define PART (128 / BITS)
+#if defined __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (N(bits)){__VA_ARGS__})
+#endif
 #if BITS == 32
 #define LOW(i) i, L + i, i + 1, L + i + 1
 #define HIGH(i) i + 2, L + i + 2, i + 3, L + i + 3
@@ -132,17 +137,17 @@ static INLINE void N(load_columns)(const real* p, idx ld, vec v[L]) {
     vec a[PART];
     UNROLL for (int i = 0; i < PART; i++) a[i] = N(load_parts)(p + i * ld + j, PART * ld);
 #if BITS == 32
-    const vec low = __builtin_shufflevector(a[0], a[1], PARTS(LOW));
-    const vec high = __builtin_shufflevector(a[0], a[1], PARTS(HIGH));
-    const vec low2 = __builtin_shufflevector(a[2], a[3], PARTS(LOW));
-    const vec high2 = __builtin_shufflevector(a[2], a[3], PARTS(HIGH));
-    v[j] = __builtin_shufflevector(low, low2, PARTS(LOW_PAIR));
-    v[j + 1] = __builtin_shufflevector(low, low2, PARTS(HIGH_PAIR));
-    v[j + 2] = __builtin_shufflevector(high, high2, PARTS(LOW_PAIR));
-    v[j + 3] = __builtin_shufflevector(high, high2, PARTS(HIGH_PAIR));
+    const vec low = SHUFFLE(a[0], a[1], PARTS(LOW));
+    const vec high = SHUFFLE(a[0], a[1], PARTS(HIGH));
+    const vec low2 = SHUFFLE(a[2], a[3], PARTS(LOW));
+    const vec high2 = SHUFFLE(a[2], a[3], PARTS(HIGH));
+    v[j] = SHUFFLE(low, low2, PARTS(LOW_PAIR));
+    v[j + 1] = SHUFFLE(low, low2, PARTS(HIGH_PAIR));
+    v[j + 2] = SHUFFLE(high, high2, PARTS(LOW_PAIR));
+    v[j + 3] = SHUFFLE(high, high2, PARTS(HIGH_PAIR));
 #else
-    v[j] = __builtin_shufflevector(a[0], a[1], PARTS(LOW));
-    v[j + 1] = __builtin_shufflevector(a[0], a[1], PARTS(HIGH));
+    v[j] = SHUFFLE(a[0], a[1], PARTS(LOW));
+    v[j + 1] = SHUFFLE(a[0], a[1], PARTS(HIGH));
 #endif
   }
 }
@@ -155,6 +160,7 @@ static INLINE void N(transpose)(vec v[L]) {
 }
 
 #undef PART
+#undef SHUFFLE
 #undef PARTS
 #undef LOW
 #undef HIGH
