@@ -18,7 +18,7 @@ CHECKOUT = pytest.mark.skipif(
 )
 
 #: what belongs to the tree
-PARTS = ("xrnn", "backends", "tests", "benchmarks", "pyproject.toml", "README.md")
+PARTS = ("xrnn", "backends", "tests", "benchmarks", ".github", "pyproject.toml", "README.md")
 
 #: what running the tests leaves behind
 LEFTOVERS = ("__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", "results")

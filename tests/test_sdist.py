@@ -21,9 +21,9 @@ def test_it_holds_every_file_of_the_checkout(tmp_path: Path) -> None:
     subprocess.run([sys.executable, *words], cwd=tree, check=True, capture_output=True)
     with tarfile.open(next(written.iterdir())) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("backends", "benchmarks", "tests", "xrnn")
+    folders = (".github", "backends", "benchmarks", "tests", "xrnn")
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*.*") if p.is_file()]
-    kinds = {".py", ".md", ".c", ".h", ".cu", ".cuh", ".safetensors", ".toml"}
+    kinds = {".py", ".md", ".c", ".h", ".cu", ".cuh", ".safetensors", ".toml", ".cff"}
     expected = {p.relative_to(ROOT).as_posix() for p in paths if p.suffix in kinds}
     assert "backends/cpu/native/build.py" in expected
     assert {name for name in expected if not name.startswith("xrnn/backends/")} <= found

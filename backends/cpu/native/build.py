@@ -38,7 +38,7 @@ class SourceDistribution(sdist):
 
     def make_distribution(self) -> None:
         """As in setuptools, with these files beside those that it has found."""
-        for folder in ("tests", "benchmarks", "backends", ".ci"):
+        for folder in ("tests", "benchmarks", "backends", ".ci", ".github"):
             self.filelist.graft(folder)
         self.filelist.extend([".clang-format", ".gitignore"])
         for pattern in ("*.py[cod]", "*.so", "*.pyd", ".DS_Store"):
