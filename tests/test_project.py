@@ -1,4 +1,4 @@
-"""The files around the code: versions, extras, links, and what a release says of itself."""
+"""The files around the code: versions, extras, and what a release says of itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import lost_links, sections, tables
+from pages import sections, tables
 
 import xrnn
 
@@ -85,14 +85,6 @@ def test_the_extra_all_names_extras() -> None:
     extras = _project()["optional-dependencies"]
     (names,) = re.findall(r"\[(.*)\]", extras["all"][0])
     assert set(names.split(",")) <= set(extras)
-
-
-@pytest.mark.parametrize("page", sorted(FORGE.glob("*.md")), ids=lambda page: str(page.name))
-def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text("utf-8")
-    assert lost_links(text) == set()
-    files = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)]
-    assert [file for file in files if not (page.parent / file).exists()] == []
 
 
 @pytest.mark.parametrize("page", sorted(FORGE.glob("*.md")), ids=lambda page: str(page.name))
