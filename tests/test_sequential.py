@@ -328,3 +328,20 @@ def test_what_is_refused() -> None:
         xrnn.Dropout(0.5).forward(XS)
     with pytest.raises(ValueError, match=r"x has shape .* it must be \(…, 2·n\)"):
         xrnn.Merge()(XS[..., :3])
+
+
+def test_pieces_in_inference_go_on_from_states() -> None:
+    """Also those of parts within parts, and without random numbers."""
+    block = xrnn.Residual(xrnn.Dropout(0.5), rnn=xrnn.LSTM(4, 4, rng=0))
+    model = xrnn.Sequential(first=xrnn.GRU(3, 4, rng=1), block=block, out=xrnn.Linear(4, 2, rng=2))
+    x = np.random.default_rng(0).normal(size=(9, 2, 3)).astype("float32")
+    whole, last = model.run(x)
+    np.testing.assert_array_equal(whole, model(x))
+    assert list(last) == ["first", "block"]
+    state: Any = None
+    found = []
+    for piece in (x[:4], x[4:5], x[5:]):
+        y, state = model.run(piece, state)
+        found.append(y)
+    np.testing.assert_allclose(np.concatenate(found), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(state["block"]["rnn"].c, last["block"]["rnn"].c, atol=1e-6)

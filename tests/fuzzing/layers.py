@@ -111,6 +111,7 @@ add(
     tape=(k.TAPE, "tape_of(it)"),
     dys=(k.optional(k.ARRAY), "outputs(it)"),
     dstate=(k.STATE, "state_of(it)"),
+    omit_dxs=(k.FLAG, "False"),
     share=24,
 )
 add(

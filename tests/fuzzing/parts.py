@@ -148,6 +148,7 @@ RUN: Given = {
 }
 OF_PARTS = "xs hs state rnn a gru lstm"
 add("Sequential.__call__", "it", MODELS, **RUN, words=OF_PARTS, share=16)
+add("Sequential.run", "it.run", MODELS, **RUN, words=OF_PARTS, share=4)
 add("Sequential.forward", "it.forward", MODELS, **RUN, **SEEDED, words=OF_PARTS, share=16)
 add(
     "Sequential.backward",
@@ -155,6 +156,7 @@ add(
     MODELS,
     **DY,
     dstate=STATE,
+    omit_dxs=(k.FLAG, "False"),
     words=f"dys {OF_PARTS}",
     share=16,
 )
@@ -195,6 +197,7 @@ add(
     SEQ2SEQS,
     tape=(k.TAPE, "translated(it)[1]"),
     dlogits=(k.ARRAY, "translated(it)[0]"),
+    omit_dxs=(k.FLAG, "False"),
     words="dy dys",
 )
 add(

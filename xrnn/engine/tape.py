@@ -80,13 +80,16 @@ class Tape(Generic[S]):
         return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {self.axes.I}>"
 
     def backward(
-        self, dys: Array | None, dstate: GivenState | None
+        self, dys: Array | None, dstate: GivenState | None, omit_dxs: bool = False
     ) -> tuple[Array, S, dict[str, Array]]:
-        """The gradients of all arguments of the forward pass: dxs, dstate, dweights."""
+        """The gradients of all arguments of the forward pass: dxs, dstate, dweights.
+
+        With `omit_dxs` the gradient of the inputs is None; where segments ran it is computed.
+        """
         axes = self.axes
         given, dlasts = self.gradients_given(dys, dstate)
         found = [
-            stack.backward(passes, masks, axes.D, ds, last)
+            stack.backward(passes, masks, axes.D, ds, last, omit_dxs=omit_dxs and not self.timeline)
             for passes, masks, ds, last in self.runs(given, dlasts)
         ]
         starts: list[State] | None = None
@@ -98,7 +101,8 @@ class Tape(Generic[S]):
         dweights = self.named([one[2] for one in gradients])
         if self.absent:
             dweights |= self._of_initial_state([one[1] for one in gradients], starts)
-        return self.to_user(gradients[0][0]), axes.to_user_state(dfirst, self.unbatched), dweights
+        dxs = None if omit_dxs else self.to_user(gradients[0][0])
+        return dxs, axes.to_user_state(dfirst, self.unbatched), dweights
 
     def runs(
         self, dys: Array | None, dlasts: list[State]

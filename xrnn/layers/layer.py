@@ -8,11 +8,7 @@ from typing import Any
 
 from xrnn.cells.base import LARGEST, Cell, check_cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
-from xrnn.engine.checks import (
-    DTYPES,
-    accept_dtype,
-    check_precision,
-)
+from xrnn.engine.checks import DTYPES, accept_dtype, check_precision
 from xrnn.engine.module import drawn
 from xrnn.engine.random import random_numbers
 from xrnn.engine.tape import Tape, check_made_by
@@ -261,8 +257,7 @@ class Layer(Architecture[S]):
         # Otherwise nothing is to be checked.
         if seed is not None or self._needs_seed or type(t) is not int or t != 0:
             rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
-            placement = self._parameters.placement
-            random = random_numbers(placement, seed, t, self._needs_seed, **rates)
+            random = random_numbers(self._parameters.placement, seed, t, self._needs_seed, **rates)
         ys, last, tape = self._bound().forward(
             xs,
             state,
@@ -278,7 +273,12 @@ class Layer(Architecture[S]):
         return ys, last, tape
 
     def backward(
-        self, tape: Tape[S], dys: Array | None = None, dstate: GivenState | None = None
+        self,
+        tape: Tape[S],
+        dys: Array | None = None,
+        dstate: GivenState | None = None,
+        *,
+        omit_dxs: bool = False,
     ) -> tuple[Array, S, dict[str, Array]]:
         """The gradients of all that `forward` was given (backpropagation through time).
 
@@ -291,6 +291,8 @@ class Layer(Architecture[S]):
         dstate : tuple of array (L·D, B, H) or None, optional
             The gradient of the state that `forward` returned.  Default: zeros, for the tuple
             or any of its parts.
+        omit_dxs : bool
+            Whether dxs is not needed, as in training of a first layer; it is None then.
 
         Returns
         -------
@@ -311,7 +313,8 @@ class Layer(Architecture[S]):
             or a gradient does not have the library, dtype and shape of its array.
         """
         check_made_by(self, tape)
-        return tape.backward(dys, dstate)
+        check_flags(self.cell.name, omit_dxs=omit_dxs)
+        return tape.backward(dys, dstate, omit_dxs)
 
     def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
         """One time step, for streams.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrnn.backends import backend_of, host
-from xrnn.cells.base import check_sizes
+from xrnn.cells.base import check_flags, check_sizes
 from xrnn.engine.values import check_index
 from xrnn.layers.attention import Attention
 from xrnn.layers.bridge import Bridge
@@ -189,7 +189,9 @@ class Seq2Seq(Composite):
         logits, out = self._out.forward(ys, None, target_lengths, seed=seed)
         return logits, Seq2SeqTape(self, read, write, attended, out)
 
-    def backward(self, tape: Seq2SeqTape, dlogits: Array) -> tuple[Array | None, dict[str, Any]]:
+    def backward(
+        self, tape: Seq2SeqTape, dlogits: Array, *, omit_dxs: bool = False
+    ) -> tuple[Array | None, dict[str, Any]]:
         """The gradients of the sources and of all weights.
 
         Parameters
@@ -198,6 +200,8 @@ class Seq2Seq(Composite):
             From `forward`.
         dlogits : array like logits
             The gradient of the logits.
+        omit_dxs : bool
+            Whether dsources is not needed, as in training; the encoder leaves it out if it can.
 
         Returns
         -------
@@ -212,14 +216,17 @@ class Seq2Seq(Composite):
             As the parts; and if the tape is not from `forward` of this object.
         """
         check_tape("seq2seq", self, tape, Seq2SeqTape, "model")
+        check_flags("seq2seq", omit_dxs=omit_dxs)
         dys, found = self._out.backward(tape.out, dlogits)
         dmemory: Array | None = None
         if tape.attention is not None:
             attention = self._parts["attention"]
             dys, dmemory, found["attention"] = attention.backward(tape.attention, dys)
-        _, dfirst, of_decoder = self._write._gradients(tape.write, dys, {})
+        _, dfirst, of_decoder = self._write._gradients(tape.write, dys, {}, True)
         dstate = self._bridge.backward(dfirst["decoder"], xp=backend_of(dlogits).xp)
-        dsources, _, of_encoder = self._read._gradients(tape.read, dmemory, {"encoder": dstate})
+        dsources, _, of_encoder = self._read._gradients(
+            tape.read, dmemory, {"encoder": dstate}, omit_dxs
+        )
         return dsources, self._added_up({**of_encoder, **of_decoder, **found})
 
     def generate(
@@ -282,7 +289,7 @@ class Seq2Seq(Composite):
 
     def _encoded(self, sources: Array, lengths: Any) -> tuple[Array, tuple[Any, ...]]:
         """The memory, and the decoder's first state."""
-        memory, states = self._read._run(sources, None, {"lengths": lengths})
+        memory, states = self._read.run(sources, None, lengths)
         return memory, self._bridge.forward(states["encoder"], xp=backend_of(memory).xp)
 
     def _attended(self, ys: Array, memory: Array, lengths: Any) -> Array:

@@ -12,7 +12,9 @@ from typing import Any, TypeGuard
 from array_api_compat import is_array_api_obj
 
 from xrnn.backends import backend_of
+from xrnn.cells.base import check_flags
 from xrnn.layers.composite import Composite
+from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part, check_tape, mask_over
 from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Size
@@ -121,8 +123,33 @@ class Sequential(Composite):
         resets: Any = None,
     ) -> Array:
         """Inference: the outputs alone; arguments and exceptions as for `forward`."""
+        return self.run(x, state, lengths, mask=mask, resets=resets)[0]
+
+    def run(
+        self,
+        x: Array,
+        state: Mapping[str, Any] | None = None,
+        lengths: Any = None,
+        *,
+        mask: Any = None,
+        resets: Any = None,
+    ) -> tuple[Array, dict[str, Any]]:
+        """Inference of a piece of long sequences: the outputs, and the states at its end, by name.
+
+        The next piece starts from these states; arguments and exceptions as for `forward`.
+        """
         given = {"lengths": lengths, "mask": mask, "resets": resets}
-        return self._run(x, state, given)[0]
+        states, last = self._states(state), {}
+        x, _ = self._without_padding(x, lengths, mask)
+        y = x
+        for name, part in self._parts.items():
+            known = {k: v for k, v in given.items() if k in self._takes[name]}
+            if name in states:
+                known["state"] = states[name]
+            y = part.run(y, **known) if isinstance(part, Sequential) else part(y, **known)
+            if isinstance(y, tuple):
+                y, last[name] = y
+        return self._output(x, y), last
 
     def forward(
         self,
@@ -174,7 +201,12 @@ class Sequential(Composite):
         return self._output(x, y), SequentialTape(self, tapes, last, valid)
 
     def backward(
-        self, tape: SequentialTape, dy: Array, dstate: Mapping[str, Any] | None = None
+        self,
+        tape: SequentialTape,
+        dy: Array,
+        dstate: Mapping[str, Any] | None = None,
+        *,
+        omit_dxs: bool = False,
     ) -> tuple[Array | None, dict[str, Any]]:
         """The gradients of the input and of all weights.
 
@@ -186,6 +218,8 @@ class Sequential(Composite):
             The gradient of the outputs.
         dstate : dict of str to state, optional
             The gradients of ``tape.state``, by name.  Default: zeros.
+        omit_dxs : bool
+            Whether dx is not needed, as in training; the first part leaves it out if it can.
 
         Returns
         -------
@@ -202,11 +236,16 @@ class Sequential(Composite):
         check_tape(self.kind, self, tape, SequentialTape, "one")
         if not is_array_api_obj(dy):
             raise TypeError(f"{self.kind}: dy is a {type(dy).__name__}; it must be an array like y")
-        dx, _, dweights = self._gradients(tape, dy, self._states(dstate, "dstate"))
+        check_flags(self.kind, omit_dxs=omit_dxs)
+        dx, _, dweights = self._gradients(tape, dy, self._states(dstate, "dstate"), omit_dxs)
         return dx, dweights
 
     def _gradients(
-        self, tape: SequentialTape, dy: Array | None, dstates: Mapping[str, Any]
+        self,
+        tape: SequentialTape,
+        dy: Array | None,
+        dstates: Mapping[str, Any],
+        omit_dxs: bool = False,
     ) -> tuple[Array | None, dict[str, Any], dict[str, Any]]:
         """As `backward`, and between both results the gradients of the states that recurrent
         parts started from, by name; the last part says whether dy may be None."""
@@ -215,6 +254,8 @@ class Sequential(Composite):
         dx = dy
         for n, (name, one) in reversed(list(enumerate(tape.tapes))):
             more = {"dstate": dstates[name]} if name in dstates else {}
+            if omit_dxs and n == 0 and isinstance(self._parts[name], Layer | Sequential):
+                more["omit_dxs"] = True
             dx, *states, found[name] = self._parts[name].backward(one, dx, **more)
             if states:
                 (dfirst[name],) = states
@@ -223,7 +264,7 @@ class Sequential(Composite):
                     f"{self.kind}: {name} gives no gradient of its input, and there are parts "
                     "before it; it must be the first part"
                 )
-        dx = self._input_gradient(dx, dy)
+        dx = None if omit_dxs else self._input_gradient(dx, dy)
         if dx is not None and tape.valid is not None:
             dx = apply_mask(tape.valid, dx, xp=backend_of(dx).xp)
         return dx, dfirst, self._added_up(found)
@@ -268,22 +309,6 @@ class Sequential(Composite):
         """For each recurrent part what `path` of it answers; `shape` is that of the input."""
         recurrent = (item for item in self._parts.items() if "state" in self._takes[item[0]])
         return {name: part.path(shape) for name, part in recurrent}
-
-    def _run(
-        self, x: Array, state: Mapping[str, Any] | None, given: Mapping[str, Any]
-    ) -> tuple[Array, dict[str, Any]]:
-        """Inference: the outputs, and by name the states that parts return."""
-        states, last = self._states(state), {}
-        x, _ = self._without_padding(x, given.get("lengths"), given.get("mask"))
-        y = x
-        for name, part in self._parts.items():
-            known = {k: v for k, v in given.items() if k in self._takes[name]}
-            if name in states:
-                known["state"] = states[name]
-            y = part(y, **known)
-            if isinstance(y, tuple):
-                y, last[name] = y
-        return self._output(x, y), last
 
     @property
     def hides_padding(self) -> bool:
