@@ -12,11 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xrnn
 from xrnn.charlm import corpus
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.charlm.corpus import Text
-from xrnn.charlm.model import CharModel
-from xrnn.learn import losses
+from xrnn.charlm.model import CharModel, bits
+
+
+def measured(model: CharModel, held_out: Any) -> float:
+    """Bits per character of a text as training measures it."""
+    window = [(np.zeros((1, 1), int), np.zeros((1, 1), int))]
+    history = xrnn.fit(
+        model.net,
+        window,
+        bits,
+        validation=held_out,
+        steps=1,
+        optimizer=xrnn.optim.SGD(1e-30),
+        carry_state=True,
+        progress=False,
+    )
+    return history["validation"][0]
 
 
 @pytest.mark.parametrize(("length", "streams", "window"), [(101, 4, 7), (101, 4, 25), (10, 16, 3)])
@@ -26,18 +42,18 @@ def test_held_out_bits_are_the_mean_over_every_character(
     """However the text is cut into windows: the state is carried, and no character is left out."""
     model = CharModel("abc", Config(hidden=8, embedding=4))
     tokens = np.random.default_rng(0).integers(3, size=length)
-    found = model.bits(tokens, streams, window)
+    held_out = corpus.read_at_once(tokens, 3, streams, window)
+    found = measured(model, held_out)
     parallel = min(streams, length - 1)
     n = (length - 1) // parallel
-    bits = []
+    each = []
     for k in range(parallel):
         read = tokens[k * n : (k + 1) * n + 1]
-        hs, _ = model.layer(model.embedding(read[:-1, None]))
-        logits = model.readout(hs)[:, 0].astype("float64")
+        logits = model.net(read[:-1, None])[:, 0].astype("float64")
         chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        bits += [-np.log2(chances[t, read[t + 1]]) for t in range(n)]
-    assert len(bits) == n * parallel
-    np.testing.assert_allclose(found, np.mean(bits), rtol=1e-6)
+        each += [-np.log2(chances[t, read[t + 1]]) for t in range(n)]
+    assert len(each) == n * parallel
+    np.testing.assert_allclose(found, np.mean(each), rtol=1e-6)
 
 
 class TestTexts:
@@ -93,41 +109,32 @@ class TestTexts:
 
     def test_windows_are_those_of_parallel_streams(self) -> None:
         text = Text.of(["".join(map(chr, range(100, 200)))])
-        streams = corpus.Corpus(text, 3, 4)
-        assert streams.windows == 7  # 95 characters to learn from, 31 in each stream
-        tokens, targets, start = streams.window(8)
+        windows = list(corpus.Corpus(text, 3, 4).windows)
+        assert len(windows) == 7  # 95 characters to learn from, 31 in each stream
+        tokens, targets = windows[1]
         assert tokens.dtype == targets.dtype == "int64"
-        assert not start
-        assert streams.window(7)[2]
-        np.testing.assert_array_equal(tokens, np.arange(4)[:, None] + [4, 35, 66])
+        np.testing.assert_array_equal(tokens, np.arange(4, 8)[:, None] + [0, 31, 62])
         np.testing.assert_array_equal(targets, tokens + 1)
 
 
-def test_a_large_vocabulary_is_read_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many logits may be held at once: the same loss and gradients."""
-    tokens = np.random.default_rng(0).integers(5, size=(11, 4))
-    found, held = [], _count_logits(monkeypatch)
-    for logits in (1 << 24, 3 * 20, 1):
-        monkeypatch.setattr("xrnn.charlm.model.LOGITS", logits)
-        model = CharModel("abcde", Config(hidden=8, embedding=4))
-        bits, _, gradients = model.loss(tokens[:-1], tokens[1:], None)
-        parts = [array for part in gradients.values() for array in part.values()]
-        found.append([bits, model.bits(tokens.ravel(), 2, 9), *parts])
-        assert max(held) == {1 << 24: 200, 60: 60, 1: 20}[logits]
-        held.clear()
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+def test_the_held_out_text_of_a_large_vocabulary_is_read_in_short_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many logits may be held at once: the same loss."""
+    tokens = np.random.default_rng(0).integers(5, size=44)
+    model, found = CharModel("abcde", Config(hidden=8, embedding=4)), []
+    for logits, longest in ((1 << 24, 9), (30, 3), (1, 1)):
+        monkeypatch.setattr(corpus, "LOGITS", logits)
+        held_out = corpus.read_at_once(tokens, 5, 2, 9)
+        assert max(len(targets) for _, targets in held_out) == longest
+        found.append(measured(model, held_out))
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)
 
 
-def _count_logits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of logits of each call of the loss."""
-    sizes: list[int] = []
-    loss = losses.softmax_cross_entropy
-
-    def counted(logits: Any, targets: Any) -> Any:
-        sizes.append(logits.size)
-        return loss(logits, targets)
-
-    monkeypatch.setattr(losses, "softmax_cross_entropy", counted)
-    return sizes
+def test_training_a_large_vocabulary_must_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits of a window and their gradient are counted."""
+    config = Config(hidden=1, embedding=1, batch=100, length=100)
+    monkeypatch.setattr("xrnn.charlm.config._memory", lambda: 8e8)
+    config.check_memory(9_000)
+    with pytest.raises(RefusedError, match=r"at least 0\.8\d* GB .* choose smaller --hidden"):
+        config.check_memory(10_000)

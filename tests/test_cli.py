@@ -14,16 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_runs import OPTIONS, SIZES, train, write_text, xrnn
+from training_runs import OPTIONS, SIZES, at_each_step, steps_made, train, write_text, xrnn
 
 from xrnn import _cli as cli
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
-from xrnn.charlm import model
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.charlm.corpus import read_text
 from xrnn.charlm.run import FILES, begin
-from xrnn.convert import files
 
 
 @pytest.fixture
@@ -98,21 +96,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
     assert process.returncode == 0
     assert f"stopped; go on with: xrnn train --resume --out {run}" in out
     assert {p.name for p in run.iterdir()} == set(FILES)
-    assert files.read(run / "checkpoint.safetensors")[1]["step"] > 0
+    assert steps_made(run) > 0
 
 
-def test_ctrl_c_before_the_first_step_still_saves_one(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    advance = model.Trainer.advance
-
-    def interrupted(trainer: model.Trainer) -> float:
-        signal.raise_signal(signal.SIGINT)
-        return advance(trainer)
-
-    monkeypatch.setattr(model.Trainer, "advance", interrupted)
-    assert train(text, tmp_path / "run", "--steps", 90) == 0
-    assert files.read(tmp_path / "run" / "checkpoint.safetensors")[1]["step"] == 1
+def test_ctrl_c_before_the_first_step_still_saves_one(text: Path, tmp_path: Path) -> None:
+    with at_each_step(lambda step: signal.raise_signal(signal.SIGINT)):
+        assert train(text, tmp_path / "run", "--steps", 90) == 0
+    assert steps_made(tmp_path / "run") == 1
     assert {p.name for p in (tmp_path / "run").iterdir()} == set(FILES)
 
 
@@ -224,10 +214,10 @@ class TestRefusals:
         self, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with begin(tmp_path / "run", Config(**SIZES), str(text), "cpu") as begun:
-            begun.trainer.model.readout.weights["b"][:] = np.nan
+            begun.model.net.weights["readout"]["b"][:] = np.nan
             message = "diverged at step 0; choose a smaller --lr"
             with pytest.raises(RefusedError, match=message):
-                begun.trainer.advance()
+                begun.train()
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.filterwarnings("error")
@@ -273,13 +263,12 @@ class TestRefusals:
         text: Path,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        def full(trainer: model.Trainer) -> float:
+        def full(step: int) -> None:
             raise MemoryError("Unable to allocate 3 GiB")
 
-        monkeypatch.setattr(model.Trainer, "advance", full)
-        assert train(text, tmp_path / "run") == 2
+        with at_each_step(full):
+            assert train(text, tmp_path / "run") == 2
         assert "out of memory (Unable to allocate 3 GiB)" in capsys.readouterr().err
 
 

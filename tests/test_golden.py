@@ -12,7 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import xrnn
+from xrnn.charlm.config import RefusedError
+from xrnn.charlm.corpus import Corpus, Text
+from xrnn.charlm.model import bits
 from xrnn.charlm.resume import load_model, resume
+from xrnn.charlm.run import CHECKPOINT
 from xrnn.convert import encoding, files
 
 VERSIONS = sorted({p.name.partition("-")[0] for p in make_golden.FOLDER.iterdir()})
@@ -157,11 +161,21 @@ def test_a_cell_of_ones_own_in_the_first_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0"])
-def test_a_run_is_resumed(version: str, tmp_path: Path) -> None:
-    folder, text = make_golden.FOLDER / f"{version}-run", tmp_path / "text"
-    text.write_text(TEXT, "utf-8")
-    with resume(folder, {"steps": 6}, str(text), "cpu") as run:
-        assert run.trainer.step == 5
-        bits = load_model(folder, "cpu").bits(run.trainer.corpus.held_out)
-        assert bits == pytest.approx(run.history[-1].held_out_bits, rel=1e-6)
-        assert run.trainer.model.bits(run.trainer.corpus.held_out) == bits
+def test_the_model_of_a_run(version: str) -> None:
+    """It reads the held-out text as it did; its training is refused."""
+    folder = make_golden.FOLDER / f"{version}-run"
+    last = files.read(folder / CHECKPOINT)[1]["history"][-1]
+    model = load_model(folder, "cpu")
+    held_out = Corpus(Text.of([TEXT]), model.config.batch, model.config.length).held_out
+    total, count, state = 0.0, 0, None
+    for tokens, targets in held_out:
+        logits, state = model.net.run(tokens, state)
+        total += float(bits(logits, targets)[0]) * targets.size
+        count += targets.size
+    assert total / count == pytest.approx(last["held_out_bits"], rel=1e-6)
+    assert len("".join(model.sample("to", 20))) == 20
+    message = (
+        r"is of xrnn 0\.3 or before, whose training cannot be gone on with; xrnn sample writes"
+    )
+    with pytest.raises(RefusedError, match=message), resume(folder, {"steps": 6}, None, "cpu"):
+        pass

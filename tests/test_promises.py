@@ -378,6 +378,7 @@ KEPT_BY = {
     "learn/optim": "optim",
     "learn/trees": "optim_edges",
     "recurrence/sensitivity": "online_streams",
+    "training/checkpoint": "resume",
     "typing": "promises",
 }
 

@@ -6,13 +6,13 @@ import csv
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from training_runs import contents, half_a_run, tensors, train, write_text, xrnn
+from malformed_runs import MALFORMED, Change
+from training_runs import contents, half_a_run, steps_made, tensors, train, write_text, xrnn
 
 from xrnn.charlm.run import CHART, CHECKPOINT, FILES, MODEL
 from xrnn.convert import files
@@ -56,140 +56,15 @@ def test_resume_with_more_steps(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(write_text(tmp_path / "text.txt"), run, "--steps", 10)
     assert xrnn("train", "--resume", "--out", run, "--steps", 14) == 0
-    assert files.read(run / CHECKPOINT)[1]["step"] == 14
+    assert steps_made(run) == 14
     rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(1, 15))
 
 
-Change = Callable[[dict[str, Any], dict[str, Any]], object]
-
-#: what is done to the tensors and the values of a checkpoint, and what the sentence says
-MALFORMED: dict[str, tuple[Change, str]] = {
-    "no weights": (
-        lambda t, i: [t.pop(k) for k in list(t) if k.startswith("weights.")],
-        "the tensor weights.embedding.E is missing",
-    ),
-    "no tensors": (lambda t, i: t.clear(), "is missing"),
-    "a weight missing": (
-        lambda t, i: t.pop("weights.layer.U_l0"),
-        "the tensor weights.layer.U_l0 is missing",
-    ),
-    "no state": (lambda t, i: t.pop("state.1"), "the tensor state.1 is missing"),
-    "a moment missing": (
-        lambda t, i: t.pop("optimizer.v.readout.b"),
-        "the tensor optimizer.v.readout.b is missing",
-    ),
-    "a weight of more layers": (
-        lambda t, i: t.update({"weights.layer.U_l1": t["weights.layer.U_l0"]}),
-        "the tensor weights.layer.U_l1 is unknown",
-    ),
-    "a tensor of a newer version": (
-        lambda t, i: t.update({"noise": np.zeros(2, "float32")}),
-        "the tensor noise is unknown",
-    ),
-    "a moment of another shape": (
-        lambda t, i: t.update({"optimizer.m.layer.b_l0": np.zeros(12, "float32")}),
-        "optimizer.m.layer.b_l0 is float32 of shape (12,); it must be float32 of shape (48,)",
-    ),
-    "a moment of a shape that broadcasts": (
-        lambda t, i: t.update({"optimizer.m.layer.b_l0": np.zeros((1, 48), "float32")}),
-        "it must be float32 of shape (48,)",
-    ),
-    "a state of another batch": (
-        lambda t, i: t.update({"state.0": np.zeros((1, 5, 12), "float32")}),
-        "state.0 is float32 of shape (1, 5, 12); it must be float32 of shape (1, 4, 12)",
-    ),
-    "a state of float64": (
-        lambda t, i: t.update({"state.0": t["state.0"].astype("float64")}),
-        "state.0 is float64",
-    ),
-    "weights of integers": (
-        lambda t, i: t.update({"weights.readout.b": t["weights.readout.b"].astype("int32")}),
-        "weights.readout.b is int32",
-    ),
-    "NaN": (
-        lambda t, i: t["weights.readout.W"].fill(np.nan),
-        "weights.readout.W holds NaN or infinity",
-    ),
-    "infinity": (lambda t, i: t["state.1"].fill(np.inf), "state.1 holds NaN or infinity"),
-    "a key of a newer version": (
-        lambda t, i: i.update(momentum=0.9),
-        "momentum is unknown to this version; it may be that of a newer xrnn",
-    ),
-    "an option of a newer version": (
-        lambda t, i: i["charlm"].update(momentum=0.9),
-        "charlm.momentum is unknown to this version",
-    ),
-    "an option missing": (lambda t, i: i["charlm"].pop("cell"), "charlm.cell is missing"),
-    "an unknown cell": (lambda t, i: i["charlm"].update(cell="foo"), "unknown cell 'foo'"),
-    "another cell": (lambda t, i: i["charlm"].update(cell="gru"), "the tensor "),
-    "more units": (lambda t, i: i["charlm"].update(hidden=13), "it must be float32 of shape"),
-    "a size as a string": (
-        lambda t, i: i["charlm"].update(hidden="12"),
-        "charlm.hidden is '12'; it must be an integer",
-    ),
-    "a size that no machine has": (
-        lambda t, i: i["charlm"].update(hidden=10**11),
-        "this takes at least",
-    ),
-    "options that are a list": (lambda t, i: i.update(charlm=[]), "charlm is []"),
-    "no step": (lambda t, i: i.pop("step"), "step is missing"),
-    "a negative step": (lambda t, i: i.update(step=-1), "step is -1; it must be an integer ≥ 0"),
-    "a step as a string": (lambda t, i: i.update(step="17"), "step is '17'; it must be an integer"),
-    "a step that is a truth value": (lambda t, i: i.update(step=True), "step is True"),
-    "no step yet, but moments": (lambda t, i: i.update(step=0), "is unknown"),
-    "seconds as a string": (lambda t, i: i.update(seconds="1"), "seconds is '1'"),
-    "a history that is an object": (lambda t, i: i.update(history={}), "history is {}"),
-    "a history of numbers": (lambda t, i: i.update(history=[1]), "history[0] is 1"),
-    "a line of the history cut short": (
-        lambda t, i: i.update(history=[{"step": 3}]),
-        "history[0].characters is missing",
-    ),
-    "a history of the future": (
-        lambda t, i: i.update(history=[_row(3), _row(18)]),
-        "history[1].step is 18; it must be above 3, the line before, and at most step = 17",
-    ),
-    "another vocabulary": (
-        lambda t, i: i.update(vocabulary=i["vocabulary"][1:]),
-        "was trained on another text",
-    ),
-    "a vocabulary out of order": (
-        lambda t, i: i.update(vocabulary=i["vocabulary"][::-1]),
-        "it must be a string of different characters in order",
-    ),
-    "a vocabulary of nothing": (lambda t, i: i.update(vocabulary=""), "vocabulary is ''"),
-    "another text": (lambda t, i: i.update(sha256="0" * 64), "was trained on another text"),
-    "a text that is a number": (lambda t, i: i.update(text=3), "text is 3; it must be the path"),
-    "a text that no file can be": (
-        lambda t, i: i.update(text="a\0b"),
-        "text is 'a\\x00b'; it must be the path of a file",
-    ),
-    "a text of a name that cannot be encoded": (
-        lambda t, i: i.update(text="\ud800"),
-        "'\\ud800' is no name of a file in",
-    ),
-    "a negative mean of squares": (
-        lambda t, i: t["optimizer.v.layer.b_l0"].fill(-1),
-        "optimizer.v.layer.b_l0 holds negative numbers",
-    ),
-    "seconds that are no number": (
-        lambda t, i: i.update(seconds=float("nan")),
-        "seconds is nan; it must be a finite number",
-    ),
-    "a learning rate that no float holds": (
-        lambda t, i: i["charlm"].update(lr=10**400),
-        "charlm.lr is 1000",
-    ),
-    "a loss that is infinite": (
-        lambda t, i: i.update(history=[{**_row(3), "train_bits": float("inf")}]),
-        "history[0].train_bits is inf; it must be a finite number",
-    ),
-}
-
-
-def _row(step: int) -> dict[str, Any]:
-    numbers = {"train_bits": 1.0, "held_out_bits": 1.0, "learning_rate": 0.1, "seconds": 1.0}
-    return {"step": step, "characters": 32 * step, **numbers}
+def about(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says besides the training."""
+    found: dict[str, Any] = files.read(folder / CHECKPOINT)[1]["metadata"]
+    return found
 
 
 @pytest.mark.parametrize("name", MALFORMED)
@@ -233,7 +108,7 @@ def test_model_and_checkpoint_swapped(run: Path, capsys: pytest.CaptureFixture[s
     (run / MODEL).rename(run / "other")
     (run / CHECKPOINT).rename(run / MODEL)
     (run / "other").rename(run / CHECKPOINT)
-    assert "checkpoint.safetensors is not as xrnn wrote it" in refused(capsys, run)
+    assert "checkpoint.safetensors is no checkpoint of xrnn.fit" in refused(capsys, run)
     assert xrnn("sample", run) == 2
     assert "model.safetensors holds no character model" in capsys.readouterr().err
 
@@ -276,7 +151,7 @@ class TestTexts:
         assert train(Path("text.txt"), Path("run"), "--steps", 2) == 0
         monkeypatch.chdir(tmp_path / "below")
         assert xrnn("train", "--resume", "--out", "../run", "--steps", 4) == 0
-        assert files.read(tmp_path / "run" / CHECKPOINT)[1]["step"] == 4
+        assert steps_made(tmp_path / "run") == 4
 
     def test_a_text_that_has_gone_is_named(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -288,7 +163,7 @@ class TestTexts:
         assert f"{text}: No such file or directory" in message
         assert "give the text's new place with --text" in message
         assert xrnn("train", "--resume", "--out", tmp_path / "run", "--text", moved) == 0
-        assert files.read(tmp_path / "run" / CHECKPOINT)[1]["text"] == str(moved)
+        assert about(tmp_path / "run")["text"] == str(moved)
 
     def test_a_text_that_has_changed(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -319,7 +194,8 @@ class TestTexts:
         self, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arrays, info = files.read(run / CHECKPOINT)
-        files.write(run / CHECKPOINT, arrays, info | {"text": None})
+        info["metadata"]["text"] = None
+        files.write(run / CHECKPOINT, arrays, info)
         assert "on the language reference of another Python" in refused(capsys, run)
 
 
@@ -375,10 +251,14 @@ def test_the_chart_of_fewer_steps_is_removed(
 ) -> None:
     """So that a chart which is there shows all steps, also after a crash."""
     (run / CHART).write_bytes(b"old")
-    monkeypatch.setattr("xrnn.charlm.run.Run.draw", lambda run: None)
-    assert xrnn("train", "--resume", "--out", run) == 0
+
+    def crash(run: Any, history: Any) -> bytes:
+        raise MemoryError("no memory for a picture")
+
+    monkeypatch.setattr("xrnn.charlm.run.Run.chart", crash)
+    assert xrnn("train", "--resume", "--out", run) == 2
     assert not (run / CHART).exists()
 
 
 def test_the_checkpoint_holds_the_absolute_path(halves: Path) -> None:
-    assert os.path.isabs(files.read(halves / "run" / CHECKPOINT)[1]["text"])
+    assert os.path.isabs(about(halves / "run")["text"])

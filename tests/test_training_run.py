@@ -14,15 +14,24 @@ from typing import Any
 import crashes
 import numpy as np
 import pytest
-from training_runs import OPTIONS, SIZES, contents, half_a_run, tensors, train, write_text, xrnn
+from training_runs import (
+    OPTIONS,
+    SIZES,
+    at_each_step,
+    contents,
+    half_a_run,
+    steps_made,
+    tensors,
+    train,
+    write_text,
+    xrnn,
+)
 
-from xrnn.charlm import training
 from xrnn.charlm.config import Config, RefusedError
-from xrnn.charlm.model import Trainer
 from xrnn.charlm.resume import resume
-from xrnn.charlm.run import CHECKPOINT, FILES, Run, begin, locked
-from xrnn.convert import files
+from xrnn.charlm.run import FILES, begin, locked
 from xrnn.engine import atomic
+from xrnn.training.signals import TERMINATIONS
 
 STEPS = 20
 
@@ -34,19 +43,12 @@ def text(tmp_path: Path) -> Path:
 
 def first_save(folder: Path, text: Path) -> None:
     with begin(folder, Config(**SIZES, steps=STEPS), str(text), "cpu") as run:
-        to_the_end(run)
+        run.train()
 
 
 def later_save(folder: Path, text: Path) -> None:
     with resume(folder, {}, None, "cpu") as run:
-        to_the_end(run)
-
-
-def to_the_end(run: Run) -> None:
-    while run.trainer.step < STEPS:
-        run.trainer.advance()
-    training.report(run, 1.0)
-    run.draw()
+        run.train()
 
 
 @pytest.mark.parametrize("write", [first_save, later_save])
@@ -58,7 +60,8 @@ def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
 ) -> None:
     """Errors, Ctrl-C and SIGKILL at each system call of a save: begun or resumed, the end is that
     of a run without them, and nothing is left behind."""
-    monkeypatch.setattr("xrnn.charlm.run.draw", lambda *given: b"a chart")
+    monkeypatch.setattr("xrnn.charlm.run.Run.chart", lambda *given: b"a chart")
+    monkeypatch.setattr("xrnn.charlm.run.REPORTS", 1)
     half, whole, run = tmp_path / "half", tmp_path / "whole", tmp_path / "run"
     half_a_run(text, half, STEPS)
     first_save(whole, text)
@@ -77,20 +80,15 @@ def test_a_crash_at_any_call_leaves_what_can_be_gone_on_with(
         count += 1
         if write is first_save and not any((run / name).exists() for name in FILES):
             first_save(run, text)
-        elif not all((run / name).exists() for name in FILES) or _step(run) < STEPS:
-            assert _step(run) in (17, STEPS), fault
-            with resume(run, {}, None, "cpu") as again:
-                training.train(again)
+        elif not all((run / name).exists() for name in FILES):
+            assert steps_made(run) in (17, STEPS), fault
+            later_save(run, text)
         assert set(contents(run)) == set(FILES), fault
         found = tensors(run)
         assert set(found) == set(expected), fault
         for key, array in expected.items():
             np.testing.assert_array_equal(array, found[key], f"{key} after {fault}")
     assert count > 100
-
-
-def _step(run: Path) -> int:
-    return int(files.read(run / CHECKPOINT)[1]["step"])
 
 
 class TestLock:
@@ -164,26 +162,20 @@ class TestLock:
         assert run.exists(), "the other process trains there"
 
 
-TERMINATIONS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Raise signals while a step is made."""
+def interrupted() -> Iterator[Callable[..., None]]:
+    """Raise signals while each step is made."""
+    numbers: list[int] = []
+    handled = (signal.SIGINT, *TERMINATIONS)
+    before = [signal.getsignal(number) for number in handled]
 
-    def plan(*numbers: int) -> None:
-        advance = Trainer.advance
+    def disturb(step: int) -> None:
+        for number in numbers:
+            signal.raise_signal(number)
 
-        def disturbed(trainer: Trainer) -> float:
-            for number in numbers:
-                signal.raise_signal(number)
-            return advance(trainer)
-
-        monkeypatch.setattr(Trainer, "advance", disturbed)
-
-    before = [signal.getsignal(number) for number in (signal.SIGINT, *TERMINATIONS)]
-    yield plan
-    assert [signal.getsignal(n) for n in (signal.SIGINT, *TERMINATIONS)] == before
+    with at_each_step(disturb):
+        yield lambda *given: numbers.extend(given)
+    assert [signal.getsignal(number) for number in handled] == before
 
 
 class TestSignals:
@@ -200,7 +192,7 @@ class TestSignals:
         interrupted(number, *TERMINATIONS)
         assert train(text, run, "--steps", 90) == 128 + number
         assert f"stopped; go on with: xrnn train --resume --out {run}" in capsys.readouterr().out
-        assert _step(run) == 1
+        assert steps_made(run) == 1
         assert set(contents(run)) == set(FILES)
 
     @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
@@ -211,7 +203,7 @@ class TestSignals:
         try:
             interrupted(signal.SIGHUP)
             assert train(text, tmp_path / "run", "--steps", 3) == 0
-            assert _step(tmp_path / "run") == 3
+            assert steps_made(tmp_path / "run") == 3
         finally:
             signal.signal(signal.SIGHUP, before)
 
@@ -225,11 +217,11 @@ class TestSignals:
         """It may take longer than the time that is given before the process is killed."""
         run, saved = tmp_path / "run", []
 
-        def bits(*given: Any) -> float:
-            saved.append(_step(run))
-            return 1.0
+        def measured(loop: Any) -> dict[str, float]:
+            saved.append(steps_made(run))
+            return {"validation": 1.0}
 
-        monkeypatch.setattr("xrnn.charlm.model.CharModel.bits", bits)
+        monkeypatch.setattr("xrnn.training.loop.Loop._measured", measured)
         interrupted(signal.SIGTERM)
         train(text, run, "--steps", 90)
         assert saved == [1]
@@ -253,6 +245,6 @@ class TestSignals:
         monkeypatch.setattr(os, "fsync", disturbed)
         assert xrnn("train", "--resume", "--out", run) == 130
         monkeypatch.undo()
-        assert _step(run) == 17
+        assert steps_made(run) == 17
         assert xrnn("train", "--resume", "--out", run, "--steps", 19) == 0
         assert set(contents(run)) == set(FILES)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import random
+import signal
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from xrnn import _cli as cli
 from xrnn.charlm.config import Config
-from xrnn.charlm.run import CHECKPOINT, begin
+from xrnn.charlm.run import CHART, CHECKPOINT, begin
 from xrnn.convert import files
+from xrnn.training.loop import Loop
 
 SIZES: dict[str, Any] = {"hidden": 12, "embedding": 6, "batch": 4, "length": 8}
 OPTIONS = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
@@ -31,12 +37,33 @@ def train(text: Path, out: Path, *more: object) -> int:
     return xrnn("train", "--text", text, "--out", out, "--backend", "cpu", *OPTIONS, *more)
 
 
+def at_each_step(do: Callable[[int], object]) -> Any:
+    """A context in which something is done in each step of training, given its number."""
+    advance = Loop._advance
+
+    def disturbed(loop: Loop, batch: Any) -> None:
+        do(loop.progress.step)
+        advance(loop, batch)
+
+    return patch.object(Loop, "_advance", disturbed)
+
+
 def half_a_run(text: Path, out: Path, steps: int = 40) -> None:
-    """A run that was stopped by nobody after 17 steps, without a report."""
-    with begin(out, Config(**SIZES, steps=steps), str(text), "cpu") as run:
-        for _ in range(17):
-            run.trainer.advance()
-        run.save()
+    """A run that was asked to end after 17 steps, and killed before its chart was drawn."""
+
+    def stop(step: int) -> None:
+        if step == 16:
+            signal.raise_signal(signal.SIGINT)
+
+    quiet = redirect_stderr(io.StringIO())
+    started = begin(out, Config(**SIZES, steps=steps), str(text), "cpu")
+    with quiet, at_each_step(stop), started as run:
+        run.train()
+    (out / CHART).unlink()
+
+
+def steps_made(folder: Path) -> int:
+    return int(files.read(folder / CHECKPOINT)[1]["progress"]["step"])
 
 
 def tensors(folder: Path) -> dict[str, Any]:

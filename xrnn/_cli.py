@@ -242,7 +242,7 @@ def _add_backend(p: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """`xrnn train`."""
     _need("train", "tqdm", "matplotlib")
-    from xrnn.charlm import resume, training
+    from xrnn.charlm.resume import resume
     from xrnn.charlm.run import FILES, begin
 
     options = vars(arguments)
@@ -251,22 +251,22 @@ def train(arguments: argparse.Namespace) -> int:
     Config(**given).check()
     device = _device(arguments.backend)
     if arguments.resume:
-        started = resume.resume(folder, given, text, device)
+        started = resume(folder, given, text, device)
     else:
         started = begin(folder, Config(**given), text, device)
     with started as run:
-        stopped_by = training.train(run)
-        row = run.history[-1]
+        history, stopped_by = run.train()
+        row, steps = history.rows[-1], run.model.config.steps
         print(
-            f"{row.step} of {run.config.steps} steps in {row.seconds:.0f} s: "
-            f"{row.train_bits:.3f} bits per character in training, {row.held_out_bits:.3f} held out"
+            f"{row['step']} of {steps} steps in {sum(history['seconds']):.0f} s: "
+            f"{row['loss']:.3f} bits per character in training, {row['validation']:.3f} held out"
         )
         print(f"written to {folder}: {', '.join(FILES)}")
         if stopped_by is not None:
             print(f"stopped; go on with: xrnn train --resume --out {shlex.quote(str(folder))}")
             return 0 if stopped_by == SIGINT else 128 + stopped_by
         print(f"a sample (more: xrnn sample {folder}):\n")
-        print("".join(run.trainer.model.sample("", 300, temperature=0.7)))
+        print("".join(run.model.sample("", 300, temperature=0.7)))
     return 0
 
 

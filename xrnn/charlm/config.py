@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
+from typing import Any
 
 from xrnn.cells import BY_NAME
-
-#: integers from the command line are below this
-LIMIT = 2**63
+from xrnn.training.contents import COUNT, LIMIT, NUMBER, STRING, check_values, refusal
 
 
 class RefusedError(ValueError):
@@ -75,13 +74,34 @@ class Config:
     def check_memory(self, V: int) -> None:
         """Raise RefusedError if training with a vocabulary of V takes more than the machine has.
 
-        Counted are weights, gradients and the two moments of Adam, and what a window keeps of the
-        recurrent layers for the backward pass: the least that is needed.
+        Counted are weights, gradients and the two moments of Adam, what a window keeps of the
+        recurrent layers for the backward pass, and its logits with their gradient: the least that
+        is needed.
         """
         cell, I, H = BY_NAME[self.cell], self.embedding, self.hidden
         first, other = (sum(map(prod, cell.shapes(n, H).values())) for n in (I, H))
         weights = V * I + first + (self.layers - 1) * other + V * H + V
-        kept = self.batch * self.length * self.layers * H * (len(cell.gates) + len(cell.states))
+        kept = self.layers * H * (len(cell.gates) + len(cell.states)) + 2 * V
         check_memory(
-            4 * (4 * weights + kept), "--hidden, --layers, --embedding, --batch or --length"
+            4 * (4 * weights + self.batch * self.length * kept),
+            "--hidden, --layers, --embedding, --batch or --length",
         )
+
+    @classmethod
+    def read(cls, path: str, where: str, found: Any) -> Config:
+        """The options in a file, at a place of its JSON values.
+
+        Raises
+        ------
+        ValueError
+            If they are not those that `asdict` gives, or cannot be trained with.
+        """
+        kinds = {str: STRING, int: COUNT, float: NUMBER}
+        expected = {name: kinds[type(value)] for name, value in asdict(cls()).items()}
+        check_values(path, where, found, expected)
+        config = cls(**found)
+        try:
+            config.check()
+        except RefusedError as error:
+            raise refusal(path, str(error)) from None
+        return config

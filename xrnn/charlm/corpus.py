@@ -12,7 +12,7 @@ import io
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xrnn.backends import host
@@ -20,6 +20,10 @@ from xrnn.charlm.config import RefusedError
 from xrnn.typing import Array
 
 HELD_OUT = 0.05
+
+#: at most so many logits of the held-out text are held at once, or those of one step (64 MB in
+#: float32)
+LOGITS = 1 << 24
 
 #: bytes that are read and decoded together
 BLOCK = 1 << 20
@@ -127,17 +131,43 @@ def _pieces(path: str) -> Iterator[str]:
                 return
 
 
+class Windows:
+    """Tokens in parallel streams, cut into windows: an iterable of batches (inputs, targets), both
+    (T, B), each of which goes on where the one before ended.
+
+    Parameters
+    ----------
+    streams : sequence of arrays (n,)
+        The streams of B equal lengths.
+    length : int
+        T; the last window may have fewer steps unless `whole` is given.
+    whole : bool
+        Whether a last window of fewer steps is left out.
+    """
+
+    def __init__(self, streams: Sequence[Array], length: int, whole: bool) -> None:
+        self.streams, self.length = streams, length
+        steps = len(streams[0]) - 1
+        self.steps = steps // length * length if whole else steps
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        for t in range(0, self.steps, self.length):
+            stop = min(t + self.length, self.steps)
+            tokens = columns([stream[t : stop + 1] for stream in self.streams])
+            yield tokens[:-1], tokens[1:]
+
+
 class Corpus:
-    """A text in `batch` parallel streams, its end held out.
+    """A text to learn in `batch` parallel streams, its last 5 % held out.
 
     Attributes
     ----------
     text : Text
         The whole text.
-    streams : NumPy array (batch, n)
-        The tokens to train on, cut into parallel streams.
-    held_out : NumPy array (m,)
-        The last 5 % of the tokens.
+    windows : Windows
+        What is trained on.
+    held_out : Windows
+        What is held out.
     """
 
     def __init__(self, text: Text, batch: int, length: int) -> None:
@@ -151,27 +181,23 @@ class Corpus:
                 "text, or smaller --batch or --length"
             )
         n = (count - held_out) // batch
-        self.text, self.length = text, length
-        self.streams = text.tokens[: n * batch].reshape(batch, n)
-        self.held_out = text.tokens[-held_out:]
-
-    @property
-    def windows(self) -> int:
-        """The number of windows in one pass over the streams."""
-        return int(self.streams.shape[1] - 1) // self.length
-
-    def window(self, step: int) -> tuple[Array, Array, bool]:
-        """Inputs and targets (T, B) of a step, and whether it starts a pass over the streams."""
-        k = step % self.windows
-        cut = slice(k * self.length, (k + 1) * self.length + 1)
-        tokens = columns(self.streams[:, cut])
-        return tokens[:-1], tokens[1:], k == 0
+        self.text = text
+        self.windows = Windows(text.tokens[: n * batch].reshape(batch, n), length, whole=True)
+        self.held_out = read_at_once(text.tokens[-held_out:], len(text.vocabulary))
 
 
-def columns(streams: Array) -> Array:
-    """Streams (B, T) as tokens (T, B) of int64, the integers that every array library indexes with.
+def read_at_once(tokens: Array, V: int, streams: int = 16, window: int = 256) -> Windows:
+    """Tokens in windows for inference, so long that their logits take little memory."""
+    B = min(streams, len(tokens) - 1)
+    n = (len(tokens) - 1) // B
+    parts = [tokens[k * n : (k + 1) * n + 1] for k in range(B)]
+    return Windows(parts, min(window, max(1, LOGITS // (B * V))), whole=False)
+
+
+def columns(streams: Sequence[Array]) -> Array:
+    """B streams (T,) as tokens (T, B) of int64, the integers that every array library indexes with.
 
     >>> columns(host.xp.asarray([[1, 2, 3], [4, 5, 6]], dtype="uint8")).tolist()
     [[1, 4], [2, 5], [3, 6]]
     """
-    return host.xp.ascontiguousarray(streams.T, dtype=host.xp.int64)
+    return host.xp.stack(list(streams), axis=1).astype(host.xp.int64)

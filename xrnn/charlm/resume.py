@@ -8,21 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xrnn.backends import host
 from xrnn.charlm.config import Config, RefusedError
-from xrnn.charlm.contents import (
-    ABOUT,
-    IN_CHECKPOINT,
-    check_finite,
-    check_history,
-    check_tensors,
-    check_values,
-    read_config,
-)
 from xrnn.charlm.corpus import Corpus, Text, read_text
-from xrnn.charlm.model import CharModel, Trainer
-from xrnn.charlm.run import CHECKPOINT, FILES, MODEL, Row, Run, absolute, locked
+from xrnn.charlm.model import CharModel
+from xrnn.charlm.run import CHECKPOINT, FILES, MODEL, SEED, Run, absolute, locked
 from xrnn.convert import files
-from xrnn.typing import Array
+from xrnn.learn.optim import Adam
+from xrnn.training import checkpoint as checkpoints
+from xrnn.training.contents import OBJECT, STRING, ContentsError, Kind, check_values, refusal
+from xrnn.training.history import History
+
+#: what the model's file says besides the weights
+ABOUT: dict[str, Kind] = {
+    "vocabulary": (
+        "a string of different characters in order",
+        lambda v: isinstance(v, str) and v != "" and sorted(set(v)) == list(v),
+    ),
+    "charlm": OBJECT,
+}
+#: and what the checkpoint says besides the training
+IN_METADATA = ABOUT | {
+    "text": (
+        "the path of a file or null",
+        lambda v: v is None or (isinstance(v, str) and v != "" and "\0" not in v),
+    ),
+    "sha256": STRING,
+}
 
 
 @contextmanager
@@ -44,49 +56,86 @@ def resume(folder: Path, given: dict[str, Any], text: str | None, device: str) -
     if not folder.is_dir():
         raise RefusedError(f"{folder} holds no {CHECKPOINT}; it is not a folder of a run")
     with locked(folder):
-        path = folder / CHECKPOINT
-        tensors, info = _read(path)
-        check_values(path, "", info, IN_CHECKPOINT)
-        check_history(path, info["history"], info["step"])
-        config = _asked(folder, read_config(path, info["charlm"]), given, info)
-        corpus = Corpus(_same_text(read, info, folder), config.batch, config.length)
-        config.check_memory(len(info["vocabulary"]))
-        trainer = Trainer(CharModel(info["vocabulary"], config, device), corpus)
-        check_tensors(path, tensors, trainer.shapes(info["step"]))
-        trainer.restore(tensors, info["step"])
-        run = Run(folder, trainer, info["text"] if text is None else absolute(text))
-        run.history = [Row(**row) for row in info["history"]]
-        run.seconds = info["seconds"]
+        with _reading(folder, CHECKPOINT) as path:
+            info = _checkpoint(path)
+            about = info["metadata"]
+            config = Config.read(str(path), "metadata.charlm.", about["charlm"])
+        config = _asked(folder, config, given, info)
+        corpus = Corpus(_same_text(read, about, folder), config.batch, config.length)
+        config.check_memory(len(about["vocabulary"]))
+        place = about["text"] if text is None else absolute(text)
+        run = Run(folder, CharModel(about["vocabulary"], config, device), corpus, place, begun=True)
+        with _reading(folder, CHECKPOINT) as path:
+            _check_training(path, run.model)
         yield run
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """The JSON values of a checkpoint, after all checks."""
+    _, info = files.read(path)
+    if "charlm" in info:
+        raise RefusedError(
+            f"{path} is of xrnn 0.3 or before, whose training cannot be gone on with; xrnn sample "
+            "writes with its model, and another --out begins anew"
+        )
+    _, info = checkpoints.read(path)
+    check_values(str(path), "metadata.", info["metadata"], IN_METADATA)
+    return info
+
+
+def _check_training(path: Path, model: CharModel) -> None:
+    """Raise ValueError unless training can go on from a checkpoint, by doing so in the model."""
+    training = checkpoints.Training(
+        model.net.weights, Adam(model.config.lr), History(0), checkpoints.Progress()
+    )
+    config, layer = model.config, model.net.parts["layer"]
+    identity = {"seed": SEED, "batch_size": config.batch, "sequences": None}
+    checkpoints.load(path, training, identity)
+    wanted = (config.layers, config.batch, config.hidden)
+    state = training.state
+    if training.progress.batch and not (
+        isinstance(state, dict)
+        and [*state] == ["layer"]
+        and isinstance(state["layer"], tuple)
+        and [getattr(s, "shape", None) for s in state["layer"]] == [wanted] * len(layer.cell.states)
+    ):
+        raise refusal(
+            str(path), f"the state of the layer must be of {', '.join(layer.cell.states)} {wanted}"
+        )
 
 
 def load_model(folder: Path, device: str) -> CharModel:
     """The model that a run left in its folder."""
-    path = folder / MODEL
-    tensors, info = _read(path)
-    about = info.get("metadata")
-    if not isinstance(about, dict) or not set(ABOUT) & set(about):
-        raise RefusedError(f"{path} holds no character model; give the folder of a training run")
-    check_values(path, "", about, ABOUT)
-    config = read_config(path, about["charlm"])
-    config.check_memory(len(about["vocabulary"]))
-    model = CharModel(about["vocabulary"], config, device)
-    try:
+    with _reading(folder, MODEL) as path:
+        tensors, info = files.read(path)
+        about = info.get("metadata")
+        if "config" not in info or not isinstance(about, dict) or not set(ABOUT) & set(about):
+            raise RefusedError(
+                f"{path} holds no character model; give the folder of a training run"
+            )
+        check_values(str(path), "", about, ABOUT)
+        config = Config.read(str(path), "charlm.", about["charlm"])
+        config.check_memory(len(about["vocabulary"]))
+        model = CharModel(about["vocabulary"], config, device)
         files.load(path, model.parts)
-    except (ValueError, TypeError) as error:
-        raise RefusedError(str(error)) from None
-    check_finite(path, tensors)
+        for name, array in tensors.items():
+            if not host.xp.isfinite(array).all():
+                raise refusal(str(path), f"{name} holds NaN or infinity")
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+@contextmanager
+def _reading(folder: Path, name: str) -> Iterator[Path]:
+    """The path of a file of a run; errors of what it holds are refusals."""
     try:
-        return files.read(path)
+        yield folder / name
     except FileNotFoundError:
-        raise RefusedError(
-            f"{path.parent} holds no {path.name}; it is not a folder of a run"
-        ) from None
-    except ValueError as error:
+        raise RefusedError(f"{folder} holds no {name}; it is not a folder of a run") from None
+    except RefusedError:
+        raise
+    except ContentsError as error:
+        raise RefusedError(str(error).replace("use another file", "use another folder")) from None
+    except (ValueError, TypeError) as error:
         raise RefusedError(str(error)) from None
 
 
@@ -100,23 +149,23 @@ def _asked(
                 f"{folder} was trained with --{k} {getattr(config, k)}, not {v}; "
                 "leave the option out, or start another run with another --out"
             )
-    step, steps = info["step"], given.get("steps", config.steps)
-    whole = not info["history"] or all((folder / name).exists() for name in FILES)
+    step, steps = info["progress"]["step"], given.get("steps", config.steps)
+    whole = all((folder / name).exists() for name in FILES)
     if step > steps or (step == steps and whole):
         raise RefusedError(f"{folder} has made all of its {step} steps; ask for more with --steps")
     return replace(config, steps=steps)
 
 
-def _same_text(given: Text | None, info: Mapping[str, Any], folder: Path) -> Text:
+def _same_text(given: Text | None, about: Mapping[str, Any], folder: Path) -> Text:
     """The text of the run: that given, or the one that it was begun with."""
-    path = info["text"]
+    path = about["text"]
     try:
         text = read_text(path) if given is None else given
     except RefusedError as error:
         raise RefusedError(
             f"{error} (from there {folder} was trained); give the text's new place with --text"
         ) from None
-    if text.sha256 != info["sha256"] or text.vocabulary != info["vocabulary"]:
+    if text.sha256 != about["sha256"] or text.vocabulary != about["vocabulary"]:
         if given is None and path is None:
             raise RefusedError(
                 f"{folder} was trained on the language reference of another Python; resume it "

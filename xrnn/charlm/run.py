@@ -2,21 +2,22 @@
 
 The folder holds
 
+- ``checkpoint.safetensors``: that of `xrnn.fit`, what is needed to resume exactly;
 - ``model.safetensors``: weights, vocabulary and configuration, which `xrnn sample` reads;
-- ``checkpoint.safetensors``: what is needed to resume exactly (the state of the optimizer, the
-  recurrent state, the weights and the history);
 - ``history.csv`` and ``loss.png``: the losses as a table and as a chart.
 
-Every file is replaced completely or not at all.  The checkpoint is written last, so that the other
-files are never older than it; only the first is written before them, so that a folder which holds
-any of these files can be resumed.
+Every file is replaced completely or not at all.  The checkpoint is written first, so that a folder
+which holds any of these files can be resumed; the chart is written last and removed before training
+goes on, so that a folder which holds all of them is complete.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,88 +25,132 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xrnn.charlm.chart import draw
+from xrnn.backends import host
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.charlm.corpus import Corpus, read_text
-from xrnn.charlm.model import CharModel, Trainer
+from xrnn.charlm.model import CharModel, bits
 from xrnn.convert import files
 from xrnn.engine import atomic
+from xrnn.learn import optim
+from xrnn.training.fit import fit
+from xrnn.training.history import History
+from xrnn.training.signals import TERMINATIONS, noted
+from xrnn.typing import Array
 
 FILES = ("model.safetensors", "checkpoint.safetensors", "history.csv", "loss.png")
 MODEL, CHECKPOINT, HISTORY, CHART = FILES
 
+#: rows of the history of a run
+REPORTS = 25
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the history: the mean training loss since the line before, the held-out loss."""
-
-    step: int
-    characters: int
-    train_bits: float
-    held_out_bits: float
-    learning_rate: float
-    seconds: float
+#: of `fit`, which draws no random numbers here
+SEED = 0
 
 
+def learning_rate(config: Config, step: int) -> float:
+    """Half a cosine period, from lr at the first step to lr / 20 at the last one."""
+    fall = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.lr * (0.05 + 0.95 * fall)
+
+
+@dataclass
 class Run:
-    """A trainer and the folder it writes to.
+    """A model, its text, and the folder that training writes to.
 
-    `text` is the absolute path of the text, None for the language reference of Python.
+    - path: the absolute path of the text, None for the language reference of Python
+    - begun: whether the folder holds a checkpoint to go on from
+    - written: whether all but the chart is
     """
 
-    def __init__(self, folder: Path, trainer: Trainer, text: str | None) -> None:
-        self.folder, self.trainer, self.text = folder, trainer, text
-        self.history: list[Row] = []
-        self.seconds = 0.0
+    folder: Path
+    model: CharModel
+    corpus: Corpus
+    path: str | None
+    begun: bool = False
+    written: bool = False
 
-    @property
-    def config(self) -> Config:
-        return self.trainer.model.config
+    def train(self) -> tuple[History, int | None]:
+        """Train to the last step, or until a signal; the history, and the signal."""
+        config, optimizer = self.model.config, optim.Adam(self.model.config.lr)
 
-    def save(self) -> None:
-        """Write model, history and checkpoint."""
-        if not (self.folder / CHECKPOINT).exists():
-            self._write_checkpoint()
-        model = self.trainer.model
-        files.save(self.folder / MODEL, model.parts, self._about())
-        self._write_history()
-        self._write_checkpoint()
+        def loss(logits: Array, targets: Array) -> tuple[Array, Array]:
+            found = bits(logits, targets)
+            if not math.isfinite(float(found[0])):
+                raise RefusedError(
+                    f"training diverged at step {optimizer.steps}; choose a smaller --lr"
+                )
+            return found
 
-    def draw(self) -> None:
-        """Write the chart."""
-        layers = f", {self.config.layers} layers" if self.config.layers > 1 else ""
-        title = f"{self.config.cell}, {self.config.hidden} units{layers}"
-        read = [row.characters / 1e6 for row in self.history]
-        training = [row.train_bits for row in self.history]
-        held_out = [row.held_out_bits for row in self.history]
-        atomic.replace(self.folder / CHART, draw(read, training, held_out, title))
-
-    def remove_chart(self) -> None:
-        """Remove the chart of fewer steps: a chart that is there is of all of them."""
+        # A loss that is not finite is an error here, of which no warning need tell.
+        quiet = host.xp.errstate(over="ignore", invalid="ignore", divide="ignore")
         (self.folder / CHART).unlink(missing_ok=True)
+        with quiet, noted(*TERMINATIONS) as seen:
+            history = fit(
+                self.model.net,
+                self.corpus.windows,
+                loss,
+                validation=self.corpus.held_out,
+                metrics={},
+                carry_state=True,
+                steps=config.steps,
+                every=max(1, config.steps // REPORTS),
+                keep_best=False,
+                optimizer=optimizer,
+                schedule=lambda step: learning_rate(config, step),
+                batch_size=config.batch,
+                rng=SEED,
+                checkpoint=self.folder / CHECKPOINT,
+                metadata=self.about(),
+                resume=self.begun,
+                callback=self.write,
+                progress=words,
+            )
+            if not self.written:  # a file was lost
+                self.write(history)
+            atomic.replace(self.folder / CHART, self.chart(history))
+        stopped = history.stopped == "interrupted"
+        return history, [*seen, signal.SIGINT][0] if stopped else None
 
-    def _about(self) -> dict[str, Any]:
-        return {"vocabulary": self.trainer.model.vocabulary, "charlm": asdict(self.config)}
+    def about(self) -> dict[str, Any]:
+        """What the checkpoint holds besides the training."""
+        known = {"text": self.path, "sha256": self.corpus.text.sha256}
+        return self._of_model() | known
 
-    def _write_checkpoint(self) -> None:
-        trainer = self.trainer
-        info = self._about() | {
-            "step": trainer.step,
-            "seconds": self.seconds,
-            "text": self.text,
-            "sha256": trainer.corpus.text.sha256,
-            "history": [asdict(row) for row in self.history],
-        }
-        files.write(self.folder / CHECKPOINT, trainer.tensors(), info)
+    def _of_model(self) -> dict[str, Any]:
+        return {"vocabulary": self.model.vocabulary, "charlm": asdict(self.model.config)}
 
-    def _write_history(self) -> None:
+    def write(self, history: History) -> None:
+        """Write the model and the table of the history."""
+        files.save(self.folder / MODEL, self.model.parts, self._of_model())
         page = io.StringIO()
-        writer = csv.DictWriter(page, list(Row.__dataclass_fields__))
-        writer.writeheader()
-        for row in self.history:
-            digits = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-            writer.writerow(digits)
+        columns = "step", "characters", "train_bits", "held_out_bits", "learning_rate", "seconds"
+        writer = csv.writer(page)
+        writer.writerow(columns)
+        seconds, window = 0.0, self.model.config.batch * self.model.config.length
+        for row in history.rows:
+            seconds += row["seconds"]
+            numbers = row["loss"], row["validation"], row["lr"], seconds
+            steps = int(row["step"])
+            writer.writerow([steps, steps * window, *(f"{value:.6g}" for value in numbers)])
         atomic.replace(self.folder / HISTORY, page.getvalue().encode())
+        self.written = True
+
+    def chart(self, history: History) -> bytes:
+        """The picture of the history, a PNG."""
+        config, figure, picture = self.model.config, history.plot(), io.BytesIO()
+        layers = f", {config.layers} layers" if config.layers > 1 else ""
+        axes = figure.axes[0]
+        axes.set_title(f"{config.cell}, {config.hidden} units{layers}")
+        axes.set_ylabel("bits per character")
+        axes.legend(["training", f"held out, {history['validation'][-1]:.2f} at the end"])
+        figure.savefig(picture, format="png", dpi=120)
+        return picture.getvalue()
+
+
+def words(row: dict[str, float]) -> str:
+    """What is shown of a row of the history."""
+    ahead = f", held out {row['validation']:.3f}" if "validation" in row else ""
+    return f"{row['loss']:.3f} bits/char{ahead}, {row['rate'] / 1000:.0f}k chars/s"
 
 
 @contextmanager
@@ -129,8 +174,7 @@ def begin(folder: Path, config: Config, text: str | None, device: str) -> Iterat
                     "or choose another --out"
                 )
         corpus = Corpus(given, config.batch, config.length)
-        model = CharModel(given.vocabulary, config, device)
-        yield Run(folder, Trainer(model, corpus), absolute(text))
+        yield Run(folder, CharModel(given.vocabulary, config, device), corpus, absolute(text))
 
 
 def absolute(text: str | None) -> str | None:

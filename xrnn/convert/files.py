@@ -81,7 +81,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     tied = tied_names(parts)
     own = {key: one for key, one in parts.items() if key not in tied}
     tensors, keys = stored(own)
-    _check_json("metadata", metadata)
+    check_json("metadata", metadata)
     info: dict[str, Any] = {
         "config": _config(part),
         "metadata": metadata,
@@ -335,7 +335,7 @@ def _differences(
             yield name, f"{name} is {words[0]} in the file, {words[1]} here"
 
 
-def _check_json(name: str, value: Any) -> None:
+def check_json(name: str, value: Any) -> None:
     """TypeError or ValueError unless `json` gives the value back as it is, but for tuples."""
     try:
         json.loads(json.dumps(value, allow_nan=False))

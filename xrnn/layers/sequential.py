@@ -14,7 +14,6 @@ from array_api_compat import is_array_api_obj
 from xrnn.backends import backend_of
 from xrnn.cells.base import check_flags
 from xrnn.layers.composite import Composite
-from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part, check_tape, mask_over
 from xrnn.recurrence.masks import apply_mask
 from xrnn.typing import Array, Size
@@ -106,6 +105,7 @@ class Sequential(Composite):
                     "with weights, forward and backward"
                 )
         self._takes = {name: takes(part) for name, part in self._parts.items()}
+        self._can_omit = "omit_dxs" in takes(next(iter(self._parts.values())), "backward")
         found = {name: _order(part) for name, part in self._parts.items()}
         orders = {name: order for name, order in found.items() if order is not None}
         if len(set(orders.values())) > 1:
@@ -254,7 +254,7 @@ class Sequential(Composite):
         dx = dy
         for n, (name, one) in reversed(list(enumerate(tape.tapes))):
             more = {"dstate": dstates[name]} if name in dstates else {}
-            if omit_dxs and n == 0 and isinstance(self._parts[name], Layer | Sequential):
+            if omit_dxs and n == 0 and self._can_omit:
                 more["omit_dxs"] = True
             dx, *states, found[name] = self._parts[name].backward(one, dx, **more)
             if states:
@@ -367,9 +367,9 @@ class Sequential(Composite):
         return dict(given)
 
 
-def takes(part: Any) -> frozenset[str]:
-    """The names of the arguments that `forward` of a part takes."""
-    return frozenset(signature(part.forward).parameters)
+def takes(part: Any, method: str = "forward") -> frozenset[str]:
+    """The names of the arguments that `forward`, or another method of a part, takes."""
+    return frozenset(signature(getattr(part, method)).parameters)
 
 
 def _order(part: Any) -> bool | None:

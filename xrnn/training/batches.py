@@ -1,14 +1,15 @@
 """Batches of sequences of unequal length.
 
 A data set holds one entry for each sequence: its inputs (T, …), and its targets, which are one
-value for the sequence or one for each step.  Sequences of similar length are put into one batch, so
-that little of it is padding.
+value for the sequence, one for each step, or labels in any number.  Models of sequences from
+sequences have two inputs.  Sequences of similar length are put into one batch, so that little of
+it is padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import array_api_compat
 
@@ -20,22 +21,29 @@ from xrnn.typing import Array, dtype_name
 SORTED_TOGETHER = 50
 
 
+#: what the targets of a sequence are: one value, one for each step, or labels in any number
+Targets = Literal["whole", "steps", "labels"]
+
+
 class Batch(NamedTuple):
     """Some sequences side by side.
 
-    - x: (T, B, …), or (B, T, …), in the library of the model
-    - y: their targets: (B, …), or like x for targets of each step
-    - lengths: integers (B,), NumPy; None if all are T
-    - mask: which steps count, a bool for each step; None for targets of whole sequences, or if all
-      count
-    - targets: the number of targets that count
+    - inputs: arrays (T, B, …), or (B, T, …), in the library of the model: one, or sources and
+      targets of the step before
+    - y: their targets: (B, …); like the last input for targets of each step; (B, S) for labels
+    - lengths: of each input integers (B,), NumPy; None if all are T
+    - mask: which steps count, a bool for each step; None if targets are not those of steps, or if
+      all count
+    - counted: the number of targets that count
+    - target_lengths: integers (B,), NumPy: the numbers of labels; None if all are S
     """
 
-    x: Array
+    inputs: tuple[Array, ...]
     y: Array
-    lengths: Array | None
+    lengths: tuple[Array | None, ...]
     mask: Array | None
-    targets: int
+    counted: int
+    target_lengths: Array | None = None
 
 
 class Dataset:
@@ -44,9 +52,11 @@ class Dataset:
     Parameters
     ----------
     x : array (N, T, …) or sequence of N arrays (T_n, …)
-        The inputs, one entry for each sequence; of any array library.
+        The inputs, one entry for each sequence; of any array library.  With `pair` two such.
     y : array (N, …) or sequence of N values or arrays, optional
         The targets.
+    pair : bool
+        Whether the model has two inputs.
 
     Raises
     ------
@@ -54,22 +64,28 @@ class Dataset:
         If these are no arrays, there is no sequence, or the numbers of both differ.
     """
 
-    def __init__(self, x: Any, y: Any = None) -> None:
-        self.x = _entries("x", x)
-        self.y = [host.xp.zeros(())] * len(self.x) if y is None else _entries("y", y)
-        if len(self.x) != len(self.y):
-            raise ValueError(
-                f"x holds {len(self.x)} sequences and y {len(self.y)} targets; there must be "
-                "one for each"
-            )
-        if not self.x:
-            raise ValueError("x holds no sequence; give at least one")
-        if any(one.ndim == 0 for one in self.x):
-            raise ValueError("x holds single numbers; each entry must be a sequence (T, …)")
-        self.lengths = host.xp.asarray([len(one) for one in self.x])
+    def __init__(self, x: Any, y: Any = None, pair: bool = False) -> None:
+        named = pair_of(x) if pair else {"x": x}
+        self.inputs = {name: _entries(name, given) for name, given in named.items()}
+        n = len(next(iter(self.inputs.values())))
+        self.y = [host.xp.zeros(())] * n if y is None else _entries("y", y)
+        for name, entries in self.inputs.items():
+            if len(entries) != len(self.y):
+                raise ValueError(
+                    f"{name} holds {len(entries)} sequences and y {len(self.y)} targets; there "
+                    "must be one for each"
+                )
+            if not entries:
+                raise ValueError(f"{name} holds no sequence; give at least one")
+            if any(one.ndim == 0 for one in entries):
+                raise ValueError(
+                    f"{name} holds single numbers; each entry must be a sequence (T, …)"
+                )
+        #: of each input (N,)
+        self.lengths = [_lengths(entries) for entries in self.inputs.values()]
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     def split(self, fraction: float, rng: Any) -> tuple[Dataset, Dataset]:
         """Two data sets: the rest, and a random part of that fraction, at least one sequence."""
@@ -84,8 +100,10 @@ class Dataset:
 
     def part(self, places: Iterable[int]) -> Dataset:
         """The data set of these sequences."""
-        places = list(places)
-        return Dataset([self.x[n] for n in places], [self.y[n] for n in places])
+        chosen = list(places)
+        xs = [[entries[n] for n in chosen] for entries in self.inputs.values()]
+        pair = len(xs) > 1
+        return Dataset(xs if pair else xs[0], [self.y[n] for n in chosen], pair)
 
     def order(self, size: int, rng: Any) -> list[Array]:
         """The places of the sequences of each batch, in random order, similar lengths together."""
@@ -94,36 +112,68 @@ class Dataset:
         batches = []
         for start in range(0, len(self), SORTED_TOGETHER * size):
             some = shuffled[start : start + SORTED_TOGETHER * size]
-            some = some[host.xp.argsort(self.lengths[some], kind="stable")]
+            some = some[host.xp.argsort(sum(self.lengths)[some], kind="stable")]
             batches += [some[n : n + size] for n in range(0, len(some), size)]
         return [batches[n] for n in random.permutation(len(batches))]
 
     def in_order(self, size: int) -> list[Array]:
         """The same without random numbers: all batches of sequences sorted by length."""
-        order = host.xp.argsort(self.lengths, kind="stable")
+        order = host.xp.argsort(sum(self.lengths), kind="stable")
         return [order[n : n + size] for n in range(0, len(order), size)]
 
     def batch(
-        self, places: Array, placement: Placement, batch_first: bool, per_step: bool
+        self, places: Array, placement: Placement, batch_first: bool, targets: Targets
     ) -> Batch:
         """The batch of these sequences, padded with 0 to the longest of them."""
-        lengths = self.lengths[places]
-        x = padded("x", [self.x[n] for n in places], lengths, batch_first)
-        mask = None
-        if per_step:
-            y = padded("y", [self.y[n] for n in places], lengths, batch_first)
-            valid = host.xp.arange(int(lengths.max()))[:, None] < lengths
-            mask = placement.moved(valid.T.copy() if batch_first else valid)
+        inputs, lengths = [], [one[places] for one in self.lengths]
+        for (name, entries), sizes in zip(self.inputs.items(), lengths, strict=True):
+            one = padded(name, [entries[n] for n in places], sizes, batch_first)
+            inputs.append(moved(name, one, placement))
+        chosen, last = [self.y[n] for n in places], lengths[-1]
+        mask, count, sizes = None, len(places), None
+        if targets == "steps":
+            y, count = padded("y", chosen, last, batch_first), int(last.sum())
+            if unless_equal(last) is not None:
+                mask = mask_of(last, int(last.max()), batch_first, placement)
+        elif targets == "labels":
+            if odd := [one for one in chosen if one.ndim != 1]:
+                raise ValueError(
+                    f"y has an entry of shape {odd[0].shape}; it must be (S,), the labels of its "
+                    "sequence"
+                )
+            sizes = _lengths(chosen)
+            # An empty list has become an array of floats.
+            chosen = [one if len(one) else one.astype("int64") for one in chosen]
+            y = padded("y", chosen, sizes, batch_first=True)
         else:
-            y = _stacked("y", [self.y[n] for n in places])
-        whole = (lengths == lengths[0]).all()
-        return Batch(
-            moved("x", x, placement),
-            moved("y", y, placement),
-            None if whole else lengths,
-            None if whole else mask,
-            int(lengths.sum()) if per_step else len(lengths),
+            y = _stacked("y", chosen)
+        known = tuple(unless_equal(one) for one in lengths)
+        return Batch(tuple(inputs), moved("y", y, placement), known, mask, count, sizes)
+
+
+def mask_of(lengths: Array, T: int, batch_first: bool, placement: Placement) -> Array:
+    """Which of T steps lie before the ends of sequences: bools (T, B) or (B, T)."""
+    valid = host.xp.arange(T)[:, None] < lengths
+    return placement.moved(valid.T.copy() if batch_first else valid)
+
+
+def unless_equal(lengths: Array) -> Array | None:
+    """The lengths; None if all are the same."""
+    return None if (lengths == lengths[:1]).all() else lengths
+
+
+def _lengths(entries: Sequence[Array]) -> Array:
+    return host.xp.asarray([len(one) for one in entries])
+
+
+def pair_of(x: Any) -> dict[str, Any]:
+    """Sources and targets of a model that has two inputs, by their names in messages."""
+    if not isinstance(x, tuple | list) or len(x) != 2:
+        raise TypeError(
+            f"x is a {type(x).__name__}; it must be a pair (sources, targets), as forward of the "
+            "model takes"
         )
+    return {"x[0]": x[0], "x[1]": x[1]}
 
 
 def padded(name: str, entries: Sequence[Array], lengths: Array, batch_first: bool) -> Array:

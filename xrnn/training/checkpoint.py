@@ -1,81 +1,150 @@
-"""The state of a training run in a file, from which it goes on to the same bits."""
+"""The state of a training run in a file, from which it goes on to the same bits.
+
+The file holds weights, the state of the optimizer, the best weights, and the state of the sequences
+that are being read; and as JSON values all else that training changes.  Nothing is taken from it
+before all of it has been checked.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any
 
-from xrnn.backends import backend_of
+from xrnn.backends import host
 from xrnn.convert import files
+from xrnn.learn.average import Average
 from xrnn.learn.optim import Optimizer
 from xrnn.learn.trees import leaves
+from xrnn.training.contents import (
+    ANYTHING,
+    COUNT,
+    NUMBER,
+    OBJECT,
+    STRING,
+    Kind,
+    check_values,
+    or_null,
+    refusal,
+)
 from xrnn.training.history import History
 from xrnn.typing import Array, dtype_name
 
 #: what a file of a run says of itself
 KIND = "xrnn.fit"
 
+#: the dtypes of the state of an optimizer
+WIDE = ("float32", "float64")
+
+IN_OPTIONS = {"seed": COUNT, "batch_size": COUNT, "sequences": or_null(COUNT)}
+IN_OPTIMIZER = {"class": STRING, "steps": COUNT, "lr": NUMBER}
+IN_HISTORY: dict[str, Kind] = {
+    "seed": COUNT,
+    "rows": ("a list", lambda v: isinstance(v, list)),
+    "best": or_null(COUNT),
+    "stopped": STRING,
+    "skipped": COUNT,
+}
+
 
 @dataclass
 class Progress:
     """What training changes besides the weights and the optimizer.
 
-    - epoch, step: how many were made
-    - waited: epochs since the best one
-    - least: the smallest loss that decides so far
-    - best: the weights of that epoch, on the host, by path
+    - epoch: how many are complete
+    - batch: how many batches of the next epoch were trained on
+    - step: how many batches were trained on in all
+    - waited: rows of the history since the best one
+    - least: the smallest loss that decides so far; inf before the first
+    - total, count, batches, seconds: since the last row the sum of the losses, targets, batches and
+      time
     """
 
-    history: History
     epoch: int = 0
+    batch: int = 0
     step: int = 0
     waited: int = 0
-    least: float = float("inf")
-    best: dict[str, Array] | None = None
+    least: float = inf
+    total: float = 0.0
+    count: int = 0
+    batches: int = 0
+    seconds: float = 0.0
 
 
-def on_host(weights: Any) -> dict[str, Array]:
-    """Path → copy of the weight as a NumPy array."""
-    return {
-        path: backend_of(holder[name], path).to_host(holder[name]).copy()
-        for path, holder, name in leaves(weights, "weights")
-    }
+IN_PROGRESS = {f.name: COUNT if f.type == "int" else NUMBER for f in fields(Progress)}
+IN_PARTS = {
+    "options": IN_OPTIONS,
+    "optimizer": IN_OPTIMIZER,
+    "progress": IN_PROGRESS | {"least": or_null(NUMBER)},
+    "history": IN_HISTORY,
+}
+IN_CHECKPOINT = dict.fromkeys(IN_PARTS, OBJECT) | {"kind": STRING}
+IN_CHECKPOINT |= dict.fromkeys(("state", "metadata"), ANYTHING)
 
 
-def assign(weights: Any, arrays: Mapping[str, Array]) -> None:
-    """Give the weights these values (NumPy), by path."""
-    for path, holder, name in leaves(weights, "weights"):
-        holder[name] = holder.placement.from_host(arrays[path])
+@dataclass
+class Training:
+    """All that training changes.
+
+    - weights: the tree of the weights
+    - best: a copy of the best ones, as an average over one update
+    - state: that of the sequences which go on in the next batch, if it is carried
+    """
+
+    weights: Any
+    optimizer: Optimizer
+    history: History
+    progress: Progress
+    best: Average | None = None
+    state: Any = None
 
 
 def save(
-    path: str | os.PathLike[str],
-    weights: Any,
-    optimizer: Optimizer,
-    progress: Progress,
-    options: dict[str, Any],
+    path: str | os.PathLike[str], training: Training, options: dict[str, Any], metadata: Any
 ) -> None:
     """Write everything that training needs to go on; a file that is there is replaced."""
-    tensors = {f"weights.{k}": w for k, w in on_host(weights).items()}
-    tensors |= {f"best.{k}": w for k, w in (progress.best or {}).items()}
+    optimizer, progress = training.optimizer, asdict(training.progress)
+    tensors = {f"weights.{k}": holder[name] for k, holder, name in _leaves(training)}
     tensors |= {f"optimizer.{k}": a for k, a in optimizer.state.items()}
+    tensors |= {f"best.{k}": a for k, a in (training.best.state if training.best else {}).items()}
+    form = _form(training.state, tensors)
+    known = {"class": type(optimizer).__name__, "steps": optimizer.steps, "lr": optimizer.lr}
     info = {
         "kind": KIND,
         "options": options,
-        "optimizer": {"class": type(optimizer).__name__, "steps": optimizer.steps},
-        "lr": optimizer.lr,
-        "history": asdict(progress.history),
-        "progress": [progress.epoch, progress.step, progress.waited],
-        "least": repr(progress.least),
+        "optimizer": known,
+        "progress": progress | {"least": None if progress["least"] == inf else progress["least"]},
+        "history": asdict(training.history),
+        "state": form,
+        "metadata": metadata,
     }
     files.write(path, tensors, info)
 
 
-def load(
-    path: str | os.PathLike[str], weights: Any, optimizer: Optimizer, options: dict[str, Any]
-) -> Progress:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The tensors of a checkpoint, and its JSON values after all checks.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If the file cannot be read.
+    ValueError
+        If it is no file of `xrnn.fit`, or one whose values are not those that `save` writes.
+    """
+    name = os.fsdecode(path)
+    tensors, info = files.read(path)
+    if info.get("kind") != KIND:
+        raise ValueError(f"{name} is no checkpoint of xrnn.fit")
+    check_values(name, "", info, IN_CHECKPOINT)
+    for key, kinds in IN_PARTS.items():
+        check_values(name, f"{key}.", info[key], kinds)
+    _check_rows(name, info["history"]["rows"], info["progress"]["step"])
+    return tensors, info
+
+
+def load(path: str | os.PathLike[str], training: Training, options: dict[str, Any]) -> None:
     """Take over what `save` has written.
 
     Raises
@@ -83,60 +152,128 @@ def load(
     FileNotFoundError, OSError
         If the file cannot be read.
     ValueError
-        If it is no file of `xrnn.fit`, or one of another model, other options or another
-        optimizer.
+        If it is no file of `xrnn.fit`, one of another model, other options or another optimizer,
+        or does not hold what it must; nothing is changed then.
     """
     name = os.fsdecode(path)
-    tensors, info = files.read(path)
-    if info.get("kind") != KIND:
-        raise ValueError(f"{name} is no checkpoint of xrnn.fit")
+    tensors, info = read(path)
+    _check_options(name, info, options, training.optimizer)
     try:
-        return _taken(name, tensors, info, weights, optimizer, options)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{name}: what it holds has not the form of a checkpoint") from error
+        state = _formed(info["state"], tensors)
+    except (KeyError, TypeError, RecursionError):
+        raise refusal(name, f"state is {info['state']!r:.80}, which names no tensors") from None
+    _check_tensors(name, tensors, info, training)
+    groups: dict[str, dict[str, Array]] = {"weights": {}, "best": {}, "optimizer": {}, "state": {}}
+    for key, array in tensors.items():
+        group, _, rest = key.partition(".")
+        groups[group][rest] = array
+    for key, holder, k in _leaves(training):
+        holder[k] = holder.placement.from_host(groups["weights"][key])
+        training.state = _moved(state, holder.placement)
+    optimizer, known = training.optimizer, info["optimizer"]
+    # Arrays of NumPy follow their weights to the library of these when they are needed.
+    optimizer.state, optimizer.steps = groups["optimizer"], known["steps"]
+    optimizer.lr = known["lr"]
+    if groups["best"]:
+        training.best = Average(0.0)
+        training.best.state, training.best.steps = groups["best"], 1
+    training.history = History(**info["history"])
+    least = info["progress"]["least"]
+    training.progress = Progress(**info["progress"] | {"least": inf if least is None else least})
 
 
-def _taken(
-    name: str,
-    tensors: dict[str, Array],
-    info: dict[str, Any],
-    weights: Any,
-    optimizer: Optimizer,
-    options: dict[str, Any],
-) -> Progress:
-    history = History(**info["history"])
-    theirs, mine = info["options"], dict(options)
-    if mine["seed"] is None:
-        mine["seed"] = theirs["seed"]
-    if odd := [key for key in mine if theirs.get(key) != mine[key]]:
-        key = odd[0]
-        raise ValueError(
-            f"{name} is the checkpoint of another run: {key} was {theirs.get(key)!r:.80} and is "
-            f"{mine[key]!r:.80} now"
-        )
+def _leaves(training: Training) -> Iterator[tuple[str, Any, str]]:
+    return leaves(training.weights, "weights")
+
+
+def _form(state: Any, tensors: dict[str, Array]) -> Any:
+    """A state of mappings, tuples and arrays as JSON, its arrays put into the tensors."""
+    if isinstance(state, Mapping):
+        return {name: _form(part, tensors) for name, part in state.items()}
+    if isinstance(state, tuple):
+        return [_form(part, tensors) for part in state]
+    if state is None:
+        return None
+    key = f"state.{sum(k.startswith('state.') for k in tensors)}"
+    tensors[key] = state
+    return key
+
+
+def _formed(form: Any, tensors: Mapping[str, Array]) -> Any:
+    """The inverse of `_form`."""
+    if isinstance(form, dict):
+        return {name: _formed(part, tensors) for name, part in form.items()}
+    if isinstance(form, list):
+        return tuple(_formed(part, tensors) for part in form)
+    return None if form is None else tensors[form]
+
+
+def _moved(state: Any, placement: Any) -> Any:
+    """A state of arrays of NumPy in another library."""
+    if isinstance(state, dict):
+        return {name: _moved(part, placement) for name, part in state.items()}
+    if isinstance(state, tuple):
+        return tuple(_moved(part, placement) for part in state)
+    return None if state is None else placement.from_host(state)
+
+
+def _check_rows(name: str, rows: list[Any], step: int) -> None:
+    """Raise ValueError unless these are the rows of a history up to a step."""
+    before = 0
+    for n, row in enumerate(rows):
+        where = f"history.rows[{n}]"
+        numbers = isinstance(row, dict) and all(type(v) in (int, float) for v in row.values())
+        if not numbers or not {"epoch", "step", "loss", "lr", "seconds"} <= row.keys():
+            raise refusal(name, f"{where} is {row!r:.80}; it must be a row of numbers")
+        if not before < row["step"] <= step:
+            raise refusal(
+                name,
+                f"{where}.step is {row['step']}; it must be above {before}, that of the row "
+                f"before, and at most {step}",
+            )
+        before = row["step"]
+
+
+def _check_options(
+    name: str, info: dict[str, Any], options: dict[str, Any], optimizer: Optimizer
+) -> None:
+    """Raise ValueError unless the run is the same; a seed of None is any."""
+    theirs = info["options"]
+    for key, mine in options.items():
+        if theirs[key] != mine and not (key == "seed" and mine is None):
+            raise ValueError(
+                f"{name} is the checkpoint of another run: {key} was {theirs[key]!r:.80} and is "
+                f"{mine!r:.80} now{f'; give rng={theirs[key]}' if key == 'seed' else ''}"
+            )
     if info["optimizer"]["class"] != type(optimizer).__name__:
         raise ValueError(
-            f"{name} was trained with {info['optimizer']['class']}; give such an optimizer"
+            f"{name} was trained with {info['optimizer']['class']:.80}; give such an optimizer"
         )
-    groups: dict[str, dict[str, Array]] = {"weights": {}, "best": {}, "optimizer": {}}
-    for key, array in tensors.items():
-        group, _, path = key.partition(".")
-        groups[group][path] = array
-    places = {path: (holder, k) for path, holder, k in leaves(weights, "weights")}
-    for path in groups["weights"].keys() ^ places.keys():
-        raise ValueError(f"{name} is the checkpoint of another model: {path} is missing or unknown")
-    for path, (holder, k) in places.items():
-        found, here = groups["weights"][path], holder[k]
-        if found.shape != tuple(here.shape) or dtype_name(found.dtype) != dtype_name(here.dtype):
+
+
+def _check_tensors(
+    name: str, tensors: Mapping[str, Array], info: dict[str, Any], training: Training
+) -> None:
+    """Raise ValueError unless the tensors are those of this training, and finite."""
+    needed: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
+    slots = training.optimizer.slots if info["optimizer"]["steps"] else ()
+    best = any(key.startswith("best.") for key in tensors)
+    for path, holder, k in _leaves(training):
+        shape, dtype = tuple(holder[k].shape), dtype_name(holder[k].dtype)
+        needed[f"weights.{path}"] = shape, (dtype,)
+        needed |= {f"optimizer.{slot}.{path}": (shape, WIDE) for slot in slots}
+        needed |= {f"best.{path}": (shape, WIDE)} if best else {}
+        states = [key for key in tensors if key.startswith("state.")]
+        needed |= {key: (tensors[key].shape, (dtype,)) for key in states}
+    if odd := sorted(needed.keys() ^ tensors.keys()):
+        word = "missing" if odd[0] in needed else "unknown"
+        raise ValueError(f"{name} is the checkpoint of another model: {odd[0]} is {word}")
+    for key, (shape, dtypes) in needed.items():
+        found = tensors[key]
+        if found.shape != shape or dtype_name(found.dtype) not in dtypes:
             raise ValueError(
-                f"{name} is the checkpoint of another model: {path} is {found.dtype} of shape "
-                f"{found.shape} there, and {here.dtype} of shape {tuple(here.shape)} here"
+                f"{name} is the checkpoint of another model: {key} is {dtype_name(found.dtype)} of "
+                f"shape {found.shape} there, and must be {' or '.join(dtypes)} of shape {shape}"
             )
-    epoch, step, waited = info["progress"]
-    assign(weights, groups["weights"])
-    backend = next(iter(places.values()))[0].placement.backend
-    optimizer.state = {k: backend.from_host(a) for k, a in groups["optimizer"].items()}
-    optimizer.steps, optimizer.lr = int(info["optimizer"]["steps"]), info["lr"]
-    return Progress(
-        history, int(epoch), int(step), int(waited), float(info["least"]), groups["best"] or None
-    )
+        if not host.xp.isfinite(found).all():
+            raise refusal(name, f"{key} holds NaN or infinity")

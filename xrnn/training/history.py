@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from xrnn.engine import atomic
 
-Stopped = Literal["epochs", "patience", "interrupted"]
+Stopped = Literal["epochs", "steps", "patience", "interrupted"]
 
 
 @dataclass
@@ -20,11 +20,14 @@ class History:
     Attributes
     ----------
     rows : list of dict of str to float
-        For each epoch ``epoch``, ``loss``, ``lr``, ``seconds``, and with validation data
-        ``validation`` and the metrics.
+        For each epoch, or with `every` for so many steps, ``epoch`` (the number of the one that
+        is made), ``loss``, with validation data ``validation`` and the metrics, ``step`` (how many
+        were made), ``lr`` and ``seconds``.  After an interruption there is a row for the steps
+        after the last one.
     best : int or None
-        The number of the epoch whose weights the model has, if the best were restored.
-    stopped : {"epochs", "patience", "interrupted"}
+        The number of the row, and so of the epoch, whose weights the model has, if the best were
+        restored.
+    stopped : {"epochs", "steps", "patience", "interrupted"}
         Why training ended.
     seed : int
         What all random numbers were made of: ``rng=seed`` gives the same run again.
@@ -39,13 +42,13 @@ class History:
     skipped: int = 0
 
     def __getitem__(self, name: str) -> list[float]:
-        """The values of all epochs, as ``history["validation"]``."""
+        """The values of all rows, as ``history["validation"]``."""
         if self.rows and name not in self.rows[0]:
             raise KeyError(f"there is no {name!r:.80}; there are {', '.join(self.rows[0])}")
         return [row[name] for row in self.rows]
 
     def __len__(self) -> int:
-        """The number of epochs."""
+        """The number of rows."""
         return len(self.rows)
 
     def __str__(self) -> str:
@@ -53,13 +56,13 @@ class History:
             return "no epoch"
         names = list(self.rows[0])
         lines = ["  ".join(f"{name:>10}" for name in names)]
-        for row in self.rows:
-            here = "  best" if row["epoch"] == self.best else ""
+        for n, row in enumerate(self.rows, 1):
+            here = "  best" if n == self.best else ""
             lines.append("  ".join(f"{row[name]:>10.4g}" for name in names) + here)
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Draw the losses over the epochs.
+        """Draw the losses over the epochs, or over the steps where there are several rows in one.
 
         Parameters
         ----------
@@ -88,11 +91,13 @@ class History:
             raise ValueError("history holds no epoch; there is nothing to draw")
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
+        unit = "epoch" if self["epoch"] == [*range(1, len(self) + 1)] else "step"
         for name, words in self._curves():
-            axes.plot(self["epoch"], self[name], marker=".", label=words)
+            axes.plot(self[unit], self[name], marker=".", label=words)
         if self.best is not None:
-            axes.axvline(self.best, color="grey", linewidth=1, linestyle=":", label="best epoch")
-        axes.set_xlabel("epoch")
+            at = self[unit][self.best - 1]
+            axes.axvline(at, color="grey", linewidth=1, linestyle=":", label=f"best {unit}")
+        axes.set_xlabel(unit)
         axes.set_ylabel("loss")
         axes.grid(alpha=0.3)
         axes.legend()

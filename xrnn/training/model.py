@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from xrnn.backends import backend_of, host
+from xrnn.backends import backend_of
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
+from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part
-from xrnn.layers.sequential import takes
+from xrnn.layers.sequential import Sequential, takes
 from xrnn.learn.trees import leaves
-from xrnn.training.batches import Batch, Dataset, moved
+from xrnn.training.batches import Batch, Dataset, Targets, mask_of, moved, pair_of
 from xrnn.typing import Array
+
+#: what `forward` calls the lengths of its inputs
+LENGTHS = ("lengths", "target_lengths")
 
 
 class Model:
@@ -23,24 +27,38 @@ class Model:
     ----------
     part : part
         The model of the user.
+    labels : bool
+        Whether targets are sequences of labels, with lengths of their own.
+    carry_state : bool
+        Whether sequences of a batch go on in the next one.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no part, or has no weights.
+        If it is no part, or has no weights, or no state to be carried.
     """
 
-    def __init__(self, part: Any) -> None:
+    def __init__(self, part: Any, labels: bool = False, carry_state: bool = False) -> None:
         if not isinstance(part, Part) or isinstance(part, type):
             raise TypeError(f"model is {part!r:.80}; it must be a part, such as an xrnn.Sequential")
         self.part, self.takes = part, takes(part)
+        #: the gradient of the inputs is not needed
+        self.omit = {"omit_dxs": True} if "omit_dxs" in takes(part, "backward") else {}
         holders = [holder for _, holder, _ in leaves(part.weights, "weights")]
         if not holders or not all(isinstance(one, Parameters) for one in holders):
             raise ValueError("model has no weights; there is nothing to train")
         self.placement = holders[0].placement
         self.batch_first = bool(getattr(part, "batch_first", False))
-        #: whether there is an output at each step; None until the first batch
-        self.per_step: bool | None = None
+        #: whether it reads sources and targets
+        self.pair = "target_lengths" in self.takes
+        #: what targets are; None until the first batch
+        self.targets: Targets | None = "labels" if labels else None
+        self.carry_state = carry_state
+        if carry_state and not isinstance(part, Layer | Sequential):
+            raise TypeError(
+                f"model is a {type(part).__name__}; for carry_state it must be a recurrent layer "
+                "or an xrnn.Sequential"
+            )
 
     @property
     def weights(self) -> Any:
@@ -49,29 +67,54 @@ class Model:
 
     def batch(self, data: Dataset, places: Array) -> Batch:
         """The batch of these sequences of a data set."""
-        if self.per_step is None:
-            one = data.batch(places[:1], self.placement, self.batch_first, per_step=False)
-            self.per_step = self(one).ndim > 2
-        return data.batch(places, self.placement, self.batch_first, self.per_step)
+        if self.targets is None:
+            one = data.batch(places[:1], self.placement, self.batch_first, "whole")
+            self.targets = "steps" if self(one)[0].ndim > 2 else "whole"
+        return data.batch(places, self.placement, self.batch_first, self.targets)
 
     def accept_batch(self, given: Any) -> Batch:
         """The batch that an iterable of a user gave."""
-        if not isinstance(given, Sequence) or len(given) not in (2, 3):
+        if not isinstance(given, Sequence) or not 2 <= len(given) <= 3 + self._two_lengths:
             raise TypeError(
-                f"data gave a {type(given).__name__}; it must give batches (x, y) or "
-                "(x, y, lengths)"
+                f"data gave a {type(given).__name__}; it must give batches {self.batch_words}"
             )
-        x, y = (self._moved(name, one) for name, one in zip("xy", given, strict=False))
-        T, B = (x.shape[1::-1] if self.batch_first else x.shape[:2]) if x.ndim > 1 else (0, 0)
-        lengths = None if len(given) == 2 or given[2] is None else accept_lengths(given[2], T, B)
-        mask, count = None, prod(y.shape[:1])
-        if tuple(y.shape[:2]) == tuple(x.shape[:2]):
-            count = T * B
-            if lengths is not None:
-                valid = host.xp.arange(T)[:, None] < lengths
-                mask = self.placement.moved(valid.T.copy() if self.batch_first else valid)
-                count = int(lengths.sum())
-        return Batch(x, y, lengths, mask, count)
+        x, y, *lengths = given
+        named = pair_of(x) if self.pair else {"x": x}
+        inputs, y = tuple(self._moved(*one) for one in named.items()), self._moved("y", y)
+        sizes = [self._sizes(one) for one in inputs]
+        if self.targets == "labels":
+            sizes.append(y.shape[::-1] if y.ndim == 2 else (0, 0))
+        lengths += [None] * (len(sizes) - len(lengths))
+        found = [
+            None if theirs is None else accept_lengths(theirs, *one)
+            for one, theirs in zip(sizes, lengths, strict=True)
+        ]
+        known, mask, count = tuple(found[: len(inputs)]), None, prod(y.shape[:1])
+        if self.targets == "labels":
+            return Batch(inputs, y, known, None, count, found[-1])
+        (T, B), last = sizes[-1], known[-1]
+        if tuple(y.shape[:2]) == tuple(inputs[-1].shape[:2]):
+            count = T * B if last is None else int(last.sum())
+            mask = None if last is None else mask_of(last, T, self.batch_first, self.placement)
+        return Batch(inputs, y, known, mask, count)
+
+    @property
+    def _two_lengths(self) -> bool:
+        return self.pair or self.targets == "labels"
+
+    @property
+    def batch_words(self) -> str:
+        """What the batches of an iterable are, in words."""
+        x = "(sources, targets)" if self.pair else "x"
+        more = ", target_lengths" if self._two_lengths else ""
+        return f"({x}, y) or ({x}, y, lengths{more})"
+
+    def _sizes(self, x: Array) -> tuple[int, int]:
+        """T and B of an input."""
+        if x.ndim < 2:
+            return 0, 0
+        first, second = x.shape[:2]
+        return (second, first) if self.batch_first else (first, second)
 
     def _moved(self, name: str, array: Any) -> Array:
         backend = backend_of(array, name)
@@ -79,30 +122,38 @@ class Model:
             return array
         return moved(name, backend.to_host(array), self.placement)
 
-    def __call__(self, batch: Batch) -> Array:
-        """The outputs in inference."""
-        found = self.part(batch.x, **self._known(batch))
-        return found[0] if isinstance(found, tuple) else found
+    def __call__(self, batch: Batch, state: Any = None) -> tuple[Array, Any]:
+        """The outputs in inference, and the state at the end if it is carried."""
+        known = self._known(batch, state)
+        run = self.part.run if self.carry_state and isinstance(self.part, Sequential) else self.part
+        found = run(*batch.inputs, **known)
+        return found if isinstance(found, tuple) else (found, None)
 
-    def forward(self, batch: Batch, seed: int) -> tuple[Array, Any]:
-        """The outputs in training, and a tape."""
-        known = self._known(batch) | ({"seed": seed} if "seed" in self.takes else {})
-        y, *_, tape = self.part.forward(batch.x, **known)
-        return y, tape
+    def forward(self, batch: Batch, seed: int, state: Any = None) -> tuple[Array, Any, Any]:
+        """The outputs in training, a tape, and the state at the end if it is carried."""
+        known = self._known(batch, state) | ({"seed": seed} if "seed" in self.takes else {})
+        y, *last, tape = self.part.forward(*batch.inputs, **known)
+        if self.carry_state:
+            return y, tape, last[0] if last else tape.state
+        return y, tape, None
 
     def backward(self, tape: Any, dy: Array) -> Any:
         """The gradients of the weights."""
-        return self.part.backward(tape, dy)[-1]
+        return self.part.backward(tape, dy, **self.omit)[-1]
 
-    def _known(self, batch: Batch) -> dict[str, Any]:
-        if batch.lengths is None:
-            return {}
-        if "lengths" not in self.takes:
-            raise ValueError(
-                "the sequences of a batch have different lengths, and forward of the model "
-                "takes none; give sequences of one length, or a model with recurrent layers"
-            )
-        return {"lengths": batch.lengths}
+    def _known(self, batch: Batch, state: Any) -> dict[str, Any]:
+        """The keywords of the call: lengths, and a state to start from."""
+        found = {} if state is None else {"state": state}
+        for name, lengths in zip(LENGTHS, batch.lengths, strict=False):
+            if lengths is None:
+                continue
+            if name not in self.takes:
+                raise ValueError(
+                    "the sequences of a batch have different lengths, and forward of the model "
+                    "takes none; give sequences of one length, or a model with recurrent layers"
+                )
+            found[name] = lengths
+        return found
 
     def targets_like(self, y: Array, targets: Array) -> Array:
         """The targets; with an axis of 1 for a single output of real numbers."""

@@ -19,7 +19,7 @@ def predict(model: Any, x: Any, *, batch_size: int = 256) -> Array | list[Array]
     model : Sequential, Layer, or another part
         As for `xrnn.fit`.
     x : array (N, T, …) or list of N arrays (T_n, …)
-        The sequences.
+        The sequences; a pair of such for a model of two inputs, such as an `xrnn.Seq2Seq`.
     batch_size : int
         How many are computed at once.
 
@@ -42,17 +42,17 @@ def predict(model: Any, x: Any, *, batch_size: int = 256) -> Array | list[Array]
     """
     check_positive("predict", batch_size=batch_size)
     bound = Model(model)
-    data = Dataset(x)
+    data = Dataset(x, pair=bound.pair)
     outputs: list[Any] = [None] * len(data)
     per_step = False
     for places in data.in_order(batch_size):
-        batch = data.batch(places, bound.placement, bound.batch_first, per_step=False)
-        y = bound.placement.backend.to_host(bound(batch))
+        batch = data.batch(places, bound.placement, bound.batch_first, "whole")
+        y = bound.placement.backend.to_host(bound(batch)[0])
         per_step = y.ndim > 2
         for row, n in enumerate(places):
             if per_step:
                 one = y[row] if bound.batch_first else y[:, row]
-                outputs[n] = one[: data.lengths[n]].copy()
+                outputs[n] = one[: data.lengths[-1][n]].copy()
             else:
                 outputs[n] = y[row]
     return outputs if per_step else host.xp.stack(outputs)

@@ -1,0 +1,289 @@
+"""The loop of `fit`: steps, rows of the history, and what ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite, nan
+from typing import Any
+
+from xrnn.learn import optim
+from xrnn.learn.average import Average
+from xrnn.training import checkpoint as checkpoints
+from xrnn.training.batches import Batch, Dataset
+from xrnn.training.checkpoint import Progress, Training
+from xrnn.training.history import History
+from xrnn.training.measures import Measures
+from xrnn.training.model import Model
+from xrnn.training.show import Silent
+from xrnn.training.signals import TERMINATIONS, noted
+
+#: so many updates may be left out one after the other before training is given up
+MOST_SKIPPED = 10
+
+#: what a run trains on or measures: sequences, or batches
+Data = Dataset | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `xrnn.fit` that its loop reads, checked."""
+
+    epochs: int | None
+    steps: int | None
+    every: int | None
+    patience: int | None
+    batch_size: int
+    clip: float
+    schedule: Callable[[int], float] | None
+    keep_best: bool
+    checkpoint: str | os.PathLike[str] | None
+    metadata: Any
+    callback: Callable[[History], object] | None
+
+
+class Loop:
+    """A run of `fit`, after its arguments have been checked.
+
+    Parameters
+    ----------
+    model, data, validation, measures, optimizer, options
+        As for `xrnn.fit`.
+    seed : int
+        What all random numbers are made of.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Data,
+        validation: Data | None,
+        measures: Measures,
+        optimizer: optim.Optimizer,
+        options: Options,
+        seed: int,
+    ) -> None:
+        self.model, self.data, self.validation, self.measures = model, data, validation, measures
+        self.options = options
+        self.training = Training(model.weights, optimizer, History(seed), Progress())
+        self.show = Silent()
+        self.seen: list[int] = []
+        self.saving = False
+        #: updates that were left out one after the other; targets since the start; the part of the
+        #: epoch that is done
+        self.skipped, self.targets, self.part = 0, 0, 0.0
+        self.start = self.last = time.monotonic()
+
+    @property
+    def history(self) -> History:
+        """What happened so far."""
+        return self.training.history
+
+    @property
+    def progress(self) -> Progress:
+        """How far training is."""
+        return self.training.progress
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a run goes on."""
+        n = len(self.data) if isinstance(self.data, Dataset) else None
+        return {"seed": self.history.seed, "batch_size": self.options.batch_size, "sequences": n}
+
+    def extent(self) -> tuple[str, int | None, int]:
+        """What training is counted in, "epoch" or "step"; how many there are, and are done."""
+        options, progress = self.options, self.progress
+        if options.steps is not None or options.every is not None:
+            return "step", options.steps, progress.step
+        return "epoch", options.epochs, progress.epoch
+
+    def train(self, show: Silent) -> History:
+        """Train to the end, or until a signal asks for it."""
+        self.show = show
+        handled = [signal.SIGINT]
+        if self.options.checkpoint is not None:
+            handled += TERMINATIONS
+        with noted(*handled) as self.seen:
+            try:
+                self._run()
+            except KeyboardInterrupt:
+                if self.seen or self.saving:  # the second one, or no checkpoint to go on from
+                    raise
+                self.history.stopped = "interrupted"
+        if self.training.best is not None:
+            self.training.best.copy_to(self.training.weights)
+        else:
+            self.history.best = None
+        for number in self.seen:
+            if number != signal.SIGINT:
+                signal.raise_signal(number)  # as it would have come without this run
+        return self.history
+
+    def _run(self) -> None:
+        progress, history = self.progress, self.history
+        self.start = self.last = time.monotonic()
+        while (ending := self._ending()) is None:
+            if self._epoch():
+                progress.epoch, progress.batch, self.training.state = progress.epoch + 1, 0, None
+                self.part = 1.0
+                if self.options.every is None:
+                    self._report()
+            if self.seen:
+                ending = self._ending()
+                break
+        if ending is None:
+            self._save()  # at once: the validation data may take longer than there is time
+        if progress.batches:
+            self._report(save=ending is not None)
+        history.stopped = ending or "interrupted"
+
+    def _ending(self) -> Any:
+        """What ends training now, if no signal does; None if nothing does."""
+        options, progress = self.options, self.progress
+        if options.steps is not None and progress.step >= options.steps:
+            return "steps"
+        if options.epochs is not None and progress.epoch >= options.epochs:
+            return "epochs"
+        if options.patience is not None and progress.waited >= options.patience:
+            return "patience"
+        return None
+
+    def _epoch(self) -> bool:
+        """One pass over the data, from the batch where it was interrupted; whether it is whole."""
+        progress, every = self.progress, self.options.every
+        for batch, of in self._batches(self.data, progress.epoch, progress.batch):
+            self._advance(batch)
+            self.part = progress.batch / of if of else 0.0
+            if every is not None and progress.step % every == 0 and not self.seen:
+                self._report()
+            else:
+                self.show.batch(self._row(), self.part)
+            if self.seen or self._ending() is not None:
+                return False
+        if not progress.batch:
+            raise ValueError("fit: data gave no batch in this epoch; an iterator can be used once")
+        return True
+
+    def _advance(self, batch: Batch) -> None:
+        """Train on a batch."""
+        progress, training = self.progress, self.training
+        value, updated = self._update(batch)
+        self.skipped = 0 if updated else self.skipped + 1
+        if self.skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"fit: the gradients of {self.skipped} batches one after the other are not finite; "
+                "the weights are those of before.  Choose a smaller learning rate, or look for "
+                "numbers in the data that are not finite"
+            )
+        if not updated:
+            training.state = None
+            training.history.skipped += 1
+        progress.step, progress.batch = progress.step + 1, progress.batch + 1
+        progress.batches += 1
+        if isfinite(value):
+            progress.total += value * batch.counted
+            progress.count += batch.counted
+        self.targets += batch.counted
+        self._clock()
+
+    def _update(self, batch: Batch) -> tuple[float, bool]:
+        """The loss of a batch, and whether its gradients were finite, so that the weights
+        changed."""
+        training, options, step = self.training, self.options, self.progress.step
+        seed = (self.history.seed * 1_000_003 + step) % 2**63
+        y, tape, state = self.model.forward(batch, seed, training.state)
+        value, dy = self.measures.of_loss(self.model, y, batch)
+        clipped, norm = optim.clip_by_global_norm(self.model.backward(tape, dy), options.clip)
+        if options.schedule is not None:
+            training.optimizer.lr = options.schedule(step)
+        if not isfinite(float(norm)):
+            return float(value), False
+        training.optimizer.update(training.weights, clipped)
+        training.state = state
+        return float(value), True
+
+    def _clock(self) -> None:
+        """Add the time that has gone by to that of the row."""
+        now = time.monotonic()
+        self.progress.seconds, self.last = self.progress.seconds + now - self.last, now
+
+    def _row(self) -> dict[str, float]:
+        """The row of the history if it ended now, and the targets in a second; what is measured on
+        validation data is that of the row before."""
+        progress = self.progress
+        before = self.history.rows[-1] if self.history.rows else {}
+        found = {
+            "epoch": progress.epoch + (progress.batch > 0),
+            "loss": progress.total / progress.count if progress.count else nan,
+            "step": progress.step,
+            "lr": self.training.optimizer.lr,
+            "seconds": progress.seconds,
+        }
+        rate = self.targets / max(self.last - self.start, 1e-9)
+        return {**before, **found, "rate": rate}
+
+    def _report(self, save: bool = True) -> None:
+        """Measure the validation data, add a row to the history, and keep the best weights."""
+        training, progress, history = self.training, self.progress, self.history
+        found = self._row()
+        row = {"epoch": found["epoch"], "loss": found["loss"]}
+        decides = row["loss"]
+        if self.validation is not None:
+            row |= self._measured()
+            decides = row["validation"]
+        self._clock()
+        row |= {"step": found["step"], "lr": found["lr"], "seconds": progress.seconds}
+        history.rows.append(row)
+        progress.total, progress.count, progress.batches, progress.seconds = 0.0, 0, 0, 0.0
+        progress.waited += 1
+        if decides < progress.least:
+            progress.least, progress.waited, history.best = decides, 0, len(history)
+            if self.options.keep_best:
+                training.best = Average(0.0)
+                training.best.update(training.weights)
+        self.show.row(row | {"rate": found["rate"]}, self.part)
+        if save:
+            self._save()
+        if self.options.callback is not None:
+            self.options.callback(history)
+
+    def _save(self) -> None:
+        path = self.options.checkpoint
+        if path is not None:
+            self.saving = True
+            checkpoints.save(path, self.training, self.identity(), self.options.metadata)
+            self.saving = False
+
+    def _measured(self) -> dict[str, float]:
+        """The loss and the metrics over the validation data."""
+        totals: dict[str, float] = {}
+        count, state = 0, None
+        for batch, _ in self._batches(self.validation, None):
+            y, state = self.model(batch, state)
+            if not self.model.carry_state:
+                state = None
+            for name, value in self.measures.of_validation(self.model, y, batch).items():
+                totals[name] = totals.get(name, 0.0) + value * batch.counted
+            count += batch.counted
+        if not count:
+            raise ValueError("fit: validation holds no batch")
+        return {name: value / count for name, value in totals.items()}
+
+    def _batches(
+        self, data: Any, epoch: int | None, done: int = 0
+    ) -> Iterator[tuple[Batch, int | None]]:
+        """(batch, how many there are) but for those that are done; in random order for an epoch of
+        training."""
+        if not isinstance(data, Dataset):
+            for given in islice(data, done, None):
+                yield self.model.accept_batch(given), None
+            return
+        if epoch is None:
+            order = data.in_order(self.options.batch_size)
+        else:
+            order = data.order(self.options.batch_size, [self.history.seed, epoch])
+        for places in order[done:]:
+            yield self.model.batch(data, places), len(order)
