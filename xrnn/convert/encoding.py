@@ -204,3 +204,25 @@ def _array(name: str, view: Mapping[str, Any]) -> Array:
     values = host.xp.frombuffer(view["data"], dtype=host.named_dtype(DTYPES[view["dtype"]]))
     # safetensors files are little-endian.
     return (values.byteswap() if sys.byteorder == "big" else values).reshape(view["shape"])
+
+
+def check_json(name: str, value: Any) -> None:
+    """TypeError or ValueError unless `json` gives the value back as it is, but for tuples."""
+    try:
+        json.loads(json.dumps(value, allow_nan=False))
+        _check_keys(name, value)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must be a JSON value: None, bool, int, float (finite), str, and lists and "
+            f"dicts (with keys of str) of those; {error}"
+        ) from None
+
+
+def _check_keys(name: str, value: Any) -> None:
+    """TypeError unless all keys of dicts are str; `json` would make them so silently."""
+    if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
+        raise TypeError(f"{name} has the key {odd[0]!r:.80}")
+    if isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_keys(name, one)

@@ -11,7 +11,6 @@ else the metadata hold is kept, and `read` returns it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, overload
@@ -81,7 +80,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     tied = tied_names(parts)
     own = {key: one for key, one in parts.items() if key not in tied}
     tensors, keys = stored(own)
-    check_json("metadata", metadata)
+    encoding.check_json("metadata", metadata)
     info: dict[str, Any] = {
         "config": _config(part),
         "metadata": metadata,
@@ -333,25 +332,3 @@ def _differences(
             yield name, f"{name} is {words[0]} in the file, unknown here"
         elif a != b:
             yield name, f"{name} is {words[0]} in the file, {words[1]} here"
-
-
-def check_json(name: str, value: Any) -> None:
-    """TypeError or ValueError unless `json` gives the value back as it is, but for tuples."""
-    try:
-        json.loads(json.dumps(value, allow_nan=False))
-        _check_keys(name, value)
-    except (TypeError, ValueError, RecursionError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"{name} must be a JSON value: None, bool, int, float (finite), str, and lists and "
-            f"dicts (with keys of str) of those; {error}"
-        ) from None
-
-
-def _check_keys(name: str, value: Any) -> None:
-    """TypeError unless all keys of dicts are str; `json` would make them so silently."""
-    if isinstance(value, dict) and (odd := [key for key in value if not isinstance(key, str)]):
-        raise TypeError(f"{name} has the key {odd[0]!r:.80}")
-    if isinstance(value, dict | list | tuple):
-        for one in value.values() if isinstance(value, dict) else value:
-            _check_keys(name, one)

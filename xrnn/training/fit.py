@@ -12,7 +12,7 @@ import array_api_compat
 from xrnn.backends import host
 from xrnn.cells.base import check_flags, check_positive
 from xrnn.cells.numbers import accept_number
-from xrnn.convert import files
+from xrnn.convert import encoding
 from xrnn.learn import optim
 from xrnn.training import checkpoint as checkpoints
 from xrnn.training.batches import Dataset
@@ -167,7 +167,7 @@ def fit(
         check_flags("fit", progress=progress)
     if resume and checkpoint is None:
         raise ValueError("fit: resume is True and checkpoint is not given; give its path")
-    files.check_json("metadata", metadata)
+    encoding.check_json("metadata", metadata)
     measures = Measures(loss, metrics)
     options = Options(
         **_numbers(epochs, steps, every, patience, batch_size, clip),

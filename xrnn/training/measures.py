@@ -96,7 +96,9 @@ class _Called:
 def _check_loss(loss: Loss) -> None:
     """Raise TypeError if the loss cannot be called with outputs and targets."""
     try:
-        signature(loss).bind(None, None)
+        known = signature(loss)
+        given = {"lengths", "target_lengths"} & known.parameters.keys()
+        known.bind(None, None, **dict.fromkeys(given))
     except TypeError as error:
         raise TypeError(
             f"fit: loss is {loss!r:.80}; it must take (y, targets), and a mask where sequences of "
