@@ -74,6 +74,7 @@ EVERY: dict[str, Row] = {
     "LayerNorm": Row(lambda rng: xrnn.LayerNorm(H, eps=1e-3, **F64)),
     "Dropout": Row(lambda rng: xrnn.Dropout(0.5)),
     "Last": Row(lambda rng: xrnn.Last(batch_first=True)),
+    "Last, both ends": Row(lambda rng: xrnn.Last(both_ends=True)),
     "Mean": Row(lambda rng: xrnn.Mean()),
     "Max": Row(lambda rng: xrnn.Max()),
     "Merge": Row(lambda rng: xrnn.Merge("mul")),
@@ -277,3 +278,17 @@ def test_a_part_of_ones_own_is_named(tmp_path: Path) -> None:
     model = xrnn.Seq2Seq(encoder=rnn, decoder=rnn, readout=Scale())
     with pytest.raises(TypeError, match="whose 'readout' is a Scale; it must be a layer"):
         xrnn.save(tmp_path / "m", model)
+
+
+def test_last_of_before(tmp_path: Path) -> None:
+    """Files of versions without `both_ends` hold the one without it, and only that fills them."""
+    old, both = xrnn.Last(), xrnn.Last(both_ends=True)
+    assert old.config() == {"kind": "last", "batch_first": False}
+    xrnn.save(tmp_path / "old", old)
+    assert xrnn.load(tmp_path / "old").both_ends is False
+    with pytest.raises(ValueError, match="both_ends is False in the file, True here"):
+        xrnn.load(tmp_path / "old", both)
+    xrnn.save(tmp_path / "both", both)
+    assert xrnn.load(tmp_path / "both").both_ends is True
+    with pytest.raises(ValueError, match="both_ends is True in the file, False here"):
+        xrnn.load(tmp_path / "both", old)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,12 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "Dropout": lambda **how: xrnn.Dropout(0.4),
     **{f"Merge {m}": lambda m=m, **how: xrnn.Merge(m) for m in ("sum", "mean", "mul", "max")},
 }
-POOLS = {"Last": xrnn.Last, "Mean": xrnn.Mean, "Max": xrnn.Max}
+POOLS: dict[str, Any] = {
+    "Last": xrnn.Last,
+    "both ends": partial(xrnn.Last, both_ends=True),
+    "Mean": xrnn.Mean,
+    "Max": xrnn.Max,
+}
 every_plain = pytest.mark.parametrize("name", PLAIN)
 every_pool = pytest.mark.parametrize("pool", POOLS.values(), ids=list(POOLS))
 
@@ -117,6 +123,8 @@ def test_pooling(pool: Any, batch_first: bool, lengths: Any, mask: Any, device: 
         if len(steps):
             found = {"last": steps[-1], "mean": steps.mean(0), "max": steps.max(0)}
             expected[b] = found[part.kind]
+            if getattr(part, "both_ends", False):
+                expected[b, 2:] = steps[0, 2:]
     # What stands at steps that are not valid does not matter.
     xs = np.where(valid[:, :, None], XS, np.nan)
     given = [xs, mask]
@@ -345,3 +353,29 @@ def test_pieces_in_inference_go_on_from_states() -> None:
         found.append(y)
     np.testing.assert_allclose(np.concatenate(found), whole, rtol=0, atol=1e-6)
     np.testing.assert_allclose(state["block"]["rnn"].c, last["block"]["rnn"].c, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{}, {"lengths": LENGTHS}, {"mask": MASK}], ids=str)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_both_ends_are_the_last_states_of_both_directions(how: Any, batch_first: bool) -> None:
+    layer = xrnn.GRU(4, 3, bidirectional=True, batch_first=batch_first, dtype="float64", rng=0)
+    xs, how = (XS, how) if not batch_first else (XS.swapaxes(0, 1), dict(how))
+    if batch_first and "mask" in how:
+        how["mask"] = MASK.T
+    ys, state = layer(xs, **how)
+    y = xrnn.Last(batch_first=batch_first, both_ends=True)(ys, **how)
+    some: Any = MASK.any(axis=0) if "mask" in how else np.asarray(how.get("lengths", [6] * 5)) > 0
+    expected = np.concatenate([state.h[0], state.h[1]], axis=-1) * some[:, None]
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_both_ends_must_be_two_halves() -> None:
+    pool = xrnn.Last(both_ends=True)
+    with pytest.raises(ValueError, match=r"last: x has 3 values at each step; with both_ends it"):
+        pool(XS[..., :3])
+    with pytest.raises(TypeError, match="last: both_ends is 1; it must be True or False"):
+        xrnn.Last(both_ends=1)  # type: ignore[arg-type]
+    assert repr(pool) == "<Last(batch_first=False, both_ends=True)>"
+    model = xrnn.Sequential(rnn=xrnn.GRU(4, 3, rng=0), last=pool)
+    with pytest.raises(ValueError, match=r"last is .* which needs whole sequences and cannot step"):
+        model.step(XS[0].astype("float32"))

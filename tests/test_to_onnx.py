@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def random_parts(rng: np.random.Generator) -> dict[str, Any]:
             parts.append(xrnn.Linear(size, 3, activation=activation, bias=bool(rng.integers(2))))
             size = 3
     if rng.random() < 0.4:
-        pool: Any = [xrnn.Last, xrnn.Mean, xrnn.Max][rng.integers(3)]
+        both: Any = partial(xrnn.Last, both_ends=size % 2 == 0)
+        pool: Any = [xrnn.Last, xrnn.Mean, xrnn.Max, both][rng.integers(4)]
         parts += [pool(batch_first=batch_first), xrnn.Linear(size, 2)][: rng.integers(1, 3)]
     for part in parts:
         redraw(rng, part)

@@ -21,8 +21,9 @@ from fuzzing.table import (
 
 add("Dropout", rate=(o.RATE, "0.25"))
 add("Merge", mode=(k.choice("sum", "mean", "mul", "max"), "'max'"))
-for name in ("Last", "Mean", "Max"):
+for name in ("Mean", "Max"):
     add(name, batch_first=(k.FLAG, "True"), share=2)
+add("Last", batch_first=(k.FLAG, "True"), both_ends=(k.FLAG, "True"), share=2)
 add(
     "LayerNorm",
     size=(k.SIZE, "3"),
@@ -111,6 +112,7 @@ add("Pooling.__call__", "it", POOLS, **SEQUENCES)
 add("Pooling.forward", "it.forward", POOLS, **SEQUENCES)
 add("Pooling.backward", "it.backward", POOLS, **DY)
 add("Pooling.config", "it.config", POOLS, share=1)
+add("Last.config", "it.config", POOLS[:2], share=1)
 
 OWN_SEQUENCES: Given = {"x": (k.ARRAY, "put(it, of_pool(it))"), **STEPS}
 add("AttentionPooling.__call__", "it", ATTENTIVE, **OWN_SEQUENCES)

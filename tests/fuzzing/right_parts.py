@@ -26,7 +26,8 @@ def of_tied(it: Any) -> Any:
 
 def of_pool(it: Any) -> np.ndarray:
     """The sequences that a pooling part reads."""
-    return floats(*((B, T) if it.batch_first else (T, B)), 3)
+    n = 4 if getattr(it, "both_ends", False) else 3
+    return floats(*((B, T) if it.batch_first else (T, B)), n)
 
 
 def of_attentive(it: Any) -> Any:

@@ -106,7 +106,7 @@ TIED = (
     "xrnn.TiedLinear(xrnn.Embedding(7, 3, dtype='float64', device='array_api_strict', rng=0), "
     "activation='tanh', bias=False)",
 )
-POOLS = ("xrnn.Last()", "xrnn.Mean(batch_first=True)", "xrnn.Max()")
+POOLS = ("xrnn.Last()", "xrnn.Last(both_ends=True)", "xrnn.Mean(batch_first=True)", "xrnn.Max()")
 DROPOUTS = ("xrnn.Dropout(0.5)", "xrnn.Dropout(0.0)")
 MERGES = tuple(f"xrnn.Merge({mode!r})" for mode in ("sum", "mean", "mul", "max"))
 MODELS = (

@@ -47,7 +47,7 @@ KINDS = {
     "linear": Kind("Linear", ("in_features", "out_features"), ("activation", "bias")),
     "layer_norm": Kind("LayerNorm", ("size", "eps")),
     "dropout": Kind("Dropout", ("rate",)),
-    "last": Kind("Last", ("batch_first",)),
+    "last": Kind("Last", ("batch_first",), ("both_ends",)),
     "mean": Kind("Mean", ("batch_first",)),
     "max": Kind("Max", ("batch_first",)),
     "merge": Kind("Merge", ("mode",)),

@@ -31,6 +31,9 @@ from xrnn.typing import Array, GivenDType
 #: how a safetensors file begins: 8 bytes that hold a length, then JSON
 HEAD = 9
 
+#: options that a configuration holds only where they are others than these
+OMITTED = LATER | {"both_ends": False}
+
 P = TypeVar("P", bound=Parts)
 
 
@@ -316,7 +319,7 @@ def _differences(
     theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
 ) -> Iterator[tuple[str, str]]:
     """(option, how it differs) of two configurations."""
-    usual = LATER if "kind" in theirs and "kind" in mine else {}
+    usual = OMITTED if "kind" in theirs and "kind" in mine else {}
     for key in {**mine, **theirs}:
         a, b = (one.get(key, usual.get(key)) for one in (theirs, mine))
         name = f"{of}{key}"

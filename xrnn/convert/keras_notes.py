@@ -25,7 +25,8 @@ def notes_of(found: Found, masks: Sequence[str]) -> Iterator[str]:
         if both:
             H = config.get("units", config.get("output_dim"))
             last = f"ys[{batch}-1, …, :{H}] and ys[{batch}0, …, {H}:] side by side"
-        yield f"return_sequences=False: Keras returns {last} alone"
+        pool = ", as xrnn.Last(both_ends=True) does" if both else ""
+        yield f"return_sequences=False: Keras returns {last} alone{pool}"
     if config.get("go_backwards"):
         yield (
             "go_backwards: the layer has reverse=True, and its outputs are in the order of time; "

@@ -62,8 +62,8 @@ def to_keras(
                                           one alone
     ``xrnn.Sequential(…)``                ``Sequential`` of these layers
     ``xrnn.Last()`` behind a layer        its ``return_sequences=False``; if it is bidirectional,
-                                          ``Lambda(lambda ys: ys[:, -1])``, as Keras returns the
-                                          outputs of the backward direction at the first step
+                                          that is ``xrnn.Last(both_ends=True)``, and ``xrnn.Last()``
+                                          is ``Lambda(lambda ys: ys[:, -1])``
     ``xrnn.Merge()`` behind a layer       its ``merge_mode="sum"``
     ====================================  =========================================================
 

@@ -138,7 +138,9 @@ def _pooling(writer: Writer, name: str, part: Pooling, value: Value) -> Value:
     if not value.width:
         raise ValueError(f"{name} takes values, and {value.source} gives tokens")
     graph, xs, ys = writer.graph, value.tensor, f"{name}.ys"
-    if graph.lengths:
+    if isinstance(part, Last) and part.both_ends:
+        _both_ends(graph, name, value, ys)
+    elif graph.lengths:
         _pool_valid(graph, name, part, xs, ys)
     elif isinstance(part, Last):
         graph.add("Gather", [xs, graph.constant("end", -1)], ys, axis=0)
@@ -146,6 +148,25 @@ def _pooling(writer: Writer, name: str, part: Pooling, value: Value) -> Value:
         op = "ReduceMean" if isinstance(part, Mean) else "ReduceMax"
         graph.add(op, [xs], ys, axes=[0], keepdims=0)
     return Value(ys, value.width, False, name)
+
+
+def _both_ends(graph: Graph, name: str, value: Value, ys: str) -> None:
+    """The first half of the last valid step, and the second half of the first one."""
+    if value.width % 2:
+        raise ValueError(f"{name} takes two directions, and {value.source} gives {value.width}")
+    last, xs = f"{name}.last", value.tensor
+    if graph.lengths:
+        _pool_valid(graph, name, Last(), xs, last)
+        # Where there is no valid step it is 0, as at the last one.
+        inside = _steps_of(graph, f"{name}.inside", "Less")
+        xs = graph.add("Where", [inside, xs, graph.constant("zero", 0.0)], f"{name}.inside.kept")
+    else:
+        graph.add("Gather", [xs, graph.constant("end", -1)], last, axis=0)
+    first = graph.add("Gather", [xs, graph.constant("first", 0)], f"{name}.first", axis=0)
+    halves = {one: [f"{one}.forward", f"{one}.reverse"] for one in (last, first)}
+    for one, sides in halves.items():
+        graph.add("Split", [one], *sides, axis=-1)
+    graph.add("Concat", [halves[last][0], halves[first][1]], ys, axis=-1)
 
 
 def _pool_valid(graph: Graph, name: str, part: Pooling, xs: str, ys: str) -> None:

@@ -1,6 +1,7 @@
 """Pooling over time: one vector for each sequence, of its valid steps.
 
 Last:  y = x_T'                              (1)   T' is the last valid step
+       y = [a_T', b_t'] for x = [a, b]       (1')  with both ends; t' is the first valid step
 Mean:  y = 1/n Σ_t x_t                       (2)   over the n valid steps
 Max:   y = max_t x_t                         (3)   for each value; the first step that has it
 
@@ -130,8 +131,23 @@ class Pooling(Weightless):
 class Last(Pooling):
     """The outputs of the last valid step of each sequence.
 
-    After a bidirectional layer the second half has seen that step alone, because the reverse
-    direction begins there; `Mean` and `Max` see both directions whole.
+    After a bidirectional layer give ``both_ends=True``.  Without it the second half of the outputs
+    has seen the last step alone, because the reverse direction begins there: whatever came before
+    is lost in that half.
+
+    Parameters
+    ----------
+    batch_first : bool
+        Whether inputs are (B, T, n) instead of (T, B, n).
+    both_ends : bool
+        Whether the second half of the n values is that of the first valid step, where the reverse
+        direction has read the whole sequence.  So ``Bidirectional(…, return_sequences=False)`` of
+        Keras returns both.
+
+    Raises
+    ------
+    TypeError
+        If an option is not a bool.
 
     Examples
     --------
@@ -139,25 +155,58 @@ class Last(Pooling):
     >>> x = np.arange(6.0).reshape(3, 2, 1)  # T, B, n = 3, 2, 1
     >>> xrnn.Last()(x, lengths=[3, 1]).tolist()
     [[4.0], [1.0]]
+
+    The forward direction at the end, the reverse direction at the start:
+
+    >>> layer = xrnn.GRU(1, 4, bidirectional=True, rng=0)
+    >>> ys, state = layer(x.astype("float32"))
+    >>> y = xrnn.Last(both_ends=True)(ys)
+    >>> bool((y[:, :4] == state.h[0]).all() and (y[:, 4:] == state.h[1]).all())
+    True
     """
 
     kind = "last"
 
+    def __init__(self, *, batch_first: bool = False, both_ends: bool = False) -> None:
+        super().__init__(batch_first=batch_first)
+        check_flags(self.kind, both_ends=both_ends)
+        self.both_ends = bool(both_ends)
+
+    def config(self) -> dict[str, Any]:
+        """The options that change what is computed; `both_ends` only if it is True."""
+        return super().config() | ({"both_ends": True} if self.both_ends else {})
+
     def _pool(
         self, xs: Array, valid: Array, placement: Placement
     ) -> tuple[Array, tuple[Array, ...]]:
-        T = valid.shape[0]
-        steps = host.xp.arange(1, T + 1)[:, None] * valid
-        last = steps.max(axis=0, initial=0) - 1
-        chosen = placement.moved((host.xp.arange(T)[:, None] == last)[:, :, None])
-        xp = placement.backend.xp
-        return rounded_sum(apply_mask(chosen, xs, xp=xp), axis=0, xp=xp), (chosen,)  # (1)
+        T, n = valid.shape[0], xs.shape[-1]
+        if self.both_ends and n % 2:
+            raise ValueError(
+                f"last: x has {n} values at each step; with both_ends it must be (T, B, 2·n), the "
+                "outputs of both directions side by side"
+            )
+        t = host.xp.arange(T)[:, None]
+        ends = [((t + 1) * valid).max(axis=0, initial=0) - 1]
+        if self.both_ends:
+            ends.append(T - 1 - (((T - t) * valid).max(axis=0, initial=0) - 1))
+        chosen = [placement.moved((t == end)[:, :, None]) for end in ends]
+        xp, size = placement.backend.xp, n // len(ends)
+        found = [
+            rounded_sum(apply_mask(one, xs[..., k * size : (k + 1) * size], xp=xp), axis=0, xp=xp)
+            for k, one in enumerate(chosen)
+        ]
+        return found[0] if len(found) == 1 else xp.concat(found, axis=-1), tuple(chosen)  # (1)
 
     def _unpool(
         self, dy: Array, shape: tuple[int, ...], kept: list[Array], *, xp: Namespace
     ) -> Array:
-        (chosen,) = kept
-        return apply_mask(chosen, xp.broadcast_to(dy, shape), xp=xp)  # (1)
+        T, B, n = shape
+        size = n // len(kept)
+        found = [
+            apply_mask(one, xp.broadcast_to(dy[:, k * size : (k + 1) * size], (T, B, size)), xp=xp)
+            for k, one in enumerate(kept)
+        ]
+        return found[0] if len(found) == 1 else xp.concat(found, axis=-1)  # (1)
 
 
 class Mean(Pooling):
