@@ -17,7 +17,7 @@ from xrnn import cells
 from xrnn.backends import backend_of, host
 from xrnn.convert import files
 from xrnn.learn.online import Online
-from xrnn.learn.optim import SGD, Adam, Optimizer
+from xrnn.learn.optim import SGD, Adam, Average, Optimizer, Plateau
 from xrnn.typing import dtype_name
 
 B, I, H = 2, 3, 4
@@ -305,3 +305,83 @@ def test_ctrl_c_at_every_line(tmp_path: Path) -> None:
         if found == new:
             here = made(1)
     assert outcomes == {True, False}
+
+
+class TestAveragesAndPlateaus:
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+    def test_averaging_goes_on_bit_by_bit(self, tmp_path: Path, dtype: Any) -> None:
+        def run(parts: dict[str, Any], first: int, last: int) -> None:
+            for step in range(first, last):
+                train(parts, step, step + 1)
+                parts["average"].update({name: parts[name].weights for name in ("net", "out")})
+
+        here = parts(Adam, dtype=dtype, rng=0) | {"average": Average(0.75)}
+        run(here, 0, 3)
+        xrnn.save(tmp_path / "m", here)
+        alone = xrnn.load(tmp_path / "m")
+        empty = parts(Adam, dtype=dtype) | {"average": Average(0.75)}
+        filled = xrnn.load(tmp_path / "m", empty)
+        for other in (here, alone, filled):
+            assert other["average"].steps == 3
+            assert other["average"].config() == here["average"].config()
+            run(other, 3, 6)
+        for other in (alone, filled):
+            assert other["average"].state.keys() == here["average"].state.keys()
+            for path, array in here["average"].state.items():
+                np.testing.assert_array_equal(other["average"].state[path], array)
+
+    def test_an_average_before_the_first_update(self, tmp_path: Path) -> None:
+        xrnn.save(tmp_path / "m", Average(0.9))
+        assert vars(xrnn.load(tmp_path / "m")) == vars(Average(0.9))
+        with pytest.raises(ValueError, match=r"decay is 0\.9 in the file, 0\.8 here"):
+            xrnn.load(tmp_path / "m", Average(0.8))
+        with pytest.raises(ValueError, match="kind is 'average' in the file, 'plateau' here"):
+            xrnn.load(tmp_path / "m", Plateau())
+
+    def test_a_plateau_goes_on(self, tmp_path: Path) -> None:
+        measures = [3.0, 2.0, 2.5, 2.5, 2.5, 1.0, 1.5, 1.5, 1.5, 1.5]
+        whole = Plateau(shrink=0.5, patience=2, least=0.1)
+        factors = [whole.update(one) for one in measures]
+        for n in range(len(measures)):
+            here = Plateau(shrink=0.5, patience=2, least=0.1)
+            for one in measures[:n]:
+                here.update(one)
+            xrnn.save(tmp_path / "m", {"plateau": here})
+            alone = xrnn.load(tmp_path / "m")["plateau"]
+            filled = Plateau(shrink=0.5, patience=2, least=0.1)
+            xrnn.load(tmp_path / "m", {"plateau": filled})
+            for other in (alone, filled):
+                assert other.state == here.state
+                assert [other.update(one) for one in measures[n:]] == factors[n:]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"factor": 2.0}, r"plateau: factor is 2\.0; it must be in \[0, 1\]"),
+            ({"best": "a"}, "plateau: best is 'a'; it must be a number or None"),
+            ({"best": float("nan")}, "plateau: best is nan; it must be a number or None"),
+            ({"waited": -1}, r"plateau: waited is -1; it must lie in 0…"),
+            ({"waited": True}, "plateau: waited is True"),
+            ({"more": 1}, "plateau: state has factor, best, waited, more; it must have factor"),
+        ],
+    )
+    def test_a_plateau_that_cannot_be(self, tmp_path: Path, change: Any, message: str) -> None:
+        wrong, before = Plateau(), Plateau()
+        wrong.state = wrong.state | change
+        xrnn.save(tmp_path / "m", wrong)
+        with pytest.raises((ValueError, TypeError), match=message):
+            xrnn.load(tmp_path / "m", before)
+        assert before.state == Plateau().state
+
+    def test_an_average_that_cannot_be(self, tmp_path: Path) -> None:
+        wrong = Average(0.5)
+        wrong.update({"w": np.ones(2)})
+        for change, message in (
+            ({"steps": -1}, "average: steps is -1; it must lie in 0…"),
+            ({"state": {"w": np.ones(2, int)}}, "average: w is int64; it must be of float32"),
+        ):
+            other = Average(0.5)
+            vars(other).update(vars(wrong) | change)
+            xrnn.save(tmp_path / "m", other)
+            with pytest.raises((ValueError, TypeError), match=message):
+                xrnn.load(tmp_path / "m", Average(0.5))

@@ -103,6 +103,8 @@ add(
     measure=(k.Kind(k.is_real), "0.5"),
     changes=True,
 )
+add("Plateau.config", "it.config", ("xrnn.optim.Plateau()",), share=1)
+add("Average.config", "it.config", ("xrnn.optim.Average(0.5)",), share=1)
 add(
     "optim.accumulate",
     total=(k.optional(k.TREE), "tree()"),

@@ -19,13 +19,12 @@ from xrnn.cells.options import Options
 from xrnn.cells.zoneout import Zoneout
 from xrnn.convert.encoding import renamed
 from xrnn.convert.held import Held, is_group
-from xrnn.convert.parts import CLASSES, Module, Part, is_module, key_of
+from xrnn.convert.parts import CLASSES, OTHERS, Module, Part, is_module, key_of
 from xrnn.engine.checks import DTYPES, accept_dtype
 from xrnn.engine.parameters import stored
 from xrnn.layers.architecture import LATER, OPTIONS
 from xrnn.layers.composite import Composite
 from xrnn.layers.layer import Layer
-from xrnn.layers.part import Weightless
 from xrnn.learn.online import Online
 from xrnn.learn.optim import Optimizer
 from xrnn.typing import Array, DType
@@ -56,6 +55,8 @@ KINDS = {
     ),
     "attention_pooling": Kind("AttentionPooling", ("size", "attention_size", "batch_first")),
     "bias": Kind("Bias", ("size",)),
+    "average": Kind("Average", ("decay",)),
+    "plateau": Kind("Plateau", ("shrink", "patience", "threshold", "least")),
     "sequential": Kind("Sequential", ("parts",)),
     "residual": Kind("Residual", ("parts",)),
     "tied_linear": Kind(
@@ -170,7 +171,7 @@ class Builder:
             raise ValueError(f"{kind}: {missing[0]} is missing")
         # Files of the format 2 do not say the precision; by default no product is rounded.
         options = {option: config[option] for option in (*needed, *known) if option in config}
-        if not issubclass(CLASSES[KINDS[kind].usual], Weightless | Composite):
+        if not issubclass(CLASSES[KINDS[kind].usual], OTHERS):
             options |= {"dtype": self.dtype or config.get("dtype"), "device": self.device}
         return options
 

@@ -47,7 +47,7 @@ def save(path: str | os.PathLike[str], part: Parts, metadata: Any = None) -> Non
     ----------
     path : path
         The file.
-    part : part of a model, Optimizer, Online, or mapping of str to those
+    part : part of a model, Optimizer, Average, Plateau, Online, or mapping of str to those
         What to save: any part of xrnn, such as a layer, an `xrnn.Sequential` or an
         `xrnn.Seq2Seq`; with a mapping, several under their names.  A part that stands in several
         places or under several names is written once, and so is a weight of an
@@ -124,7 +124,7 @@ def load(
     ----------
     path : path
         The file.
-    part : part of a model, Optimizer, Online, or mapping of str to those, optional
+    part : as for `save`, optional
         The part whose weights are replaced; it keeps its library and device.
     cast : bool
         With `part`: whether a file of another dtype is accepted; its numbers are then rounded to
@@ -139,8 +139,8 @@ def load(
     part
         The `part` that was given, or what was saved.  What was one part in several places, such
         as the embedding of an `xrnn.TiedLinear`, is one part again, and the weights of an `Online`
-        are those of the layer if they were so before.  The state of an optimizer follows its
-        weights to their device at the next update.  New parts are never frozen.
+        are those of the layer if they were so before.  The state of an optimizer or an average
+        follows its weights to their device at the next update.  New parts are never frozen.
 
     Raises
     ------

@@ -12,15 +12,17 @@ from xrnn.convert.held import Held
 from xrnn.convert.parts import Part, is_module
 from xrnn.engine.checks import DTYPES, Placement
 from xrnn.engine.parameters import Parameters, assign_together
+from xrnn.learn.average import Average
 from xrnn.learn.online import Online
 from xrnn.learn.optim import Optimizer
+from xrnn.learn.schedules import PART, Plateau
 from xrnn.recurrence.precision import HALF
 from xrnn.typing import Array, dtype_name
 
-#: the dtypes of an optimizer's state
+#: the dtypes of the state of an optimizer or an average
 STATE = ("float32", "float64")
 
-#: the largest number of steps of an optimizer, which a float holds exactly
+#: the largest number of steps, which a float holds exactly
 MOST_STEPS = 2**53
 
 
@@ -77,7 +79,7 @@ def fill(held: Held, parts: Mapping[str, Part]) -> None:
     targets = list(_targets(held, parts))
     keys = {target.key for target in targets}
     for name, one in parts.items():
-        if isinstance(one, Optimizer):
+        if isinstance(one, Optimizer | Average):
             keys |= set(_slots(held, name).values())
     if odd := sorted(keys ^ held.tensors.keys()):
         raise ValueError(f"weights missing or unknown: {', '.join(odd)}")
@@ -89,8 +91,10 @@ def fill(held: Held, parts: Mapping[str, Part]) -> None:
     assignments: dict[int, tuple[Parameters, dict[str, Array]]] = {}
     changes: list[Change] = []
     for name, one in parts.items():
-        if isinstance(one, Optimizer):
-            changes += [_of_optimizer(held, name, one)]
+        if isinstance(one, Optimizer | Average):
+            changes += [_of_steps(held, name, one)]
+        elif isinstance(one, Plateau):
+            changes += [_of_plateau(held, name, one)]
         elif isinstance(one, Online):
             changes += _of_learner(one, new[name])
         elif is_module(one):
@@ -144,7 +148,7 @@ def _targets_of_learner(
 
 
 def _slots(held: Held, name: str) -> dict[str, str]:
-    """The names in the state of an optimizer → their keys in the file."""
+    """The names in the state of an optimizer or an average → their keys in the file."""
     return {str(slot): held.key(name, str(slot)) for slot in held.detail(name, "state", list)}
 
 
@@ -171,21 +175,42 @@ def _accepted(target: Target, found: Array) -> Array:
     return placement.accept(what, placement.from_host(found))
 
 
-def _of_optimizer(held: Held, name: str, one: Optimizer) -> Change:
-    """The change of an optimizer, after all checks.  Its state consists of arrays of NumPy, until
-    it follows the weights at the next update."""
-    steps = held.detail(name, "steps", int)
+def _of_steps(held: Held, name: str, one: Optimizer | Average) -> Change:
+    """The change of an optimizer or an average, after all checks.  Its state consists of arrays of
+    NumPy, until it follows the weights at the next update."""
+    kind, steps = one.config()["kind"], held.detail(name, "steps", int)
     if isinstance(steps, bool) or not 0 <= steps <= MOST_STEPS:
-        raise ValueError(f"optimizer: steps is {steps!r:.80}; it must lie in 0…{MOST_STEPS:,}")
+        raise ValueError(f"{kind}: steps is {steps!r:.80}; it must lie in 0…{MOST_STEPS:,}")
     state = {slot: held.tensors[key] for slot, key in _slots(held, name).items()}
     for slot, array in state.items():
         if dtype_name(array.dtype) not in STATE:
             raise TypeError(
-                f"optimizer: {held.key(name, slot)} is {array.dtype}; it must be of "
-                f"{', '.join(STATE)}"
+                f"{kind}: {held.key(name, slot)} is {array.dtype}; it must be of {', '.join(STATE)}"
             )
-    lr = accept_number("optimizer: lr", held.detail(name, "lr", float), *one.bounds["lr"])
-    new = {"lr": lr, "steps": steps, "state": state}
+    new: dict[str, Any] = {"steps": steps, "state": state}
+    if isinstance(one, Optimizer):
+        lr = held.detail(name, "lr", float)
+        new["lr"] = accept_number("optimizer: lr", lr, *one.bounds["lr"])
+    return _of_attributes(one, new)
+
+
+def _of_plateau(held: Held, name: str, one: Plateau) -> Change:
+    """The change of a plateau, after all checks."""
+    state = held.detail(name, "state", dict)
+    if state.keys() != one.state.keys():
+        raise ValueError(
+            f"plateau: state has {', '.join(state):.80}; it must have {', '.join(one.state)}"
+        )
+    best, waited = state["best"], state["waited"]
+    accept_number("plateau: factor", state["factor"], *PART)
+    if best is not None:
+        accept_number("plateau: best", best, "a number or None", lambda x: x == x)
+    if type(waited) is not int or not 0 <= waited <= MOST_STEPS:
+        raise ValueError(f"plateau: waited is {waited!r:.80}; it must lie in 0…{MOST_STEPS:,}")
+    return _of_attributes(one, {"state": state})
+
+
+def _of_attributes(one: Any, new: dict[str, Any]) -> Change:
     before = {key: vars(one)[key] for key in new}
     return partial(vars(one).update, new), partial(vars(one).update, before)
 

@@ -1,5 +1,5 @@
-"""What a file can hold: modules, parts without weights, parts of parts, optimizers and learners;
-and how each of them is described.
+"""What a file can hold: modules, parts without weights, parts of parts, optimizers and what else
+changes in training, and learners; and how each of them is described.
 
 - `config_of`: what a part must have in common with a file that is loaded into it
 - `details_of`: what else is needed to make it, or is taken over from the file
@@ -34,8 +34,10 @@ from xrnn.layers.rnn import RNN
 from xrnn.layers.seq2seq import Seq2Seq
 from xrnn.layers.sequential import Sequential
 from xrnn.layers.tied_linear import Bias, TiedLinear
+from xrnn.learn.average import Average
 from xrnn.learn.online import Online
 from xrnn.learn.optim import SGD, Adam, Optimizer
+from xrnn.learn.schedules import Plateau
 from xrnn.typing import Array, dtype_name
 
 
@@ -48,7 +50,7 @@ class Module(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-Part: TypeAlias = Module | Weightless | Composite | Optimizer | Online[Any]
+Part: TypeAlias = Module | Weightless | Composite | Optimizer | Average | Plateau | Online[Any]
 
 Parts: TypeAlias = Part | Mapping[str, Part]
 
@@ -59,9 +61,12 @@ CLASSES: dict[str, type] = {
         *(Layer, LSTM, GRU, RNN, InputGatedLSTM, Embedding, Linear, LayerNorm),
         *(Attention, AttentionPooling, Bias, TiedLinear),
         *(Dropout, Last, Mean, Max, Merge, Sequential, Residual, Seq2Seq),
-        *(SGD, Adam, Online),
+        *(SGD, Adam, Average, Plateau, Online),
     )
 }
+
+#: what has no weights of its own
+OTHERS = (Weightless, Composite, Optimizer, Average, Plateau, Online)
 
 
 def named(part: Parts) -> dict[str, Part]:
@@ -78,8 +83,8 @@ def named(part: Parts) -> dict[str, Part]:
             several = f"mapping whose {name!r:.80} is a " if isinstance(part, Mapping) else ""
             raise TypeError(
                 f"part is a {several}{type(one).__name__}; it must be a layer, an embedding, a "
-                "linear map, another part of xrnn, an optimizer, an Online, or a mapping of names "
-                "to those"
+                "linear map, another part of xrnn, an optimizer, an Average, a Plateau, an Online, "
+                "or a mapping of names to those"
             )
         inner = named(one.parts) if isinstance(one, Composite) else {}
         inner = {key_of(name, key): value for key, value in inner.items()}
@@ -90,14 +95,12 @@ def named(part: Parts) -> dict[str, Part]:
 
 
 def _can_be_saved(one: Any) -> bool:
-    if isinstance(one, Weightless | Composite | Optimizer | Online):
-        return True
-    return isinstance(getattr(one, "weights", None), Parameters)
+    return isinstance(one, OTHERS) or isinstance(getattr(one, "weights", None), Parameters)
 
 
 def is_module(part: Part) -> TypeGuard[Module]:
     """Whether it has weights of its own."""
-    return not isinstance(part, Weightless | Composite | Optimizer | Online)
+    return not isinstance(part, OTHERS)
 
 
 def tied_names(parts: Mapping[str, Part]) -> dict[str, str]:
@@ -128,8 +131,11 @@ def details_of(part: Part, keys: Mapping[int, str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "class": f"{kind.__module__}.{kind.__qualname__}" if own else kind.__name__
     }
-    if isinstance(part, Optimizer):
-        return found | {"lr": part.lr, "steps": part.steps, "state": list(part.state)}
+    if isinstance(part, Plateau):
+        return found | {"state": part.state}
+    if isinstance(part, Optimizer | Average):
+        found |= {"lr": part.lr} if isinstance(part, Optimizer) else {}
+        return found | {"steps": part.steps, "state": list(part.state)}
     if isinstance(part, Architecture | Online) and (cell := described(part.cell)) is not None:
         found["cell"] = cell
     if isinstance(part, Online):
@@ -166,7 +172,7 @@ def stored(parts: Mapping[str, Part]) -> tuple[dict[str, Array], dict[int, str]]
 def _arrays(parts: Mapping[str, Part]) -> Iterator[tuple[str, Array, bool]]:
     """(key, array, whether it may be that of another part) of all parts."""
     for name, one in parts.items():
-        if isinstance(one, Optimizer):
+        if isinstance(one, Optimizer | Average):
             yield from ((key_of(name, k), a, False) for k, a in one.state.items())
         elif isinstance(one, Online) or is_module(one):
             shared = isinstance(one, Online)

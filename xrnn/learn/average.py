@@ -111,8 +111,8 @@ class Average:
         Updates made so far.
     state : dict of str to array
         The average of each weight by path (``"rnn.W_l0"``), float32 for weights of half precision.
-        Save it with `steps` to continue exactly.  When weights have moved to another library or
-        device, it follows at the next update.
+        `xrnn.save` writes it with `steps`, so that averaging continues exactly.  When weights have
+        moved to another library or device, it follows at the next update.
 
     Raises
     ------
@@ -143,6 +143,10 @@ class Average:
         self.decay = accept_number("decay", decay, *FRACTION)
         self.steps = 0
         self.state: dict[str, Array] = {}
+
+    def config(self) -> dict[str, Any]:
+        """The options that a file must have too to be loaded into this average."""
+        return {"kind": "average", "decay": self.decay}
 
     def update(self, weights: Tree) -> None:
         """Take the weights into the average; call it after each update of the optimizer.

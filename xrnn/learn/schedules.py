@@ -109,7 +109,7 @@ class Plateau:
     state : dict of str to float or None
         All that changes: ``factor``, the factor now; ``best``, the least measure so far, None
         before the first; ``waited``, the number of measures since the last improvement or
-        shrinkage.  JSON can hold it; assign it to continue.
+        shrinkage.  `xrnn.save` writes it with the options.
 
     Raises
     ------
@@ -141,6 +141,11 @@ class Plateau:
         self.threshold = accept_number("threshold", threshold, *FINITE)
         self.least = accept_number("least", least, *PART)
         self.state = {"factor": 1.0, "best": None, "waited": 0}
+
+    def config(self) -> dict[str, Any]:
+        """The options that a file must have too to be loaded into this object."""
+        names = ("shrink", "patience", "threshold", "least")
+        return {"kind": "plateau"} | {name: getattr(self, name) for name in names}
 
     @property
     def factor(self) -> float:
