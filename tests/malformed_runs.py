@@ -22,7 +22,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
         lambda t, i: [t.pop(k) for k in list(t) if k.startswith("weights.")],
         "is the checkpoint of another model: weights.embedding.E is missing",
     ),
-    "no tensors": (lambda t, i: t.clear(), "which names no tensors"),
+    "no tensors": (lambda t, i: t.clear(), "is missing"),
     "a weight missing": (
         lambda t, i: t.pop("weights.layer.U_l0"),
         "weights.layer.U_l0 is missing",
@@ -176,7 +176,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     ),
     "a rate that is infinite": (
         lambda t, i: i["optimizer"].update(lr=float("inf")),
-        "optimizer.lr is inf; it must be a finite number",
+        "optimizer.lr is inf; it must be a finite number ≥ 0",
     ),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from xrnn.backends import host
 from xrnn.convert import files
+from xrnn.engine.checks import Placement
 from xrnn.learn.average import Average
 from xrnn.learn.optim import Optimizer
 from xrnn.learn.trees import leaves
@@ -39,7 +40,11 @@ KIND = "xrnn.fit"
 WIDE = ("float32", "float64")
 
 IN_OPTIONS = {"seed": COUNT, "batch_size": COUNT, "sequences": or_null(COUNT)}
-IN_OPTIMIZER = {"class": STRING, "steps": COUNT, "lr": NUMBER}
+IN_OPTIMIZER: dict[str, Kind] = {
+    "class": STRING,
+    "steps": COUNT,
+    "lr": ("a finite number ≥ 0", lambda v: NUMBER[1](v) and v >= 0),
+}
 IN_HISTORY: dict[str, Kind] = {
     "seed": COUNT,
     "rows": ("a list", lambda v: isinstance(v, list)),
@@ -158,18 +163,19 @@ def load(path: str | os.PathLike[str], training: Training, options: dict[str, An
     name = os.fsdecode(path)
     tensors, info = read(path)
     _check_options(name, info, options, training.optimizer)
+    _check_tensors(name, tensors, info, training)
+    (_, holder, _), *_ = _leaves(training)
     try:
-        state = _formed(info["state"], tensors)
+        state = _formed(info["state"], tensors, holder.placement)
     except (KeyError, TypeError, RecursionError):
         raise refusal(name, f"state is {info['state']!r:.80}, which names no tensors") from None
-    _check_tensors(name, tensors, info, training)
     groups: dict[str, dict[str, Array]] = {"weights": {}, "best": {}, "optimizer": {}, "state": {}}
     for key, array in tensors.items():
         group, _, rest = key.partition(".")
         groups[group][rest] = array
     for key, holder, k in _leaves(training):
         holder[k] = holder.placement.from_host(groups["weights"][key])
-        training.state = _moved(state, holder.placement)
+    training.state = state
     optimizer, known = training.optimizer, info["optimizer"]
     # Arrays of NumPy follow their weights to the library of these when they are needed.
     optimizer.state, optimizer.steps = groups["optimizer"], known["steps"]
@@ -199,22 +205,13 @@ def _form(state: Any, tensors: dict[str, Array]) -> Any:
     return key
 
 
-def _formed(form: Any, tensors: Mapping[str, Array]) -> Any:
-    """The inverse of `_form`."""
+def _formed(form: Any, tensors: Mapping[str, Array], placement: Placement) -> Any:
+    """The inverse of `_form`, in the library of the weights."""
     if isinstance(form, dict):
-        return {name: _formed(part, tensors) for name, part in form.items()}
+        return {name: _formed(part, tensors, placement) for name, part in form.items()}
     if isinstance(form, list):
-        return tuple(_formed(part, tensors) for part in form)
-    return None if form is None else tensors[form]
-
-
-def _moved(state: Any, placement: Any) -> Any:
-    """A state of arrays of NumPy in another library."""
-    if isinstance(state, dict):
-        return {name: _moved(part, placement) for name, part in state.items()}
-    if isinstance(state, tuple):
-        return tuple(_moved(part, placement) for part in state)
-    return None if state is None else placement.from_host(state)
+        return tuple(_formed(part, tensors, placement) for part in form)
+    return None if form is None else placement.from_host(tensors[form])
 
 
 def _check_rows(name: str, rows: list[Any], step: int) -> None:
@@ -263,8 +260,8 @@ def _check_tensors(
         needed[f"weights.{path}"] = shape, (dtype,)
         needed |= {f"optimizer.{slot}.{path}": (shape, WIDE) for slot in slots}
         needed |= {f"best.{path}": (shape, WIDE)} if best else {}
-        states = [key for key in tensors if key.startswith("state.")]
-        needed |= {key: (tensors[key].shape, (dtype,)) for key in states}
+    states = [key for key in tensors if key.startswith("state.")]
+    needed |= {key: (tensors[key].shape, (dtype,)) for key in states}
     if odd := sorted(needed.keys() ^ tensors.keys()):
         word = "missing" if odd[0] in needed else "unknown"
         raise ValueError(f"{name} is the checkpoint of another model: {odd[0]} is {word}")
