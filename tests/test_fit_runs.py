@@ -221,6 +221,19 @@ class TestResuming:
         for name in ("epoch", "step", "loss", "validation", "lr"):
             assert history[name] == expected[name]
 
+    def test_the_best_weights_are_those_of_before(self, tmp_path: Path) -> None:
+        how: Any = {"validation": Pieces(4, 1), "epochs": 6, "rng": 0, **QUIET}
+        whole, again = model(), model()
+        rate = xrnn.optim.SGD(1.0)  # overshoots
+        expected = xrnn.fit(whole, Pieces(4), LOSS, optimizer=rate, **how)
+        assert expected.best is not None
+        assert expected.best < 5
+        how |= {"checkpoint": tmp_path / "run", "resume": True}
+        with pytest.raises(Stop):  # 12 calls in an epoch
+            xrnn.fit(model(), Pieces(4), stop_at(12 * 5 + 1), optimizer=xrnn.optim.SGD(1.0), **how)
+        xrnn.fit(again, Pieces(4), LOSS, optimizer=xrnn.optim.SGD(1.0), **how)
+        assert same(weights(again), weights(whole))
+
     @pytest.mark.parametrize("stopped", [1, 5, 6, 7, 12])
     def test_after_ctrl_c(self, stopped: int, tmp_path: Path, monkeypatch: Any) -> None:
         """The row of what was measured then is not in the checkpoint."""
@@ -351,6 +364,10 @@ class TestShown:
         assert [line.partition(":")[0] for line in lines] == ["step 10 of 15", "step 15 of 15"]
         assert lines[-1].endswith(", 0 s left")
         assert ", validation " in lines[0]
+
+    def test_one_step(self, capsys: pytest.CaptureFixture[str]) -> None:
+        xrnn.fit(model(), Pieces(4), LOSS, steps=1)
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
     def test_own_words(self, capsys: pytest.CaptureFixture[str]) -> None:
         def words(row: dict[str, float]) -> str:
