@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import xrnn
 from xrnn.backends import get
 
 HERE = Path(__file__).parent
@@ -99,13 +100,19 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, xrnn, and the libraries that computed."""
-    found = {"python": platform.python_version(), "xrnn": version("xrnn-array")}
-    for package in PACKAGES:
+    found = {"python": platform.python_version(), "xrnn": xrnn.__version__}
+    return {**found, **versions_of(PACKAGES), "blas": blas()}
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Of those of these packages that are installed."""
+    found = {}
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "blas": blas()}
+    return found
 
 
 def blas() -> str:
