@@ -324,6 +324,18 @@ def test_autocast_is_served_in_the_dtype_of_the_weights() -> None:
     assert torch.equal(output, expected)
 
 
+def test_autocast_of_a_few_steps() -> None:
+    """They are left to PyTorch, which would compute them in bfloat16."""
+    mine, _ = pair("gru")
+    mine.float()
+    xs = torch.randn(1, B, I)
+    expected = mine(xs)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = mine(xs)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_arrays_that_travel_by_dlpack(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA, with NumPy in the place of CuPy."""

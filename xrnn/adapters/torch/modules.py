@@ -59,6 +59,8 @@ class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return super().forward(input, hx)  # type: ignore[no-any-return]
+        if self._is_short(input):
+            return super().forward(input, hx)  # type: ignore[no-any-return]
         # Compilers would follow the calls into xrnn and NumPy.
         run = _uncompiled() if "torch._dynamo" in sys.modules else Recurrent._computed
         return run(self, input, hx)  # type: ignore[no-any-return]
@@ -70,8 +72,6 @@ class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         form = form_of(self._form_sizes(), device, dtype)
         if torch.is_autocast_enabled(device.type):
             input, hx = _in_dtype(input, dtype), _in_dtype(hx, dtype)
-        elif self._is_short(input):
-            return super().forward(input, hx)  # type: ignore[no-any-return]
         parts = self._parts(hx)
         if not form.takes(input, parts if hx is not None else (), weights):
             return super().forward(input, hx)  # type: ignore[no-any-return]
@@ -125,8 +125,12 @@ class Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
 
     def _is_short(self, input: Any) -> bool:
         """Whether a batch of sequences has fewer steps than are worth it."""
-        shape = getattr(input, "shape", ())
-        return len(shape) == 3 and shape[1 if self.batch_first else 0] < self._fewest
+        if self._fewest == 1 or not isinstance(input, Tensor) or input.dim() != 3:
+            return False
+        if input.shape[1 if self.batch_first else 0] >= self._fewest:
+            return False
+        # Under autocast PyTorch would compute in another dtype than that of the weights.
+        return not torch.is_autocast_enabled(input.device.type)
 
     def _tensors(self) -> list[Tensor]:
         """The weights as they are now: parameters, or what has taken their places."""
