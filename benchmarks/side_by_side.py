@@ -3,7 +3,9 @@
 The scripts of ``side_by_side/`` classify sequences of unequal length (``vowels.py``): a GRU with 32
 units and a linear layer on its last output, Adam with learning rate 0.01, batches of 32, a fifth of
 the sequences for validation, at most 100 epochs, an end after 10 without a smaller loss; then save,
-load, predict.  (MLPClassifier watches the accuracy; it has no GRU.)  They take turns in this one
+load, predict.  All else is what each library does by default: initial weights, which sequences
+validate, batches of similar lengths and gradients clipped at norm 1 in xrnn.  (MLPClassifier has no
+GRU, and watches the accuracy.)  They take turns in this one
 process with the same number of threads, each once for each seed, and the first turn does not count.
 
 - lines: without blank lines, comments and docstrings, as ``ruff format`` breaks them at 100
