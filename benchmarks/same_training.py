@@ -270,7 +270,7 @@ def in_turns(sides: dict[str, partial[None]], options: argparse.Namespace) -> di
     clock = process_time if options.threads == 1 else perf_counter
     series: dict[str, list[float]] = {name: [] for name in sides}
     end = perf_counter() + (0.3 if options.quick else 4.0)
-    while len(series["xrnn"]) < 5 or perf_counter() < end:
+    while len(series["xrnn"]) < 3 or perf_counter() < end:
         for name, call in sides.items():
             sleep(0.0 if options.threads == 1 else PAUSE)
             call()  # has the caches of the other side
