@@ -9,6 +9,7 @@ a backend without kernels is made when it is needed: the cell's own array code r
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from contextlib import suppress
 from functools import cache
@@ -32,11 +33,8 @@ __all__ = [
     "unregister",
 ]
 
-#: a short name for ``device`` → the module that has the library's functions
-ALIASES = {"jax": "jax.numpy"}
-
-#: what errors give as examples of ``device``
-ACCEPTED = '"cpu", "cuda", "cuda:0", "torch" or "jax"'
+#: libraries without a folder that errors name where they are installed
+OTHERS = ("torch", "array_api_strict")
 
 _registered: dict[str, Backend] = {}
 _of_type: dict[type, Backend] = {}
@@ -191,27 +189,33 @@ def get(name: str) -> Backend:
     ('cpu', 'cpu')
     """
     if not isinstance(name, str):
-        raise TypeError(f"device is {name!r:.80}; it must be a name, such as {ACCEPTED}")
+        raise TypeError(f"device is {name!r:.80}; it must be a name, {_accepted()}")
     return _named(name)
+
+
+def _accepted() -> str:
+    """What a device can be here, for errors."""
+    here = [name for library, name in folders().items() if importlib.util.find_spec(library)]
+    here += [library for library in OTHERS if importlib.util.find_spec(library)]
+    names = ", ".join(f'"{name}"' for name in here)
+    return f"{names} or the name of another library that follows the Python Array API standard"
 
 
 @cache
 def _named(name: str) -> Backend:
-    module = ALIASES.get(name, name)
     try:
-        backend = _folder(module) if module in _names() else _library(name, module)
+        backend = _folder(name) if name in _names() else _library(name)
     except ModuleNotFoundError as error:
-        wanted, hint = {module, module.partition(".")[0]}, ""
-        if module in _names():
-            folder = importlib.import_module(f"{__name__}.{module}")
-            wanted, hint = {folder.LIBRARY}, f" ({folder.INSTALL})"
+        wanted, hint = name, ""
+        if name in _names():
+            folder = importlib.import_module(f"{__name__}.{name}")
+            wanted, hint = folder.LIBRARY, f" ({folder.INSTALL})"
         # If another module is missing, the library itself is broken: its own error is raised.
-        if error.name not in wanted:
+        if error.name != wanted:
             raise
-        known = ", ".join(sorted(_names()))
         raise ImportError(
-            f"backend {name!r:.80}: {error.name:.80} is not installed{hint}; there are {known}, "
-            'and the names of installed array libraries, such as "torch" or "jax"'
+            f"backend {name!r:.80}: {wanted:.80} is not installed{hint}; here it can be "
+            f"{_accepted()}"
         ) from error
     if problem := backend.missing():
         raise ImportError(f"backend {name!r:.80}: {problem}")
@@ -245,7 +249,7 @@ def locate(device: str) -> tuple[Backend, Any]:
     ('cpu', 'cpu')
     """
     if not isinstance(device, str):
-        raise TypeError(f"device is {device!r:.80}; it must be a name, such as {ACCEPTED}")
+        raise TypeError(f"device is {device!r:.80}; it must be a name, {_accepted()}")
     name, colon, number = device.partition(":")
     backend = get(name)
     if not colon:
@@ -255,8 +259,8 @@ def locate(device: str) -> tuple[Backend, Any]:
         backend.xp.asarray(0.0, device=found)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"device is {device!r:.80}; {backend.name} has no device {number!r:.80} here; it must "
-            f"be a name, such as {ACCEPTED}"
+            f"device is {device!r:.80}; {backend.name} has no device {number!r:.80} here; leave "
+            f"it out, or give {_accepted()}"
         ) from error
     return backend, found
 
@@ -266,16 +270,13 @@ def _folder(name: str) -> Backend:
     return backend
 
 
-def _library(name: str, module: str) -> Backend:
-    named = all(part.isidentifier() for part in module.split("."))
-    asarray = getattr(importlib.import_module(module), "asarray", None) if named else None
+def _library(name: str) -> Backend:
+    # Not the name of a module inside a library: arrays have the name of the library alone.
+    module = importlib.import_module(name) if name.isidentifier() else None
+    asarray = getattr(module, "asarray", None)
     zero: Any = None if asarray is None else asarray(0.0)
     if not array_api_compat.is_array_api_obj(zero):
-        known = ", ".join(_names())
-        raise ValueError(
-            f"backend {name!r:.80} is unknown; it must be one of {known}, or the name of a "
-            'library that follows the Python Array API standard, such as "torch" or "jax"'
-        )
+        raise ValueError(f"backend {name!r:.80} is unknown; it must be {_accepted()}")
     return backend_of(zero)
 
 

@@ -28,6 +28,8 @@ def test_docstring_examples(name: str) -> None:
         pytest.importorskip("sklearn", reason="the adapter is for scikit-learn")
     if name.startswith("xrnn.adapters.torch"):
         pytest.importorskip("torch", reason="the adapter is for PyTorch")
+    if name.startswith(("xrnn.adapters.jax", "xrnn.backends.jax.")):
+        pytest.importorskip("jax", reason="the adapter and the backend are for JAX")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 

@@ -230,8 +230,9 @@ EVERYTHING = """
 import importlib, pkgutil
 import xrnn, xrnn.backends
 from xrnn.backends.cpu import loops
+others = ("cuda", "jax", "__main__", "hook-xrnn", "adapters.")
 for module in pkgutil.walk_packages(xrnn.__path__, "xrnn."):
-    if not any(name in module.name for name in ("cuda", "__main__", "hook-xrnn", "adapters.")):
+    if not any(name in module.name for name in others):
         importlib.import_module(module.name)
 loops.source()
 xrnn.save("m", xrnn.LSTM(3, 5), {"name": "ü"})

@@ -337,7 +337,7 @@ def show_info(arguments: argparse.Namespace) -> int:
         print(f"{name}: {backend.describe()}")
         for line in _fused(backend):
             print(f"  {line}")
-    others = [m for m in ("torch", "jax", "array_api_strict") if importlib.util.find_spec(m)]
+    others = [m for m in ("torch", "array_api_strict") if importlib.util.find_spec(m)]
     print(f"other array libraries found: {', '.join(others) or 'none'} (the cells as written)")
     print("cells with options: path((T, B, I)) of a layer says what runs it")
     return 0

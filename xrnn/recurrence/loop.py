@@ -132,7 +132,7 @@ class Loop:
             dstate = dprev if mask is None else select_state(mask[t, ...], dprev, dstate, xp=xp)
             for name, part in dweights.items():
                 parts.setdefault(name, [None] * len(steps))[t] = part
-        _check_names(self.cell, weights, parts)
+        check_names(self.cell, weights, parts)
         dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
         if trace is not None:
             trace.das = daxs
@@ -187,7 +187,7 @@ def _summed(
     return xp.concat(blocks) if len(blocks) > 1 else blocks[0]
 
 
-def _check_names(cell: Cell[Any], weights: Weights, parts: dict[str, Any]) -> None:
+def check_names(cell: Cell[Any], weights: Weights, parts: dict[str, Any]) -> None:
     """Raise ValueError unless the backward step gave the gradient of each weight it must give."""
     outside = ("W",) if cell.bias_in_step else ("W", "b")
     needed = [name for name in weights if name not in outside]
