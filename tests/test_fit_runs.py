@@ -299,6 +299,14 @@ class TestResuming:
             xrnn.fit(model(), Pieces(4), LOSS, metadata={1: 2}, **how)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a shell has it in the foreground."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(step: int, *numbers: int) -> Any:
     """A step of training during which signals come."""
     advance = Loop._advance
@@ -339,6 +347,16 @@ class TestSignals:
             xrnn.fit(model(), Pieces(4), LOSS, **QUIET)
         assert signal.getsignal(signal.SIGINT) is before
 
+    def test_ignored_ones_stay_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As in the workers of a pool, whose first process alone is to see Ctrl-C."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        monkeypatch.setattr(Loop, "_advance", interrupted(3, signal.SIGINT))
+        assert xrnn.fit(model(), Pieces(4), LOSS, epochs=1, **QUIET).stopped == "epochs"
+        with noted(always=(signal.SIGINT,)) as seen:
+            signal.raise_signal(signal.SIGINT)
+            assert seen == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
     @pytest.mark.parametrize("number", TERMINATIONS)
     def test_a_run_that_is_asked_to_end_is_saved(
         self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -354,35 +372,3 @@ class TestSignals:
             history = xrnn.fit(model(), Pieces(4), LOSS, epochs=1, **QUIET)
             assert history.stopped == "epochs"
             assert len(seen) == 4
-
-
-class TestShown:
-    def test_steps(self, capsys: pytest.CaptureFixture[str]) -> None:
-        xrnn.fit(model(), Pieces(4), LOSS, steps=15, every=10, validation=Pieces(4))
-        first, *lines = capsys.readouterr().err.splitlines()
-        assert first.startswith("step 1 of 15: loss ")
-        assert [line.partition(":")[0] for line in lines] == ["step 10 of 15", "step 15 of 15"]
-        assert lines[-1].endswith(", 0 s left")
-        assert ", validation " in lines[0]
-
-    def test_one_step(self, capsys: pytest.CaptureFixture[str]) -> None:
-        xrnn.fit(model(), Pieces(4), LOSS, steps=1)
-        assert len(capsys.readouterr().err.splitlines()) == 1
-
-    def test_own_words(self, capsys: pytest.CaptureFixture[str]) -> None:
-        def words(row: dict[str, float]) -> str:
-            return f"{row['loss']:.2f} at {row['rate'] > 0}"
-
-        xrnn.fit(model(), Pieces(4), LOSS, epochs=1, progress=words)
-        assert " at True, " in capsys.readouterr().err
-
-    def test_a_picture_over_steps(self) -> None:
-        pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib")
-        history = xrnn.fit(
-            model(), Pieces(4), LOSS, steps=15, every=2, validation=Pieces(4), **QUIET
-        )
-        (axes,) = history.plot().axes
-        assert axes.get_xlabel() == "step"
-        assert history.best is not None
-        assert axes.lines[-1].get_xdata()[0] == history["step"][history.best - 1]
-        assert str(history).count("best") == 1

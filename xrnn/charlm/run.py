@@ -84,7 +84,8 @@ class Run:
         # A loss that is not finite is an error here, of which no warning need tell.
         quiet = host.xp.errstate(over="ignore", invalid="ignore", divide="ignore")
         (self.folder / CHART).unlink(missing_ok=True)
-        with quiet, noted(*TERMINATIONS) as seen:
+        # Shells start what runs in the background with Ctrl-C ignored.
+        with quiet, noted(*TERMINATIONS, always=(signal.SIGINT,)) as seen:
             history = fit(
                 self.model.net,
                 self.corpus.windows,
@@ -108,8 +109,9 @@ class Run:
             if not self.written:  # a file was lost
                 self.write(history)
             atomic.replace(self.folder / CHART, self.chart(history))
-        stopped = history.stopped == "interrupted"
-        return history, [*seen, signal.SIGINT][0] if stopped else None
+        if history.stopped != "interrupted":
+            return history, None
+        return history, next((n for n in seen if n != signal.SIGINT), signal.SIGINT)
 
     def about(self) -> dict[str, Any]:
         """What the checkpoint holds besides the training."""

@@ -15,13 +15,14 @@ TERMINATIONS = tuple(
 
 
 @contextmanager
-def noted(*numbers: int) -> Iterator[list[int]]:
+def noted(*numbers: int, always: tuple[int, ...] = ()) -> Iterator[list[int]]:
     """The signals of these numbers that have come, as a list that grows; a second Ctrl-C raises
     KeyboardInterrupt.
 
     Other signals may well come twice (a batch system sends one to the shell and one to the
     program); they do not disturb what the first one began.  Signals that are ignored (nohup), or
-    handled by other code than Python's, stay so; only the main thread can change any.
+    handled by other code than Python's, stay so, but for those that are noted `always`; only the
+    main thread can change any.
     """
     seen: list[int] = []
 
@@ -32,8 +33,8 @@ def noted(*numbers: int) -> Iterator[list[int]]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in numbers:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+        for number in (*numbers, *always):
+            if number in always or signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, note)
     try:
         yield seen
