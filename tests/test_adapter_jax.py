@@ -259,6 +259,19 @@ def test_nothing_comes_from_the_padding(cell: Any, where: str) -> None:
     assert not np.asarray(found[1])[outside].any()
 
 
+def test_an_infinite_weight_does_not_reach_the_padding() -> None:
+    layer = made(cells.GRU)
+    (weights, xs, state), dresults = arguments(layer)
+    weights = {**weights, "W_l0": np.full_like(weights["W_l0"], np.inf)}
+    results, (_, dxs, dstate) = without_jit(layer, (weights, xs, state), dresults, lengths=LENGTHS)
+    outside = np.arange(T)[:, None] >= LENGTHS
+    assert not np.asarray(results[0])[outside].any()
+    assert not np.asarray(dxs)[outside].any()
+    assert np.isnan(np.asarray(dxs)[~outside]).all(), "as where there is no padding"
+    idle = LENGTHS == 0
+    assert_same(dstate.h[0, idle], dresults[1].h[0, idle])
+
+
 @pytest.mark.parametrize(
     ("dtype", "cell"),
     [

@@ -113,8 +113,8 @@ def _forward(
     valid, anew, ended = steps
     # Values in the padding, even NaN, must not get into the sums over all steps.
     xs = _where(valid, xs)
-    axs = input_projection(xs, weights, bias=not cell.bias_in_step, xp=jnp)
-    axs = _where(valid, axs)  # 0 · ∞ is NaN, if a weight is infinite
+    # The bias is added within the loop: XLA would keep a second array of this size.
+    axs = input_projection(xs, weights, bias=False, xp=jnp)
     each = {name: a for name, a in noise.items() if a.ndim == 3}
     once = {**weights, **{name: a for name, a in noise.items() if name not in each}}
 
@@ -123,6 +123,7 @@ def _forward(
         if anew is not None:
             state = select_state(anew, initial or (), state, xp=jnp)
         before = state if valid is None else _masked(valid, state)
+        ax = ax if cell.bias_in_step else ax + weights["b"]
         new, saved = cell.step(ax, before, {**once, **drawn}, xp=jnp)
         y, new = new[0], tuple(new)
         if valid is not None:
