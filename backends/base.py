@@ -139,6 +139,8 @@ class Backend:
     fingerprint : callable
         ``fingerprint(array)``: a value that is another one after the array was changed in place;
         None where that cannot happen, or cannot be told without waiting for a device.
+    constants : Backend, optional
+        Another backend, whose arrays may stand beside its own, such as the targets of a loss.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.
@@ -162,6 +164,7 @@ class Backend:
     dense: Callable[[Array], Array] = lambda array: array
     read_only: Callable[[Array], Array] = lambda array: array
     fingerprint: Callable[[Array], Any] = lambda array: None
+    constants: Backend | None = None
     refused: tuple[type, ...] = ()
 
     def kernels_of(self, cell: Cell[Any]) -> tuple[Kernel, ...]:

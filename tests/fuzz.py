@@ -19,13 +19,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fuzzing import conversions, functions, layers, losses, parts, training, words
+from fuzzing import (
+    conversions,
+    functions,
+    layers,
+    losses,
+    parts,
+    second_order,
+    training,
+    words,
+)
 from fuzzing.judge import check_error, check_memory, check_result, check_warnings, is_alike, picture
 from fuzzing.kinds import FIXED, ODDITIES
 from fuzzing.table import ENTRIES, Entry
 
 #: these modules fill the table
-FILLED_BY = (layers, functions, losses, conversions, parts, training)
+FILLED_BY = (layers, functions, losses, conversions, parts, training, second_order)
 
 WORDS = vars(words)
 

@@ -24,6 +24,7 @@ from xrnn.layers.sequential import Sequential
 from xrnn.layers.tied_linear import TiedLinear
 from xrnn.learn import losses, online, optim
 from xrnn.learn.gradient_check import check_gradients
+from xrnn.learn.second_order import gnvp, hvp, jvp
 from xrnn.training.fit import fit
 from xrnn.training.predict import predict
 
@@ -54,6 +55,9 @@ __all__ = [
     "check_gradients",
     "convert",
     "fit",
+    "gnvp",
+    "hvp",
+    "jvp",
     "load",
     "losses",
     "online",
