@@ -239,7 +239,7 @@ def judge(call: Call) -> tuple[str, str]:
         return "fault", f"accepted: {', '.join(sorted(_wrong(call)))}"
     if not entry.changes and not is_alike(before, picture((it, list(values.values())))):
         return "fault", "an argument or the subject was changed"
-    has_dtype = "dtype" in entry.arguments
+    has_dtype = entry.own_dtype or "dtype" in entry.arguments
     if wrong := outcome.shared or check_result(outcome.result, before, has_dtype=has_dtype):
         return "fault", wrong
     known = usual(call) if expected == "same" else None

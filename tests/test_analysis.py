@@ -135,6 +135,74 @@ def test_lyapunov_refuses(k: int) -> None:
         lyapunov(tape_of(LSTM, LENGTHS))
 
 
+def test_lyapunov_of_a_stack_is_that_of_its_whole_state(device: str) -> None:
+    """The volume that the Jacobian of the whole state keeps, by differences."""
+    backend = get(device)
+    layer = xrnn.LSTM(I, (H, 2), 2, dtype="float64", rng=0, init="uniform", device=device)
+    plain = xrnn.LSTM(I, (H, 2), 2, dtype="float64", rng=0, init="uniform")
+    xs = np.random.default_rng(1).normal(size=(T, 1, I))
+    found = backend.to_host(lyapunov(layer.forward(backend.from_host(xs))[2], 2 * (H + 2)))
+    assert (np.diff(found) <= 0).all()
+
+    def vector(state: Any) -> Any:
+        return np.concatenate([part for two in state for part in two], axis=-1)[0]
+
+    total, state, sizes = 0.0, plain.initial_state(1), [H, 2, H, 2]
+    for t in range(T):
+        columns = []
+        for k, size in enumerate(sizes):
+            for n in range(size):
+                ends = []
+                for e in (1e-6, -1e-6):
+                    parts = [part.copy() for two in state for part in two]
+                    parts[k][0, n] += e
+                    ends.append(vector(plain(xs[t : t + 1], (parts[:2], parts[2:]))[1]))
+                columns.append((ends[0] - ends[1]) / 2e-6)
+        total += np.linalg.slogdet(np.stack(columns))[1]
+        state = plain(xs[t : t + 1], state)[1]
+    np.testing.assert_allclose(found.sum(), total / T, rtol=1e-7)
+
+
+def test_lyapunov_of_a_stack_in_training_and_in_reverse() -> None:
+    """The mask of dropout between layers is that of the pass; reverse time has its own order."""
+    layer = xrnn.RNN(I, H, 2, dropout=0.5, dtype="float64", rng=0)
+    xs = np.random.default_rng(1).normal(size=(T, B, I))
+    whole = [lyapunov(layer.forward(xs, seed=seed)[2], 2 * H) for seed in (0, 1)]
+    assert not np.allclose(*whole)
+    ways = []
+    for reverse in (False, True):
+        other = xrnn.RNN(I, H, 2, reverse=reverse, dtype="float64")
+        other.weights = layer.weights
+        ways.append(lyapunov(other.forward(xs[::-1] if reverse else xs)[2], 2 * H, skip=2))
+    np.testing.assert_array_equal(*ways)
+
+
+def test_lyapunov_skips_the_transient() -> None:
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(size=s) for k, s in LSTM.shapes(I, H).items()}
+    xs = rng.normal(size=(7, B, I))
+    last = xrnn.unroll(LSTM, weights, xs[:4])[1]
+    whole = lyapunov(xrnn.unroll(LSTM, weights, xs)[2], 2 * H) * 7
+    first = lyapunov(xrnn.unroll(LSTM, weights, xs[:4])[2], 2 * H) * 4
+    rest = lyapunov(xrnn.unroll(LSTM, weights, xs)[2], 2 * H, skip=4) * 3
+    # All exponents together are the volume, which does not depend on the directions.
+    np.testing.assert_allclose(whole.sum(1), (first + rest).sum(1), rtol=1e-9)
+    alone = lyapunov(xrnn.unroll(LSTM, weights, xs[4:], last)[2], 2 * H) * 3
+    np.testing.assert_allclose(rest.sum(1), alone.sum(1), rtol=1e-9)
+    assert not np.allclose(rest[:, 0], alone[:, 0])  # its directions have turned already
+    for skip in (-1, 7):
+        with pytest.raises(ValueError, match=f"lstm: skip is {skip}; it must lie in 0…T−1 = 0…6"):
+            lyapunov(xrnn.unroll(LSTM, weights, xs)[2], skip=skip)
+
+
+def test_lyapunov_needs_one_direction() -> None:
+    tape = xrnn.GRU(I, H, bidirectional=True).forward(np.ones((T, B, I), "float32"))[2]
+    with pytest.raises(ValueError, match="gru: the tape is of both directions, which have no"):
+        lyapunov(tape)
+    with pytest.raises(ValueError, match="gru: the tape holds 2 cells; it must be of one"):
+        jacobian(tape, 0)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_gradient_flow(batch_first: bool, device: str) -> None:
     backend = get(device)

@@ -132,7 +132,27 @@ add(
     by=(k.STATE_NAME, "None"),
     words="state",
 )
-add("analysis.lyapunov", "xrnn.analysis.lyapunov", TAPES, **IT, k=(k.integer(1, 10), "2"))
+add(
+    "analysis.lyapunov",
+    "xrnn.analysis.lyapunov",
+    TAPES,
+    **IT,
+    k=(k.integer(1, 10), "2"),
+    skip=(k.integer(0, 3), "1"),
+)
+add(
+    "analysis.fixed_points",
+    "xrnn.analysis.fixed_points",
+    tuple(text for text in LAYERS if "directional" not in text and "reverse" not in text),
+    layer=(k.FIXED, "it"),
+    starts=(k.STATE, "state_of(it)"),
+    x=(k.optional(k.ALONE), "put(it, floats(3))"),
+    tolerance=(k.real(0, 1e308, ends="(]"), "1e-8"),
+    distance=(k.real(0, 1e308, ends="(]"), "1e-3"),
+    iterations=(k.SIZE, "20"),
+    own_dtype=True,
+    words="state h c",
+)
 add(
     "certify",
     device=(k.DEVICE, "'cpu'"),

@@ -243,7 +243,7 @@ def _is_moderate(given: Any) -> bool:
 def check_result(result: Any, given: Any, *, has_dtype: bool = False) -> str:
     """What is wrong with a result, whatever the call was; "" if nothing is.
 
-    `has_dtype` says that the call has an argument for the dtype of its result.
+    `has_dtype` says that the result has a dtype of its own, as from an argument of the call.
     """
     if not _is_moderate(given):
         return ""

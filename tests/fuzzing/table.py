@@ -28,6 +28,8 @@ class Entry:
         Whether a call that works changes the subject or its arguments.
     shares : bool
         Whether its result is, or holds, what it was given; said in its documentation.
+    own_dtype : bool
+        Whether its result has a dtype of its own; said in its documentation.
     words : str
         Further words that name what a message is about.
     share : int
@@ -42,6 +44,7 @@ class Entry:
     arguments: dict[str, Argument] = field(default_factory=dict)
     changes: bool = False
     shares: bool = False
+    own_dtype: bool = False
     words: str = ""
     share: int = 8
     undo: str = "None"
@@ -148,6 +151,7 @@ def add(
     *,
     changes: bool = False,
     shares: bool = False,
+    own_dtype: bool = False,
     words: str = "",
     share: int = 8,
     undo: str = "None",
@@ -155,6 +159,6 @@ def add(
 ) -> None:
     """Add an entry to the table."""
     given = {name: Argument(kind, right) for name, (kind, right) in arguments.items()}
-    ENTRIES.append(
-        Entry(name, call or f"xrnn.{name}", subjects, given, changes, shares, words, share, undo)
-    )
+    how: Any = {"changes": changes, "shares": shares, "own_dtype": own_dtype, "words": words}
+    call = call or f"xrnn.{name}"
+    ENTRIES.append(Entry(name, call, subjects, given, **how, share=share, undo=undo))

@@ -1,7 +1,16 @@
-"""Analysis of a pass: gates and their gradients, gradient flow, Jacobians, Lyapunov exponents."""
+"""Analysis of passes and layers: gates and their gradients, gradient flow, Jacobians, Lyapunov
+exponents, fixed points."""
 
 from xrnn.analysis.dynamics import jacobian, lyapunov
+from xrnn.analysis.fixed_points import fixed_points
 from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.analysis.gradient_flow import gradient_flow
 
-__all__ = ["gate_gradients", "gates", "gradient_flow", "jacobian", "lyapunov"]
+__all__ = [
+    "fixed_points",
+    "gate_gradients",
+    "gates",
+    "gradient_flow",
+    "jacobian",
+    "lyapunov",
+]

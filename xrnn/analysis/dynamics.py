@@ -23,7 +23,7 @@ from xrnn.recurrence.loop import Residuals
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
 from xrnn.recurrence.sensitivity import rows_backward, units
-from xrnn.typing import Array
+from xrnn.typing import Array, Namespace
 
 
 @host.ignore_underflow
@@ -69,8 +69,8 @@ def jacobian(
     >>> xrnn.analysis.jacobian(tape, 0, span=3)[0].tolist()
     [[0.125, 0.0], [0.0, 8.0]]
     """
-    one, residuals, xp = _single(tape)
-    cell, order = one.bound.cell, residuals.order
+    one, residuals = _single(tape)
+    cell, order, xp = one.bound.cell, residuals.order, one.bound.xp
     check_integer(cell.name, "t", t)
     check_integer(cell.name, "span", span)
     at = order.index(t) + 1 if t in order else 0
@@ -90,15 +90,19 @@ def jacobian(
 
 
 @host.ignore_underflow
-def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
+def lyapunov(tape: Tape[Any], k: int = 1, *, skip: int = 0) -> Array:
     """The k largest Lyapunov exponents along the tape, for each sequence.
 
     Parameters
     ----------
     tape : Tape
-        From `xrnn.unroll`, or from a layer of one cell, without lengths.
+        From `xrnn.unroll`, or from a layer in one direction, without lengths.
     k : int
-        The number of exponents, 1…S·H for the S states of the cell.
+        The number of exponents, 1…N for the N values of the state: S·H for the S states of one
+        cell, and the sum of these for the layers of a stack.
+    skip : int
+        How many steps at the beginning do not count.  In them the directions turn to those of
+        largest growth, and the states leave what is only at the start.
 
     Returns
     -------
@@ -110,8 +114,8 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     Raises
     ------
     ValueError
-        If k is out of range, the tape is empty, has lengths or is of several cells, or the
-        weights have changed since.
+        If k or `skip` is out of range, the tape is empty, has lengths or is of both directions, or
+        the weights have changed since.
     TypeError
         If `tape` is not a tape.
 
@@ -120,46 +124,90 @@ def lyapunov(tape: Tape[Any], k: int = 1) -> Array:
     >>> import numpy as np, xrnn
     >>> from xrnn.cells import Elman
     >>> weights = {"W": np.zeros((2, 1)), "U": np.diag([0.5, 2.0])}
-    >>> _, _, tape = xrnn.unroll(Elman, weights, np.zeros((20, 1, 1)))
-    >>> growth = np.exp(xrnn.analysis.lyapunov(tape))  # by the larger factor of U
-    >>> bool(1.5 < growth[0, 0] < 2.001)
-    True
+    >>> _, _, tape = xrnn.unroll(Elman, weights, np.zeros((40, 1, 1)))
+    >>> growth = np.exp(xrnn.analysis.lyapunov(tape, 2, skip=20))  # by the factors of U
+    >>> growth.round(3).tolist()
+    [[2.0, 0.5]]
     """
-    one, residuals, xp = _single(tape)
-    cell, B, T = one.bound.cell, one.first[0].shape[0], len(residuals.steps)
-    n, words = sum(one.bound.widths), "S·H" if cell.projection is None else "P+(S−1)·H"
+    stack = _stack(tape)
+    (one, residuals), *_ = stack
+    cell, xp, B, T = tape.cell, one.bound.xp, one.first[0].shape[0], len(residuals.steps)
+    n, words = sum(sum(each.bound.widths) for each, _ in stack), _letters(tape)
     check_integer(cell.name, "k", k)
+    check_integer(cell.name, "skip", skip)
     if not 1 <= k <= n or not T or residuals.mask is not None:
         raise ValueError(
             f"{cell.name}: k is {k} and the tape has {T} steps"
             f"{'' if residuals.mask is None else ' and lengths'}; "
             f"k must lie in 1…{words} = 1…{n}, over at least one step of whole sequences"
         )
-    unit = units(one.first, xp=xp)
+    if not 0 <= skip < T:
+        raise ValueError(f"{cell.name}: skip is {skip}; it must lie in 0…T−1 = 0…{T - 1}")
     # A random basis turns to the directions of largest growth; a basis of unit vectors might not.
-    start = backend_of(unit[0]).from_host(host.generator(0).normal(size=(n, k)))
-    wide = accumulation_dtype(unit[0].dtype, xp=xp)  # no library decomposes half precision
+    start = backend_of(one.xs).from_host(host.generator(0).normal(size=(n, k)))
+    wide = accumulation_dtype(one.xs.dtype, xp=xp)  # no library decomposes half precision
     Q = xp.linalg.qr(xp.broadcast_to(xp.astype(start, wide), (B, n, k)))[0]
     total = xp.zeros((B, k), dtype=Q.dtype, device=array_api_compat.device(Q))
-    for step in residuals.order:
-        rows = rows_backward(cell, unit, residuals.steps[step], one.bound.weights, xp=xp).dprev
-        J = widen(xp.permute_dims(xp.concat(rows, axis=-1), (1, 0, 2)), xp=xp)
-        Q, R = xp.linalg.qr(J @ Q)
+    for number, step in enumerate(residuals.order):
+        Q, R = xp.linalg.qr(_of_step(stack, tape.masks, step, xp=xp) @ Q)
         growth = xp.abs(xp.linalg.diagonal(R))
         alive = growth > 0
         log = xp.log(xp.where(alive, growth, xp.ones_like(growth)))
-        total = total + xp.where(alive, log, xp.full_like(log, -float("inf")))
+        if number >= skip:
+            total = total + xp.where(alive, log, xp.full_like(log, -float("inf")))
     # Over a finite time two directions may end in another order than they began.
-    return -xp.sort(-total / T, axis=-1)
+    return -xp.sort(-total / (T - skip), axis=-1)
 
 
-def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
-    """The single pass of a tape, its residuals from the cell's own code, and its namespace.
+#: a pass, and what the cell's own code saved at each of its steps
+Replayed = tuple[Pass, Residuals]
+
+
+def _of_step(stack: list[Replayed], masks: list[Array], t: int, *, xp: Namespace) -> Array:
+    """The Jacobian (B, N, N) of the states of all layers after step t by those before it.
+
+    The states of a layer depend on its own ones before, and through its inputs on all of the
+    layers below.
+    """
+    rows: list[Array] = []
+    below: Array | None = None
+    for k, (one, residuals) in enumerate(stack):
+        weights = one.bound.weights
+        found = rows_backward(
+            one.bound.cell, units(one.first, xp=xp), residuals.steps[t], weights, xp=xp
+        )
+        own = widen(xp.permute_dims(xp.concat(found.dprev, axis=-1), (1, 0, 2)), xp=xp)
+        if below is not None:
+            dxs = found.da @ weights["W"]
+            dxs = dxs * masks[k - 1][t, ...] if masks else dxs
+            own = xp.concat([widen(xp.permute_dims(dxs, (1, 0, 2)), xp=xp) @ below, own], axis=-1)
+        rows.append(own)
+        below = own[:, : one.bound.widths[0], :]
+    n = rows[-1].shape[-1]
+    return xp.concat([_widened(block, n, xp=xp) for block in rows], axis=1)
+
+
+def _widened(block: Array, n: int, *, xp: Namespace) -> Array:
+    """A block (B, m, k) as (B, m, n), with zeros behind its columns."""
+    B, m, k = block.shape
+    zeros = xp.zeros((B, m, n - k), dtype=block.dtype, device=array_api_compat.device(block))
+    return xp.concat([block, zeros], axis=-1)
+
+
+def _letters(tape: Tape[Any]) -> str:
+    """The number of values of the state in letters."""
+    if len(tape.passes) > 1:
+        return "N"
+    return "S·H" if tape.cell.projection is None else "P+(S−1)·H"
+
+
+def _stack(tape: Tape[Any]) -> list[Replayed]:
+    """The passes of all layers, each with its residuals from the cell's own code.
 
     Raises
     ------
     ValueError
-        If the tape is of a layer with several cells, and so has several states at each step.
+        If the tape is of both directions, or has a mask or resets.
     """
     check_tape(tape)
     if tape.timeline is not None:
@@ -167,13 +215,30 @@ def _single(tape: Tape[Any]) -> tuple[Pass, Residuals, Any]:
             f"{tape.cell.name}: the tape has a mask or resets; it must be of whole sequences: run "
             "them without, or with lengths"
         )
-    if len(tape.passes) != 1:
+    if tape.axes.D != 1:
+        raise ValueError(
+            f"{tape.cell.name}: the tape is of both directions, which have no common state; it "
+            "must be of one: of a layer with bidirectional=False"
+        )
+    passes = [one.computed() for one in tape.passes]
+    return [(one, one.replay()[0]) for one in passes]
+
+
+def _single(tape: Tape[Any]) -> Replayed:
+    """The single pass of a tape, and its residuals.
+
+    Raises
+    ------
+    ValueError
+        If the tape is of a layer with several cells, and so has several states at each step.
+    """
+    if isinstance(tape, Tape) and tape.timeline is None and len(tape.passes) != 1:
         raise ValueError(
             f"{tape.cell.name}: the tape holds {len(tape.passes)} cells; it must be of one: of "
             "xrnn.unroll, or of a layer with num_layers=1 in one direction"
         )
-    one = tape.passes[0].computed()
-    return one, one.replay()[0], one.bound.placement.backend.xp
+    (one,) = _stack(tape)
+    return one
 
 
 def _block(one: Pass, state: str | None) -> slice:
