@@ -11,7 +11,16 @@ from typing import Any
 from xrnn.cells.base import Cell
 from xrnn.recurrence.cross_entropy import cross_entropy
 from xrnn.recurrence.scatter import scatter_add
-from xrnn.typing import Array, BothDirections, Namespace, Sequence, Stepping, dtype_name
+from xrnn.typing import (
+    Array,
+    BothDirections,
+    Contribution,
+    Namespace,
+    Sequence,
+    State,
+    Stepping,
+    dtype_name,
+)
 
 #: numbers of the errors of the system that may be gone at the next call
 SCARCE = {
@@ -57,6 +66,9 @@ class Kernel:
         The same computation for two directions together.
     stepping : Stepping, optional
         The same computation for single steps, and for weights that never change.
+    contributions : callable, optional
+        As `xrnn.recurrence.loop.Loop.contributions`, from the residuals of ``sequence``: it serves
+        gradients for each sequence.
     omits_dxs : bool
         Whether ``sequence.backward`` takes the keyword ``omit_dxs``, and if it is True gives None
         in the place of dxs.
@@ -73,6 +85,7 @@ class Kernel:
     path: Callable[[int, int, int, int], str] = lambda T, B, I, H: "whole sequences"
     both: BothDirections | None = None
     stepping: Stepping | None = None
+    contributions: Callable[..., tuple[Array, State, dict[str, Contribution]]] | None = None
     omits_dxs: bool = False
 
     def __deepcopy__(self, memo: Any) -> Kernel:

@@ -21,7 +21,7 @@ from xrnn.backends.cpu.loops import DTYPES
 from xrnn.backends.cpu.threads import threads
 from xrnn.cells import BY_NAME
 from xrnn.cells.base import Cell
-from xrnn.typing import Array, Gradients, Namespace, State, Weights
+from xrnn.typing import Array, Contribution, Gradients, Namespace, State, Weights
 
 _native: Any = None
 if not environment.switch("XRNN_NATIVE", True):
@@ -195,9 +195,21 @@ class Native:
         The gradients overwrite the gates in memory, so a second backward pass first runs forward
         again.
         """
+        return self._backward(weights, residuals, dys, dstate, omit_dxs=omit_dxs)[:3]
+
+    def _backward(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        omit_dxs: bool,
+    ) -> tuple[Array, State, dict[str, Array], Array]:
+        """The same, and the gradients of what was kept of each step: of the pre-activations."""
         saved, gates = residuals, residuals.take_gates()
         if self.kept and gates is None:
-            how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": xp}
+            how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": np}
             how |= {"storage": saved.storage, "noise": saved.given()}
             again = self.forward(weights, saved.xs, saved.first, **how)[2]
             assert again is not None
@@ -220,7 +232,49 @@ class Native:
             *map(dweights.get, self.names), saved.xs, n,
         )
         # fmt: on
-        return dxs, carried, dweights
+        return dxs, carried, dweights, das
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the gradients of the pre-activations, which the backward pass keeps, are all that
+        those of the weights are made of, with x and the h before: the cell keeps an array for each
+        gate, or one more for a bias v beside the product of U of the last gate."""
+        if self.extras == ("v",):
+            return self.kept == self.gates + 1
+        return not self.extras and self.kept in (0, self.gates)
+
+    def contributions(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, State, dict[str, Contribution]]:
+        """As `xrnn.recurrence.loop.Loop.contributions`, of a cell that `is_regular`."""
+        dxs, dfirst, _, das = self._backward(weights, residuals, dys, dstate, omit_dxs=False)
+        (T, _, _), H, xs = residuals.xs.shape, residuals.first[-1].shape[-1], residuals.xs
+        h0, h_prev = residuals.first[0], np.empty_like(residuals.ys)
+        if residuals.reverse:
+            h_prev[: T - 1], h_prev[-1] = residuals.ys[1:], h0
+        else:
+            h_prev[1:], h_prev[0] = residuals.ys[: T - 1], h0
+        if residuals.lengths is not None:
+            inside = np.arange(T)[:, None] < residuals.lengths
+            xs = np.where(inside[:, :, None], xs, 0)
+            if residuals.reverse:  # a sequence starts at its own end
+                some = np.flatnonzero(residuals.lengths)
+                h_prev[residuals.lengths[some] - 1, some] = h0[some]
+        dropped = residuals.noise[0] if residuals.noise else None
+        if dropped is not None:
+            h_prev = h_prev * dropped
+        da = das[:, :, : self.gates * H]
+        found: dict[str, Contribution] = {"W": ((da, xs),), "b": da, "U": ((da, h_prev),)}
+        if self.extras:
+            first, dm = das[:, :, : (self.gates - 1) * H], das[:, :, self.gates * H :]
+            found |= {"U": ((first, h_prev), (dm, h_prev)), "v": dm}
+        return dxs, dfirst, {name: found[name] for name in weights}
 
     def step(self, weights: Weights, x: Array, state: State) -> State:
         """As `xrnn.typing.Stepping.step`."""
@@ -280,5 +334,11 @@ def kernel_of(loop: Native) -> Kernel:
     """A loop as an entry of the backend's table."""
     words = f"native loop, {_native.isa()}"
     return Kernel(
-        loop, DTYPES, source, path=lambda T, B, I, H: words, stepping=loop, omits_dxs=True
+        loop,
+        DTYPES,
+        source,
+        path=lambda T, B, I, H: words,
+        stepping=loop,
+        contributions=loop.contributions if loop.is_regular else None,
+        omits_dxs=True,
     )

@@ -112,6 +112,7 @@ add(
     dys=(k.optional(k.ARRAY), "outputs(it)"),
     dstate=(k.STATE, "state_of(it)"),
     omit_dxs=(k.FLAG, "False"),
+    per_sample=(k.choice(None, "gradients", "norms"), "'norms'"),
     share=24,
 )
 add(

@@ -13,7 +13,7 @@ from xrnn.engine.tape import Tape
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.masks import apply_mask
 from xrnn.recurrence.precision import cast
-from xrnn.typing import Array, GivenState
+from xrnn.typing import Array, GivenState, Gradients
 
 
 @host.ignore_underflow
@@ -105,11 +105,20 @@ def gate_gradients(
     """
     check_tape(tape)
     given, dlasts = tape.gradients_given(dys, dstate)
+    traces: dict[int, tuple[Trace, Residuals]] = {}
+
+    def run(part: list[Pass], ds: list[Any], lasts: list[Any], omitted: bool) -> list[Gradients]:
+        found = []
+        for one, dy, dlast in zip(part, ds, lasts, strict=True):
+            gradients, trace, residuals = one.traced_backward(dy, dlast)
+            traces[id(one)] = trace, residuals
+            found.append(gradients)
+        return found
+
     pairs = []
     for passes, masks, ds, last in tape.runs(given, dlasts):
-        traces: list[tuple[Trace, Residuals]] = []
-        stack.backward(passes, masks, tape.axes.D, ds, last, traces)
-        pairs += [_gradients(one, *trace) for one, trace in zip(passes, traces, strict=True)]
+        stack.backward(passes, masks, tape.axes.D, ds, last, run)
+        pairs += [_gradients(one, *traces[id(one)]) for one in passes]
     named = (tape.named(tape.over_runs([pair[n] for pair in pairs])) for n in (0, 1))
     dgates, dstates = ({k: tape.to_user(a) for k, a in part.items()} for part in named)
     return dgates, dstates

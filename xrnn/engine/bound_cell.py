@@ -14,7 +14,7 @@ from xrnn.engine.select import OwnCode, decide
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.precision import cast, widen
 from xrnn.recurrence.storage import narrowed, rounding, widened
-from xrnn.typing import Array, Gradients, State, Weights
+from xrnn.typing import Array, Contribution, Gradients, State, Weights
 
 #: (x, state) → the state after one step
 Stepper = Callable[[Array, State], State]
@@ -219,14 +219,33 @@ class Pass(NamedTuple):
     ) -> tuple[Gradients, Trace, Residuals]:
         """The backward pass by the cell's own code, with the gradients at each step."""
         bound, trace, xp = self.computed().bound, Trace(), self.bound.xp
-        residuals, dtype = self.replay()[0], bound.weights["W"].dtype
-        dys = None if dys is None else cast(dys, dtype, xp=xp)
-        dstate = tuple(cast(d, dtype, xp=xp) for d in dstate)
-        found = OwnCode(bound.cell).backward(
-            bound.weights, residuals, dys, dstate, xp=xp, trace=trace
-        )
+        residuals, given = self.replay()[0], self._as_computed(dys, dstate)
+        found = OwnCode(bound.cell).backward(bound.weights, residuals, *given, xp=xp, trace=trace)
         dxs, dfirst, dweights = narrowed(found, self.xs.dtype, xp=xp)
         return (dxs, dfirst, self.named(dweights)), trace, residuals
+
+    def contributions(
+        self, dys: Array | None, dstate: State
+    ) -> tuple[Array, State, dict[str, Contribution]]:
+        """The backward pass; instead of the gradients of the weights what every step of every
+        sequence adds to them, (T, B, n), in the dtype of computations.  The cell's own code runs,
+        unless the kernel tells these."""
+        xp, dtype = self.bound.xp, self.xs.dtype
+        if self.kernel.contributions is not None:
+            return self.kernel.contributions(self.weights, self.residuals, dys, dstate, xp=xp)
+        bound, (residuals, _) = self.computed().bound, self.replay()
+        dxs, dfirst, parts = OwnCode(bound.cell).contributions(
+            bound.weights, residuals, *self._as_computed(dys, dstate), xp=xp
+        )
+        return cast(dxs, dtype, xp=xp), tuple(cast(d, dtype, xp=xp) for d in dfirst), parts
+
+    def _as_computed(self, dys: Array | None, dstate: State) -> tuple[Array | None, State]:
+        """Gradients in the dtype of computations."""
+        xp = self.bound.xp
+        if self.bound.placement.backend.computes(self.xs.dtype):
+            return dys, dstate
+        wide = None if dys is None else widen(dys, xp=xp)
+        return wide, tuple(widen(d, xp=xp) for d in dstate)
 
 
 def _run_again(

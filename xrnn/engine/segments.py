@@ -150,6 +150,26 @@ def joined(
     return gradients, starts
 
 
+def starts_of_each(
+    timeline: Timeline, passes: list[Pass], found: list[list[Gradients]], dlasts: list[State]
+) -> list[State]:
+    """The gradients of the initial state of each cell for each sequence, (B, n), from the results
+    of all groups."""
+    xp, B, found_of = passes[0].bound.xp, timeline.B, []
+    # The sequence of each segment, then that of each last state.
+    of_segments = [group.rows[0] % B for group in timeline.groups if group.rows.size]
+    owners = host.xp.concatenate([*of_segments, host.xp.arange(B)])
+    for n, (way, dlast) in enumerate(zip(_ways(timeline, passes), dlasts, strict=True)):
+        index, several = way.back_to_initial(), [group[n] for group in found]
+        states = []
+        for parts in zip(*(one[1] for one in several), dlast, strict=True):
+            rows = _take([*parts], index, xp=xp)
+            places = _index(owners[index], rows, xp=xp)
+            states.append(backend_of(rows).scatter_add(rows, places, B, xp=xp))
+        found_of.append(tuple(states))
+    return found_of
+
+
 def spread(timeline: Timeline, groups: list[Array], *, xp: Namespace) -> Array:
     """Arrays (T', B', n) of all groups as one (T, B, n), exactly 0 at steps that are left out."""
     return _spread(groups, timeline.inputs, timeline, xp=xp)

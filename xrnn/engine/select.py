@@ -75,6 +75,7 @@ class OwnCode(Loop):
 
     forward = host.ignore_underflow(Loop.forward)
     backward = host.ignore_underflow(Loop.backward)
+    contributions = host.ignore_underflow(Loop.contributions)
 
 
 class StoredOwnCode(Stored):
@@ -87,5 +88,8 @@ class StoredOwnCode(Stored):
 def reference(cell: Cell[Any], *, computes: bool = True) -> Kernel:
     """The cell's own code in the form of a kernel; it runs in the dtype of the arrays if the
     library computes in that, see `Backend.computes`."""
-    loop = OwnCode(cell) if computes else StoredOwnCode(cell)
-    return Kernel(loop, frozenset(), path=lambda T, B, I, H: "the cell as written")
+    path = "the cell as written"
+    if not computes:
+        return Kernel(StoredOwnCode(cell), frozenset(), path=lambda T, B, I, H: path)
+    loop = OwnCode(cell)
+    return Kernel(loop, frozenset(), path=lambda T, B, I, H: path, contributions=loop.contributions)

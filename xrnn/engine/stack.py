@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from xrnn.backends import host
 from xrnn.cells.noise import Noise
 from xrnn.engine.bound_cell import BoundCell, Drawn, Pass, run_both
 from xrnn.engine.bound_cell import backward as run_backward
-from xrnn.recurrence.loop import Residuals, Trace
-from xrnn.typing import Array, Gradients, State
+from xrnn.typing import Array, State
 
 #: for each layer the bound cells of its directions
 Stack = list[tuple[BoundCell, ...]]
@@ -80,42 +80,38 @@ def _drawn(one: BoundCell, random: Draws, k: int, d: int, T: int, B: int) -> Dra
     )
 
 
+#: run(passes, dys, dlasts, omit_dxs) → the gradients of one pass, or of both directions over the
+#: same inputs
+Run = Callable[[list[Pass], list[Array | None], list[State], bool], list[Any]]
+
+
 def backward(
     passes: list[Pass],
     masks: list[Array],
     D: int,
     dys: Array | None,
     dlasts: list[State],
-    traces: list[tuple[Trace, Residuals]] | None = None,
+    run: Run = run_backward,
     *,
     omit_dxs: bool = False,
-) -> list[Gradients]:
+) -> list[Any]:
     """The gradients of every pass, from those of ys (T, B, D·n) and of the last states.
 
-    If `traces` is a list, the cells' own code runs instead of kernels, and a trace of each pass
-    (the gradients at each step) is appended to the list.  With `omit_dxs` the gradient of the
-    inputs is None.
+    They are what `run` gives for each layer, by default `xrnn.typing.Gradients`.  With `omit_dxs`
+    the gradient of the inputs is None.
     """
     found: list[Any] = [None] * len(passes)
-    traced: list[Any] = [None] * len(passes)
     for k in reversed(range(len(passes) // D)):
         part = slice(k * D, (k + 1) * D)
         n = passes[k * D].bound.widths[0]
         ds = [None if dys is None else dys[..., d * n : (d + 1) * n] for d in range(D)]
         omitted = omit_dxs and k == 0
-        if traces is None:
-            found[part] = run_backward(passes[part], ds, dlasts[part], omitted)
-        else:
-            for at, dy in zip(range(k * D, (k + 1) * D), ds, strict=True):
-                found[at], *rest = passes[at].traced_backward(dy, dlasts[at])
-                traced[at] = tuple(rest)
+        found[part] = run(passes[part], ds, dlasts[part], omitted)
         dxs = None if omitted else found[k * D][0]
         if D == 2 and not omitted:
             dxs = dxs + found[k * D + 1][0]
         dys = _dropped(dxs, masks[k - 1]) if k and masks else dxs
     found[0] = (dys, *found[0][1:])
-    if traces is not None:
-        traces += traced
     return found
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
-from xrnn.engine import segments, stack
+from xrnn.engine import per_sample, segments, stack
 from xrnn.engine.axes import Axes
 from xrnn.engine.bound_cell import Pass
 from xrnn.engine.checks import check_real
 from xrnn.engine.parameters import Parameters
+from xrnn.engine.per_sample import PerSample
 from xrnn.engine.timeline import Timeline
 from xrnn.recurrence.precision import rounded_sum
 from xrnn.typing import Array, GivenState, S, State
@@ -80,14 +81,23 @@ class Tape(Generic[S]):
         return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {self.axes.I}>"
 
     def backward(
-        self, dys: Array | None, dstate: GivenState | None, omit_dxs: bool = False
+        self,
+        dys: Array | None,
+        dstate: GivenState | None,
+        omit_dxs: bool = False,
+        each: PerSample | None = None,
     ) -> tuple[Array, S, dict[str, Array]]:
         """The gradients of all arguments of the forward pass: dxs, dstate, dweights.
 
-        With `omit_dxs` the gradient of the inputs is None; where segments ran it is computed.
+        With `omit_dxs` the gradient of the inputs is None; where segments ran it is computed.  With
+        `each` those of the weights, or their norms, are given for each sequence.
         """
         axes = self.axes
         given, dlasts = self.gradients_given(dys, dstate)
+        if each is not None:
+            dxs, dfirsts, dweights = per_sample.backward(self, given, dlasts, each)
+            first = axes.to_user_state(axes.joined(dfirsts), self.unbatched)
+            return None if omit_dxs else self.to_user(dxs), first, dweights
         found = [
             stack.backward(passes, masks, axes.D, ds, last, omit_dxs=omit_dxs and not self.timeline)
             for passes, masks, ds, last in self.runs(given, dlasts)

@@ -24,6 +24,7 @@ from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.activations import steepness
 from xrnn.cells.base import Cell
 from xrnn.cells.zoneout import Zoneout
+from xrnn.recurrence import per_sample
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
@@ -154,6 +155,19 @@ class Trial:
             self._on_host(kept[n][:2], inference[n], [found[n] for found in gradients])
             for n in range(2)
         ]
+
+    def of_each(self, kernel: Kernel, lengths: list[int] | None, reverse: bool) -> list[Array]:
+        """The gradients of the weights for each sequence, by a kernel's contributions."""
+        assert kernel.contributions is not None
+        weights, xs, dys, first, dlast = self._as(self.dtype)
+        how: Any = {"lengths": self._lengths(lengths), "reverse": reverse, "xp": self.xp}
+        residuals = kernel.sequence.forward(weights, xs, first, keep=True, **how)[2]
+        dxs, dfirst, parts = kernel.contributions(weights, residuals, dys, dlast, xp=self.xp)
+        gradients = [
+            per_sample.gradients(parts[name], tuple(weights[name].shape), xp=self.xp)
+            for name in sorted(weights)
+        ]
+        return [self.backend.to_host(a) for a in (dxs, *dfirst, *gradients)]
 
     def _as(self, kind: Any) -> tuple[Any, ...]:
         """Weights, inputs, their gradient, states and their gradient in a dtype."""

@@ -119,8 +119,8 @@ def difference(
     arguments (`Trial`).
 
     It is computed forward and backward, with and without lengths (0 among them), with and without
-    a tape, in each direction and in both at once; and for single steps and prepared weights,
-    where the kernel has them.
+    a tape, in each direction and in both at once; and for single sequences, single steps and
+    prepared weights, where the kernel has them.
     """
     trial = Trial(backend, cell, dtype, sizes, draw)
     T, B = sizes[:2]
@@ -134,10 +134,22 @@ def difference(
             if any(dtype_name(a.dtype) != dtype_name(dtype) for a in results):
                 return float("inf")
             worst = max(worst, _largest(expected, results))
+        if kernel.contributions is not None:
+            for reverse in ways:
+                expected, results = (
+                    trial.of_each(one, lengths, reverse) for one in (_own(cell), kernel)
+                )
+                worst = max(worst, _largest(expected, results))
     if kernel.stepping is not None:
         plain = trial.one_step(kernel)
         worst = max(worst, *(_largest(plain, found) for found in trial.stepped(kernel)))
     return worst
+
+
+def _own(cell: Cell[Any]) -> Kernel:
+    """The cell's own code, for `Trial.of_each`."""
+    loop = Loop(cell)
+    return Kernel(loop, frozenset(), contributions=loop.contributions)
 
 
 def _largest(expected: list[Array], found: list[Array]) -> float:

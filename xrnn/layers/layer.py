@@ -8,8 +8,9 @@ from typing import Any
 
 from xrnn.cells.base import LARGEST, Cell, check_cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
-from xrnn.engine.checks import DTYPES, accept_dtype, check_precision
+from xrnn.engine.checks import DTYPES, accept_dtype, check_choice, check_precision
 from xrnn.engine.module import drawn
+from xrnn.engine.per_sample import PerSample
 from xrnn.engine.random import random_numbers
 from xrnn.engine.tape import Tape, check_made_by
 from xrnn.engine.values import check_index
@@ -17,17 +18,7 @@ from xrnn.layers.architecture import LATER, OPTIONS, Architecture
 from xrnn.layers.dropout import check_dropout, check_weight_drop
 from xrnn.layers.initialisation import check_init, check_learn_state, draw_all
 from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
-from xrnn.typing import (
-    Array,
-    GivenDType,
-    GivenState,
-    Init,
-    Masked,
-    Precision,
-    S,
-    Size,
-    dtype_name,
-)
+from xrnn.typing import Array, GivenDType, GivenState, Init, Masked, Precision, S, Size, dtype_name
 
 
 class Layer(Architecture[S]):
@@ -279,6 +270,7 @@ class Layer(Architecture[S]):
         dstate: GivenState | None = None,
         *,
         omit_dxs: bool = False,
+        per_sample: PerSample | None = None,
     ) -> tuple[Array, S, dict[str, Array]]:
         """The gradients of all that `forward` was given (backpropagation through time).
 
@@ -293,6 +285,9 @@ class Layer(Architecture[S]):
             or any of its parts.
         omit_dxs : bool
             Whether dxs is not needed, as in training of a first layer; it is None then.
+        per_sample : None, or {"gradients", "norms"}
+            Whether `dweights` are given for each sequence: gradients, or their Euclidean norms,
+            which take no memory for all of these gradients.
 
         Returns
         -------
@@ -301,20 +296,22 @@ class Layer(Architecture[S]):
         dstate : named tuple of array (L·D, B, H)
             The gradient of the state that `forward` was given.
         dweights : dict of str to array
-            Names and shapes of `weights`.  That of a learned initial state is the sum over the
-            sequences, and the resets, that started from it.
+            Names and shapes of `weights`; with `per_sample` (B, …), and norms (B,).  That of a
+            learned initial state is the sum over the sequences, and the resets, that started so.
 
         `xrnn.analysis.gate_gradients` gives the gradients of gates and states at every step.
 
         Raises
         ------
         TypeError, ValueError
-            If the tape is not from `forward` of this layer, the weights have changed since,
-            or a gradient does not have the library, dtype and shape of its array.
+            If the tape is not from `forward` of this layer, the weights have changed since, a
+            gradient has not the library, dtype and shape of its array, or a word is unknown.
         """
         check_made_by(self, tape)
         check_flags(self.cell.name, omit_dxs=omit_dxs)
-        return tape.backward(dys, dstate, omit_dxs)
+        if per_sample is not None:
+            check_choice(self.cell.name, "per_sample", per_sample, (None, "gradients", "norms"))
+        return tape.backward(dys, dstate, omit_dxs, per_sample)
 
     def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
         """One time step, for streams.

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
+
+import array_api_compat
 
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, select_state, valid_mask
@@ -113,10 +116,73 @@ class Loop:
         trace: Trace | None = None,
     ) -> Gradients:
         """As `xrnn.typing.Sequence.backward`."""
-        xs, steps, order, mask = residuals
+        xs, steps, _, mask = residuals
         if not steps:
             dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
             return xp.zeros_like(xs), dstate, {k: xp.zeros_like(w) for k, w in weights.items()}
+        daxs, dstate, parts = self._over_time(weights, residuals, dys, dstate, trace, xp=xp)
+        valid = None if mask is None else xp.reshape(mask, (-1, 1))
+        das = _joined(daxs, valid, xp=xp)  # (T·B, G·H)
+        # dxs last: allocated first, this large array would be given the recently freed memory that
+        # is still in the CPU's cache.
+        gradients = {name: _summed(part, daxs, das, valid, xp=xp) for name, part in parts.items()}
+        bias = not self.cell.bias_in_step
+        dxs, dweights = input_projection_backward(das, xs, weights, bias=bias, xp=xp)
+        if mask is not None:
+            dxs = apply_mask(mask, dxs, xp=xp)
+        return dxs, dstate, dweights | gradients
+
+    def contributions(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        *,
+        xp: Namespace,
+    ) -> tuple[Array, State, dict[str, Contribution]]:
+        """As `backward`, but instead of the gradients of the weights what every step of every
+        sequence adds to them: contributions of arrays (T, B, n)."""
+        xs, steps, _, mask = residuals
+        T, B, _ = xs.shape
+        if not steps:
+            shapes = {name: (0, B, prod(w.shape)) for name, w in weights.items()}
+            like: Any = {"dtype": xs.dtype, "device": array_api_compat.device(xs)}
+            nothing = {name: xp.zeros(shape, **like) for name, shape in shapes.items()}
+            return xp.zeros_like(xs), tuple(xp.asarray(d, copy=True) for d in dstate), nothing
+        daxs, dstate, parts = self._over_time(weights, residuals, dys, dstate, None, xp=xp)
+        valid = None if mask is None else xp.reshape(mask, (-1, 1))
+
+        def whole(rows: Sequence[Array]) -> Array:
+            joined = _joined(rows, valid, xp=xp)
+            return xp.reshape(joined, (T, B, joined.shape[-1]))
+
+        das, found = whole(daxs), {}
+        for name, part in parts.items():
+            if isinstance(part[0], tuple):
+                pairs = [zip(*block, strict=True) for block in zip(*part, strict=True)]
+                found[name] = tuple((whole(rows), whole(operands)) for rows, operands in pairs)
+            else:
+                found[name] = whole(part)
+        bias = {} if self.cell.bias_in_step else {"b": das}
+        dxs = xp.reshape(xp.reshape(das, (T * B, das.shape[-1])) @ weights["W"], xs.shape)
+        if mask is not None:
+            dxs = apply_mask(mask, dxs, xp=xp)
+        return dxs, dstate, {"W": ((das, xs),), **bias, **found}
+
+    def _over_time(
+        self,
+        weights: Weights,
+        residuals: Residuals,
+        dys: Array | None,
+        dstate: State,
+        trace: Trace | None,
+        *,
+        xp: Namespace,
+    ) -> tuple[list[Array], State, dict[str, list[Contribution]]]:
+        """The loop of the backward pass: the gradients (B, G·H) of the pre-activations of each
+        step, those of the first state, and what each step adds to those of the weights."""
+        _, steps, order, mask = residuals
         if mask is not None and dys is not None:
             dys = apply_mask(mask, dys, xp=xp)
         daxs: list[Array] = [None] * len(steps)
@@ -133,19 +199,9 @@ class Loop:
             for name, part in dweights.items():
                 parts.setdefault(name, [None] * len(steps))[t] = part
         check_names(self.cell, weights, parts)
-        dstate = tuple(xp.asarray(d, copy=True) for d in dstate)
         if trace is not None:
             trace.das = daxs
-        valid = None if mask is None else xp.reshape(mask, (-1, 1))
-        das = _joined(daxs, valid, xp=xp)  # (T·B, G·H)
-        # dxs last: allocated first, this large array would be given the recently freed memory that
-        # is still in the CPU's cache.
-        gradients = {name: _summed(part, daxs, das, valid, xp=xp) for name, part in parts.items()}
-        bias = not self.cell.bias_in_step
-        dxs, dweights = input_projection_backward(das, xs, weights, bias=bias, xp=xp)
-        if mask is not None:
-            dxs = apply_mask(mask, dxs, xp=xp)
-        return dxs, dstate, dweights | gradients
+        return daxs, tuple(xp.asarray(d, copy=True) for d in dstate), parts
 
 
 def _at(t: int, noise: Weights) -> Weights:
