@@ -178,9 +178,10 @@ def _of_step(stack: list[Replayed], masks: list[Array], t: int, *, xp: Namespace
         )
         own = widen(xp.permute_dims(xp.concat(found.dprev, axis=-1), (1, 0, 2)), xp=xp)
         if below is not None:
-            dxs = found.da @ weights["W"]
-            dxs = dxs * masks[k - 1][t, ...] if masks else dxs
-            own = xp.concat([widen(xp.permute_dims(dxs, (1, 0, 2)), xp=xp) @ below, own], axis=-1)
+            K, B, m = found.da.shape
+            dx = xp.reshape(xp.reshape(found.da, (K * B, m)) @ weights["W"], (K, B, -1))
+            dx = dx * masks[k - 1][t, ...] if masks else dx
+            own = xp.concat([widen(xp.permute_dims(dx, (1, 0, 2)), xp=xp) @ below, own], axis=-1)
         rows.append(own)
         below = own[:, : one.bound.widths[0], :]
     n = rows[-1].shape[-1]

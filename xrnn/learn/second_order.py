@@ -50,8 +50,7 @@ def jvp(
 ) -> tuple[Any, Any]:
     """The outputs of a part, and their derivative along a direction (forward mode).
 
-    No tape is kept, so for a recurrent layer the memory does not grow with the number of steps but
-    for inputs and outputs.
+    No tape is kept: of the steps of a recurrent layer there are only inputs, W x + b and outputs.
 
     Parameters
     ----------
