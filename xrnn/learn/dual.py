@@ -202,6 +202,11 @@ class Dual:
     def __array_function__(self, function: Any, types: Any, args: Any, how: Any) -> Any:
         """NumPy's other functions, such as ``np.sum(a)``."""
         name = NUMPY_NAMES.get(function.__name__, function.__name__)
+        if not hasattr(self.functions, name):
+            raise TypeError(
+                f"{name} has no rule for derivatives; compute the same by other functions of "
+                "array.__array_namespace__()"
+            )
         return getattr(self.functions, name)(*args, **how)
 
 
