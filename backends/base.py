@@ -152,8 +152,9 @@ class Backend:
     fingerprint : callable
         ``fingerprint(array)``: a value that is another one after the array was changed in place;
         None where that cannot happen, or cannot be told without waiting for a device.
-    constants : Backend, optional
-        Another backend, whose arrays may stand beside its own, such as the targets of a loss.
+    constants : callable
+        ``constants()``: another backend, whose arrays may stand beside its own, such as the targets
+        of a loss; or None.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.
@@ -177,7 +178,7 @@ class Backend:
     dense: Callable[[Array], Array] = lambda array: array
     read_only: Callable[[Array], Array] = lambda array: array
     fingerprint: Callable[[Array], Any] = lambda array: None
-    constants: Backend | None = None
+    constants: Callable[[], Backend | None] = lambda: None
     refused: tuple[type, ...] = ()
 
     def kernels_of(self, cell: Cell[Any]) -> tuple[Kernel, ...]:

@@ -152,7 +152,7 @@ def check_library(name: str, a: Array, other: str, b: Array) -> None:
     """Raise TypeError unless a and b (called `name` and `other`) are of one library, or a may
     stand beside b as a constant (`Backend.constants`)."""
     mine, theirs = backend_of(a, name), backend_of(b, other)
-    if mine is not theirs and mine is not theirs.constants:
+    if mine is not theirs and mine is not theirs.constants():
         raise TypeError(
             f"{name} is an array of {mine.name} and {other} is one of {theirs.name}; "
             "move one of them"

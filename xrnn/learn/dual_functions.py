@@ -225,13 +225,15 @@ _RULES: dict[str, Rule] = {
 def _class_of(xp: Namespace) -> type[Dual]:
     """The dual numbers of a library."""
     kind = type("DualArray", (Dual,), {"__slots__": (), "inner": xp})
-    plain = backend_of(xp.asarray(0.0))
-    kind.__module__ = f"dual_{plain.name}"
+    number = xp.asarray(0.0)
+    kind.__module__ = f"dual_{backend_of(number).name}"
     functions = kind.functions = Functions(kind, kind.__module__)  # type: ignore[attr-defined]
-    device_of: Any = array_api_compat.device
-    backend = Backend(
-        kind.__module__, functions, host.to_host, device_of=device_of, constants=plain
-    )
+    options: Any = {
+        "device_of": array_api_compat.device,
+        # Asked each time, because another backend may be registered for the library.
+        "constants": lambda: backend_of(number),
+    }
+    backend = Backend(kind.__module__, functions, host.to_host, **options)
     register(kind.__module__, backend)
     return kind
 
