@@ -214,7 +214,7 @@ def _named(name: str) -> Backend:
         if error.name != wanted:
             raise
         raise ImportError(
-            f"backend {name!r:.80}: {wanted:.80} is not installed{hint}; here it can be "
+            f"backend {name!r:.80}: {wanted:.80} is not installed{hint}; it must be "
             f"{_accepted()}"
         ) from error
     if problem := backend.missing():

@@ -355,6 +355,8 @@ WORDS = re.compile(
 
 #: module whose documentation makes such promises → the module of tests that holds them
 KEPT_BY = {
+    "adapters/jax/pure": "adapter_jax",
+    "adapters/jax/recurrence": "adapter_jax",
     "analysis/gates": "promises",
     "cells/input_gated": "promises",
     "certify/laws": "laws",
