@@ -214,8 +214,7 @@ def _named(name: str) -> Backend:
         if error.name != wanted:
             raise
         raise ImportError(
-            f"backend {name!r:.80}: {wanted:.80} is not installed{hint}; it must be "
-            f"{_accepted()}"
+            f"backend {name!r:.80}: {wanted:.80} is not installed{hint}; it must be {_accepted()}"
         ) from error
     if problem := backend.missing():
         raise ImportError(f"backend {name!r:.80}: {problem}")

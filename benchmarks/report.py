@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 #: the pages that show results, and the names of the texts that each has between markers
 PAGES = {
     RESULTS.parent.parent / "README.md": ("summary",),
-    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory"),
+    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory", "side by side"),
 }
 
 #: the rows of the first page: what is done, a size of the grid, a mode
@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "benchmarks": "\n\n".join(section(file) for file in files),
         "stream": "\n\n".join(stream(file) for file in sorted(RESULTS.glob("stream-*.json"))),
         "memory": "\n\n".join(memory(file) for file in sorted(RESULTS.glob("scale-*.json"))),
+        "side by side": "\n\n".join(
+            side_by_side(file) for file in sorted(RESULTS.glob("side-by-side-*.json"))
+        ),
     }
     if not options.write:
         print("\n\n".join(texts.values()))
@@ -119,6 +122,22 @@ def memory(file: Path) -> str:
     return (
         "Bytes that a training step of an LSTM takes at its peak, for each step and unit of B·H, "
         f"inputs and gradients included ({found['device']}): {told}."
+    )
+
+
+def side_by_side(file: Path) -> str:
+    """What `side_by_side.py` found: one row a library."""
+    found = json.loads(file.read_text("utf-8"))
+    rows = []
+    for one in found["found"]:
+        accuracy = "{:.3f} ± {:.3f}".format(*one["accuracy"])
+        numbers = one["epochs"], f"{one['seconds']:.2f}", f"{one['ms_per_epoch']:.3g}"
+        rows.append([one["side"], str(one["lines"]), accuracy, *map(str, numbers)])
+    head = ["", "lines", "accuracy in the test", "epochs", "seconds", "ms for an epoch"]
+    threads = "one thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    return (
+        f"{found['device']}, {threads}, commit {found['commit']}, {found['date']}; other processes "
+        f"took {found['others']} cores meanwhile.\n\n{table(head, rows)}"
     )
 
 

@@ -34,7 +34,7 @@ from xrnn.training.predict import predict
 from xrnn.typing import Array
 
 LAYERS: dict[str, Any] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
-POOLS: dict[str, Any] = {"last": Last, "mean": Mean, "max": Max}
+POOLS: tuple[str, ...] = ("last", "mean", "max")
 
 
 class _Recurrent(BaseEstimator):  # type: ignore[misc]
@@ -202,7 +202,8 @@ class _Recurrent(BaseEstimator):  # type: ignore[misc]
         )
         units = layer.directions * layer.hidden_size
         readout = Linear(units, self._outputs(targets), dtype=self.dtype, rng=seeds[1])
-        parts: dict[str, Any] = {"rnn": layer, "pool": POOLS[self.pooling](), "out": readout}
+        pools = {"last": Last(both_ends=self.bidirectional), "mean": Mean(), "max": Max()}
+        parts: dict[str, Any] = {"rnn": layer, "pool": pools[self.pooling], "out": readout}
         if self.dropout:
             parts = {**parts, "dropout": Dropout(self.dropout), "out": parts.pop("out")}
         if self.per_step:
