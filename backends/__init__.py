@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import array_api_compat
 
-from xrnn.backends import host
+from xrnn.backends import environment, host
 from xrnn.backends.base import Backend, Kernel, Sizes
 from xrnn.typing import Array, Namespace
 
@@ -292,3 +293,10 @@ def _changes(array: Array) -> Any:
         return getattr(array, "_version", None)
     except RuntimeError:  # an inference tensor, whose changes are not counted
         return None
+
+
+if "threadpoolctl" in sys.modules:
+    # A limit holds for what is loaded when it is set, which may be before the first layer is made.
+    # What a variable of the environment says wrongly is told to whoever makes that layer.
+    with suppress(environment.VariableError):
+        importlib.import_module(f"{__name__}.cpu")

@@ -77,6 +77,37 @@ def test_threadpoolctl_may_be_imported_before_or_after(order: str) -> None:
         "with threadpool_limits(1): print(threads())\n"
         "print(threads())\n"
     )
-    env = os.environ | {"XRNN_NUM_THREADS": "3"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert done.stdout.split() == ["1", "3"], done.stderr
+    assert _printed(code, XRNN_NUM_THREADS="3") == ["1", "3"]
+
+
+@native
+def test_a_limit_set_before_the_first_layer_holds_for_it() -> None:
+    pytest.importorskip("threadpoolctl", minversion="3.4")
+    code = (
+        "import threadpoolctl, xrnn\n"
+        "with threadpoolctl.threadpool_limits(1):\n"
+        "    xrnn.LSTM(64, 128)\n"
+        "    from xrnn.backends.cpu.threads import threads\n"
+        "    print(threads())\n"
+        "print(threads())\n"
+    )
+    assert _printed(code, XRNN_NUM_THREADS="3") == ["1", "3"]
+
+
+def test_a_wrong_variable_is_told_by_the_first_layer_and_not_by_the_import() -> None:
+    pytest.importorskip("threadpoolctl", minversion="3.4")
+    code = (
+        "import threadpoolctl, xrnn\n"
+        "try: xrnn.LSTM(2, 3)\n"
+        "except ValueError as error: print(str(error).split()[3])\n"
+    )
+    assert _printed(code, XRNN_NUM_THREADS="x") == ["XRNN_NUM_THREADS"]
+
+
+def _printed(code: str, **variables: str) -> list[str]:
+    """The words that a program prints in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | variables
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
