@@ -328,6 +328,16 @@ class TestOnesOwn:
             xrnn.load(tmp_path / "m")
         check_same(layer, xrnn.load(tmp_path / "m", xrnn.Layer(cell, I, H)))
 
+    def test_the_innermost_part_is_named(self, tmp_path: Path) -> None:
+        mine = replace(cells.Elman, name="mine")
+        model = xrnn.Sequential(
+            block=xrnn.Residual(rnn=xrnn.Layer(mine, I, I)), out=xrnn.Linear(I, 1)
+        )
+        xrnn.save(tmp_path / "m", model)
+        words = rf"m holds the part 'block\.rnn', which cannot be made: the cell .* {self.HELP}"
+        with pytest.raises(ValueError, match=words):
+            xrnn.load(tmp_path / "m")
+
     def test_a_class(self, tmp_path: Path) -> None:
         class LSTM(xrnn.LSTM):
             """Another one of the same name."""

@@ -190,7 +190,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], Any, str]] = {
         "Sequential",
         "class Sequential is not that of",
     ),
-    "a part in itself": (("tied", "model.1"), "model", "'model', .*: it is a part of itself"),
+    "a part in itself": (("tied", "model.1"), "model", "'model.1', .*: it is a part of itself"),
     "two parts of one name": (("config", "model.0"), {"kind": "max"}, "two parts of the name 'mod"),
     **{
         name: (("config", "translator", "parts", *where), what, message)

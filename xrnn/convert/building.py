@@ -113,12 +113,13 @@ class Builder:
             file.
         """
         flat = self.held.flat
-        # The weights of a learner may be those of a module.
-        for name in sorted(flat, key=lambda name: _kind(flat[name]) == "online"):
+        # The innermost first, so that an error names the part that it is about; learners last,
+        # because their weights may be those of a module.
+        for name in sorted(flat, key=lambda name: (_kind(flat[name]) == "online", -_depth(name))):
             try:
                 self._part(name)
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                which = f"the part {name!r:.80}" if len(flat) > 1 else "a part"
+                which = f"the part {name!r:.80}" if name else "a part"
                 raise ValueError(f"holds {which}, which cannot be made: {error}") from error
         return {name: self._part(name) for name in flat}
 
@@ -285,6 +286,11 @@ class Builder:
 
 def _kind(config: Any) -> Any:
     return config.get("kind") if isinstance(config, dict) else None
+
+
+def _depth(name: str) -> int:
+    """How deep the part of that name lies within others."""
+    return len(name.split(".")) if name else 0
 
 
 def _family(cell: Cell[Any]) -> str:
