@@ -35,6 +35,7 @@ MODULES = (
     xrnn.optim,
     xrnn.online,
     xrnn.analysis,
+    xrnn.states,
     xrnn.convert,
     files,
     backends,

@@ -7,6 +7,7 @@ they are the same on every backend, and for a sequence in several parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import pi, prod
 from numbers import Integral
 from typing import Any
@@ -109,3 +110,9 @@ def random_numbers(
             must = f"{needed} needs an integer, another one at every training step: give seed=step"
         raise ValueError(f"{kind}: seed is {seed!r:.80}; {must}")
     return Random(int(seed), int(t), placement, **rates) if needed else None
+
+
+def seed_of_part(name: str, seed: int) -> int:
+    """The seed of the part of that name in a model."""
+    words = f"{int(seed)}/{name}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(words, digest_size=8).digest(), "little")

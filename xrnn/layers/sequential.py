@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from inspect import signature
 from numbers import Integral
 from typing import Any, TypeGuard
@@ -12,7 +11,9 @@ from typing import Any, TypeGuard
 from array_api_compat import is_array_api_obj
 
 from xrnn.backends import backend_of
-from xrnn.cells.base import check_flags
+from xrnn.cells.base import LARGEST, check_flags
+from xrnn.engine.random import seed_of_part
+from xrnn.engine.values import check_index
 from xrnn.layers.composite import Composite
 from xrnn.layers.part import Part, check_tape, mask_over
 from xrnn.recurrence.masks import apply_mask
@@ -305,6 +306,19 @@ class Sequential(Composite):
                 y = part(y)
         return self._output(x, y), new
 
+    def initial_state(self, B: Size) -> dict[str, Any]:
+        """The initial states of the recurrent parts by name, for B sequences; an error if B is no
+        integer ≥ 0, or one of these parts has no such method."""
+        check_index(self.kind, "B", B, LARGEST)
+        recurrent = {k: part for k, part in self._parts.items() if "state" in self._takes[k]}
+        for name, part in recurrent.items():
+            if not hasattr(part, "initial_state"):
+                raise TypeError(
+                    f"{self.kind}: {name} is {part!r:.80}, which has a state and no method "
+                    "initial_state(B); give it one"
+                )
+        return {name: part.initial_state(B) for name, part in recurrent.items()}
+
     def path(self, shape: tuple[int, ...]) -> dict[str, dict[str, str]]:
         """For each recurrent part what `path` of it answers; `shape` is that of the input."""
         recurrent = (item for item in self._parts.items() if "state" in self._takes[item[0]])
@@ -335,10 +349,10 @@ class Sequential(Composite):
         seed, t, own_order = known.get("seed"), known.get("t"), _order(self._parts[name])
         if not _is_integer(seed):
             return known  # the part says what is wrong, if it needs one
-        known["seed"] = _seed_of(name, seed)
+        known["seed"] = seed_of_part(name, seed)
         if self.batch_first and own_order is None and _is_integer(t) and t > 0:
             # It counts positions as if time came first: it gets other numbers for every t instead.
-            known |= {"seed": _seed_of(f"{name}/{t}", seed), "t": 0}
+            known |= {"seed": seed_of_part(f"{name}/{t}", seed), "t": 0}
         return known
 
     def _output(self, x: Array, y: Array) -> Array:
@@ -380,9 +394,3 @@ def _order(part: Any) -> bool | None:
 
 def _is_integer(value: Any) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _seed_of(name: str, seed: int) -> int:
-    """The seed of the part of that name."""
-    words = f"{int(seed)}/{name}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(words, digest_size=8).digest(), "little")

@@ -22,15 +22,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, Literal
 
-import array_api_compat
-
-from xrnn.backends import backend_of, host
+from xrnn.backends import host
 from xrnn.cells.base import Cell, check_cell, check_sizes
 from xrnn.cells.numbers import accept_number
 from xrnn.engine.checks import Spec, cell_weights, check_choice, check_numbers
 from xrnn.engine.parameters import count
 from xrnn.engine.signature import signature
 from xrnn.engine.states import accept_state
+from xrnn.engine.values import accept_rows
 from xrnn.recurrence.masks import select_state
 from xrnn.recurrence.precision import accumulation_dtype, widen
 from xrnn.recurrence.projection import input_projection
@@ -244,29 +243,9 @@ class Online(Generic[S]):
         self._P = self._rule.only(~chosen, self._P, xp=self.xp)
 
     def _mask(self, rows: Any) -> Array:
-        """Which streams `rows` are: bools (B,) of the weights' library."""
-        if array_api_compat.is_array_api_obj(rows):
-            rows = backend_of(rows, "rows").to_host(rows)
-        try:
-            given = host.xp.asarray(range(self.B) if rows is None else rows)
-        except (TypeError, ValueError):  # raised for what is no array, such as [[0], [1, 2]]
-            given = host.xp.asarray(None)
+        """Which streams `rows` are, all for None: bools (B,) of the weights' library."""
         mask = host.xp.zeros(self.B, bool)
-        if given.dtype == bool and given.shape == (self.B,):
-            mask = given
-        elif given.size == 0 and given.ndim == 1:
-            pass
-        elif (
-            host.xp.isdtype(given.dtype, "integral")
-            and given.ndim < 2
-            and 0 <= given.min() <= given.max() < self.B
-        ):
-            mask[given] = True
-        else:
-            raise ValueError(
-                f"{self.cell.name}: rows are {rows!r:.80}; they must be numbers of streams in "
-                f"0…B−1 = 0…{self.B - 1}, or bools (B,) = ({self.B},)"
-            )
+        mask[accept_rows(self.cell.name, range(self.B) if rows is None else rows, self.B)] = True
         return self._placement.from_host(mask)
 
     def _accepted(self, state: GivenState | None) -> State:
