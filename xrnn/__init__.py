@@ -5,6 +5,7 @@ from xrnn._version import __version__
 from xrnn.certify import certify
 from xrnn.convert.files import load, save
 from xrnn.engine.unroll import unroll, unroll_backward
+from xrnn.layers import states
 from xrnn.layers.attention import Attention
 from xrnn.layers.attention_pooling import AttentionPooling
 from xrnn.layers.dropout import Dropout
@@ -24,6 +25,7 @@ from xrnn.layers.sequential import Sequential
 from xrnn.layers.tied_linear import TiedLinear
 from xrnn.learn import losses, online, optim
 from xrnn.learn.gradient_check import check_gradients
+from xrnn.learn.padding import pad
 from xrnn.learn.second_order import gnvp, hvp, jvp
 from xrnn.training.fit import fit
 from xrnn.training.predict import predict
@@ -62,8 +64,10 @@ __all__ = [
     "losses",
     "online",
     "optim",
+    "pad",
     "predict",
     "save",
+    "states",
     "unroll",
     "unroll_backward",
 ]

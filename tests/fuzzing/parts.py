@@ -7,6 +7,7 @@ from fuzzing.table import (
     ATTENTIONS,
     ATTENTIVE,
     DROPOUTS,
+    LAYERS,
     MERGES,
     MODELS,
     NORMS,
@@ -163,7 +164,62 @@ add(
     share=16,
 )
 add("Sequential.step", "it.step", MODELS, x=(k.ARRAY, "of_model(it)[0, ...]"), state=STATE)
+add("Sequential.initial_state", "it.initial_state", MODELS, B=(k.integer(0), "2"), words="state")
 add("Sequential.path", "it.path", MODELS, shape=(k.SHAPE, "(4, 2, 3)"))
+#: any state: nested tuples and dicts of arrays
+ANY_STATE = k.Kind(
+    lambda value: isinstance(value, tuple | list | dict) or value is None or k.ARRAY.takes(value),
+    k.damages_of(
+        same="tuple({})",
+        error="iter({}) | (*{}, 'h') | (*{}, np.ones(3)) | ({}, np.ones((9, 2))) | {5: set({})}",
+        any="{}[0] | {}[:1] | (*{}, None) | {'a': {}} | ({}, {}) | list({})",
+    ),
+)
+#: booleans (B,); their transpose, and a flat copy, are the same
+CHOICE = k.Kind(
+    k.STEPS.takes,
+    tuple(d for d in k.STEPS.damages if "flat" not in d.template and d.template != "{}.T"),
+)
+STATEFUL = tuple(f"state_of({layer})" for layer in LAYERS)
+add(
+    "states.take",
+    "xrnn.states.take",
+    STATEFUL,
+    state=(ANY_STATE, "it"),
+    rows=(k.ROWS, "[0]"),
+)
+add(
+    "states.put",
+    "xrnn.states.put",
+    STATEFUL,
+    state=(ANY_STATE, "it"),
+    rows=(k.ROWS, "[0]"),
+    new=(ANY_STATE, "xrnn.states.take(it, [0])"),
+    changes=True,
+    shares=True,
+)
+add(
+    "states.where",
+    "xrnn.states.where",
+    STATEFUL,
+    mask=(CHOICE, "np.array([True, False])"),
+    a=(ANY_STATE, "it"),
+    b=(ANY_STATE, "xrnn.states.take(it, [1, 0])"),
+)
+LISTS = k.Kind(
+    lambda value: isinstance(value, list | tuple) and len(value) > 0,
+    k.damages_of(
+        same="tuple({}) | [one.tolist() for one in {}] | [np.asfortranarray(one) for one in {}]",
+        error="[] | iter({}) | {}[0] | [*{}, np.ones(3)] | [*{}, np.array(1.0)] | [*{}, 'x']"
+        "| [*{}, None] | [*{}, [[1], [2, 3]]] | {0: 1} | [1.5] | [*{}, strict.ones((4, 3))]",
+        any="[one[:0] for one in {}] | {}[:1] | [*{}, np.ones((2, 3), int)] | [[True], []]",
+    ),
+)
+add(
+    "pad",
+    sequences=(LISTS, "[floats(4, 3), floats(2, 3)]"),
+    batch_first=(k.FLAG, "False"),
+)
 add("Composite.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
 add("Composite.freeze", "it.freeze", MODELS, changes=True, share=1)
 add("Composite.config", "it.config", (*MODELS, *TIED), share=1)

@@ -15,6 +15,7 @@ import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.engine.checks import Placement
+from xrnn.learn.padding import side_by_side
 from xrnn.typing import Array, dtype_name
 
 #: so many batches are drawn together and sorted by length
@@ -178,17 +179,14 @@ def pair_of(x: Any) -> dict[str, Any]:
 
 def padded(name: str, entries: Sequence[Array], lengths: Array, batch_first: bool) -> Array:
     """The entries (T_n, …) as one array (T, B, …) or (B, T, …), with 0 past their ends."""
-    rest, dtype = entries[0].shape[1:], host.xp.result_type(*entries)
+    rest = entries[0].shape[1:]
     for one, length in zip(entries, lengths, strict=True):
         if one.ndim == 0 or len(one) != length or one.shape[1:] != rest:
             raise ValueError(
                 f"{name} has an entry of shape {one.shape}; it must be "
                 f"{(int(length), *rest)}, one value for each step of its sequence"
             )
-    found = host.xp.zeros((len(entries), int(lengths.max()), *rest), dtype)
-    for row, one in zip(found, entries, strict=True):
-        row[: len(one)] = one
-    return found if batch_first else host.xp.ascontiguousarray(found.swapaxes(0, 1))
+    return side_by_side(entries, batch_first, xp=host.xp)
 
 
 def moved(name: str, array: Array, placement: Placement) -> Array:
