@@ -9,6 +9,7 @@ import pytest
 from conftest import DEVICES
 from rows import MADE, ROWS, Row
 
+import xrnn
 from xrnn import cells
 from xrnn.certify.laws import LAWS, cases, oracle
 from xrnn.certify.report import bound, certify
@@ -144,3 +145,14 @@ def test_the_certificate_of_a_cell_with_options() -> None:
     assert {len(row) for row in rows} == {len(heading)}
     assert rows[0].startswith(" " * 12 + "plain ")
     assert rows[-1].startswith("rnn ")
+
+
+def test_certify_runs_the_laws_that_are_asked_for() -> None:
+    found = xrnn.certify("cpu", "float64", [cells.Elman], laws=["batch", "oracle"])
+    assert {verdict.law for verdict in found} == {"batch", "oracle"}
+    assert found.passed
+    assert not xrnn.certify(cells=[cells.Elman], laws=[]).passed  # nothing was shown
+    with pytest.raises(ValueError, match="a name in laws is 'twins'; it must be 'derivative' or"):
+        xrnn.certify(laws=["twins"])
+    with pytest.raises(TypeError, match="laws is 'batch'; it must be a list of names of laws"):
+        xrnn.certify(laws="batch")

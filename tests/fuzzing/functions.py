@@ -158,6 +158,7 @@ add(
     device=(k.DEVICE, "'cpu'"),
     dtype=(k.choice("float32", "float64", "float16"), "'float32'"),
     cells=(k.CELLS, "[cells.Elman]"),
+    laws=(k.LAWS, "['batch', 'cut']"),
     words="cell",
     share=1,
 )

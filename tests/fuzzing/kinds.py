@@ -319,6 +319,7 @@ CELLS = Kind(
     lambda value: isinstance(value, list | tuple | set | dict) and all(map(CELL.takes, value)),
     damages_of(error="[*{}, xrnn.LSTM] | {}[0] | [None]"),
 )
+LAWS = Kind(_is_empty, damages_of(same="tuple({})", error="{}[0] | [*{}, 'none'] | [*{}, None]"))
 PRECISION, NAME = choice("ieee", "tf32"), Kind(lambda value: isinstance(value, str))
 STATE_NAME = choice("h", "c", None)
 SHAPE = Kind(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import Kernel
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement
+from xrnn.engine.forms import check_forms
 from xrnn.engine.select import OwnCode, decide
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.precision import cast, widen
@@ -90,6 +91,11 @@ class BoundCell:
             found, final = decide(
                 self.placement.backend, self.cell, sizes, self.placement.dtype, self.precision
             )
+            if not found.dtypes:  # the cell's own code
+                weights = self.weights
+                if not self.placement.backend.computes(self.placement.dtype):
+                    weights = widened(weights, xp=self.xp)
+                check_forms(self.cell, weights, xp=self.xp)
             if not final:
                 return found
             if len(self._chosen) >= REMEMBERED:
