@@ -370,6 +370,7 @@ KEPT_BY = {
     "engine/unroll": "promises",
     "layers/layer": "promises",
     "layers/linear": "promises",
+    "layers/states": "states",
     "learn/average": "average",
     "learn/losses/__init__": "losses",
     "learn/losses/ctc": "losses_ctc",

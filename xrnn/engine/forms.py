@@ -30,8 +30,9 @@ def check_forms(cell: Cell[Any], weights: Weights, *, xp: Namespace) -> None:
     H = W.shape[0] // len(cell.gates)
     shapes: list[tuple[int, ...]] = [(B, n) for n in cell.widths(H)]
     half = xp.zeros_like(W[:1, :1]) + 0.5
-    ax = xp.broadcast_to(half, (B, W.shape[0]))
-    state = tuple([xp.broadcast_to(half, shape) for shape in shapes])
+    # The sums are arrays of their own, as those of a pass are.
+    ax = xp.broadcast_to(half, (B, W.shape[0])) + 0
+    state = tuple([xp.broadcast_to(half, shape) + 0 for shape in shapes])
     letters = ", ".join(cell.states) + ("," if len(shapes) == 1 else "")
     sizes = f"({letters}) has the shapes {', '.join(map(str, shapes))} here"
 
