@@ -72,6 +72,12 @@ class Kernel:
     omits_dxs : bool
         Whether ``sequence.backward`` takes the keyword ``omit_dxs``, and if it is True gives None
         in the place of dxs.
+    adds : bool
+        Whether ``sequence.backward`` takes the keyword ``onto``: the gradients of the weights, as
+        it returned them for the steps that come later.  It adds those of these steps to them in
+        place, number by number in the order of one backward pass over all steps.  Such a kernel for
+        numbers of 16 bits takes states, and their gradients, in float32 too, and then returns these
+        and the gradients of weights in it.
     """
 
     sequence: Sequence
@@ -87,6 +93,7 @@ class Kernel:
     stepping: Stepping | None = None
     contributions: Callable[..., tuple[Array, State, dict[str, Contribution]]] | None = None
     omits_dxs: bool = False
+    adds: bool = False
 
     def __deepcopy__(self, memo: Any) -> Kernel:
         return self

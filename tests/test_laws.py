@@ -1,4 +1,4 @@
-"""The seven laws: every cell × every option × every library × both dtypes, from one table."""
+"""The eight laws: every cell × every option × every library × both dtypes, from one table."""
 
 from __future__ import annotations
 

@@ -151,6 +151,16 @@ def test_look_notices_pre_activations_that_are_not_what_feeds_the_weights() -> N
     assert laws.look(Trial(replace(LSTM, step_backward=step_backward), PLAIN)) > 1e-3
 
 
+def test_checkpoint_notices_a_stretch_that_is_computed_otherwise_in_backward() -> None:
+    calls: list[int] = []
+
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        calls.append(1)
+        return lstm.step(ax * (1 + 0.1 * len(calls)), state, weights, xp=xp)
+
+    assert laws.checkpoint(Trial(replace(LSTM, step=step), PLAIN)) > 1e-3
+
+
 def test_oracle_notices_gates_in_another_order() -> None:
     def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
         H = ax.shape[-1] // 4

@@ -93,7 +93,7 @@ def test_lengths_may_state_their_byte_order() -> None:
 #: name → number in the extension, gates, blocks of H that are kept of a step, second state, extras
 CELLS = {
     name: (code, *about)
-    for code, (name, *about, options) in enumerate(native.cells())
+    for code, (name, *about, _, options) in enumerate(native.cells())
     if not options
 }
 
@@ -146,7 +146,7 @@ def loop_arguments(
         "dxs": zeros(T, B, I),
     }
     backward |= {"dW": zeros(G * H, I), "dU": None if U is None else zeros(G * H, H)}
-    backward |= {"db": zeros(G * H)} | dmore | {"xs": xs, "threads": 1}
+    backward |= {"db": zeros(G * H)} | dmore | {"adds": 0, "xs": xs, "threads": 1}
     return forward, backward
 
 

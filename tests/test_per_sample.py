@@ -40,15 +40,16 @@ def alone(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _tape(trial: Trial) -> Any:
+def _tape(trial: Trial, checkpoint: int | None = None) -> Any:
     given, how = trial.inputs, {"seed": trial.seed, **trial.inputs.steps}
+    how["checkpoint"] = checkpoint
     return trial.layer.forward(given.xs, given.state, given.lengths, **how)[2]
 
 
-def check(trial: Trial, bound: float) -> None:
+def check(trial: Trial, bound: float, checkpoint: int | None = None) -> None:
     """Both kinds against passes of one sequence, and all other results against those of all."""
     given, layer = trial.inputs, trial.layer
-    expected, tape = alone(trial), _tape(trial)
+    expected, tape = alone(trial), _tape(trial, checkpoint)
     whole = layer.backward(tape, given.dys, given.dlast)
     found = [
         layer.backward(tape, given.dys, given.dlast, per_sample=how)
@@ -97,13 +98,25 @@ def test_in_other_dtypes(cell: Any, dtype: str, bound: float) -> None:
         check(Trial(cell, option, "cpu", dtype), bound)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["kernels", "own code"])
+@pytest.mark.parametrize("cell", PLAIN, ids=lambda cell: cell.name)
+def test_of_tapes_that_hold_few_states(cell: Any, own: bool) -> None:
+    cell = replace(cell) if own else cell
+    for option in OPTIONS[own::2]:
+        if not (option.left_out or option.resets):
+            for k in (1, 3):
+                check(Trial(cell, option), 1e-13, k)
+    # In half precision states between stretches of a cell's own code are rounded.
+    check(Trial(cell, OPTIONS[own], "cpu", "float16"), 1e-2, 3)
+
+
 @pytest.mark.parametrize("options", [{"weight_drop": 0.4}, {"dropout": 0.4}, {"learn_state": True}])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_with_options_of_layers(options: Any, dtype: Any) -> None:
     layer = xrnn.GRU(3, 4, 2, bidirectional=True, dtype=dtype, rng=0, **options)
     rng = np.random.default_rng(0)
     xs, resets = rng.normal(size=(6, 3, 3)).astype(dtype), rng.random((6, 3)) < 0.3
-    several: Any = ({}, {"resets": resets})
+    several: Any = ({}, {"resets": resets}, {"checkpoint": 4})
     for how in several:
         ys, _, tape = layer.forward(xs, seed=1, **how)
         dys = rng.normal(size=ys.shape).astype(dtype)
@@ -188,6 +201,17 @@ def test_of_one_sequence_without_an_axis_of_the_batch() -> None:
     assert dstate.h.shape == (1, 4)
     for name, d in layer.backward(tape, ys)[2].items():
         np.testing.assert_allclose(dweights[name], d[None], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["gradients", "norms"])
+def test_few_states_and_resets_are_refused(how: Any) -> None:
+    layer = xrnn.LSTM(3, 4, rng=0)
+    xs, resets = np.ones((5, 2, 3), "float32"), np.arange(10).reshape(5, 2) == 4
+    for steps in ({"resets": resets}, {"mask": ~resets}):
+        _, _, tape = layer.forward(xs, checkpoint=2, **steps)
+        words = f"lstm: per_sample is '{how}', and the tape was made with checkpoint, and with res"
+        with pytest.raises(ValueError, match=words):
+            layer.backward(tape, per_sample=how)
 
 
 def test_another_word_is_refused() -> None:

@@ -27,6 +27,7 @@ from xrnn.learn import losses, online, optim
 from xrnn.learn.gradient_check import check_gradients
 from xrnn.learn.padding import pad
 from xrnn.learn.second_order import gnvp, hvp, jvp
+from xrnn.learn.truncated import truncated
 from xrnn.training.fit import fit
 from xrnn.training.predict import predict
 
@@ -68,6 +69,7 @@ __all__ = [
     "predict",
     "save",
     "states",
+    "truncated",
     "unroll",
     "unroll_backward",
 ]

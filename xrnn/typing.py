@@ -45,6 +45,9 @@ GivenDType: TypeAlias = DType | type[Any] | _LibraryDType
 Precision: TypeAlias = Literal["ieee", "tf32"]
 """How products of float32 may be rounded."""
 
+Checkpoint: TypeAlias = Size | Literal["sqrt"]
+"""The number of steps between states that are kept."""
+
 Masked: TypeAlias = Literal["zero", "hold"]
 """The output of a step that a mask leaves out: 0, or that of the step before."""
 

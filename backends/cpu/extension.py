@@ -56,6 +56,7 @@ class Code(NamedTuple):
     - kept: how many arrays (B, H) of each step are kept for backward
     - two: whether there is a second state c
     - extras: the weights besides W, U and b, in the order in which the extension takes them
+    - sums: how many values of H are summed for each sequence, see ``rows`` of the extension
     - options: the names of the options that the cell has or takes, with spaces between them
     """
 
@@ -64,6 +65,7 @@ class Code(NamedTuple):
     kept: int
     two: bool
     extras: tuple[str, ...]
+    sums: int
     options: str
 
 
@@ -119,6 +121,13 @@ class Prepared(dict[str, Array]):
     arguments: tuple[Any, ...]
 
 
+class Sums(dict[str, Array]):
+    """The gradients of the weights of one cell, to which those of earlier steps can be added."""
+
+    #: those that are summed for each sequence, see ``rows`` of the extension
+    rows: tuple[Array, ...] = ()
+
+
 class Native:
     """One cell run by the extension: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`.
 
@@ -134,7 +143,7 @@ class Native:
         #: the first arguments of every call
         self.head = (code.number,) if numbers is None else (code.number, numbers)
         self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
-        self.names = ("W", "U", "b", *self.extras)
+        self.names, self.sums = ("W", "U", "b", *self.extras), code.sums
         #: the weights that backward takes
         self.used = ("W", "U", *(("b",) if "layer_norm" in code.options else ()), *self.extras)
         self.drawn = () if numbers is None else NOISE
@@ -189,13 +198,16 @@ class Native:
         *,
         xp: Namespace,
         omit_dxs: bool = False,
+        onto: Sums | None = None,
     ) -> Gradients:
-        """As `xrnn.typing.Sequence.backward`; with `omit_dxs` dxs is None.
+        """As `xrnn.typing.Sequence.backward`; with `omit_dxs` dxs is None.  `onto` are the
+        gradients of the weights of the steps that come later, to which those of these are added.
 
         The gradients overwrite the gates in memory, so a second backward pass first runs forward
         again.
         """
-        return self._backward(weights, residuals, dys, dstate, omit_dxs=omit_dxs)[:3]
+        given = (weights, residuals, dys, dstate)
+        return self._backward(*given, omit_dxs=omit_dxs, onto=onto)[:3]
 
     def _backward(
         self,
@@ -204,7 +216,8 @@ class Native:
         dys: Array | None,
         dstate: State,
         *,
-        omit_dxs: bool,
+        omit_dxs: bool = False,
+        onto: Sums | None = None,
     ) -> tuple[Array, State, dict[str, Array], Array]:
         """The same, and the gradients of what was kept of each step: of the pre-activations."""
         saved, gates = residuals, residuals.take_gates()
@@ -222,14 +235,20 @@ class Native:
         dh, dc = carried if self.two else (*carried, None)
         h0, c0 = saved.first if self.two else (*saved.first, None)
         dxs = None if omit_dxs else np.empty_like(saved.xs)
-        dweights = {k: np.empty_like(w) for k, w in weights.items()}
+        dweights = onto
+        if dweights is None:
+            dweights = Sums()
+            for name, w in weights.items():
+                dweights[name] = np.empty_like(w)
+            if self.sums:
+                dweights.rows = (np.zeros((B, self.sums * H), saved.xs.dtype),)
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         dys = None if dys is None else plain(dys)
         # fmt: off
         _native.backward(
             *self.head, T, B, I, H, *map(weights.get, self.used), gates, saved.cs, saved.ys,
             h0, c0, dys, *saved.noise, saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs,
-            *map(dweights.get, self.names), saved.xs, n,
+            *map(dweights.get, self.names), *dweights.rows, onto is not None, saved.xs, n,
         )
         # fmt: on
         return dxs, carried, dweights, das
@@ -253,7 +272,7 @@ class Native:
         xp: Namespace,
     ) -> tuple[Array, State, dict[str, Contribution]]:
         """As `xrnn.recurrence.loop.Loop.contributions`, of a cell that `is_regular`."""
-        dxs, dfirst, _, das = self._backward(weights, residuals, dys, dstate, omit_dxs=False)
+        dxs, dfirst, _, das = self._backward(weights, residuals, dys, dstate)
         (T, _, _), H, xs = residuals.xs.shape, residuals.first[-1].shape[-1], residuals.xs
         h0, h_prev = residuals.first[0], np.empty_like(residuals.ys)
         if residuals.reverse:
@@ -341,4 +360,5 @@ def kernel_of(loop: Native) -> Kernel:
         stepping=loop,
         contributions=loop.contributions if loop.is_regular else None,
         omits_dxs=True,
+        adds=True,
     )

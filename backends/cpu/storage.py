@@ -14,7 +14,7 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu import extension, options
-from xrnn.backends.cpu.extension import Native, Prepared, Residuals, plain
+from xrnn.backends.cpu.extension import Native, Prepared, Residuals, Sums, plain
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
 
@@ -34,6 +34,9 @@ class PreparedStored(dict[str, Array]):
 
 class StoredNative:
     """A native loop for arrays of 16 bits: a `xrnn.typing.Sequence` and a `xrnn.typing.Stepping`.
+
+    States, and their gradients, may be given in float32: then those that are returned are too, and
+    so are the gradients of weights.
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ class StoredNative:
             noise=noise and {name: self.widened(a) for name, a in noise.items()},
             storage=KINDS[dtype_name(dtype)],
         )
-        return self.narrowed(ys, dtype), tuple([self.narrowed(s, dtype) for s in last]), residuals
+        kind = state[0].dtype
+        return self.narrowed(ys, dtype), tuple([self.narrowed(s, kind) for s in last]), residuals
 
     def backward(
         self,
@@ -77,12 +81,16 @@ class StoredNative:
         dstate: State,
         *,
         xp: Namespace,
+        onto: Sums | None = None,
     ) -> Gradients:
-        """As `xrnn.typing.Sequence.backward`."""
+        """As `xrnn.typing.Sequence.backward`, and `Native.backward`."""
         dtype, given = weights["W"].dtype, None if dys is None else self.widened(dys)
+        last = tuple(map(self.widened, dstate))
         dxs, dfirst, dweights = self.loop.backward(
-            self._wide(weights), residuals, given, tuple(map(self.widened, dstate)), xp=xp
+            self._wide(weights), residuals, given, last, xp=xp, onto=onto
         )
+        if dstate[0].dtype == np.float32:
+            return self.narrowed(dxs, dtype), dfirst, dweights
         named = {name: self.narrowed(d, dtype) for name, d in dweights.items()}
         return self.narrowed(dxs, dtype), tuple([self.narrowed(d, dtype) for d in dfirst]), named
 
@@ -113,6 +121,8 @@ class StoredNative:
     def widened(self, array: Array) -> Array:
         """The array in float32."""
         array = plain(array)
+        if array.dtype == np.float32:
+            return array
         out = np.empty(array.shape, np.float32)
         extension._native.widen(
             KINDS[dtype_name(array.dtype)], out.size, array.view(np.uint16), out
@@ -120,7 +130,9 @@ class StoredNative:
         return out
 
     def narrowed(self, array: Array, dtype: Any) -> Array:
-        """The array of float32 in a dtype of 16 bits, each number rounded to the nearest."""
+        """The array of float32 in a dtype, of 16 bits each number rounded to the nearest."""
+        if dtype == np.float32:
+            return array
         out = np.empty(array.shape, dtype)
         extension._native.narrow(KINDS[dtype_name(dtype)], out.size, array, out.view(np.uint16))
         return out
@@ -140,4 +152,4 @@ def stored(kernel: Kernel) -> Kernel:
     """The kernel for arrays of 16 bits that a native loop for float32 serves."""
     assert isinstance(kernel.sequence, Native)
     loop = StoredNative(kernel.sequence)
-    return Kernel(loop, frozenset(KINDS), kernel.source, path=kernel.path, stepping=loop)
+    return Kernel(loop, frozenset(KINDS), kernel.source, path=kernel.path, stepping=loop, adds=True)

@@ -169,6 +169,8 @@ def picture(value: Any) -> Any:
     if isinstance(value, Cell):
         return ("cell", value.identity)
     if isinstance(value, Tape):
+        if any(run.few for run in value.runs):
+            return ("tape", repr(value))
         return ("tape", picture([one[3:6] for one in value.passes]), picture(value.masks))
     if isinstance(value, SequentialTape):
         return ("list", picture(value.tapes), picture(value.state))

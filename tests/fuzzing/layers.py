@@ -102,7 +102,11 @@ XS: Given = {
     "resets": (k.STEPS, "steps_of(it)"),
 }
 add("Layer.__call__", "it", LAYERS, **XS, share=24)
-DRAWN: Given = {"seed": (k.SEED, "seed_of(it)"), "t": (o.STEP, "3")}
+DRAWN: Given = {
+    "seed": (k.SEED, "seed_of(it)"),
+    "t": (o.STEP, "3"),
+    "checkpoint": (o.CHECKPOINT, "2"),
+}
 add("Layer.forward", "it.forward", LAYERS, **XS, **DRAWN, share=24)
 add(
     "Layer.backward",
@@ -280,6 +284,7 @@ add(
     precision=(k.PRECISION, "'ieee'"),
     seed=(k.SEED, "cell_seed(it)"),
     t=(o.STEP, "3"),
+    checkpoint=(o.CHECKPOINT, "3"),
     words="W U b v p P gain state",
     share=32,
 )

@@ -14,6 +14,19 @@ from xrnn.layers.part import Part
 STEP = integer(0, 2**71)
 
 
+def _is_checkpoint(value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        return value in (None, "sqrt")
+    return integer(1, 2**80).takes(value)
+
+
+#: how many steps lie between the states that are kept
+CHECKPOINT = Kind(
+    _is_checkpoint,
+    damages_of(any="'sqrt' | 1 | 10**9", error="0 | -1 | True | 2.0 | 'root' | '2' | [2] | nan"),
+)
+
+
 def _is_rate(value: Any) -> bool:
     return is_real(value) and 0 <= value < 1
 

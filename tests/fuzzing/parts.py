@@ -152,7 +152,16 @@ RUN: Given = {
 OF_PARTS = "xs hs state rnn a gru lstm"
 add("Sequential.__call__", "it", MODELS, **RUN, words=OF_PARTS, share=16)
 add("Sequential.run", "it.run", MODELS, **RUN, words=OF_PARTS, share=4)
-add("Sequential.forward", "it.forward", MODELS, **RUN, **SEEDED, words=OF_PARTS, share=16)
+add(
+    "Sequential.forward",
+    "it.forward",
+    MODELS,
+    **RUN,
+    **SEEDED,
+    checkpoint=(o.CHECKPOINT, "2"),
+    words=OF_PARTS,
+    share=16,
+)
 add(
     "Sequential.backward",
     "it.backward",
@@ -247,6 +256,7 @@ add(
     SEQ2SEQS,
     **WRITTEN,
     seed=(k.SEED, "3"),
+    checkpoint=(o.CHECKPOINT, "2"),
     words="x xs tokens lengths",
 )
 add(

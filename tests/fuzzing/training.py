@@ -40,3 +40,19 @@ add(
     batch_size=(k.COUNT, "2"),
     share=8,
 )
+add(
+    "truncated",
+    "(lambda *given, **how: [window.ys for window in xrnn.truncated(*given, **how)])",
+    model=(o.MODEL, "xrnn.GRU(3, 4, rng=0)"),
+    xs=(k.ARRAY, "floats(4, 2, 3).astype('float32')"),
+    k1=(k.COUNT, "1"),
+    k2=(k.optional(k.COUNT), "2"),
+    state=(k.FIXED, "None"),
+    lengths=(k.LENGTHS, "[4, 2]"),
+    mask=(k.STEPS, "np.ones((4, 2), bool)"),
+    resets=(k.STEPS, "np.zeros((4, 2), bool)"),
+    seed=(k.SEED, "3"),
+    t=(o.STEP, "2"),
+    checkpoint=(o.CHECKPOINT, "2"),
+    words="k1 k2 whole sequences",
+)

@@ -107,7 +107,7 @@ def gate_gradients(
     given, dlasts = tape.gradients_given(dys, dstate)
     traces: dict[int, tuple[Trace, Residuals]] = {}
 
-    def run(part: list[Pass], ds: list[Any], lasts: list[Any], omitted: bool) -> list[Gradients]:
+    def traced(part: list[Pass], ds: list[Any], lasts: list[Any], omitted: bool) -> list[Gradients]:
         found = []
         for one, dy, dlast in zip(part, ds, lasts, strict=True):
             gradients, trace, residuals = one.traced_backward(dy, dlast)
@@ -116,9 +116,9 @@ def gate_gradients(
         return found
 
     pairs = []
-    for passes, masks, ds, last in tape.runs(given, dlasts):
-        stack.backward(passes, masks, tape.axes.D, ds, last, run)
-        pairs += [_gradients(one, *traces[id(one)]) for one in passes]
+    for run, ends in zip(tape.runs, tape.gradients_of_runs(given, dlasts), strict=True):
+        stack.backward(run.passes, run.masks, tape.axes.D, *ends, traced)
+        pairs += [_gradients(one, *traces[id(one)]) for one in run.passes]
     named = (tape.named(tape.over_runs([pair[n] for pair in pairs])) for n in (0, 1))
     dgates, dstates = ({k: tape.to_user(a) for k, a in part.items()} for part in named)
     return dgates, dstates

@@ -14,6 +14,7 @@
 7. look         the gradients of the gates that `xrnn.analysis` returns add up to those of W and
                 b (of W alone, if the step normalises W x before it adds b); like the values of
                 the gates, they are exactly 0 in the padding
+8. checkpoint   a pass that keeps the states before every k steps only gives the same results
 
 Each law returns the largest relative error found, or None where the law does not apply.
 """
@@ -263,6 +264,17 @@ def look(trial: Trial) -> float:
     return worst
 
 
+def checkpoint(trial: Trial) -> float:
+    """Law 8."""
+    inputs, worst = trial.inputs, 0.0
+    whole = trial.run(inputs).arrays()
+    for k in (1, 3):
+        steps = inputs.steps | {"checkpoint": k}
+        found = trial.run(inputs._replace(steps=steps)).arrays()
+        worst = _worse(worst, difference(whole, found))
+    return worst
+
+
 LAWS: dict[str, Callable[[Trial], float | None]] = {
     "derivative": derivative,
     "batch": batch,
@@ -270,6 +282,7 @@ LAWS: dict[str, Callable[[Trial], float | None]] = {
     "contract": contract,
     "twin": twin,
     "look": look,
+    "checkpoint": checkpoint,
 }
 """The laws that take a trial; `oracle` takes a cell and one case of its frozen vectors."""
 

@@ -95,13 +95,14 @@ def certify(
     *,
     laws: Iterable[str] = EVERY,
 ) -> Certificate:
-    """Run the seven laws on this machine and return the results.
+    """Run the eight laws on this machine and return the results.
 
     They are, by the names of the columns: `derivative` (backward against a numeric derivative of
     forward), `batch` (order of the sequences), `cut` (a sequence in two parts), `oracle`
     (frozen results of other implementations), `contract` (no argument changed, dtypes kept,
     padding 0), `twin` (kernels against the cell's own code in float64), `look` (gradients of
-    gates against those of weights).  The docstring of ``xrnn/certify/laws.py`` describes them.
+    gates against those of weights), `checkpoint` (a pass that keeps few states against one that
+    keeps all).  The docstring of ``xrnn/certify/laws.py`` describes them.
 
     Parameters
     ----------

@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
+from xrnn.engine import checkpoint as runs
 from xrnn.engine import segments
 from xrnn.engine import stack as stacks
 from xrnn.engine.axes import Axes, each_array
-from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Pass, Stepper
+from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
+from xrnn.engine.checkpoint import DrawsOfStretches, Run, accept_checkpoint
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
-from xrnn.engine.stack import Draws, Stack
+from xrnn.engine.stack import Stack
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
 from xrnn.engine.timeline import MASKED, Timeline, accept_steps, is_hold, plan
@@ -48,6 +50,7 @@ class Bound(Generic[S]):
     ) -> None:
         self.axes, self.stack, self.initial = axes, stack, initial
         self.parameters, self.version = parameters, version
+        self._cells = [cell for directions in stack for cell in directions]
         self._steppers: dict[int, tuple[Stepper | None, list[Stepper]]] = {}
 
     def forward(
@@ -60,34 +63,38 @@ class Bound(Generic[S]):
         masked: Any = MASKED[0],
         resets: Any = None,
         keep: bool,
-        random: Draws | None = None,
+        random: DrawsOfStretches | None = None,
+        checkpoint: Any = None,
         owner: Any = None,
     ) -> tuple[Array, S, Tape[S] | None]:
         """Check the arguments and run sequences; with ``keep=False`` there is no tape.
 
-        `random` gives the random numbers; `owner` is the layer that the tape belongs to, None for
-        `xrnn.unroll`.
+        `checkpoint` is that of `xrnn.unroll`, not yet checked; `random` gives the random numbers;
+        `owner` is the layer that the tape belongs to, None for `xrnn.unroll`.
         """
         axes = self.axes
         xs, unbatched = axes.inputs("xs", xs, 3)
         parts = axes.state("state", state, xs.shape[1], unbatched, axes.placement)
         if self.initial is not None:
             parts = self._filled(parts, state)
+        if checkpoint is not None:
+            checkpoint = accept_checkpoint(axes.cell.name, checkpoint)
+        how: Any = {"random": random, "keep": keep, "checkpoint": checkpoint}
         # The default is told by its identity: an array would be compared element by element.
         hold = masked is not MASKED[0] and is_hold(axes.cell.name, masked)
         timeline = None
         if lengths is not None or mask is not None or resets is not None:
             timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)
         if isinstance(timeline, Timeline):
-            ys, last, passes, masks = self._segments(xs, parts, timeline, keep, random)
+            ys, last, kept = self._segments(xs, parts, timeline, **how)
         else:
-            ys, last, passes, masks = self._sequences(xs, parts, timeline, keep, random)
+            ys, last, kept = self._sequences(xs, parts, timeline, **how)
             timeline = None
         tape = None
         if keep:
             ys, absent = axes.placement.backend.read_only(ys), self._absent(state)
-            how = (timeline, absent, unbatched, owner, self.parameters, self.version)
-            tape = Tape(axes, passes, masks, *how)
+            mine = (timeline, absent, unbatched, owner, self.parameters, self.version)
+            tape = Tape(axes, self._cells, kept, (xs.shape[0], xs.shape[1]), *mine)
         if unbatched:
             return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
         return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
@@ -117,10 +124,9 @@ class Bound(Generic[S]):
         return plan(T, B, lengths, mask, resets, hold)
 
     def _sequences(
-        self, xs: Array, parts: State, lengths: Array | None, keep: bool, random: Draws | None
-    ) -> tuple[Array, State, list[Pass], list[Array]]:
-        """Run whole sequences: the outputs, the parts of the last state, passes and dropout
-        masks."""
+        self, xs: Array, parts: State, lengths: Array | None, *, keep: bool, **how: Any
+    ) -> tuple[Array, State, list[Run]]:
+        """Run whole sequences: the outputs, the parts of the last state, and what is kept."""
         axes, active, given = self.axes, None, parts
         if lengths is not None:
             some = lengths > 0
@@ -131,33 +137,32 @@ class Bound(Generic[S]):
             # a sum.
             valid = partial(apply_mask, active, xp=axes.xp)
             parts = tuple([each_array(valid, part) for part in given])
-        passes: list[Pass] = []
-        masks: list[Array] = []
+        kept: list[Run] = []
         if keep:
             firsts = axes.split(parts)
-            ys, lasts, passes, masks = stacks.forward(
-                self.stack, xs, firsts, lengths, random=random, keep=True
-            )
+            ys, lasts, run = runs.forward(self.stack, xs, firsts, lengths, keep=True, **how)
+            assert run is not None
             last = axes.joined(lasts)
+            kept.append(run)
         else:
             ys, last = self._inference(xs, parts, lengths)
         if active is not None:
             pairs = zip(axes.split(last), axes.split(given), strict=True)
             last = axes.joined([self._kept(active, *pair) for pair in pairs])
-        return ys, last, passes, masks
+        return ys, last, kept
 
     def _segments(
-        self, xs: Array, parts: State, timeline: Timeline, keep: bool, random: Draws | None
-    ) -> tuple[Array, State, list[Pass], list[Array]]:
+        self, xs: Array, parts: State, timeline: Timeline, **how: Any
+    ) -> tuple[Array, State, list[Run]]:
         """The same for the segments of a timeline."""
         axes, initial = self.axes, self.initial
         if initial is None:
             zeros = axes.placement.zeros
             initial = [tuple([zeros((n,)) for n in widths]) for widths in axes.widths]
-        ys, lasts, passes, masks = segments.forward(
-            self.stack, timeline, xs, axes.split(parts), initial, random=random, keep=keep
+        ys, lasts, kept = segments.forward(
+            self.stack, timeline, xs, axes.split(parts), initial, **how
         )
-        return ys, axes.joined(lasts), passes, masks
+        return ys, axes.joined(lasts), kept
 
     def initial_state(self, B: int) -> S:
         """The initial state of B sequences, learned or zeros."""
@@ -196,10 +201,9 @@ class Bound(Generic[S]):
 
     def path(self, T: int, B: int) -> dict[str, str]:
         """The name of the kernel that runs T steps of B sequences, for each cell."""
-        cells = [cell for directions in self.stack for cell in directions]
         return {
             suffix: cell.kernel(T, B).path(T, B, cell.I, cell.H)
-            for suffix, cell in zip(self.axes.suffixes, cells, strict=True)
+            for suffix, cell in zip(self.axes.suffixes, self._cells, strict=True)
         }
 
     def _kept(self, active: Array, new: State, old: State) -> State:

@@ -243,7 +243,8 @@ class Pass(NamedTuple):
         dxs, dfirst, parts = OwnCode(bound.cell).contributions(
             bound.weights, residuals, *self._as_computed(dys, dstate), xp=xp
         )
-        return cast(dxs, dtype, xp=xp), tuple(cast(d, dtype, xp=xp) for d in dfirst), parts
+        pairs = zip(dfirst, dstate, strict=True)
+        return cast(dxs, dtype, xp=xp), tuple(cast(d, s.dtype, xp=xp) for d, s in pairs), parts
 
     def _as_computed(self, dys: Array | None, dstate: State) -> tuple[Array | None, State]:
         """Gradients in the dtype of computations."""

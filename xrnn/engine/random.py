@@ -6,7 +6,7 @@ they are the same on every backend, and for a sequence in several parts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import pi, prod
 from numbers import Integral
@@ -42,6 +42,10 @@ class Random:
     placement: Placement
     dropout: float = 0.0
     weight_drop: float = 0.0
+
+    def between_steps(self, start: int, stop: int) -> Random:
+        """Those of the steps from `start` on, as of a pass of their own."""
+        return replace(self, t=self.t + start)
 
     def between(self, k: int, shape: tuple[int, int, int]) -> Array:
         """The mask (T, B, n) over the outputs of layer k: 0 or 1/(1 − dropout)."""

@@ -13,12 +13,13 @@ import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.cells.noise import Noise
-from xrnn.engine import stack as stacks
-from xrnn.engine.bound_cell import Pass
-from xrnn.engine.stack import Draws, Stack
+from xrnn.engine import checkpoint as runs
+from xrnn.engine.bound_cell import BoundCell
+from xrnn.engine.checkpoint import DrawsOfStretches, Run
+from xrnn.engine.stack import Stack
 from xrnn.engine.timeline import Direction, Group, Timeline
 from xrnn.recurrence.precision import rounded_sum
-from xrnn.typing import Array, Gradients, Namespace, State
+from xrnn.typing import Array, Checkpoint, Gradients, Namespace, State
 
 
 def forward(
@@ -28,15 +29,16 @@ def forward(
     firsts: list[State],
     initial: list[State],
     *,
-    random: Draws | None,
+    random: DrawsOfStretches | None,
     keep: bool,
-) -> tuple[Array, list[State], list[Pass], list[Array]]:
-    """As `stack.forward`, over all groups; `initial` are the initial states (n,) of the cells.
+    checkpoint: Checkpoint | None,
+) -> tuple[Array, list[State], list[Run]]:
+    """As `checkpoint.forward`, over all groups; `initial` are the initial states (n,) of the cells.
 
-    The passes and dropout masks are those of the first group, then those of the second …
+    What is kept is a run for each group.
     """
     cells = [one for directions in stack for one in directions]
-    xp, ways = cells[0].xp, [timeline.directions[one.reverse] for one in cells]
+    xp, ways = cells[0].xp, _ways(timeline, cells)
     rows = xp.reshape(xs, (timeline.T * timeline.B, xs.shape[2]))
     rest = [tuple([part[None, :] for part in state]) for state in initial]
     begun = [
@@ -45,24 +47,24 @@ def forward(
     ]
     whole: dict[Any, Array] = {}
     outs, lasts = [], []
-    passes: list[Pass] = []
-    masks: list[Array] = []
+    kept: list[Run] = []
+    how: Any = {"keep": keep, "checkpoint": checkpoint}
     for group in timeline.groups:
         inputs = _rows(rows, group, xp=xp)
         given = [_part(state, group) for state in begun]
         lengths = None if group.lengths is None else _index(group.lengths, xs, xp=xp)
-        own = None if random is None else _OfGroup(random, timeline, whole, group, xp)
-        ys, last, *kept = stacks.forward(stack, inputs, given, lengths, random=own, keep=keep)
+        own = None if random is None else _OfGroup(random, timeline, whole, group)
+        ys, last, run = runs.forward(stack, inputs, given, lengths, random=own, **how)
         outs.append(ys)
         lasts.append(last)
-        passes += kept[0]
-        masks += kept[1]
+        if run is not None:
+            kept.append(run)
     ends = [
         tuple([_take([*parts], way.ends, xp=xp) for parts in zip(*states, strict=True)])
         for *states, way in zip(*lasts, firsts, rest, ways, strict=True)
     ]
     D = len(stack[-1])
-    return _outputs(outs, timeline, ways[-D:], xp=xp), ends, passes, masks
+    return _outputs(outs, timeline, ways[-D:], xp=xp), ends, kept
 
 
 class _OfGroup(NamedTuple):
@@ -72,11 +74,10 @@ class _OfGroup(NamedTuple):
     `whole` holds those that were drawn already, of all steps or of all sequences.
     """
 
-    random: Draws
+    random: DrawsOfStretches
     timeline: Timeline
     whole: dict[Any, Array]
     group: Group
-    xp: Namespace
 
     @property
     def dropout(self) -> float:
@@ -90,32 +91,36 @@ class _OfGroup(NamedTuple):
         T, B, n = self.timeline.T, self.timeline.B, shape[2]
         if k not in self.whole:
             drawn = self.random.between(k, (T, B, n))
-            self.whole[k] = self.xp.reshape(drawn, (T * B, n))
-        return _rows(self.whole[k], self.group, xp=self.xp)
+            self.whole[k] = backend_of(drawn).xp.reshape(drawn, (T * B, n))
+        return _rows(self.whole[k], self.group, xp=backend_of(self.whole[k]).xp)
 
     def of_cell(self, noise: Noise, k: int, d: int, shape: tuple[int, int, int]) -> Array:
         T, B, n = self.timeline.T, self.timeline.B, shape[2]
         key, rows = (noise.name, k, d), T * B if noise.each_step else B
         if key not in self.whole:
             drawn = self.random.of_cell(noise, k, d, (T, B, n))
-            self.whole[key] = self.xp.reshape(drawn, (rows, n))
+            self.whole[key] = backend_of(drawn).xp.reshape(drawn, (rows, n))
+        whole, xp = self.whole[key], backend_of(self.whole[key]).xp
         if noise.each_step:
-            return _rows(self.whole[key], self.group, xp=self.xp)
-        return _take([self.whole[key]], self.group.rows[:1].ravel() % B, xp=self.xp)
+            return _rows(whole, self.group, xp=xp)
+        return _take([whole], self.group.rows[:1].ravel() % B, xp=xp)
 
     def over_weights(self, k: int, d: int, shape: tuple[int, int]) -> Array:
         return self.random.over_weights(k, d, shape)
 
+    def between_steps(self, start: int, stop: int) -> _OfGroup:
+        return self._replace(group=self.group._replace(rows=self.group.rows[start:stop]))
+
 
 def given(
     timeline: Timeline,
-    passes: list[Pass],
+    cells: list[BoundCell],
     D: int,
     dys: Array | None,
     dlasts: list[State],
 ) -> list[tuple[Array | None, list[State]]]:
     """For each group the gradients of its outputs and last states."""
-    xp, ways = passes[0].bound.xp, _ways(timeline, passes)
+    xp, ways = cells[0].xp, _ways(timeline, cells)
     ended = []
     for state, way in zip(dlasts, ways, strict=True):
         parts = [[part, _zeros(part, xp=xp)] for part in state]
@@ -130,10 +135,13 @@ def given(
 
 
 def joined(
-    timeline: Timeline, passes: list[Pass], found: list[list[Gradients]], dlasts: list[State]
+    timeline: Timeline,
+    cells: list[BoundCell],
+    found: list[list[Gradients]],
+    dlasts: list[State],
 ) -> tuple[list[Gradients], list[State]]:
     """The gradients of all groups as those of each cell, and those of its initial state (n,)."""
-    xp, ways = passes[0].bound.xp, _ways(timeline, passes)
+    xp, ways = cells[0].xp, _ways(timeline, cells)
     gradients, starts = [], []
     for n, (way, dlast) in enumerate(zip(ways, dlasts, strict=True)):
         several = [group[n] for group in found]
@@ -151,15 +159,18 @@ def joined(
 
 
 def starts_of_each(
-    timeline: Timeline, passes: list[Pass], found: list[list[Gradients]], dlasts: list[State]
+    timeline: Timeline,
+    cells: list[BoundCell],
+    found: list[list[Gradients]],
+    dlasts: list[State],
 ) -> list[State]:
     """The gradients of the initial state of each cell for each sequence, (B, n), from the results
     of all groups."""
-    xp, B, found_of = passes[0].bound.xp, timeline.B, []
+    xp, B, found_of = cells[0].xp, timeline.B, []
     # The sequence of each segment, then that of each last state.
     of_segments = [group.rows[0] % B for group in timeline.groups if group.rows.size]
     owners = host.xp.concatenate([*of_segments, host.xp.arange(B)])
-    for n, (way, dlast) in enumerate(zip(_ways(timeline, passes), dlasts, strict=True)):
+    for n, (way, dlast) in enumerate(zip(_ways(timeline, cells), dlasts, strict=True)):
         index, several = way.back_to_initial(), [group[n] for group in found]
         states = []
         for parts in zip(*(one[1] for one in several), dlast, strict=True):
@@ -183,10 +194,9 @@ def sum_of(arrays: Sequence[Array]) -> Array:
     return total
 
 
-def _ways(timeline: Timeline, passes: list[Pass]) -> list[Direction]:
+def _ways(timeline: Timeline, cells: list[BoundCell]) -> list[Direction]:
     """The direction of each cell."""
-    n = len(passes) // len(timeline.groups)
-    return [timeline.directions[one.bound.reverse] for one in passes[:n]]
+    return [timeline.directions[one.reverse] for one in cells]
 
 
 def _outputs(

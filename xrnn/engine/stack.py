@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from xrnn.backends import host
 from xrnn.cells.noise import Noise
 from xrnn.engine.bound_cell import BoundCell, Drawn, Pass, run_both
 from xrnn.engine.bound_cell import backward as run_backward
-from xrnn.typing import Array, State
+from xrnn.engine.sums import Adding, adding
+from xrnn.typing import Array, Gradients, State
 
 #: for each layer the bound cells of its directions
 Stack = list[tuple[BoundCell, ...]]
@@ -65,7 +66,7 @@ def forward(
                 passes.append(one)
         if random is not None and random.dropout and k + 1 < len(stack):
             masks.append(random.between(k, xs.shape))
-            xs = _dropped(xs, masks[-1])
+            xs = dropped(xs, masks[-1])
     return xs, lasts, passes, masks
 
 
@@ -82,7 +83,7 @@ def _drawn(one: BoundCell, random: Draws, k: int, d: int, T: int, B: int) -> Dra
 
 #: run(passes, dys, dlasts, omit_dxs) → the gradients of one pass, or of both directions over the
 #: same inputs
-Run = Callable[[list[Pass], list[Array | None], list[State], bool], list[Any]]
+OfLayer = Callable[[list[Pass], list[Array | None], list[State], bool], list[Any]]
 
 
 def backward(
@@ -91,7 +92,7 @@ def backward(
     D: int,
     dys: Array | None,
     dlasts: list[State],
-    run: Run = run_backward,
+    run: OfLayer = run_backward,
     *,
     omit_dxs: bool = False,
 ) -> list[Any]:
@@ -110,11 +111,40 @@ def backward(
         dxs = None if omitted else found[k * D][0]
         if D == 2 and not omitted:
             dxs = dxs + found[k * D + 1][0]
-        dys = _dropped(dxs, masks[k - 1]) if k and masks else dxs
+        dys = dropped(dxs, masks[k - 1]) if k and masks else dxs
     found[0] = (dys, *found[0][1:])
     return found
 
 
+class Whole(NamedTuple):
+    """What a run of all steps keeps for its backward pass; of D directions."""
+
+    passes: list[Pass]
+    masks: list[Array]
+    D: int
+
+    @property
+    def few(self) -> int:
+        """All states are held."""
+        return 0
+
+    def backward(
+        self,
+        dys: Array | None,
+        dlasts: list[State],
+        omit_dxs: bool = False,
+        sums: list[Adding] | None = None,
+    ) -> list[Gradients]:
+        """As the function of this module; see `xrnn.engine.checkpoint.Run`."""
+        given = (self.passes, self.masks, self.D, dys, dlasts)
+        if sums is None:
+            return backward(*given, omit_dxs=omit_dxs)
+        found = backward(*given, adding(self.passes, sums), omit_dxs=omit_dxs)
+        totals = [total.total(one) for total, one in zip(sums, self.passes, strict=True)]
+        return [(*one[:2], total) for one, total in zip(found, totals, strict=True)]
+
+
 @host.ignore_underflow
-def _dropped(a: Array, mask: Array) -> Array:
+def dropped(a: Array, mask: Array) -> Array:
+    """What a mask of `Draws.between` leaves of outputs, or of their gradients."""
     return a * mask

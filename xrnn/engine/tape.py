@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from xrnn.cells.base import Cell
-from xrnn.engine import per_sample, segments, stack
+from xrnn.engine import per_sample, segments
 from xrnn.engine.axes import Axes
-from xrnn.engine.bound_cell import Pass
+from xrnn.engine.bound_cell import BoundCell, Pass
+from xrnn.engine.checkpoint import Run
 from xrnn.engine.checks import check_real
 from xrnn.engine.parameters import Parameters
 from xrnn.engine.per_sample import PerSample
@@ -33,8 +34,12 @@ class Tape(Generic[S]):
     """
 
     axes: Axes[S]
-    passes: list[Pass]
-    masks: list[Array]
+    #: the cells that ran
+    cells: list[BoundCell]
+    #: what was kept of them: one run, or one for each group of the timeline
+    runs: list[Run]
+    #: T and B of the inputs
+    sizes: tuple[int, int]
     #: the segments that ran, the groups of them one after the other; None: whole sequences
     timeline: Timeline | None
     #: which parts of the first state were the learned initial ones; () if none are learned
@@ -51,13 +56,13 @@ class Tape(Generic[S]):
         self.__dict__.update(state)
         if self.owner is None:
             # The passes have run again, on copies of the weights.
-            self.__dict__["version"] = self.passes[0].bound.fingerprint()
+            self.__dict__["version"] = self.cells[0].fingerprint()
 
     def check_unchanged(self) -> None:
         """Raise ValueError if the weights are not as they were in the forward pass."""
         if self.owner is not None:
             self.owner.check_unchanged(self.parameters, self.version)
-        elif self.passes[0].bound.fingerprint() != self.version:
+        elif self.cells[0].fingerprint() != self.version:
             raise ValueError(
                 f"{self.cell.name}: the weights have changed since the forward pass that made this "
                 "tape, in place; run unroll again, and backward before the next update"
@@ -69,16 +74,21 @@ class Tape(Generic[S]):
         return self.axes.cell
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        """T and B of the inputs."""
-        if self.timeline is not None:
-            return self.timeline.T, self.timeline.B
-        T, B, _ = self.passes[0].xs.shape
-        return T, B
+    def passes(self) -> list[Pass]:
+        """The passes of all cells, those of one run after the other; ValueError if the tape was
+        made with `checkpoint`."""
+        return [one for run in self.runs for one in run.passes]
+
+    @property
+    def masks(self) -> list[Array]:
+        """The dropout masks, in the same way."""
+        return [mask for run in self.runs for mask in run.masks]
 
     def __repr__(self) -> str:
         T, B = self.sizes
-        return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {self.axes.I}>"
+        few = sum(run.few for run in self.runs)
+        held = f"; of each cell only {few} states are held" if few else ""
+        return f"<tape of {self.cell.name}: T, B, I = {T}, {B}, {self.axes.I}{held}>"
 
     def backward(
         self,
@@ -98,15 +108,13 @@ class Tape(Generic[S]):
             dxs, dfirsts, dweights = per_sample.backward(self, given, dlasts, each)
             first = axes.to_user_state(axes.joined(dfirsts), self.unbatched)
             return None if omit_dxs else self.to_user(dxs), first, dweights
-        found = [
-            stack.backward(passes, masks, axes.D, ds, last, omit_dxs=omit_dxs and not self.timeline)
-            for passes, masks, ds, last in self.runs(given, dlasts)
-        ]
+        parts, omitted = self.gradients_of_runs(given, dlasts), omit_dxs and not self.timeline
+        found = [run.backward(*one, omitted) for run, one in zip(self.runs, parts, strict=True)]
         starts: list[State] | None = None
         if self.timeline is None:
             (gradients,) = found
         else:
-            gradients, starts = segments.joined(self.timeline, self.passes, found, dlasts)
+            gradients, starts = segments.joined(self.timeline, self.cells, found, dlasts)
         dfirst = axes.joined([one[1] for one in gradients])
         dweights = self.named([one[2] for one in gradients])
         if self.absent:
@@ -114,19 +122,13 @@ class Tape(Generic[S]):
         dxs = None if omit_dxs else self.to_user(gradients[0][0])
         return dxs, axes.to_user_state(dfirst, self.unbatched), dweights
 
-    def runs(
+    def gradients_of_runs(
         self, dys: Array | None, dlasts: list[State]
-    ) -> list[tuple[list[Pass], list[Array], Array | None, list[State]]]:
-        """The runs of the layers one after the other, each with its passes, dropout masks and the
-        gradients of its outputs and last states.  There are several for a timeline."""
+    ) -> list[tuple[Array | None, list[State]]]:
+        """The gradients of the outputs and last states of each run."""
         if self.timeline is None:
-            return [(self.passes, self.masks, dys, dlasts)]
-        given = segments.given(self.timeline, self.passes, self.axes.D, dys, dlasts)
-        n, m = len(self.passes) // len(given), len(self.masks) // len(given)
-        return [
-            (self.passes[k * n : (k + 1) * n], self.masks[k * m : (k + 1) * m], *one)
-            for k, one in enumerate(given)
-        ]
+            return [(dys, dlasts)]
+        return segments.given(self.timeline, self.cells, self.axes.D, dys, dlasts)
 
     def _of_initial_state(
         self, dfirsts: list[State], starts: list[State] | None

@@ -25,6 +25,7 @@ from xrnn.cells.activations import steepness
 from xrnn.cells.base import Cell
 from xrnn.cells.zoneout import Zoneout
 from xrnn.recurrence import per_sample
+from xrnn.recurrence.precision import cast, widen
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
@@ -168,6 +169,36 @@ class Trial:
             for name in sorted(weights)
         ]
         return [self.backend.to_host(a) for a in (dxs, *dfirst, *gradients)]
+
+    def results_in_stretches(
+        self, sequence: Sequence, lengths: list[int] | None, reverse: bool
+    ) -> list[Array]:
+        """The same by a kernel that adds up the gradients of stretches (`Kernel.adds`), of two."""
+        xp, T = self.xp, self.xs.shape[0]
+        weights, xs, dys, first, dlast = self._as(self.dtype)
+        state, dlast = (tuple(widen(s, xp=xp) for s in one) for one in (first, dlast))
+        halves = [slice(0, T // 2), slice(T // 2, T)]
+        outputs, residuals = [], []
+        for part in halves[::-1] if reverse else halves:
+            n = part.stop - part.start
+            own = lengths and [min(max(length - part.start, 0), n) for length in lengths]
+            how: Any = {"lengths": self._lengths(own), "reverse": reverse, "xp": xp}
+            ys, state, kept = sequence.forward(weights, xs[part, ...], state, keep=True, **how)
+            outputs.append(ys)
+            residuals.append((part, kept))
+        ys = xp.concat(outputs[::-1] if reverse else outputs)
+        last, gradients = tuple(cast(s, self.dtype, xp=xp) for s in state), []
+        for given in (dys, None):
+            dxs, d = [], dlast
+            onto: Any = {"onto": None}
+            for part, kept in reversed(residuals):
+                dy = None if given is None else given[part, ...]
+                dx, d, onto["onto"] = sequence.backward(weights, kept, dy, d, xp=xp, **onto)
+                dxs.append(dx)
+            named = {name: cast(a, self.dtype, xp=xp) for name, a in onto["onto"].items()}
+            dfirst = tuple(cast(s, self.dtype, xp=xp) for s in d)
+            gradients.append((xp.concat(dxs if reverse else dxs[::-1]), dfirst, named))
+        return self._on_host((ys, last), (ys, last), gradients)
 
     def _as(self, kind: Any) -> tuple[Any, ...]:
         """Weights, inputs, their gradient, states and their gradient in a dtype."""

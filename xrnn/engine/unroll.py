@@ -17,7 +17,7 @@ from xrnn.engine.checks import (
 from xrnn.engine.random import random_numbers
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
-from xrnn.typing import Array, GivenState, Masked, Precision, S, Size, Weights
+from xrnn.typing import Array, Checkpoint, GivenState, Masked, Precision, S, Size, Weights
 
 
 def unroll(
@@ -34,6 +34,7 @@ def unroll(
     precision: Precision = "ieee",
     seed: Size | None = None,
     t: Size = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Array, S, Tape[S]]:
     """Run one cell over sequences.
 
@@ -71,6 +72,13 @@ def unroll(
         Required with such a cell.
     t : int
         How many steps of the same sequences came before, in earlier calls with the same seed.
+    checkpoint : int or "sqrt", optional
+        k: keep the states before every k steps only, and compute what lies between again in
+        backward, by the same kernels; "sqrt" stands for √T steps.  The tape so holds T/k states
+        instead of all that T steps computed, and every step runs forward once more.  Outputs and
+        gradients are the same: to the bit by the native loops, to rounding elsewhere (where states
+        of 16 bits other than h are rounded every k steps).  With a mask or resets k counts the
+        steps of each run of valid steps.  Default: keep all.
 
     Returns
     -------
@@ -129,7 +137,8 @@ def unroll(
     axes = Axes(cell, placement, one.I, [one.widths], [""], stacked=False)
     bound = Bound(axes, [(one,)], version=one.fingerprint())
     needed = "a cell that draws random numbers" if cell.noise else ""
-    how: Any = {"random": random_numbers(placement, seed, t, needed)}
+    random = random_numbers(placement, seed, t, needed)
+    how: Any = {"random": random, "checkpoint": checkpoint}
     ys, last, tape = bound.forward(
         xs, parts, lengths, mask=mask, masked=masked, resets=resets, keep=True, **how
     )

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
+from itertools import cycle
 from math import inf
 from pathlib import Path
 from types import CodeType, FunctionType, NoneType
@@ -119,8 +120,8 @@ def difference(
     arguments (`Trial`).
 
     It is computed forward and backward, with and without lengths (0 among them), with and without
-    a tape, in each direction and in both at once; and for single sequences, single steps and
-    prepared weights, where the kernel has them.
+    a tape, in each direction and in both at once, in one piece and in stretches; and for single
+    sequences, single steps and prepared weights, where the kernel has them.
     """
     trial = Trial(backend, cell, dtype, sizes, draw)
     T, B = sizes[:2]
@@ -130,7 +131,9 @@ def difference(
         found = [trial.results(kernel.sequence, lengths, reverse) for reverse in ways]
         if kernel.both is not None:
             found += trial.results_of_both(kernel.both, lengths)
-        for expected, results in zip([*own, *own], found, strict=False):
+        if kernel.adds:
+            found += [trial.results_in_stretches(kernel.sequence, lengths, way) for way in ways]
+        for expected, results in zip(cycle(own), found, strict=False):
             if any(dtype_name(a.dtype) != dtype_name(dtype) for a in results):
                 return float("inf")
             worst = max(worst, _largest(expected, results))

@@ -8,7 +8,7 @@ from typing import Any
 
 from xrnn.cells.base import LARGEST, Cell, check_cell, check_flags, check_sizes
 from xrnn.engine.bound import Bound, bind
-from xrnn.engine.checks import DTYPES, accept_dtype, check_choice, check_precision
+from xrnn.engine.checks import DTYPES, accept_dtype, check_precision
 from xrnn.engine.module import drawn
 from xrnn.engine.per_sample import PerSample
 from xrnn.engine.random import random_numbers
@@ -18,7 +18,18 @@ from xrnn.layers.architecture import LATER, OPTIONS, Architecture
 from xrnn.layers.dropout import check_dropout, check_weight_drop
 from xrnn.layers.initialisation import check_init, check_learn_state, draw_all
 from xrnn.layers.sizes import accept_hidden_sizes, steps_and_batch
-from xrnn.typing import Array, GivenDType, GivenState, Init, Masked, Precision, S, Size, dtype_name
+from xrnn.typing import (
+    Array,
+    Checkpoint,
+    GivenDType,
+    GivenState,
+    Init,
+    Masked,
+    Precision,
+    S,
+    Size,
+    dtype_name,
+)
 
 
 class Layer(Architecture[S]):
@@ -135,9 +146,8 @@ class Layer(Architecture[S]):
         self.hidden_size = sizes if len(set(sizes)) > 1 else sizes[0]
         self.num_layers, self.bidirectional = len(sizes), bool(bidirectional)
         self.bias, self.batch_first, self.reverse = bool(bias), bool(batch_first), bool(reverse)
-        self.learn_state = bool(learn_state)
+        self.learn_state, self.dtype = bool(learn_state), accept_dtype(kind, dtype, DTYPES)
         self.dropout, self.weight_drop = float(dropout), float(weight_drop)
-        self.dtype = accept_dtype(kind, dtype, DTYPES)
         self._needs_seed = "a layer with dropout" if dropout or weight_drop else ""
         if cell.noise:
             self._needs_seed = "a cell that draws random numbers"
@@ -202,6 +212,7 @@ class Layer(Architecture[S]):
         resets: Any = None,
         seed: Size | None = None,
         t: Size = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[Array, S, Tape[S]]:
         """Run the layer and keep what `backward` needs.
 
@@ -225,6 +236,10 @@ class Layer(Architecture[S]):
             training step.  Required where there are any.
         t : int
             How many steps of the same sequences came before, in earlier calls with the same seed.
+        checkpoint : int or "sqrt", optional
+            Keep only the states before every k (or √T) steps, and compute the rest again in
+            `backward`, as for `xrnn.unroll`: for long sequences.  With two directions the outputs
+            of every layer are kept too.
 
         Returns
         -------
@@ -249,16 +264,9 @@ class Layer(Architecture[S]):
         if seed is not None or self._needs_seed or type(t) is not int or t != 0:
             rates = {"dropout": self.dropout, "weight_drop": self.weight_drop}
             random = random_numbers(self._parameters.placement, seed, t, self._needs_seed, **rates)
+        how: Any = {"mask": mask, "masked": masked, "resets": resets, "checkpoint": checkpoint}
         ys, last, tape = self._bound().forward(
-            xs,
-            state,
-            lengths,
-            mask=mask,
-            masked=masked,
-            resets=resets,
-            random=random,
-            keep=True,
-            owner=self,
+            xs, state, lengths, random=random, keep=True, owner=self, **how
         )
         assert tape is not None
         return ys, last, tape
@@ -287,7 +295,8 @@ class Layer(Architecture[S]):
             Whether dxs is not needed, as in training of a first layer; it is None then.
         per_sample : None, or {"gradients", "norms"}
             Whether `dweights` are given for each sequence: gradients, or their Euclidean norms,
-            which take no memory for all of these gradients.
+            which take no memory for all of these gradients, unless there was a `checkpoint`.
+            It does not serve a tape made with a `checkpoint` and with resets or a mask.
 
         Returns
         -------
@@ -309,8 +318,6 @@ class Layer(Architecture[S]):
         """
         check_made_by(self, tape)
         check_flags(self.cell.name, omit_dxs=omit_dxs)
-        if per_sample is not None:
-            check_choice(self.cell.name, "per_sample", per_sample, (None, "gradients", "norms"))
         return tape.backward(dys, dstate, omit_dxs, per_sample)
 
     def step(self, x: Array, state: GivenState | None = None) -> tuple[Array, S]:
@@ -377,15 +384,11 @@ class Layer(Architecture[S]):
 
     def _bound(self) -> Bound[S]:
         """The layer, bound to its present weights; bound again only after they changed."""
-        bound, parameters = self._last_bound, self._parameters
-        if (
-            bound is None
-            or bound.parameters is not parameters
-            or bound.version != parameters.version
-        ):
+        bound, mine = self._last_bound, self._parameters
+        if bound is None or bound.parameters is not mine or bound.version != mine.version:
             bound = self._last_bound = bind(
                 self.cell,
-                parameters,
+                mine,
                 [self.suffixes(k) for k in range(self.num_layers)],
                 bound,
                 bias=self.bias,

@@ -22,7 +22,7 @@ from xrnn.layers.composite import Composite
 from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part, PartTape, check_tape
 from xrnn.layers.sequential import Sequential, SequentialTape
-from xrnn.typing import Array, Size
+from xrnn.typing import Array, Checkpoint, Size
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,6 +153,7 @@ class Seq2Seq(Composite):
         target_lengths: Any = None,
         *,
         seed: Size | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[Array, Seq2SeqTape]:
         """Run all parts and keep what `backward` needs.
 
@@ -167,6 +168,8 @@ class Seq2Seq(Composite):
             The number of valid steps of both.  Default: T1 and T2.
         seed : int, optional
             The seed of dropout, another one at every training step.
+        checkpoint : int or "sqrt", optional
+            As for `xrnn.Layer.forward`, for encoder and decoder.
 
         Returns
         -------
@@ -180,9 +183,10 @@ class Seq2Seq(Composite):
         TypeError, ValueError
             As the parts.
         """
-        memory, read = self._read.forward(sources, None, lengths, seed=seed)
+        how: Any = {"seed": seed, "checkpoint": checkpoint}
+        memory, read = self._read.forward(sources, None, lengths, **how)
         state = self._bridge.forward(read.state["encoder"], xp=backend_of(memory).xp)
-        ys, write = self._write.forward(targets, {"decoder": state}, target_lengths, seed=seed)
+        ys, write = self._write.forward(targets, {"decoder": state}, target_lengths, **how)
         attention, attended = self._parts.get("attention"), None
         if attention is not None:
             ys, attended = attention.forward(ys, memory, lengths)

@@ -17,10 +17,10 @@ from xrnn.engine.values import check_index
 from xrnn.layers.composite import Composite
 from xrnn.layers.part import Part, check_tape, mask_over
 from xrnn.recurrence.masks import apply_mask
-from xrnn.typing import Array, Size
+from xrnn.typing import Array, Checkpoint, Size
 
 #: what `Sequential` hands on to the parts whose `forward` takes it
-HANDED_ON = ("lengths", "mask", "resets", "seed", "t")
+HANDED_ON = ("lengths", "mask", "resets", "seed", "t", "checkpoint")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,9 +71,9 @@ class Sequential(Composite):
     A part that is given twice is one part: its weights stand in the tree once, and its gradients
     are added up.
 
-    Every part is given what its `forward` takes, of `lengths`, `mask`, `resets`, `seed` and `t`.
-    Each gets a seed of its own, made of the one given and of its name.  What stands in the input
-    at steps that are not valid is never read, and the outputs there have no meaning.
+    Every part is given what its `forward` takes, of `lengths`, `mask`, `resets`, `seed`, `t` and
+    `checkpoint`.  Each gets a seed of its own, made of the one given and of its name.  What stands
+    in the input at steps that are not valid is never read, and the outputs there have no meaning.
 
     Examples
     --------
@@ -162,6 +162,7 @@ class Sequential(Composite):
         resets: Any = None,
         seed: Size | None = None,
         t: Size = 0,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[Array, SequentialTape]:
         """Run all parts and keep what `backward` needs.
 
@@ -172,7 +173,7 @@ class Sequential(Composite):
         state : dict of str to state, optional
             The states that recurrent parts start from, by name, such as ``tape.state`` of the
             chunk before.  Default: their initial states.
-        lengths, mask, resets, seed, t
+        lengths, mask, resets, seed, t, checkpoint
             As for `xrnn.Layer.forward`, for all parts that take them.
 
         Returns
@@ -188,6 +189,7 @@ class Sequential(Composite):
             As the parts; and if `state` names a part that has none.
         """
         given = {"lengths": lengths, "mask": mask, "resets": resets, "seed": seed, "t": t}
+        given["checkpoint"] = checkpoint
         states, tapes, last = self._states(state), [], {}
         x, valid = self._without_padding(x, lengths, mask)
         y = x

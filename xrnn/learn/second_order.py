@@ -256,7 +256,9 @@ class _Twin:
     def run(self, given: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         """What the part returns, without its tape."""
         if options.get("seed") is None:
-            return self.part(*given, **{k: v for k, v in options.items() if k not in ("seed", "t")})
+            # What is for `forward` alone is left out.
+            kept = set(options) - {"seed", "t", "checkpoint"}
+            return self.part(*given, **{name: options[name] for name in kept})
         *found, _ = self.part.forward(*given, **options)
         return tuple(found) if len(found) > 1 else found[0]
 

@@ -70,10 +70,10 @@ static void N(gru_step_backward)(N(Slice) * s, idx t) {
 }
 
 // dU_n = Σ_t dm_tᵀ h_prev, dv = Σ_t dm_t.
-static int N(gru_sum_others)(const Pass* p, const real* first) {
+static int N(gru_sum_others)(const Pass* p) {
   const idx H = p->H;
-  const int status = N(sum_U)(p, H, 3 * H, (real*)p->dU + 2 * H * H, first);
-  N(column_sums)(p->T * p->B, H, (const real*)p->das + 3 * H, 4 * H, p->dextras[0], p->team);
+  const int status = N(sum_U)(p, H, 3 * H, (real*)p->dU + 2 * H * H);
+  N(sum_das)(p, 3 * H, H, p->dextras[0]);
   return status;
 }
 

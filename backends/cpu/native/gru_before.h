@@ -122,11 +122,10 @@ static void N(gru_before_step_backward)(N(Slice) * s, idx t) {
 }
 
 // dU_n = Σ_t da_n,tᵀ q_t.
-static int N(gru_before_sum_others)(const Pass* p, const real* first) {
+static int N(gru_before_sum_others)(const Pass* p) {
   const idx H = p->H;
-  (void)first;
-  return N(outer)(p, H, H, p->T * p->B, (const real*)p->das + 2 * H, 4 * H,
-                  (const real*)p->gates + 3 * H, 4 * H, (real*)p->dU + 2 * H * H, 0);
+  return N(sum_outer)(p, H, H, (const real*)p->das + 2 * H, 4 * H, (const real*)p->gates + 3 * H,
+                      4 * H, (real*)p->dU + 2 * H * H);
 }
 
 static const N(Loops) N(gru_before) = {

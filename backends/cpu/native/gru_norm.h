@@ -97,8 +97,7 @@ static void N(gru_norm_step_backward)(N(Slice) * s, idx t) {
   N(undrop)(s);
 }
 
-static int N(gru_norm_sum_others)(const Pass* p, const real* first) {
-  (void)first;
+static int N(gru_norm_sum_others)(const Pass* p) {
   N(sum_rows)(p, 0);
   return 0;
 }

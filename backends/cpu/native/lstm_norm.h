@@ -207,9 +207,9 @@ static void N(lstm_norm_step_backward)(N(Slice) * s, idx t) {
   N(undrop)(s);
 }
 
-static int N(lstm_norm_sum_others)(const Pass* p, const real* first) {
+static int N(lstm_norm_sum_others)(const Pass* p) {
   N(sum_rows)(p, p->cell->sums_cs);
-  return N(lstm_options_sum_others)(p, first);
+  return N(lstm_options_sum_others)(p);
 }
 
 // A cell with G gates and Q peepholes; `projection` and `products` are 0 or 1.

@@ -116,16 +116,16 @@ static INLINE void N(lstm_step_with_backward)(const int coupled, const int peeph
 }
 
 // As peephole_sum_others.
-static void N(coupled_peephole_sum_others)(const Pass* p, const real* first) {
+static void N(coupled_peephole_sum_others)(const Pass* p) {
   real* dp = p->dextras[0];
-  N(sum_with_c_before)(p, 0, dp, first);
+  N(sum_with_c_before)(p, 0, dp);
   N(sum_with_c)(p, 2 * p->H, dp + p->H);
 }
 
-static int N(lstm_options_sum_others)(const Pass* p, const real* first) {
+static int N(lstm_options_sum_others)(const Pass* p) {
   const Cell* cell = p->cell;
-  if (cell->sums_cs && cell->gates == 4) N(peephole_sum_others)(p, first);
-  if (cell->sums_cs && cell->gates == 3) N(coupled_peephole_sum_others)(p, first);
+  if (cell->sums_cs && cell->gates == 4) N(peephole_sum_others)(p);
+  if (cell->sums_cs && cell->gates == 3) N(coupled_peephole_sum_others)(p);
   return cell->projects ? N(sum_projection)(p) : 0;
 }
 

@@ -93,11 +93,10 @@ static void N(mgu_step_backward)(N(Slice) * s, idx t) {
 }
 
 // As gru_before_sum_others.
-static int N(mgu_sum_others)(const Pass* p, const real* first) {
+static int N(mgu_sum_others)(const Pass* p) {
   const idx H = p->H;
-  (void)first;
-  return N(outer)(p, H, H, p->T * p->B, (const real*)p->das + H, 3 * H,
-                  (const real*)p->gates + 2 * H, 3 * H, (real*)p->dU + H * H, 0);
+  return N(sum_outer)(p, H, H, (const real*)p->das + H, 3 * H, (const real*)p->gates + 2 * H, 3 * H,
+                      (real*)p->dU + H * H);
 }
 
 static const N(Loops) N(mgu) = {

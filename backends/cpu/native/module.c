@@ -137,14 +137,17 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   return PyLong_FromLong(sharing);
 }
 
-PyDoc_STRVAR(backward_doc,
-             "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
-             "*noise, lengths, reverse,\n"
-             "         dh, dc, das, dxs, dW, dU, db, *dextras, xs, threads)\n\n"
-             "A cell with a projection takes dhs after das, one with layer norm b after U.\n"
-             "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
-             "dh and dc hold the gradient of the last state before the call, and that of the\n"
-             "first state after it.  dxs may be None.  Returns the same as forward.");
+PyDoc_STRVAR(
+    backward_doc,
+    "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
+    "*noise, lengths, reverse,\n"
+    "         dh, dc, das, dxs, dW, dU, db, *dextras, adds, xs, threads)\n\n"
+    "A cell with a projection takes dhs after das; one with layer norm b after U, and\n"
+    "`rows` after dextras, to which its gradients of b and gains are added.\n"
+    "The backward pass, including the gradients of the weights; see Pass in native.h.\n"
+    "dh and dc hold the gradient of the last state before the call, and that of the\n"
+    "first state after it.  dxs may be None.  With `adds` the gradients of the weights are\n"
+    "added to those of the steps that come later.  Returns the same as forward.");
 
 static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -178,6 +181,9 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   p.db = reals(&a, "db", OUT, s.gh, s.gh);
   for (int k = 0; k < MAX_EXTRAS && p.cell->extras[k].name; k++)
     p.dextras[k] = read_extra(&a, &p, &p.cell->extras[k], OUT, "d");
+  const Py_ssize_t summed = times(&a, p.cell->norm_sums, p.H);
+  if (summed) p.rows = reals(&a, "rows", OUT, times(&a, p.B, summed), summed);
+  p.adds = (int)number(&a, "adds", 0, 1);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
   required(&a, "U", p.U, p.cell->has_U);

@@ -117,10 +117,12 @@ typedef struct {
   void *dh, *dc;    // [B, P] [B, H] in: gradient of the last state; out: of the first state
   void* das;        // [T, B, row_blocks·H] out: gradients of the pre-activations; it may be
                     // the same array as `gates`
-  void* rows;       // [B, norm_sums·H] the gradients of b and of gains, summed for each sequence
+  void* rows;       // [B, norm_sums·H] the gradients of b and of gains, summed for each sequence;
+                    // these and, if `adds` is set, those of all weights are added to what is there
   void* dhs;        // [T, B, P] out, with a projection: gradients of h
   void* dxs;        // [T, B, I] out, or null
   void *dW, *dU, *db, *dextras[MAX_EXTRAS];  // out, in the shapes of the weights
+  int adds;
 } Pass;
 
 // The rows of memory that each sequence needs for dropout and zoneout: what the products take of h,

@@ -79,11 +79,11 @@ static INLINE real* N(rows_at)(const Pass* p, idx b) {
 static void N(sum_rows)(const Pass* p, int first) {
   const idx H = p->H, width = p->cell->norm_sums * H;
   const real* at = p->rows;
-  N(column_sums)(p->B, p->cell->gates * H, at, width, p->db, p->team);
+  N(column_sums)(p->B, p->cell->gates * H, at, width, p->db, 0, p->team);
   at += p->cell->gates * H;
   for (int k = first; at < (const real*)p->rows + width; k++) {
     const idx n = p->cell->extras[k].rows * H;
-    N(column_sums)(p->B, n, at, width, p->dextras[k], p->team);
+    N(column_sums)(p->B, n, at, width, p->dextras[k], 0, p->team);
     at += n;
   }
 }

@@ -83,11 +83,11 @@ static void N(peephole_step_backward)(N(Slice) * s, idx t) {
 }
 
 // dp_i = Σ_t da_i,t ⊙ c_(t-1), dp_f = Σ_t da_f,t ⊙ c_(t-1), dp_o = Σ_t da_o,t ⊙ c_t.
-static int N(peephole_sum_others)(const Pass* p, const real* first) {
+static int N(peephole_sum_others)(const Pass* p) {
   const idx H = p->H;
   real* dp = p->dextras[0];
-  N(sum_with_c_before)(p, 0, dp, first);
-  N(sum_with_c_before)(p, H, dp + H, first);
+  N(sum_with_c_before)(p, 0, dp);
+  N(sum_with_c_before)(p, H, dp + H);
   N(sum_with_c)(p, 3 * H, dp + 2 * H);
   return 0;
 }

@@ -295,13 +295,8 @@ static void N(backward_share)(void* data, int i, int n) {
 static int N(backward)(const void* pass) {
   const Pass* p = pass;
   if (p->T == 0 || p->B == 0) return N(sums_of_nothing)(p);
-  Pass q = *p;
-  const size_t summed = p->B * p->cell->norm_sums * p->H * sizeof(real);
-  if (summed && !(q.rows = calloc(1, summed))) return -1;
-  int status = N(execute)(&q, 1, N(backward_share));
-  if (!status) status = (p->dropout ? N(sums_of_dropped) : N(sums))(&q, N(cells)[p->code]);
-  free(q.rows);
-  return status;
+  const int status = N(execute)(p, 1, N(backward_share));
+  return status ? status : (p->dropout ? N(sums_of_dropped) : N(sums))(p, N(cells)[p->code]);
 }
 
 #undef AHEAD

@@ -37,10 +37,9 @@ typedef struct N(Loops) {
   // step into those of the state before it, and writes the gradients of the pre-activations (das).
   void (*step_backward)(N(Slice) * s, idx t);
   // Null unless there are gates after the first ones (Cell.first_gates), or weights besides W, U
-  // and b: computes their gradients after the last step of the backward pass.  `first` are the das
-  // of the first step of each sequence (first_das).  Returns 0, or -1 if there is not enough
-  // memory.
-  int (*sum_others)(const Pass* p, const real* first);
+  // and b: computes their gradients after the last step of the backward pass.  Returns 0, or -1 if
+  // there is not enough memory.
+  int (*sum_others)(const Pass* p);
 } N(Loops);
 
 // Waits for the threads that compute the other units.  This is necessary before reading what they

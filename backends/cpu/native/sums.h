@@ -1,6 +1,8 @@
 // The gradients that are sums over all time steps: of the weights and the inputs.  Each is computed
 // by one or two products after the loop over time.  The order of summation does not depend on the
-// number of threads.
+// number of threads.  It is that of the backward pass, from the last step to the first, so that the
+// sums of a pass can be added to those of the steps that come later (Pass.adds): the result is that
+// of one pass over all of them, to the bit.
 
 // C (m, n) = Aᵀ B, where A is (k, m) and B is (k, n).  If `accumulate` is set, it is added to C.
 static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, const real* B,
@@ -66,9 +68,12 @@ static INLINE void N(column_share)(const int factor, const N(ColumnSums) * job, 
 static void N(sum_share)(void* data, int i, int n) { N(column_share)(0, data, i, n); }
 static void N(product_share)(void* data, int i, int n) { N(column_share)(1, data, i, n); }
 
-// out [n] = the sum of the rows of a, in their order.
-static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, Team* team) {
-  N(ColumnSums) job = {.rows = rows, .n = n, .lda = lda, .a = a, .out = out, .team = team};
+// out [n] = the sum of the rows of a, in their order; added to `out` if `accumulate` is set.
+static void N(column_sums)(idx rows, idx n, const real* a, idx lda, real* out, int accumulate,
+                           Team* team) {
+  N(ColumnSums)
+  job = {
+      .rows = rows, .n = n, .lda = lda, .a = a, .out = out, .accumulate = accumulate, .team = team};
   parallel(team, worth(team, MOVE_COST * rows * n), N(sum_share), &job);
 }
 
@@ -79,56 +84,80 @@ static void N(column_products)(idx rows, idx n, const real* a, idx lda, const re
   parallel(team, worth(team, MOVE_COST * rows * n), N(product_share), &job);
 }
 
-// The rows of das for the first step of each sequence, [B, row_blocks·H].  If these are the rows of
-// one time step, they are returned where they are.  Otherwise they are copied to `memory`, with 0
-// for a sequence without steps.
-static const real* N(first_das)(const Pass* p, real* memory) {
-  const idx width = row_blocks(p->cell) * p->H;
-  if (!p->reverse) return N(das_at)(p, 0, 0);
-  if (!p->lengths) return N(das_at)(p, p->T - 1, 0);
-  for (idx b = 0; b < p->B; b++) {
-    const idx steps = N(steps)(p, b);
-    if (steps)
-      memcpy(memory + b * width, N(das_at)(p, steps - 1, b), width * sizeof(real));
-    else
-      memset(memory + b * width, 0, width * sizeof(real));
-  }
-  return memory;
+// Rows of an array [rows, …] in the order in which the backward pass runs through the steps.
+typedef struct {
+  const real* at;
+  idx ld;
+} N(Rows);
+
+static N(Rows) N(in_order)(const Pass* p, const real* first, idx rows, idx width) {
+  if (p->reverse) return (N(Rows)){first, width};
+  return (N(Rows)){first + (rows - 1) * width, -width};
 }
 
-// dU [rows, P] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  The
-// sum has two parts: the first step of each sequence, where h is h0, and the other steps, where it
-// is in ys.  If time is reversed, the second part also includes the first step of the sequences
-// that are shorter than T; this adds 0, because ys is 0 after the end.
-static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU, const real* first) {
-  const idx P = p->P, width = row_blocks(p->cell) * p->H, rest = (p->T - 1) * p->B;
-  const real *das = (const real*)p->das + column, *ys = p->ys;
+// The rows (T-1)·B of das [T, B, row_blocks·H] that are not of the first step of the pass, and
+// those of x [T, B, n], a state after each step, that stand before them.
+static N(Rows) N(later_das)(const Pass* p, idx column) {
+  const idx width = row_blocks(p->cell) * p->H, skipped = p->reverse ? 0 : p->B * width;
+  return N(in_order)(p, (const real*)p->das + column + skipped, (p->T - 1) * p->B, width);
+}
+
+static N(Rows) N(before_later)(const Pass* p, const real* x, idx n) {
+  return N(in_order)(p, p->reverse ? x + p->B * n : x, (p->T - 1) * p->B, n);
+}
+
+// The rows B of das that are of the first step of the pass.
+static N(Rows) N(first_das)(const Pass* p, idx column) {
+  const idx width = row_blocks(p->cell) * p->H, t = p->reverse ? p->T - 1 : 0;
+  return N(in_order)(p, (const real*)p->das + column + t * p->B * width, p->B, width);
+}
+
+// dU [rows, P] = Σ_t das_tᵀ h_(t-1), for the `rows` columns of das that begin with `column`.  In
+// the first step of the pass h_(t-1) is h0, and in the others it is in ys.
+static int N(sum_U)(const Pass* p, idx rows, idx column, real* dU) {
+  const idx P = p->P, rest = (p->T - 1) * p->B;
+  const N(Rows) later = N(later_das)(p, column), hs = N(before_later)(p, p->ys, P);
+  const N(Rows) first = N(first_das)(p, column), h0 = N(in_order)(p, p->h0, p->B, P);
   int status = 0;
-  if (rest)
-    status = N(outer)(p, rows, P, rest, p->reverse ? das : das + p->B * width, width,
-                      p->reverse ? ys + p->B * P : ys, P, dU, 0);
-  return status | N(outer)(p, rows, P, p->B, first + column, width, p->h0, P, dU, rest != 0);
+  if (rest) status = N(outer)(p, rows, P, rest, later.at, later.ld, hs.at, hs.ld, dU, p->adds);
+  return status | N(outer)(p, rows, P, p->B, first.at, first.ld, h0.at, h0.ld, dU, rest || p->adds);
 }
 
 // out [H] = Σ_t da_t ⊙ c_(t-1), for the H columns of das that begin with `column`.  The sum has the
 // same two parts as that of sum_U; cs must be 0 after the end of each sequence.
-static void N(sum_with_c_before)(const Pass* p, idx column, real* out, const real* first) {
-  const idx H = p->H, width = row_blocks(p->cell) * H, rest = (p->T - 1) * p->B;
-  const real *das = (const real*)p->das + column, *cs = p->cs;
-  N(column_products)(rest, H, p->reverse ? das : das + p->B * width, width,
-                     p->reverse ? cs + p->B * H : cs, H, out, 0, p->team);
-  N(column_products)(p->B, H, first + column, width, p->c0, H, out, 1, p->team);
+static void N(sum_with_c_before)(const Pass* p, idx column, real* out) {
+  const idx H = p->H, rest = (p->T - 1) * p->B;
+  const N(Rows) later = N(later_das)(p, column), cs = N(before_later)(p, p->cs, H);
+  const N(Rows) first = N(first_das)(p, column), c0 = N(in_order)(p, p->c0, p->B, H);
+  if (rest) N(column_products)(rest, H, later.at, later.ld, cs.at, cs.ld, out, p->adds, p->team);
+  N(column_products)(p->B, H, first.at, first.ld, c0.at, c0.ld, out, rest || p->adds, p->team);
 }
 
-// out [H] = Σ_t da_t ⊙ c_t, for the H columns of das that begin with `column`.
+// Sums over all rows of das, for the `n` columns that begin with `column`: of them, and of them
+// times the c after each step.
+static void N(sum_das)(const Pass* p, idx column, idx n, real* out) {
+  const idx rows = p->T * p->B, width = row_blocks(p->cell) * p->H;
+  const N(Rows) das = N(in_order)(p, (const real*)p->das + column, rows, width);
+  N(column_sums)(rows, n, das.at, das.ld, out, p->adds, p->team);
+}
+
 static void N(sum_with_c)(const Pass* p, idx column, real* out) {
-  const idx H = p->H;
-  N(column_products)(p->T * p->B, H, (const real*)p->das + column, row_blocks(p->cell) * H, p->cs,
-                     H, out, 0, p->team);
+  const idx H = p->H, rows = p->T * p->B, width = row_blocks(p->cell) * H;
+  const N(Rows) das = N(in_order)(p, (const real*)p->das + column, rows, width);
+  const N(Rows) cs = N(in_order)(p, p->cs, rows, H);
+  N(column_products)(rows, H, das.at, das.ld, cs.at, cs.ld, out, p->adds, p->team);
+}
+
+// out [m, n] = Σ_t a_tᵀ b_t, for the m columns of a [T, B, lda] and the n of b [T, B, ldb].
+static int N(sum_outer)(const Pass* p, idx m, idx n, const real* a, idx lda, const real* b, idx ldb,
+                        void* out) {
+  const idx rows = p->T * p->B;
+  const N(Rows) left = N(in_order)(p, a, rows, lda), right = N(in_order)(p, b, rows, ldb);
+  return N(outer)(p, m, n, rows, left.at, left.ld, right.at, right.ld, out, p->adds);
 }
 
 // dW, db and, if it is wanted, dxs.  xs must be 0 after the end of each sequence.
-static int N(sum_W)(const Pass* p, const real* xs) {
+static int N(sum_W)(const Pass* p) {
   const idx rows = p->T * p->B, out = p->cell->gates * p->H, width = row_blocks(p->cell) * p->H;
   const Gemm product = {.m = rows,
                         .n = p->I,
@@ -140,16 +169,16 @@ static int N(sum_W)(const Pass* p, const real* xs) {
                         .ldb = p->I,
                         .ldc = p->I,
                         .team = p->team};
-  N(column_sums)(rows, out, p->das, width, p->db, p->team);
-  const int status = N(outer)(p, out, p->I, rows, p->das, width, xs, p->I, p->dW, 0);
+  N(sum_das)(p, 0, out, p->db);
+  const int status = N(sum_outer)(p, out, p->I, p->das, width, p->xs, p->I, p->dW);
   return p->dxs ? status | N(gemm)(&product) : status;
 }
 
 // The gradient [P, H] of the projection, Σ_t dh_tᵀ m_t.
 static int N(sum_projection)(const Pass* p) {
   const idx S = p->cell->saved, H = p->H;
-  return N(outer)(p, p->P, H, p->T * p->B, p->dhs, p->P, (const real*)p->gates + (S - 1) * H, S * H,
-                  p->dextras[p->cell->projects - 1], 0);
+  return N(sum_outer)(p, p->P, H, p->dhs, p->P, (const real*)p->gates + (S - 1) * H, S * H,
+                      p->dextras[p->cell->projects - 1]);
 }
 
 // Sets all [T, B, n] to 0 after the end of each sequence, for the sequences b0 to b1 (exclusive).
@@ -160,30 +189,52 @@ static void N(clear_padding)(const Pass* p, real* all, idx n, idx b0, idx b1, Wa
       memset(all + N(at)(p, t, b, n), 0, n * sizeof(real));
 }
 
-// All of these gradients, when das is complete.  Returns 0, or -1 if there is not enough memory.
-static int N(sums)(const Pass* p, const N(Loops) * loops) {
-  const idx I = p->I, width = row_blocks(p->cell) * p->H;
-  const size_t xs_size = p->lengths ? (size_t)(p->T * p->B * I) : 0;
-  real *xs = NULL, *gathered = NULL;
-  Watch w = watch_of(p->team, 0);
-  if (p->lengths) {
-    xs = aligned_memory((xs_size + (size_t)(p->B * width)) * sizeof(real));
-    if (!xs) return -1;
-    gathered = xs + xs_size;
-    const idx step = p->B * I;
-    for (idx t = 0; t < p->T && !stopped(&w, MOVE_COST * step); t++)
-      memcpy(xs + t * step, (const real*)p->xs + t * step, step * sizeof(real));
-    N(clear_padding)(p, xs, I, 0, p->B, &w);
+// Copies all [T, B, n] to `out`.
+static void N(copy_rows)(const Pass* p, const void* all, idx n, real* out, Watch* w) {
+  const idx step = p->B * n;
+  for (idx t = 0; t < p->T && !stopped(w, MOVE_COST * step); t++)
+    memcpy(out + t * step, (const real*)all + t * step, step * sizeof(real));
+}
+
+// The same of a state after each step, with the first state of each sequence behind its end: where
+// time is reversed, that is before its first step.
+static void N(copy_states)(const Pass* p, const void* all, const void* first, idx n, real* out,
+                           Watch* w) {
+  N(copy_rows)(p, all, n, out, w);
+  for (idx b = 0; b < p->B; b++) {
+    const idx steps = N(steps)(p, b);
+    if (steps && steps < p->T)
+      memcpy(out + N(at)(p, steps, b, n), (const real*)first + b * n, n * sizeof(real));
   }
-  int status = N(sum_W)(p, xs ? xs : p->xs);
+}
+
+// All of these gradients, when das is complete.  Returns 0, or -1 if there is not enough memory.
+static int N(sums)(const Pass* given, const N(Loops) * loops) {
+  Pass q = *given;
+  const Pass* p = &q;
+  const Cell* cell = p->cell;
+  const idx I = p->I, late = p->lengths && p->reverse;  // whether sequences start late
+  const idx width = (p->lengths ? I : 0) + (late ? p->P + (cell->sums_cs ? p->H : 0) : 0);
+  real* memory = NULL;
+  Watch w = watch_of(p->team, 0);
+  if (width) {
+    memory = aligned_memory((size_t)(p->T * p->B * width) * sizeof(real));
+    if (!memory) return -1;
+    real *xs = memory, *ys = xs + p->T * p->B * I, *cs = ys + p->T * p->B * p->P;
+    N(copy_rows)(p, p->xs, I, xs, &w);
+    N(clear_padding)(p, xs, I, 0, p->B, &w);
+    q.xs = xs;
+    if (late && cell->has_U) N(copy_states)(p, p->ys, p->h0, p->P, ys, &w), q.ys = ys;
+    if (late && cell->sums_cs) N(copy_states)(p, p->cs, p->c0, p->H, cs, &w), q.cs = cs;
+  }
+  int status = N(sum_W)(p);
   // The product has set dxs to 0 there, unless a weight is infinite or NaN.
   if (p->dxs) N(clear_padding)(p, p->dxs, I, 0, p->B, &w);
-  if (p->cell->has_U) {
-    const real* first = N(first_das)(p, gathered);
-    status |= N(sum_U)(p, p->cell->first_gates * p->H, p->cell->U_at * p->H, p->dU, first);
-    if (loops->sum_others) status |= loops->sum_others(p, first);
+  if (cell->has_U) {
+    status |= N(sum_U)(p, cell->first_gates * p->H, cell->U_at * p->H, p->dU);
+    if (loops->sum_others) status |= loops->sum_others(p);
   }
-  free(xs);
+  free(memory);
   return status;
 }
 
@@ -209,6 +260,7 @@ static int N(sums_of_dropped)(const Pass* p, const N(Loops) * loops) {
 
 // The gradients of the weights if there is no time step at all.
 static int N(sums_of_nothing)(const Pass* p) {
+  if (p->adds) return 0;
   const size_t out = p->cell->gates * p->H * sizeof(real);
   memset(p->dW, 0, out * p->I);
   memset(p->db, 0, out);

@@ -20,11 +20,13 @@ PyDoc_STRVAR(
     cells_doc,
     "cells()\n\n"
     "The cells, in the order of their numbers, as tuples (name, gates, saved, has_c,\n"
-    "extras, options): the name in xrnn.cells, the number of gates, the number of blocks of H\n"
+    "extras, sums, options): the name in xrnn.cells, the number of gates, the number of blocks of "
+    "H\n"
     "values that a time step stores in the array `gates` for backward (0 if the outputs\n"
     "are enough), whether there is a second state, and the names of the weights besides\n"
-    "W, U and b, in the order in which they are arguments; and the names of the options\n"
-    "that the cell has or takes, with spaces between them.");
+    "W, U and b, in the order in which they are arguments; the number of blocks of H values\n"
+    "in `rows` of backward; and the names of the options that the cell has or takes, with\n"
+    "spaces between them.");
 
 // The names of the weights besides W, U and b.
 static PyObject* extra_names(const Cell* cell) {
@@ -40,8 +42,8 @@ static PyObject* cells(PyObject* module, PyObject* none) {
   PyObject* all = PyTuple_New(set->n_cells);
   for (int i = 0; all && i < set->n_cells; i++) {
     const Cell* cell = set->cell(i);
-    PyObject* one = Py_BuildValue("(siiNNs)", cell->name, cell->gates, cell->saved,
-                                  PyBool_FromLong(cell->has_c), extra_names(cell),
+    PyObject* one = Py_BuildValue("(siiNNis)", cell->name, cell->gates, cell->saved,
+                                  PyBool_FromLong(cell->has_c), extra_names(cell), cell->norm_sums,
                                   cell->options ? cell->options : "");
     if (!one || PyTuple_SetItem(all, i, one)) Py_CLEAR(all);
   }
