@@ -287,6 +287,7 @@ def test_certify(capsys: pytest.CaptureFixture[str]) -> None:
         "contract",
         "twin",
         "look",
+        "checkpoint",
     }
     assert all(v["passed"] and v["error"] <= v["bound"] for v in verdicts)
 

@@ -273,7 +273,7 @@ def test_batches_of_a_user() -> None:
         regressor(), batches, losses.squared_error, epochs=3, validation=batches, rng=0, **QUIET
     )
     assert len(history) == 3
-    with pytest.raises(ValueError, match="an iterator can be used once"):
+    with pytest.raises(ValueError, match="gone through anew"):
         xrnn.fit(regressor(), iter(batches), losses.squared_error, epochs=3, rng=0, **QUIET)
     with pytest.raises(ValueError, match="an iterable, which cannot be split"):
         xrnn.fit(regressor(), batches, losses.squared_error, validation=0.1, rng=0, **QUIET)

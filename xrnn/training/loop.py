@@ -164,7 +164,10 @@ class Loop:
             if self.seen or self._ending() is not None:
                 return False
         if not progress.batch:
-            raise ValueError("fit: data gave no batch in this epoch; an iterator can be used once")
+            raise ValueError(
+                "fit: data gave no batch in this epoch, as an iterator does that was gone "
+                "through before; give an iterable that can be gone through anew"
+            )
         return True
 
     def _advance(self, batch: Batch) -> None:
