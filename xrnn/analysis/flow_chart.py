@@ -125,7 +125,7 @@ def picture(flows: Sequence[Flow], path: Path) -> None:
 
 def _panel(ax: Any, flow: Flow) -> None:
     for norms, style, words in (
-        (flow.norms, "-", "as drawn"),
+        (flow.norms, "-", "initial weights"),
         (flow.held_open or {}, "--", "gate held open"),
     ):
         for color, (state, norm) in zip(("C0", "C1"), norms.items(), strict=False):
