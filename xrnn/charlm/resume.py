@@ -14,6 +14,7 @@ from xrnn.charlm.corpus import Corpus, Text, read_text
 from xrnn.charlm.model import CharModel
 from xrnn.charlm.run import CHECKPOINT, FILES, MODEL, SEED, Run, absolute, locked
 from xrnn.convert import files
+from xrnn.convert.parts import known_config
 from xrnn.learn.optim import Adam
 from xrnn.training import checkpoint as checkpoints
 from xrnn.training.contents import OBJECT, STRING, ContentsError, Kind, check_values, refusal
@@ -89,7 +90,12 @@ def _check_training(path: Path, model: CharModel) -> None:
         model.net.weights, Adam(model.config.lr), History(0), checkpoints.Progress()
     )
     config, layer = model.config, model.net.parts["layer"]
-    identity = {"seed": SEED, "batch_size": config.batch, "sequences": None}
+    identity = {
+        "seed": SEED,
+        "batch_size": config.batch,
+        "sequences": None,
+        "model": known_config(model.net),
+    }
     checkpoints.load(path, training, identity)
     wanted = (config.layers, config.batch, config.hidden)
     state = training.state

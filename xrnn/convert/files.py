@@ -307,7 +307,7 @@ def _check_names(name: str, found: Held, part: Parts) -> None:
 def _odd(found: Held, mine: dict[str, Any], cast: bool) -> dict[str, str]:
     """The options that differ, and how; with `cast` dtypes may differ."""
     theirs = encoding.modern(found.config, found.format, mine)
-    odd = _differences(theirs, mine)
+    odd = differences(theirs, mine)
     return {key: words for key, words in odd if not (cast and _is_dtype(key))}
 
 
@@ -315,7 +315,7 @@ def _is_dtype(option: str) -> bool:
     return option.rpartition(".")[2] == "dtype"
 
 
-def _differences(
+def differences(
     theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
 ) -> Iterator[tuple[str, str]]:
     """(option, how it differs) of two configurations."""
@@ -328,7 +328,7 @@ def _differences(
         if isinstance(a, dict) and isinstance(b, dict):
             if key == "parts" and a.keys() == b.keys() and [*a] != [*b]:
                 yield name, f"{name} are {', '.join(a)} in the file, {', '.join(b)} here"
-            yield from _differences(a, b, f"{name}.")
+            yield from differences(a, b, f"{name}.")
         elif key not in theirs and key not in usual:
             yield name, f"{name} is missing in the file, {words[1]} here"
         elif key not in mine and key not in usual:

@@ -2,6 +2,7 @@
 changes in training, and learners; and how each of them is described.
 
 - `config_of`: what a part must have in common with a file that is loaded into it
+- `known_config`: the same of a model in training, which may hold parts of a user
 - `details_of`: what else is needed to make it, or is taken over from the file
 - `stored`: all of their arrays by their keys in the file, each once
 """
@@ -122,6 +123,14 @@ def config_of(part: Part) -> dict[str, Any]:
     if not is_module(part):
         return part.config()
     return {**part.config(), "dtype": dtype_name(part.weights.placement.dtype)}
+
+
+def known_config(part: Any) -> dict[str, Any]:
+    """The configuration as far as the parts have one: that of a part of a user is empty."""
+    if isinstance(part, Composite):
+        parts = {name: known_config(one) for name, one in part.parts.items()}
+        return {**part._options(), "parts": parts}
+    return config_of(part) if _can_be_saved(part) and hasattr(part, "config") else {}
 
 
 def details_of(part: Part, keys: Mapping[int, str]) -> dict[str, Any]:

@@ -39,7 +39,12 @@ KIND = "xrnn.fit"
 #: the dtypes of the state of an optimizer
 WIDE = ("float32", "float64")
 
-IN_OPTIONS = {"seed": COUNT, "batch_size": COUNT, "sequences": or_null(COUNT)}
+IN_OPTIONS = {
+    "seed": COUNT,
+    "batch_size": COUNT,
+    "sequences": or_null(COUNT),
+    "model": OBJECT,
+}
 IN_OPTIMIZER: dict[str, Kind] = {
     "class": STRING,
     "steps": COUNT,
@@ -164,6 +169,8 @@ def load(path: str | os.PathLike[str], training: Training, options: dict[str, An
     tensors, info = read(path)
     _check_options(name, info, options, training.optimizer)
     _check_tensors(name, tensors, info, training)
+    if odd := dict(files.differences(info["options"]["model"], options["model"])):
+        raise ValueError(f"{name} is the checkpoint of another model: {'; '.join(odd.values())}")
     (_, holder, _), *_ = _leaves(training)
     try:
         state = _formed(info["state"], tensors, holder.placement)
@@ -237,6 +244,8 @@ def _check_options(
     """Raise ValueError unless the run is the same; a seed of None is any."""
     theirs = info["options"]
     for key, mine in options.items():
+        if key == "model":
+            continue
         if theirs[key] != mine and not (key == "seed" and mine is None):
             raise ValueError(
                 f"{name} is the checkpoint of another run: {key} was {theirs[key]!r:.80} and is "

@@ -11,6 +11,7 @@ from itertools import islice
 from math import isfinite, nan
 from typing import Any
 
+from xrnn.convert.parts import known_config
 from xrnn.learn import optim
 from xrnn.learn.average import Average
 from xrnn.training import checkpoint as checkpoints
@@ -70,6 +71,12 @@ class Loop:
         self.model, self.data, self.validation, self.measures = model, data, validation, measures
         self.options = options
         self.training = Training(model.weights, optimizer, History(seed), Progress())
+        #: what else must be the same when a run goes on
+        self.unchanged = {
+            "batch_size": options.batch_size,
+            "sequences": len(data) if isinstance(data, Dataset) else None,
+            "model": known_config(model.part),
+        }
         self.show = Silent()
         self.seen: list[int] = []
         self.saving = False
@@ -90,8 +97,7 @@ class Loop:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run goes on."""
-        n = len(self.data) if isinstance(self.data, Dataset) else None
-        return {"seed": self.history.seed, "batch_size": self.options.batch_size, "sequences": n}
+        return {"seed": self.history.seed, **self.unchanged}
 
     def extent(self) -> tuple[str, int | None, int]:
         """What training is counted in, "epoch" or "step"; how many there are, and are done."""

@@ -1,0 +1,72 @@
+"""`xrnn.fit`: what it refuses, and what it says of numbers that are not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xrnn
+from xrnn import losses
+
+QUIET: Any = {"progress": False, "rng": 0}
+LOSS = losses.softmax_cross_entropy
+
+
+def data(n: int = 20) -> tuple[list[Any], Any]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(4, 2)) for _ in range(n)], rng.integers(0, 2, n)
+
+
+def model(first: Any = None, pool: Any = None) -> xrnn.Sequential:
+    first = xrnn.GRU(2, 8, rng=0) if first is None else first
+    return xrnn.Sequential(first, pool or xrnn.Last(), xrnn.Linear(8, 2, rng=1))
+
+
+class TestAnotherRun:
+    """A checkpoint with whose weights another run could go on is refused, and nothing changes."""
+
+    @pytest.mark.parametrize(
+        ("one", "other", "words"),
+        [
+            ({}, {"pool": xrnn.Mean()}, "kind is 'last' in the file, 'mean' here"),
+            (
+                {"first": xrnn.RNN(2, 8, rng=0)},
+                {"first": xrnn.RNN(2, 8, nonlinearity="relu", rng=0)},
+                "cell is 'rnn",
+            ),
+            ({}, {"first": xrnn.GRU(2, 8, clip=1.0, rng=0)}, "cell is 'gru"),
+            ({}, {"first": xrnn.GRU(2, 8, zoneout=0.1, rng=0)}, "cell is 'gru"),
+            ({}, {"first": xrnn.GRU(2, 8, reverse=True, rng=0)}, "reverse is False in the file"),
+        ],
+    )
+    def test_of_another_model(self, one: Any, other: Any, words: str, tmp_path: Path) -> None:
+        how: Any = {"checkpoint": tmp_path / "run", "resume": True, **QUIET}
+        xrnn.fit(model(**one), data(), LOSS, epochs=1, **how)
+        second = model(**other)
+        before = second(np.ones((3, 1, 2), "float32"))
+        with pytest.raises(ValueError, match=f"is the checkpoint of another model: .*{words}"):
+            xrnn.fit(second, data(), LOSS, epochs=2, **how)
+        np.testing.assert_array_equal(second(np.ones((3, 1, 2), "float32")), before)
+        xrnn.fit(model(**one), data(), LOSS, epochs=2, **how)
+
+    def test_parts_of_a_user_have_no_configuration(self, tmp_path: Path) -> None:
+        class Twice:
+            weights: Any = {}  # noqa: RUF012
+
+            def __call__(self, x: Any) -> Any:
+                return 2 * x
+
+            def forward(self, x: Any) -> Any:
+                return 2 * x, None
+
+            def backward(self, tape: Any, dy: Any) -> Any:
+                return 2 * dy, {}
+
+        how: Any = {"checkpoint": tmp_path / "run", "resume": True, **QUIET}
+        for epochs in (1, 2):
+            one = xrnn.Sequential(xrnn.GRU(2, 8, rng=0), xrnn.Last(), Twice(), xrnn.Linear(8, 2))
+            history = xrnn.fit(one, data(), LOSS, epochs=epochs, **how)
+        assert len(history) == 2
