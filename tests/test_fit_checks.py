@@ -70,3 +70,23 @@ class TestAnotherRun:
             one = xrnn.Sequential(xrnn.GRU(2, 8, rng=0), xrnn.Last(), Twice(), xrnn.Linear(8, 2))
             history = xrnn.fit(one, data(), LOSS, epochs=epochs, **how)
         assert len(history) == 2
+
+
+class TestNotFinite:
+    def test_no_update_at_all(self) -> None:
+        x, y = data()
+        one = model()
+        before = one.weights["0"]["W_l0"].copy()
+        x[3] = x[3] * np.nan
+        with pytest.raises(FloatingPointError, match="the gradients of all 4 batches are not fin"):
+            xrnn.fit(one, (x, y), LOSS, epochs=4, **QUIET)
+        np.testing.assert_array_equal(one.weights["0"]["W_l0"], before)
+
+    def test_some_updates(self) -> None:
+        x, y = data()
+        x[3] = x[3] * np.nan
+        words = "fit: 2 of 10 updates were left out, because a gradient was not finite"
+        with pytest.warns(RuntimeWarning, match=words) as told:
+            history = xrnn.fit(model(), (x, y), LOSS, epochs=2, batch_size=4, **QUIET)
+        assert history.skipped == 2
+        assert [one.filename for one in told] == [__file__], "it points to the caller"

@@ -128,16 +128,23 @@ def fit(
     History
         The losses of each epoch: means over the batches whose loss is finite.  With validation
         data or `patience` the model has the weights of the best epoch, else those of the last
-        one.
+        one.  ``history.skipped`` is the number of updates that were left out because a gradient
+        was not finite.
 
     Raises
     ------
     TypeError, ValueError
         If an argument or the data have the wrong form.
     FloatingPointError
-        If ten updates one after the other had gradients that are not finite; these were left out.
+        If ten updates one after the other, or all, had gradients that are not finite; these were
+        left out.
     KeyboardInterrupt
         After a second Ctrl-C.
+
+    Warns
+    -----
+    RuntimeWarning
+        If some updates were left out.
 
     Notes
     -----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +26,9 @@ from xrnn.training.signals import TERMINATIONS, noted
 
 #: so many updates may be left out one after the other before training is given up
 MOST_SKIPPED = 10
+
+#: what to do where numbers are not finite
+ADVICE = "Choose a smaller learning rate, or look for numbers in the data that are not finite"
 
 #: what a run trains on or measures: sequences, or batches
 Data = Dataset | Iterable[Any]
@@ -126,7 +130,25 @@ class Loop:
         for number in self.seen:
             if number != signal.SIGINT:
                 signal.raise_signal(number)  # as it would have come without this run
+        self._tell_skipped()
         return self.history
+
+    def _tell_skipped(self) -> None:
+        """Warn of the updates that were left out; raise FloatingPointError if none was made."""
+        skipped, step = self.history.skipped, self.progress.step
+        if not skipped:
+            return
+        if skipped == step and self.history.stopped != "interrupted":
+            raise FloatingPointError(
+                f"fit: the gradients of all {step} batches are not finite; the weights are those "
+                f"of before.  {ADVICE}"
+            )
+        warnings.warn(
+            f"fit: {skipped} of {step} updates were left out, because a gradient was not finite.  "
+            f"{ADVICE}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def _run(self) -> None:
         progress, history = self.progress, self.history
@@ -184,8 +206,8 @@ class Loop:
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
                 f"fit: the gradients of {self.skipped} batches one after the other are not finite; "
-                "the weights are those of before.  Choose a smaller learning rate, or look for "
-                "numbers in the data that are not finite"
+                "the weights are those of before.  "
+                f"{ADVICE}"
             )
         if not updated:
             training.state = None
