@@ -90,3 +90,23 @@ class TestNotFinite:
             history = xrnn.fit(model(), (x, y), LOSS, epochs=2, batch_size=4, **QUIET)
         assert history.skipped == 2
         assert [one.filename for one in told] == [__file__], "it points to the caller"
+
+    def test_the_validation_loss(self) -> None:
+        """The row of such a loss is named, and is not the best one."""
+        x, y = data()
+        losses_of_rows = iter([np.nan, 0.5, np.inf])
+
+        def loss(y: Any, targets: Any) -> Any:
+            value, dy = LOSS(y, targets)
+            return (next(losses_of_rows) if len(targets) == 3 else value), dy
+
+        with pytest.warns(RuntimeWarning) as told:
+            history = xrnn.fit(
+                model(), (x, y), loss, validation=(x[:3], y[:3]), epochs=3, batch_size=20, **QUIET
+            )
+        words = [str(one.message).partition(";")[0] for one in told]
+        assert words == [
+            "fit: the validation loss of row 1 is nan",
+            "fit: the validation loss of row 3 is inf",
+        ]
+        assert history.best == 2

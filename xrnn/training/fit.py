@@ -144,7 +144,7 @@ def fit(
     Warns
     -----
     RuntimeWarning
-        If some updates were left out.
+        If some updates were left out, or a validation loss is not finite, which is never the best.
 
     Notes
     -----

@@ -280,6 +280,13 @@ class Loop:
             self._save()
         if self.options.callback is not None:
             self.options.callback(history)
+        if self.validation is not None and not isfinite(decides):
+            warnings.warn(
+                f"fit: the validation loss of row {len(history)} is {decides}; this row cannot be "
+                f"the best one.  {ADVICE}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _save(self) -> None:
         path = self.options.checkpoint
