@@ -10,6 +10,7 @@ import pytest
 
 import xrnn
 from xrnn import losses
+from xrnn.training.measures import RESERVED
 
 QUIET: Any = {"progress": False, "rng": 0}
 LOSS = losses.softmax_cross_entropy
@@ -110,3 +111,36 @@ class TestNotFinite:
             "fit: the validation loss of row 3 is inf",
         ]
         assert history.best == 2
+
+
+class TestMetrics:
+    @pytest.mark.parametrize(
+        ("metrics", "kind", "words"),
+        [
+            *(
+                ({name: LOSS}, ValueError, f"metrics has the name '{name}', and epoch, loss, val")
+                for name in RESERVED
+            ),
+            ("accuracy", TypeError, "metrics is 'accuracy'; it must be a mapping of names"),
+            ({"mean": 3}, TypeError, r"metrics\['mean'\] is 3; it must be a function"),
+            ({3: LOSS}, TypeError, "metrics has the name 3; names must be str"),
+            (
+                {"own": lambda y, targets: y[:, 0]},
+                TypeError,
+                r"metrics\['own'\] returns a ndarray of shape \(20,\); it must return one number",
+            ),
+            ({"own": lambda y, targets: None}, TypeError, "returns a NoneType; it must return one"),
+        ],
+    )
+    def test_what_is_refused(self, metrics: Any, kind: type[Exception], words: str) -> None:
+        with pytest.raises(kind, match=f"fit: .*{words}"):
+            xrnn.fit(model(), data(), LOSS, validation=data(), metrics=metrics, **QUIET)
+
+    def test_without_validation_data(self) -> None:
+        metrics: Any = {"own": lambda y, targets: 1.0}
+        with pytest.raises(ValueError, match="metrics are own and validation is not given"):
+            xrnn.fit(model(), data(), LOSS, metrics=metrics, **QUIET)
+        with_them = xrnn.fit(
+            model(), data(), LOSS, metrics=metrics, validation=0.2, epochs=1, **QUIET
+        )
+        assert with_them["own"] == [1.0]

@@ -106,7 +106,8 @@ def fit(
         ``schedule(step) -> learning rate``, called before each update; the first step is 0.
     metrics : mapping of str to callable, optional
         ``metric(y, targets)``, or with ``mask`` as a third argument: numbers that are averaged over
-        the validation data.  Default: ``{"accuracy": …}`` where the targets are integers.
+        the validation data, by names that no other column of the history has.
+        Default: ``{"accuracy": …}`` where the targets are integers.
     rng : int or numpy.random.Generator, optional
         For the order of the batches, dropout, and the choice of validation data.
     checkpoint : path, optional
@@ -176,6 +177,11 @@ def fit(
         raise ValueError("fit: resume is True and checkpoint is not given; give its path")
     encoding.check_json("metadata", metadata)
     measures = Measures(loss, metrics)
+    if metrics and validation is None:
+        raise ValueError(
+            f"fit: metrics are {', '.join(metrics)[:80]} and validation is not given, on which "
+            "they are measured; give validation data, or a fraction such as 0.2"
+        )
     options = Options(
         **_numbers(epochs, steps, every, patience, batch_size, clip),
         schedule=schedule,

@@ -15,6 +15,9 @@ from xrnn.typing import Array
 #: loss(y, targets) or loss(y, targets, mask) → the loss and its gradient
 Loss = Callable[..., tuple[Array, Array]]
 
+#: what a row of the history and the words of progress hold besides the metrics
+RESERVED = ("epoch", "loss", "validation", "step", "lr", "seconds", "skipped", "rate")
+
 #: the same for what is only measured
 Metric = Callable[..., Any]
 
@@ -31,12 +34,15 @@ class Measures:
     ------
     TypeError
         If one is no function, or cannot be called with outputs and targets.
+    ValueError
+        If a metric has the name of another column of the history.
     """
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Metric] | None) -> None:
         if not callable(loss):
             raise TypeError(f"fit: loss is {loss!r:.80}; it must be a function")
         _check_loss(loss)
+        _check_metrics(metrics)
         self.loss = _Called(loss)
         #: whether targets are sequences of labels, with lengths of their own
         self.labels = "target_lengths" in self.loss.names
@@ -66,7 +72,22 @@ class Measures:
             integers = model.placement.backend.xp.isdtype(batch.y.dtype, "integral")
             metrics = self.usual if integers else {}
         row = {"validation": float(self.of_loss(model, y, batch)[0])}
-        return row | {name: float(f(model, y, batch)) for name, f in metrics.items()}
+        return row | {name: _number(name, f(model, y, batch)) for name, f in metrics.items()}
+
+
+def _number(name: str, found: Any) -> float:
+    """What a metric returned, as a float."""
+    try:
+        if not getattr(found, "shape", ()):
+            return float(found)
+    except (TypeError, ValueError):
+        pass
+    shape = getattr(found, "shape", None)
+    what = f"a {type(found).__name__}" + (f" of shape {tuple(shape)}" if shape else "")
+    raise TypeError(
+        f"fit: metrics[{name!r:.80}] returns {what}; it must return one number, such as the mean "
+        "over the batch"
+    )
 
 
 class _Called:
@@ -106,3 +127,27 @@ def _check_loss(loss: Loss) -> None:
         ) from error
     except ValueError:
         pass
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Raise TypeError or ValueError unless these are functions by names of their own."""
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"fit: metrics is {metrics!r:.80}; it must be a mapping of names to functions "
+            "(y, targets) -> number"
+        )
+    for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"fit: metrics has the name {name!r:.80}; names must be str")
+        if name in RESERVED:
+            raise ValueError(
+                f"fit: metrics has the name {name!r}, and {', '.join(RESERVED)} are other columns "
+                "of the history; choose another name"
+            )
+        if not callable(metric):
+            raise TypeError(
+                f"fit: metrics[{name!r:.80}] is {metric!r:.80}; it must be a function "
+                "(y, targets) -> number"
+            )
