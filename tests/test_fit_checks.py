@@ -53,6 +53,28 @@ class TestAnotherRun:
         np.testing.assert_array_equal(second(np.ones((3, 1, 2), "float32")), before)
         xrnn.fit(model(**one), data(), LOSS, epochs=2, **how)
 
+    def test_of_another_learning_rate(self, tmp_path: Path) -> None:
+        def run(lr: float, epochs: int, **more: Any) -> Any:
+            optimizer = xrnn.optim.Adam(lr)
+            how = {"checkpoint": tmp_path / "run", "resume": True, **QUIET, **more}
+            xrnn.fit(model(), data(), LOSS, optimizer=optimizer, epochs=epochs, **how)
+            return optimizer.lr
+
+        run(0.01, 1)
+        with pytest.raises(ValueError, match=r"another run: lr was 0\.01 and is 0\.02 now"):
+            run(0.02, 2)
+        assert run(0.01, 2) == 0.01
+        assert run(0.02, 3, schedule=lambda step: 0.5) == 0.5, "a schedule says it"
+        assert run(0.5, 4) == 0.5, "that which the same optimizer had at the end"
+
+    @pytest.mark.parametrize(("before", "words"), [(None, "was without"), (0.2, "was with")])
+    def test_of_other_validation_data(self, before: Any, words: str, tmp_path: Path) -> None:
+        """Also where the numbers of sequences that are trained on agree."""
+        how: Any = {"checkpoint": tmp_path / "run", "resume": True, "epochs": 1, **QUIET}
+        xrnn.fit(model(), data(), LOSS, validation=data() if before else None, **how)
+        with pytest.raises(ValueError, match=f"another run: it {words} validation data and is"):
+            xrnn.fit(model(), data(), LOSS, validation=None if before else data(), **how)
+
     def test_parts_of_a_user_have_no_configuration(self, tmp_path: Path) -> None:
         class Twice:
             weights: Any = {}  # noqa: RUF012

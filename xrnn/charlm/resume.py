@@ -94,6 +94,8 @@ def _check_training(path: Path, model: CharModel) -> None:
         "seed": SEED,
         "batch_size": config.batch,
         "sequences": None,
+        "validation": True,
+        "lr": None,  # that of a schedule
         "model": known_config(model.net),
     }
     checkpoints.load(path, training, identity)

@@ -39,16 +39,20 @@ KIND = "xrnn.fit"
 #: the dtypes of the state of an optimizer
 WIDE = ("float32", "float64")
 
-IN_OPTIONS = {
+LR: Kind = ("a finite number ≥ 0", lambda v: NUMBER[1](v) and v >= 0)
+
+IN_OPTIONS: dict[str, Kind] = {
     "seed": COUNT,
     "batch_size": COUNT,
     "sequences": or_null(COUNT),
+    "validation": ("true or false", lambda v: isinstance(v, bool)),
+    "lr": LR,
     "model": OBJECT,
 }
 IN_OPTIMIZER: dict[str, Kind] = {
     "class": STRING,
     "steps": COUNT,
-    "lr": ("a finite number ≥ 0", lambda v: NUMBER[1](v) and v >= 0),
+    "lr": LR,
 }
 IN_HISTORY: dict[str, Kind] = {
     "seed": COUNT,
@@ -241,20 +245,26 @@ def _check_rows(name: str, rows: list[Any], step: int) -> None:
 def _check_options(
     name: str, info: dict[str, Any], options: dict[str, Any], optimizer: Optimizer
 ) -> None:
-    """Raise ValueError unless the run is the same; a seed of None is any."""
-    theirs = info["options"]
-    for key, mine in options.items():
-        if key == "model":
-            continue
-        if theirs[key] != mine and not (key == "seed" and mine is None):
-            raise ValueError(
-                f"{name} is the checkpoint of another run: {key} was {theirs[key]!r:.80} and is "
-                f"{mine!r:.80} now{f'; give rng={theirs[key]}' if key == 'seed' else ''}"
-            )
+    """Raise ValueError unless the run is the same; None for the seed or the learning rate is any,
+    and the latter may be that which the optimizer had at the end."""
     if info["optimizer"]["class"] != type(optimizer).__name__:
         raise ValueError(
             f"{name} was trained with {info['optimizer']['class']:.80}; give such an optimizer"
         )
+    theirs = info["options"]
+    if theirs["validation"] != options["validation"]:
+        was, now = ("with" if one["validation"] else "without" for one in (theirs, options))
+        raise ValueError(
+            f"{name} is the checkpoint of another run: it was {was} validation data and is {now} "
+            f"them now; go on {was} them"
+        )
+    for key, mine in options.items():
+        known = {"lr": (theirs["lr"], info["optimizer"]["lr"], None), "seed": (theirs[key], None)}
+        if key != "model" and mine not in known.get(key, (theirs[key],)):
+            raise ValueError(
+                f"{name} is the checkpoint of another run: {key} was {theirs[key]!r:.80} and is "
+                f"{mine!r:.80} now{f'; give rng={theirs[key]}' if key == 'seed' else ''}"
+            )
 
 
 def _check_tensors(

@@ -116,7 +116,9 @@ def fit(
         What else the checkpoint is to hold, as for `xrnn.save`.
     resume : bool
         Whether to go on from `checkpoint` if that file is there, to the same bits as without the
-        interruption.  An iterable of batches must give the same ones again.
+        interruption.  An iterable of batches must give the same ones again.  The model, the kind
+        of optimizer and its learning rate (without a schedule), `batch_size`, the number of
+        sequences, and whether there are validation data must be those of before.
     callback : callable, optional
         ``callback(history)``, called after each row, when the checkpoint is written.
     progress : bool or callable
@@ -204,6 +206,8 @@ def fit(
         # A part of the sequences for validation was chosen with the seed.
         any_seed = rng is None and not isinstance(validation, float | int)
         identity = loop.identity() | ({"seed": None} if any_seed else {})
+        # A schedule sets the learning rate before each update.
+        identity |= {"lr": None} if schedule is not None else {}
         checkpoints.load(checkpoint, loop.training, identity)
     unit, total, done = loop.extent()
     with shown(progress, unit, total, done) as show:

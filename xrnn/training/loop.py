@@ -79,6 +79,8 @@ class Loop:
         self.unchanged = {
             "batch_size": options.batch_size,
             "sequences": len(data) if isinstance(data, Dataset) else None,
+            "validation": validation is not None,
+            "lr": optimizer.lr,
             "model": known_config(model.part),
         }
         self.show = Silent()
