@@ -166,3 +166,13 @@ class TestMetrics:
             model(), data(), LOSS, metrics=metrics, validation=0.2, epochs=1, **QUIET
         )
         assert with_them["own"] == [1.0]
+
+
+@pytest.mark.parametrize("word", ["bidirectional", "reverse"])
+def test_no_state_is_carried_from_the_end_of_sequences(word: str) -> None:
+    how: Any = {word: True, "rng": 0}
+    batches = [(np.ones((4, 3, 2)), np.ones((4, 3, 2)))] * 2
+    nested = xrnn.Sequential(block=xrnn.Residual(rnn=xrnn.GRU(2, 2 - (word != "reverse"), **how)))
+    for one, name in ((xrnn.GRU(2, 8, **how), "model"), (nested, "rnn")):
+        with pytest.raises(ValueError, match=f"carry_state is True: {name} is {word}, and starts"):
+            xrnn.fit(one, batches, losses.squared_error, carry_state=True, **QUIET)

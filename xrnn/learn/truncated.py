@@ -266,16 +266,24 @@ def _check_model(model: Any, name: str) -> None:
         raise TypeError(
             f"{KIND}: {name} is {type(model).__name__}; it must be a layer, or a Sequential"
         )
+    check_directions(KIND, model, name)
     _check_steps(model, name)
 
 
-def _check_steps(part: Any, name: str) -> None:
+def check_directions(kind: str, part: Any, name: str) -> None:
+    """Raise ValueError if a part, or one of its parts, runs in reverse."""
     for word in ("bidirectional", "reverse"):
         if getattr(part, word, False):
             raise ValueError(
-                f"{KIND}: {name} is {word}, and starts at the end of the sequences; make it with "
+                f"{kind}: {name} is {word}, and starts at the end of the sequences; make it with "
                 f"{word}=False"
             )
+    if isinstance(part, Composite):
+        for own, one in part.parts.items():
+            check_directions(kind, one, own)
+
+
+def _check_steps(part: Any, name: str) -> None:
     known = takes(part)
     if "lengths" in known and "state" not in known:
         raise ValueError(f"{KIND}: {name} needs whole sequences; leave it out")

@@ -95,7 +95,8 @@ def fit(
     carry_state : bool
         Whether the sequences of each batch go on in the next one: for an iterable of batches that
         are pieces of long sequences.  Recurrent layers start from their states at the end of the
-        batch before, at the start of an epoch from their initial states; gradients do not cross
+        batch before, at the start of an epoch from their initial states; none of them may run in
+        reverse.  Gradients do not cross
         from one batch to another (truncated backpropagation through time).
     optimizer : Optimizer, optional
         Default: ``xrnn.optim.Adam()``.

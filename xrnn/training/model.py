@@ -13,6 +13,7 @@ from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part
 from xrnn.layers.sequential import Sequential, takes
 from xrnn.learn.trees import leaves
+from xrnn.learn.truncated import check_directions
 from xrnn.training.batches import Batch, Dataset, Targets, mask_of, moved, pair_of
 from xrnn.typing import Array
 
@@ -35,7 +36,7 @@ class Model:
     Raises
     ------
     TypeError, ValueError
-        If it is no part, or has no weights, or no state to be carried.
+        If it is no part, has no weights, or no state to be carried from batch to batch.
     """
 
     def __init__(self, part: Any, labels: bool = False, carry_state: bool = False) -> None:
@@ -59,6 +60,8 @@ class Model:
                 f"model is a {type(part).__name__}; for carry_state it must be a recurrent layer "
                 "or an xrnn.Sequential"
             )
+        if carry_state:
+            check_directions("fit: carry_state is True", part, "model")
 
     @property
     def weights(self) -> Any:
