@@ -176,3 +176,50 @@ def test_no_state_is_carried_from_the_end_of_sequences(word: str) -> None:
     for one, name in ((xrnn.GRU(2, 8, **how), "model"), (nested, "rnn")):
         with pytest.raises(ValueError, match=f"carry_state is True: {name} is {word}, and starts"):
             xrnn.fit(one, batches, losses.squared_error, carry_state=True, **QUIET)
+
+
+class TestIterators:
+    """What can be gone through once is refused before training, if it may have to be twice."""
+
+    def test_training_data(self) -> None:
+        batches = [(np.ones((4, 3, 2), "float32"), np.ones(3, int))] * 2
+        how: Any
+        for how in ({}, {"epochs": 2}, {"every": 1}):
+            given = iter(batches)
+            with pytest.raises(ValueError, match="fit: data is a list_iterator, an iterator, wh"):
+                xrnn.fit(model(), given, LOSS, **how, **QUIET)
+            assert len(list(given)) == 2, "nothing was read"
+        for how in ({"epochs": 1}, {"steps": 2}):
+            history = xrnn.fit(model(), iter(batches), LOSS, **how, **QUIET)
+            assert history["step"][-1] == 2
+
+    def test_validation_data(self) -> None:
+        batches = [(np.ones((4, 3, 2), "float32"), np.ones(3, int))] * 2
+        how: Any
+        for how in ({}, {"epochs": 1, "every": 1}, {"steps": 5}):
+            with pytest.raises(ValueError, match="fit: validation is a list_iterator, an iter"):
+                xrnn.fit(model(), batches, LOSS, validation=iter(batches), **how, **QUIET)
+        history = xrnn.fit(model(), batches, LOSS, validation=iter(batches), epochs=1, **QUIET)
+        assert len(history["validation"]) == 1
+
+
+def test_an_object_array() -> None:
+    x, y = data(3)
+    x[0] = x[0][:2]
+    given = np.empty(3, object)
+    given[:] = x
+    with pytest.raises(TypeError, match=r"x is an object array; give list\(x\)"):
+        xrnn.fit(model(), (given, y), LOSS, **QUIET)
+    with pytest.raises(TypeError, match=r"y is an object array; give list\(y\)"):
+        xrnn.fit(model(), (x, given), LOSS, **QUIET)
+    assert len(xrnn.fit(model(), (list(given), y), LOSS, epochs=1, **QUIET)) == 1
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_batch_of_no_sequence(first: bool) -> None:
+    one = xrnn.GRU(2, 2, rng=0, batch_first=first)
+    shape = (0, 4, 2) if first else (4, 0, 2)
+    empty = np.zeros(shape, "float32")
+    full = np.ones((4, 4, 2), "float32")
+    with pytest.raises(ValueError, match="a batch must hold at least one sequence"):
+        xrnn.fit(one, [(full, full), (empty, empty)], losses.squared_error, **QUIET)

@@ -205,6 +205,8 @@ def _entries(name: str, given: Any) -> list[Array]:
     """The entries as NumPy arrays."""
     if array_api_compat.is_array_api_obj(given):
         given = backend_of(given, name).to_host(given)
+        if given.dtype == object:
+            raise TypeError(f"{name} is an object array; give list({name})")
         if given.ndim == 0:
             raise ValueError(f"{name} is a single number; it must hold one entry a sequence")
         return list(given) if given.ndim > 1 else [given[n, ...] for n in range(len(given))]

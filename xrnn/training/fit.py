@@ -201,6 +201,7 @@ def fit(
     seed = rng if _is_seed(rng) else int(host.generator(rng).integers(2**62))
     trained = _accept("data", data, bound)
     trained, measured = _accept_validation(trained, validation, bound, seed)
+    _check_iterators(trained, measured, options)
     optimizer = optim.Adam() if optimizer is None else optimizer
     loop = Loop(bound, trained, measured, measures, optimizer, options, seed)
     if resume and checkpoint is not None and os.path.exists(checkpoint):
@@ -251,6 +252,21 @@ def _accept_validation(data: Data, given: Any, model: Model, seed: int) -> tuple
             "give validation data"
         )
     return data.split(fraction, [seed, 2**32])
+
+
+def _check_iterators(data: Data, validation: Data | None, options: Options) -> None:
+    """Raise ValueError for an iterator, which ends after the first time, if there may be a second
+    one.  With `steps` it may give batches without an end."""
+    again = {"data": data} if options.epochs != 1 and options.steps is None else {}
+    if validation is not None and (options.epochs != 1 or options.every is not None):
+        again["validation"] = validation
+    for what, one in again.items():
+        if not isinstance(one, Dataset) and iter(one) is one:
+            raise ValueError(
+                f"fit: {what} is a {type(one).__name__}, an iterator, which can be gone through "
+                "only once; give an iterable that can be gone through anew, such as a list, or "
+                "epochs=1"
+            )
 
 
 def _is_seed(rng: Any) -> bool:

@@ -85,6 +85,12 @@ class Model:
         named = pair_of(x) if self.pair else {"x": x}
         inputs, y = tuple(self._moved(*one) for one in named.items()), self._moved("y", y)
         sizes = [self._sizes(one) for one in inputs]
+        for name, one, (_, B) in zip(named, inputs, sizes, strict=True):
+            if one.ndim > 1 and B == 0:
+                raise ValueError(
+                    f"data gave a batch whose {name} has shape {tuple(one.shape)}; a batch must "
+                    "hold at least one sequence; leave empty ones out"
+                )
         if self.targets == "labels":
             sizes.append(y.shape[::-1] if y.ndim == 2 else (0, 0))
         lengths += [None] * (len(sizes) - len(lengths))
