@@ -12,7 +12,7 @@ else the metadata hold is kept, and `read` returns it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from xrnn.backends import backend_of, locate
@@ -21,18 +21,24 @@ from xrnn.convert import encoding
 from xrnn.convert.building import Builder
 from xrnn.convert.filling import check_fillable, fill
 from xrnn.convert.held import Held, held
-from xrnn.convert.parts import Part, Parts, config_of, details_of, named, stored, tied_names
+from xrnn.convert.parts import (
+    Part,
+    Parts,
+    config_of,
+    details_of,
+    differences,
+    named,
+    stored,
+    tied_names,
+)
 from xrnn.convert.paths import accept_path, reading
 from xrnn.engine import atomic
 from xrnn.engine.checks import DTYPES, accept_dtype
-from xrnn.layers.architecture import LATER
 from xrnn.typing import Array, GivenDType
 
 #: how a safetensors file begins: 8 bytes that hold a length, then JSON
 HEAD = 9
 
-#: options that a configuration holds only where they are others than these
-OMITTED = LATER | {"both_ends": False}
 
 P = TypeVar("P", bound=Parts)
 
@@ -313,25 +319,3 @@ def _odd(found: Held, mine: dict[str, Any], cast: bool) -> dict[str, str]:
 
 def _is_dtype(option: str) -> bool:
     return option.rpartition(".")[2] == "dtype"
-
-
-def differences(
-    theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
-) -> Iterator[tuple[str, str]]:
-    """(option, how it differs) of two configurations."""
-    usual = OMITTED if "kind" in theirs and "kind" in mine else {}
-    for key in {**mine, **theirs}:
-        a, b = (one.get(key, usual.get(key)) for one in (theirs, mine))
-        name = f"{of}{key}"
-        # The name of a cell tells its options: what differs may stand at the end.
-        words = [f"{value!r:.{300 if key == 'cell' else 80}}" for value in (a, b)]
-        if isinstance(a, dict) and isinstance(b, dict):
-            if key == "parts" and a.keys() == b.keys() and [*a] != [*b]:
-                yield name, f"{name} are {', '.join(a)} in the file, {', '.join(b)} here"
-            yield from differences(a, b, f"{name}.")
-        elif key not in theirs and key not in usual:
-            yield name, f"{name} is missing in the file, {words[1]} here"
-        elif key not in mine and key not in usual:
-            yield name, f"{name} is {words[0]} in the file, unknown here"
-        elif a != b:
-            yield name, f"{name} is {words[0]} in the file, {words[1]} here"

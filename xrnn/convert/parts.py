@@ -3,6 +3,7 @@ changes in training, and learners; and how each of them is described.
 
 - `config_of`: what a part must have in common with a file that is loaded into it
 - `known_config`: the same of a model in training, which may hold parts of a user
+- `differences`: of two configurations
 - `details_of`: what else is needed to make it, or is taken over from the file
 - `stored`: all of their arrays by their keys in the file, each once
 """
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from xrnn.cells.descriptions import described
 from xrnn.engine.parameters import Parameters
-from xrnn.layers.architecture import Architecture
+from xrnn.layers.architecture import LATER, Architecture
 from xrnn.layers.attention import Attention
 from xrnn.layers.attention_pooling import AttentionPooling
 from xrnn.layers.composite import Composite
@@ -54,6 +55,9 @@ class Module(Protocol):
 Part: TypeAlias = Module | Weightless | Composite | Optimizer | Average | Plateau | Online[Any]
 
 Parts: TypeAlias = Part | Mapping[str, Part]
+
+#: options that a configuration holds only where they are others than these
+OMITTED = LATER | {"both_ends": False}
 
 #: the classes that a file can name
 CLASSES: dict[str, type] = {
@@ -131,6 +135,28 @@ def known_config(part: Any) -> dict[str, Any]:
         parts = {name: known_config(one) for name, one in part.parts.items()}
         return {**part._options(), "parts": parts}
     return config_of(part) if _can_be_saved(part) and hasattr(part, "config") else {}
+
+
+def differences(
+    theirs: dict[str, Any], mine: dict[str, Any], of: str = ""
+) -> Iterator[tuple[str, str]]:
+    """(option, how it differs) of two configurations."""
+    usual = OMITTED if "kind" in theirs and "kind" in mine else {}
+    for key in {**mine, **theirs}:
+        a, b = (one.get(key, usual.get(key)) for one in (theirs, mine))
+        name = f"{of}{key}"
+        # The name of a cell tells its options: what differs may stand at the end.
+        words = [f"{value!r:.{300 if key == 'cell' else 80}}" for value in (a, b)]
+        if isinstance(a, dict) and isinstance(b, dict):
+            if key == "parts" and a.keys() == b.keys() and [*a] != [*b]:
+                yield name, f"{name} are {', '.join(a)} in the file, {', '.join(b)} here"
+            yield from differences(a, b, f"{name}.")
+        elif key not in theirs and key not in usual:
+            yield name, f"{name} is missing in the file, {words[1]} here"
+        elif key not in mine and key not in usual:
+            yield name, f"{name} is {words[0]} in the file, unknown here"
+        elif a != b:
+            yield name, f"{name} is {words[0]} in the file, {words[1]} here"
 
 
 def details_of(part: Part, keys: Mapping[int, str]) -> dict[str, Any]:

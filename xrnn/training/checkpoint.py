@@ -15,6 +15,7 @@ from typing import Any
 
 from xrnn.backends import host
 from xrnn.convert import files
+from xrnn.convert.parts import differences
 from xrnn.engine.checks import Placement
 from xrnn.learn.average import Average
 from xrnn.learn.optim import Optimizer
@@ -173,7 +174,7 @@ def load(path: str | os.PathLike[str], training: Training, options: dict[str, An
     tensors, info = read(path)
     _check_options(name, info, options, training.optimizer)
     _check_tensors(name, tensors, info, training)
-    if odd := dict(files.differences(info["options"]["model"], options["model"])):
+    if odd := dict(differences(info["options"]["model"], options["model"])):
         raise ValueError(f"{name} is the checkpoint of another model: {'; '.join(odd.values())}")
     (_, holder, _), *_ = _leaves(training)
     try:
