@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import xrnn
-from xrnn.backends import get
+from xrnn.backends import backend_of, get
 from xrnn.convert import files
 from xrnn.convert.parts import CLASSES
 from xrnn.learn.trees import leaves
@@ -120,9 +120,9 @@ def test_every_public_part_is_in_the_table() -> None:
 
 def bits(weights: Any) -> dict[str, bytes]:
     """Path → bits of every array of a tree."""
-    to_host = get("cpu").to_host
     return {
-        path: to_host(holder[name]).tobytes() for path, holder, name in leaves(weights, "weights")
+        path: backend_of(holder[name]).to_host(holder[name]).tobytes()
+        for path, holder, name in leaves(weights, "weights")
     }
 
 
