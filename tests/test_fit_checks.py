@@ -215,6 +215,12 @@ def test_an_object_array() -> None:
     assert len(xrnn.fit(model(), (list(given), y), LOSS, epochs=1, **QUIET)) == 1
 
 
+def test_data_without_targets() -> None:
+    x, _ = data()
+    with pytest.raises(TypeError, match="fit: y of data is None; it must hold the targets"):
+        xrnn.fit(model(), (x, None), LOSS, **QUIET)
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_a_batch_of_no_sequence(first: bool) -> None:
     one = xrnn.GRU(2, 2, rng=0, batch_first=first)

@@ -219,3 +219,12 @@ def test_in_every_library(device: str) -> None:
     found = xrnn.hvp(there, put(xs), near(put(targets)), moved, lengths=[5, 2])
     assert distance({k: host(a) for k, a in found.items()}, expected) < 1e-12
     assert distance(host(xrnn.jvp(there, put(xs), moved)[1][0]), tangent) < 1e-12
+
+
+@pytest.mark.parametrize("product", [xrnn.hvp, xrnn.gnvp])
+def test_a_product_needs_a_vector(product: Any) -> None:
+    def loss(ys: Any) -> Any:
+        return (ys**2).sum(), 2 * ys
+
+    with pytest.raises(TypeError, match="vector is None; it must be a tree of arrays"):
+        product(xrnn.RNN(2, 3, dtype="float64"), np.ones((2, 1, 2)), loss, None)

@@ -107,6 +107,8 @@ def test_the_forms_of_rows(device: str) -> None:
         np.testing.assert_array_equal(on_host(device, states.take(state, rows))[0], wanted)
     assert states.take(state, 2).h.shape == (1, 1, 5)
     assert states.take(state, []).h.shape == (1, 0, 5)
+    assert states.take((None, ()), [3, 0]) == (None, ())
+    assert states.take((None, ()), [True]) == (None, ())
     before = on_host(device, state)[0]
     state = states.put(state, [], states.take(state, []))
     np.testing.assert_array_equal(on_host(device, state)[0], before)

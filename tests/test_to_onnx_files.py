@@ -284,7 +284,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         [xrnn.RNN(3, 5), xrnn.Linear(4, 3)],
         {},
         ValueError,
-        "linear takes 4 values, and rnn gives 5 values",
+        "linear must be given 4 values, and rnn gives 5 values",
     ),
     "an embedding": (
         [xrnn.RNN(3, 5), xrnn.Embedding(4, 3)],
@@ -296,7 +296,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         [xrnn.RNN(3, 5), xrnn.Last(), xrnn.RNN(5, 5)],
         {},
         ValueError,
-        "rnn_2 takes sequences, and last gives one vector for each",
+        "rnn_2 must be given sequences, and last gives one vector for each",
     ),
     "tokens": (
         xrnn.Sequential(xrnn.Residual(xrnn.Embedding(9, 4)), xrnn.RNN(4, 5)),
@@ -308,7 +308,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         [xrnn.RNN(3, 5), xrnn.Merge(), xrnn.RNN(5, 5)],
         {},
         ValueError,
-        "merge takes two directions, and rnn gives 5",
+        "merge must be given two directions, and rnn gives 5",
     ),
     "names": (
         {"a": xrnn.RNN(3, 3, 2), "a_l0": xrnn.RNN(3, 3)},

@@ -189,20 +189,25 @@ CHOICE = k.Kind(
     k.STEPS.takes,
     tuple(d for d in k.STEPS.damages if "flat" not in d.template and d.template != "{}.T"),
 )
+#: a state may hold no array, and then nothing tells how many sequences there are
+ROWS = k.Kind(
+    lambda value: k.ROWS.takes(value) or k.integer(2, 2**31 - 1).takes(value),
+    tuple(d if d.template != "[2]" else k.Damage("[2]", "any") for d in k.ROWS.damages),
+)
 STATEFUL = tuple(f"state_of({layer})" for layer in LAYERS)
 add(
     "states.take",
     "xrnn.states.take",
     STATEFUL,
     state=(ANY_STATE, "it"),
-    rows=(k.ROWS, "[0]"),
+    rows=(ROWS, "[0]"),
 )
 add(
     "states.put",
     "xrnn.states.put",
     STATEFUL,
     state=(ANY_STATE, "it"),
-    rows=(k.ROWS, "[0]"),
+    rows=(ROWS, "[0]"),
     new=(ANY_STATE, "xrnn.states.take(it, [0])"),
     changes=True,
     shares=True,

@@ -18,7 +18,7 @@ add(
     "jvp",
     "xrnn.jvp",
     REAL,
-    **OF_LAYERS,
+    **OF_LAYERS | {"vector": (k.optional(k.OF_TORCH), "gradients_of(it)")},
     xs_vector=(k.optional(k.ARRAY), "sequence(it)"),
     state_vector=(k.STATE, "state_of(it)"),
     words=WORDS,

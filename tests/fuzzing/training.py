@@ -13,7 +13,7 @@ add(
     loss=(o.LOSS, "xrnn.losses.softmax_cross_entropy"),
     validation=(k.FIXED, "([floats(4, 3), floats(2, 3)], [0, 1])"),
     epochs=(k.FIXED, "1"),
-    steps=(k.optional(k.integer(1, 3)), "2"),
+    steps=(k.optional(k.integer(1, 2**71)), "2"),
     every=(k.optional(k.COUNT), "1"),
     keep_best=(k.FLAG, "True"),
     carry_state=(k.FIXED, "False"),
@@ -30,7 +30,7 @@ add(
     resume=(k.FLAG, "False"),
     progress=(k.FIXED, "False"),
     changes=True,
-    words="checkpoint resume x y",
+    words="checkpoint resume x y targets",
     share=8,
 )
 add(

@@ -71,12 +71,16 @@ def input_width(part: Any) -> int | None:
 def _check_width(name: str, n: int, value: Value) -> None:
     if value.width != n:
         gives = f"{value.width} values" if value.width else "tokens"
-        raise ValueError(f"{name} takes {n} values, and {value.source} gives {gives}")
+        raise ValueError(
+            f"parts: {name} must be given {n} values, and {value.source} gives {gives}"
+        )
 
 
 def _check_steps(name: str, value: Value) -> None:
     if not value.steps:
-        raise ValueError(f"{name} takes sequences, and {value.source} gives one vector for each")
+        raise ValueError(
+            f"parts: {name} must be given sequences, and {value.source} gives one vector for each"
+        )
 
 
 # ---- One function for each type of part
@@ -126,7 +130,9 @@ def _dropout(writer: Writer, name: str, part: Dropout, value: Value) -> Value:
 
 def _merge(writer: Writer, name: str, part: Merge, value: Value) -> Value:
     if not value.width or value.width % 2:
-        raise ValueError(f"{name} takes two directions, and {value.source} gives {value.width}")
+        raise ValueError(
+            f"parts: {name} must be given two directions, and {value.source} gives {value.width}"
+        )
     graph, sides = writer.graph, [f"{name}.forward", f"{name}.reverse"]
     graph.add("Split", [value.tensor], *sides, axis=-1)
     op = {"sum": "Add", "mean": "Mean", "mul": "Mul", "max": "Max"}[part.mode]
@@ -136,7 +142,7 @@ def _merge(writer: Writer, name: str, part: Merge, value: Value) -> Value:
 def _pooling(writer: Writer, name: str, part: Pooling, value: Value) -> Value:
     _check_steps(name, value)
     if not value.width:
-        raise ValueError(f"{name} takes values, and {value.source} gives tokens")
+        raise ValueError(f"parts: {name} must be given values, and {value.source} gives tokens")
     graph, xs, ys = writer.graph, value.tensor, f"{name}.ys"
     if isinstance(part, Last) and part.both_ends:
         _both_ends(graph, name, value, ys)
@@ -153,7 +159,9 @@ def _pooling(writer: Writer, name: str, part: Pooling, value: Value) -> Value:
 def _both_ends(graph: Graph, name: str, value: Value, ys: str) -> None:
     """The first half of the last valid step, and the second half of the first one."""
     if value.width % 2:
-        raise ValueError(f"{name} takes two directions, and {value.source} gives {value.width}")
+        raise ValueError(
+            f"parts: {name} must be given two directions, and {value.source} gives {value.width}"
+        )
     last, xs = f"{name}.last", value.tensor
     if graph.lengths:
         _pool_valid(graph, name, Last(), xs, last)

@@ -18,13 +18,15 @@ def check_index(kind: str, name: str, value: Any, n: int) -> None:
         raise ValueError(f"{kind}: {name} is {value}; it must be an integer in 0…{n - 1}")
 
 
-def accept_rows(kind: str, rows: Any, B: int) -> Array:
+def accept_rows(kind: str, rows: Any, B: int | None) -> Array:
     """The numbers of some of B sequences, an int64 array (n,) of NumPy.
 
     Parameters
     ----------
     rows : integers, or bools (B,)
         Which sequences: one number, several in any order, or a mask.
+    B : int or None
+        None if nothing tells it: then only the form of `rows` is checked.
 
     Raises
     ------
@@ -38,14 +40,16 @@ def accept_rows(kind: str, rows: Any, B: int) -> Array:
         given = host.xp.asarray(given)
     except (TypeError, ValueError):  # raised for what is no array, such as [[0], [1, 2]]
         given = host.xp.asarray(None)
-    if given.dtype == bool and given.shape == (B,):
+    if given.dtype == bool and given.ndim == 1 and B in (None, given.size):
         return host.xp.flatnonzero(given)
     if given.size == 0 and given.ndim == 1:
         return given.astype("int64")
+    limit = 2**31 if B is None else B
     # A negative number is larger than any other as one without a sign.
-    if given.ndim < 2 and given.dtype.kind in "iu" and given.astype("uint64").max() < B:
+    if given.ndim < 2 and given.dtype.kind in "iu" and given.astype("uint64").max() < limit:
         return given.reshape(-1).astype("int64")
+    last, mask = ("", "") if B is None else (f" = 0…{B - 1}", f" = ({B},)")
     raise ValueError(
         f"{kind}: rows are {rows!r:.80}; they must be numbers of streams in "
-        f"0…B−1 = 0…{B - 1}, or bools (B,) = ({B},)"
+        f"0…B−1{last}, or bools (B,){mask}"
     )

@@ -276,7 +276,9 @@ def _directions(
     for path, holder, name in places:
         check_real(path, holder[name])
     if vector is None:
-        return {}
+        if kind == "jvp":
+            return {}
+        raise TypeError(f"{kind}: vector is None; it must be a tree of arrays like part.weights")
     given = {path: holder[name] for path, holder, name in leaves(vector, "vector")}
     if odd := sorted({path for path, _, _ in places} ^ set(given)):
         raise ValueError(

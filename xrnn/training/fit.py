@@ -281,6 +281,11 @@ def _accept(what: str, data: Any, model: Model) -> Data:
                 f"fit: carry_state is True and {what} are sequences; it must be an iterable of "
                 "batches, each of which goes on where the one before ended"
             )
+        if data[1] is None:
+            raise TypeError(
+                f"fit: y of {what} is None; it must hold the targets of each sequence, as the "
+                "loss takes them"
+            )
         return Dataset(*data, model.pair)
     single = isinstance(data, Mapping | str | bytes) or array_api_compat.is_array_api_obj(data)
     if single or not isinstance(data, Iterable):
