@@ -176,6 +176,26 @@ def test_every_kernel_of_a_step_is_compiled_in_both_forms() -> None:
     assert found["alone"] == found["in a graph"] != set()
 
 
+#: what PTX calls the shared memory, the barriers and the number of a block of a cluster
+OF_A_CLUSTER = re.compile(r"mapa|shared::cluster|barrier\.cluster|cluster_ctarank|mbarrier")
+
+
+@COMPILES
+@pytest.mark.parametrize("source", CLUSTER)
+def test_one_block_uses_no_address_of_a_cluster(source: str) -> None:
+    """compute-sanitizer calls that an invalid write; what is looked for is there in two blocks."""
+    from xrnn.backends.cuda import runtime
+
+    fit = [g for cell, kind in product(CELLS, KINDS) for g in cluster.geometries(cell, kind, 32)]
+    for size in (1, 2):
+        found = [g for g in fit if (g.source, g.cluster, g.batch) == (source, size, 8)]
+        names = {name for g in found for name in (g.forward, g.backward)}
+        ptx, mangled = nvrtc.compiled(runtime.text(source), names, 90, method="ptx")
+        kernels = ptx.decode("latin-1").split(".entry ")[1:]
+        assert len(kernels) == len(mangled) > 7
+        assert {bool(OF_A_CLUSTER.search(kernel)) for kernel in kernels} == {size > 1}
+
+
 @COMPILES
 def test_a_fault_is_told_with_its_place() -> None:
     from cupy.cuda.compiler import CompileException

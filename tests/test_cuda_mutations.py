@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
 
 def _of_each_cell() -> list[Mutant]:
     """What stands in the kernels themselves; forward first, then backward."""
-    sync, cluster = "__syncthreads();", "cluster_sync();"
+    sync, cluster = "__syncthreads();", "block.sync();"
     announced = ("block.expect(s + 1);", "block.expect(s);")
     awaited = ("if (s > 0) block.wait(s);", "block.wait(s);\n    UNROLL")
     mutants: list[Mutant] = []
@@ -92,7 +92,7 @@ SHARED = [
         ),
         (
             *("forward: every thread announces", "rnn", False, BLOCKS),
-            *("if (thread == 0) mbarrier_expect", "mbarrier_expect", 0, 2),
+            *("if (exchanges && thread == 0) mbarrier_expect", "mbarrier_expect"),
         ),
         (
             *("forward: one piece too few is sent", "rnn", False, BLOCKS),
@@ -115,7 +115,7 @@ SHARED = [
         ),
         (
             *("backward: fewer bytes announced", "rnn", True, BLOCKS),
-            *("barriers + (s & 1), share_bytes", "barriers + (s & 1), share_bytes - 16"),
+            *("announce(s & 1, share_bytes", "announce(s & 1, share_bytes - 16"),
         ),
         (
             *("backward: one share left out", "rnn", True, BLOCKS),

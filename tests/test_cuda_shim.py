@@ -23,7 +23,7 @@ KERNELS = (build.HERE / SOURCE).read_text(encoding="utf-8")
 
 INSTANCES = [
     "neighbours", "within_warp", "shuffled", "half_a_barrier", "waits_for_nobody", "activations",
-    "reads_unwritten", "writes_at", "counts_blocks", "too_late", "cluster_sum", "exchange",
+    "reads_unwritten", "writes_at", "counts_blocks", "too_late", "alone", "cluster_sum", "exchange",
     "product16<__half>", "product16<__nv_bfloat16>", "product8",
 ]  # fmt: skip
 SCHEDULES = (0, 1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 103, 104, 105)
@@ -211,6 +211,13 @@ def test_writing_past_the_shared_memory_is_seen(runtime: ShimRuntime) -> None:
 def test_a_block_that_has_ended_lends_no_memory(runtime: ShimRuntime) -> None:
     with pytest.raises(RuntimeError, match="a block that has ended"):
         launch(runtime, "too_late", grid=2, cluster=2, block=1, shared=4)
+
+
+@emulated
+def test_a_cluster_of_one_block_has_no_addresses(runtime: ShimRuntime) -> None:
+    launch(runtime, "alone", grid=2, cluster=2, block=1, shared=4)
+    with pytest.raises(RuntimeError, match="a cluster of one block"):
+        launch(runtime, "alone", block=1, shared=4)
 
 
 @emulated

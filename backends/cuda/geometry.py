@@ -129,10 +129,11 @@ class Geometry:
         """As `Forward::bytes` in ``kernels/cluster_blocks.cuh``."""
         a, rows = KINDS[self.kind], self.rows
         groups = self.warps // self.row_warps
-        states = 2 * self.batch * (self.width + a.pad) * a.bytes
+        state = self.batch * (self.width + a.pad) * a.bytes
         sums = groups * self.batch * (rows + 4) * 4
         staged = self.batch * self.units * a.bytes
-        return self.in_shared(self.tiles, self.deep, self.kept) + states + sums + staged + TAIL
+        exchange = state + staged + TAIL if self.exchanges else 0
+        return self.in_shared(self.tiles, self.deep, self.kept) + state + sums + exchange
 
     @property
     def shared_backward(self) -> int:
@@ -140,9 +141,14 @@ class Geometry:
         a, rows = KINDS[self.kind], self.rows
         da = self.batch * (rows + a.pad) * a.bytes
         sums = self.batch * (self.width + 4) * 4
-        shares = 2 * self.batch * self.width * 4
+        exchange = 2 * self.batch * self.width * 4 + TAIL if self.exchanges else 0
         resident = self.in_shared(self.tiles_back, self.deep_back, self.kept_back)
-        return resident + da + sums + shares + TAIL
+        return resident + da + sums + exchange
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether blocks send one another results: one block alone reads its own."""
+        return self.cluster > 1
 
     def in_shared(self, tiles: int, deep: int, kept: int) -> int:
         """Bytes of weights in shared memory."""
@@ -198,10 +204,10 @@ class Geometry:
         vectors = self.warps * deep * N * 8 * a.depth * a.bytes
         exchanged = self.batch * self.width * (a.bytes if forward else 4) * 2
         return Cycles(
-            waits=700 if self.cluster == 1 else 1200,
+            waits=1200 if self.exchanges else 700,
             issued=self.instructions(forward) * self.warps / 4,
             products=self.rows // 16 * (self.width // a.depth) * N * a.cycles,
-            shared=(self.in_shared(*way) + vectors + exchanged) / 128,
+            shared=(self.in_shared(*way) + vectors + exchanged * self.exchanges) / 128,
         )
 
     def instructions(self, forward: bool) -> int:
@@ -211,7 +217,7 @@ class Geometry:
         ways = (self.tiles, self.deep, self.kept), (self.tiles_back, self.deep_back, self.kept_back)
         tiles, deep, kept = ways[0 if forward else 1]
         across = self.units * (a.bytes if forward else 4) // 16
-        pieces = -(-self.batch * across // (32 * self.warps // self.cluster))
+        pieces = -(-self.batch * across // (32 * self.warps // self.cluster)) * self.exchanges
         # The shares of other warps, or of other blocks, are read and added.
         gates = CELLS[self.cell].gates
         shares = gates * self.warps // self.row_warps if forward else self.cluster

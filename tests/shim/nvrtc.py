@@ -84,9 +84,14 @@ def cuobjdump() -> str | None:
 
 
 def compiled(
-    text: str, instances: Iterable[str], arch: int, options: tuple[str, ...] = ("-std=c++17",)
+    text: str,
+    instances: Iterable[str],
+    arch: int,
+    options: tuple[str, ...] = ("-std=c++17",),
+    method: str = "cubin",
 ) -> tuple[bytes, dict[str, str]]:
-    """The cubin of these instances for sm_<arch>, and the mangled name of each.
+    """The cubin (method "ptx": the PTX) of these instances for sm_<arch>, and the mangled name of
+    each.
 
     Raises
     ------
@@ -105,7 +110,7 @@ def compiled(
     )
     # A private class: what CuPy exports asks for a device even where the target is named.
     program: Any = compiler._NVRTCProgram(
-        text, "xrnn.cu", name_expressions=tuple(instances), method="cubin"
+        text, "xrnn.cu", name_expressions=tuple(instances), method=method
     )
     cubin, mangled = program.compile(all_options)
     return cubin + b"\0", mangled  # CuPy cuts the last byte off, and tools miss it

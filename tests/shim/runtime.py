@@ -22,6 +22,7 @@ FAILURES = {
     4: "a block has more than 1024 threads, or none",
     5: "written past the end of the shared memory",
     6: "used the shared memory of a block that has ended",
+    7: "used an address of the cluster in a cluster of one block",
     99: "wrong number of arguments",
 }
 

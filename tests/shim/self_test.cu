@@ -71,6 +71,11 @@ __global__ void too_late() {
   if (cluster_rank() == 1) *dsmem(all, 0) = 1;
 }
 
+__global__ void alone() {
+  SHARED(int, all);
+  *dsmem(all, cluster_rank()) = 1;
+}
+
 __global__ void cluster_sum(float* x) {
   SHARED(float, all);
   all[0] = x[blockIdx.x];

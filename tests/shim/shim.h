@@ -27,7 +27,16 @@
 namespace shim {
 
 // What a launch answers (tests/shim/runtime.py has the words).
-enum Outcome { kDone, kClusterGrid, kTooMuchShared, kDeadlock, kTooManyThreads, kOverrun, kGone };
+enum Outcome {
+  kDone,
+  kClusterGrid,
+  kTooMuchShared,
+  kDeadlock,
+  kTooManyThreads,
+  kOverrun,
+  kGone,
+  kAlone
+};
 constexpr int kBadArgument = 100;  // plus the position of the argument
 constexpr int kBadCount = 99;
 
@@ -87,7 +96,9 @@ static Fiber* current = nullptr;  // who runs
 static jmp_buf home;              // the scheduler
 static dim3 grid_size, block_size;
 static Body body;
-static bool gone = false;  // somebody used the shared memory of a block that has ended
+// What somebody did who used the shared memory of the cluster: of a block that has ended (kGone),
+// in a cluster of one block (kAlone).
+static Outcome fault = kDone;
 // Counts all that brings somebody further; a round in which it stands still is a deadlock: at first
 // it becomes late, and bounded waits end; if that helps nobody, the launch fails.
 static unsigned long progress = 0;
@@ -287,14 +298,14 @@ static Outcome run_cluster(const Launch& how, unsigned first, Random& random) {
   }
   // Each is two mappings of memory, of which a process may have 65,530.
   while (idle_stacks.size() > 512) munmap(idle_stacks.back(), kStack), idle_stacks.pop_back();
-  return outcome == kDone && gone ? kGone : outcome;
+  return outcome == kDone ? fault : outcome;
 }
 
 static int run(const Launch& how, Body what) {
   grid_size = dim3(how.grid[0], how.grid[1], how.grid[2]);
   block_size = dim3(how.block[0], how.block[1], how.block[2]);
   body = what;
-  gone = false;
+  fault = kDone;
   if (how.cluster < 1 || grid_size.x % how.cluster) return kClusterGrid;
   if (how.shared > kSharedLimit) return kTooMuchShared;
   const unsigned threads = block_size.x * block_size.y * block_size.z;

@@ -25,7 +25,8 @@ static inline Remote remote(const void* mine, int rank) {
 static inline unsigned char* dsmem(Remote place) {
   const shim::Block* const block = shim::current->block;
   const shim::Block* const other = block->cluster->blocks[place.rank];
-  if (!other->alive) shim::gone = true;
+  if (!other->alive) shim::fault = shim::kGone;
+  if (block->cluster->blocks.size() == 1) shim::fault = shim::kAlone;
   return other->shared + (place.mine - block->shared);
 }
 

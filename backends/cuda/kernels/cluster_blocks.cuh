@@ -28,24 +28,28 @@ struct Slice {
   static constexpr int batch = 8 * N, threads = 32 * Warps, width = Units * C;
   static constexpr int pairs = (batch * Units + threads - 1) / threads;  // of one thread
   static constexpr bool all_held = batch * Units % threads == 0;
-  static constexpr int tail_bytes = 32;
+  // A block that is alone in its cluster exchanges nothing: what a step computes lies where the
+  // next one reads it, and no address of the cluster is used, which a cluster of one block may not
+  // do.
+  static constexpr bool exchanges = C > 1;
+  static constexpr int tail_bytes = exchanges ? 32 : 0;
 
   int B, H, rank, first, thread, warp, lane;
   unsigned long long* barriers;  // [2], one for each buffer of what comes in
   int* gave_up;                  // not 0 once a thread of this block has waited in vain
 
-  // `tail`: the last bytes of the shared memory.
+  // `tail`: behind all else in the shared memory.
   __device__ __forceinline__ Slice(char* tail, int B, int H)
       : B(B),
         H(H),
-        rank(cluster_rank()),
+        rank(exchanges ? cluster_rank() : 0),
         first(static_cast<int>(blockIdx.x / C) * batch),
         thread(kept_in_register(static_cast<int>(threadIdx.x))),
         warp(thread >> 5),
         lane(thread & 31),
         barriers(reinterpret_cast<unsigned long long*>(tail)),
         gave_up(reinterpret_cast<int*>(tail + 16)) {
-    if (thread == 0) {
+    if (exchanges && thread == 0) {
       mbarrier_init(barriers);
       mbarrier_init(barriers + 1);
       *gave_up = 0;
@@ -80,19 +84,33 @@ struct Slice {
     return most < steps ? most : steps;
   }
 
+  // A barrier of all threads that run this slice.
+  __device__ __forceinline__ void sync() const {
+    if (exchanges) {
+      cluster_sync();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  // Tells one of the barriers what will come.
+  __device__ __forceinline__ void announce(int buffer, unsigned bytes) {
+    if (exchanges && thread == 0) mbarrier_expect(barriers + buffer, bytes);
+  }
+
   // Waits at one of the barriers.  After a wait in vain what follows is undefined: all threads of
   // the block see it after the next __syncthreads, and leave the loop over time …
   __device__ __forceinline__ void await(int buffer, unsigned parity) {
-    if (!mbarrier_wait(barriers + buffer, parity)) *gave_up = 1;
+    if (exchanges && !mbarrier_wait(barriers + buffer, parity)) *gave_up = 1;
   }
   __device__ __forceinline__ bool stalled() const {
-    return *static_cast<const volatile int*>(gave_up);
+    return exchanges && *static_cast<const volatile int*>(gave_up);
   }
 
   // … and tells the host the step and the sizes.  To be called after the loop, by all: no block
   // ends before the others, which may still be sending to it when it has given up.
   __device__ __forceinline__ bool ended_well(int s, int steps, int* report) {
-    cluster_sync();
+    sync();
     if (!stalled()) return true;
     if (thread == 0) {
       report[1] = steps, report[2] = B, report[3] = H;
@@ -118,13 +136,14 @@ struct Sender {
   __device__ __forceinline__ Sender(int thread, int rank, const void* data, const void* barriers)
       : to((rank + thread / lanes) % C),
         lane(thread % lanes),
-        data(remote(data, to)),
-        barriers(remote(barriers, to)) {}
+        data(C > 1 ? remote(data, to) : Remote()),
+        barriers(C > 1 ? remote(barriers, to) : Remote()) {}
 
   // The piece at from + row · stride + column · 16 bytes goes to data + row · there + column · 16
   // bytes, and is counted off at `barriers` + 8 · buffer.
   __device__ __forceinline__ void send(const void* from, int stride, Remote data, int there,
                                        int buffer) const {
+    if (C == 1) return;
     UNROLL for (int some = 0; some < each; some += at_once) {
       Words piece[at_once];
       UNROLL for (int k = some; k < some + at_once && k < each; k++) {
@@ -159,12 +178,13 @@ struct Sender {
 // other one, of all blocks.  A block can be sent the state before step s + 2 only when it has
 // sent its own part of that before step s + 1, and so has read the state before step s.  A block
 // may end when it has all states it waits for: nothing else is ever sent to it.
+// One block alone has one buffer, which its product has read before the next state is staged there.
 template <class P, int Gates, int Units, int C, int N, int Warps, int RowWarps, int Kept>
 struct Forward : Slice<Units, C, N, Warps> {
   typedef Slice<Units, C, N, Warps> Base;
   typedef Stored<P> T;
   using Base::barriers;
-  using Base::batch, Base::width, Base::threads;
+  using Base::batch, Base::width, Base::threads, Base::exchanges;
   using Base::H, Base::B, Base::rank, Base::first, Base::thread, Base::warp, Base::lane;
 
   static constexpr int rows = Gates * Units, groups = Warps / RowWarps;
@@ -177,13 +197,16 @@ struct Forward : Slice<Units, C, N, Warps> {
   static constexpr int weight_bytes = Warps * Weights::words * 16;
   static constexpr int state_bytes = batch * ld * static_cast<int>(sizeof(T));
   static constexpr int sums_bytes = groups * batch * sums_ld * 4;
+  static constexpr int staged_ld = exchanges ? Units : ld;
   static constexpr int staged_bytes = batch * Units * static_cast<int>(sizeof(T));
-  static constexpr int data_bytes = weight_bytes + 2 * state_bytes + sums_bytes + staged_bytes;
+  static constexpr int sums_at = weight_bytes + (exchanges ? 2 : 1) * state_bytes;
+  static constexpr int staged_at = exchanges ? sums_at + sums_bytes : weight_bytes;
+  static constexpr int data_bytes = sums_at + sums_bytes + (exchanges ? staged_bytes : 0);
   static constexpr int bytes = data_bytes + Base::tail_bytes;
 
-  T* states;     // [2][batch, ld]
+  T* states;     // [2][batch, ld]; one block alone: [batch, ld]
   float* sums;   // [groups][batch, sums_ld]
-  T* staged;     // [batch, Units]: this block's part of the next state
+  T* staged;     // [batch, staged_ld]: this block's part of the next state
   int from, to;  // where in states and sums this lane reads and writes
   Sender<C, threads, batch, Units* static_cast<int>(sizeof(T)) / 16> sender;
   Weights weights;
@@ -191,15 +214,15 @@ struct Forward : Slice<Units, C, N, Warps> {
   __device__ __forceinline__ Forward(char* memory, int B, int H)
       : Base(memory + data_bytes, B, H),
         states(reinterpret_cast<T*>(memory + weight_bytes)),
-        sums(reinterpret_cast<float*>(memory + weight_bytes + 2 * state_bytes)),
-        staged(reinterpret_cast<T*>(memory + weight_bytes + 2 * state_bytes + sums_bytes)),
+        sums(reinterpret_cast<float*>(memory + sums_at)),
+        staged(reinterpret_cast<T*>(memory + staged_at)),
         from(kept_in_register(P::place(lane, ld) + warp / RowWarps * deep * P::depth)),
         to(kept_in_register(sum_place<sums_ld>(lane) + warp / RowWarps * batch * sums_ld +
                             warp % RowWarps * tiles * 16)),
         sender(thread, rank, states + rank * Units, barriers) {}
 
   // U [Gates·H, H], less than 2^31 values; the state given [B, H].  The blocks may begin after the
-  // next cluster_sync.
+  // next sync.
   __device__ __forceinline__ void begin(char* memory, const T* U, const T* given) {
     const int row0 = warp % RowWarps * tiles * 16, k0 = warp / RowWarps * deep * P::depth;
     weights.load(lane, reinterpret_cast<Words*>(memory) + warp * Weights::words,
@@ -218,9 +241,7 @@ struct Forward : Slice<Units, C, N, Warps> {
   }
 
   // The state before step s > 0 is awaited: announced …
-  __device__ __forceinline__ void expect(int s) {
-    if (thread == 0) mbarrier_expect(barriers + (s & 1), C * staged_bytes);
-  }
+  __device__ __forceinline__ void expect(int s) { this->announce(s & 1, C * staged_bytes); }
 
   // … and here.  Step 1 ends the first phase of barrier 1, step 2 that of barrier 0.
   __device__ __forceinline__ void wait(int s) { this->await(s & 1, ((s - 1) >> 1) & 1); }
@@ -228,7 +249,8 @@ struct Forward : Slice<Units, C, N, Warps> {
   // This warp's share of U h_prev, for step s.
   __device__ __forceinline__ void product(int s) {
     float sum[tiles][N][4];
-    weights.template product<N>(sum, states + (s & 1) * batch * ld + from, ld);
+    const T* state = exchanges ? states + (s & 1) * batch * ld : states;
+    weights.template product<N>(sum, state + from, ld);
     put<sums_ld>(sums + to, sum);
   }
 
@@ -241,7 +263,7 @@ struct Forward : Slice<Units, C, N, Warps> {
   }
 
   __device__ __forceinline__ void stage(const Pair& p, T h) {
-    staged[p.row * Units + p.column] = P::vector(h);
+    staged[p.row * staged_ld + p.column] = P::vector(h);
   }
 
   // Sends what was staged to all blocks, this one included: their state before step s.
@@ -257,11 +279,12 @@ struct Forward : Slice<Units, C, N, Warps> {
 // There are two buffers for shares: those of step s (counted from the end) go to buffer s & 1.
 // A block can be sent shares of step s + 2 only when it has sent its own of step s + 1, and so
 // has summed those of step s.  It may end when it has waited for those of the last step.
+// One block alone reads its share where the product left it.
 template <class P, int Gates, int Units, int C, int N, int Warps, int Kept>
 struct Backward : Slice<Units, C, N, Warps> {
   typedef Slice<Units, C, N, Warps> Base;
   typedef Stored<P> T;
-  using Base::batch, Base::width, Base::threads;
+  using Base::batch, Base::width, Base::threads, Base::exchanges;
   using Base::H, Base::rank, Base::thread, Base::warp, Base::lane, Base::barriers;
 
   static constexpr int rows = Gates * Units;
@@ -274,7 +297,8 @@ struct Backward : Slice<Units, C, N, Warps> {
   static constexpr int da_bytes = batch * ld * static_cast<int>(sizeof(T));
   static constexpr int sums_bytes = batch * sums_ld * 4;
   static constexpr int share_bytes = C * batch * Units * 4;
-  static constexpr int data_bytes = weight_bytes + da_bytes + sums_bytes + 2 * share_bytes;
+  static constexpr int sums_at = weight_bytes + da_bytes;
+  static constexpr int data_bytes = sums_at + sums_bytes + (exchanges ? 2 * share_bytes : 0);
   static constexpr int bytes = data_bytes + Base::tail_bytes;
 
   T* da;          // [batch, ld]: of this block's units
@@ -287,13 +311,13 @@ struct Backward : Slice<Units, C, N, Warps> {
   __device__ __forceinline__ Backward(char* memory, int B, int H)
       : Base(memory + data_bytes, B, H),
         da(reinterpret_cast<T*>(memory + weight_bytes)),
-        sums(reinterpret_cast<float*>(memory + weight_bytes + da_bytes)),
-        shares(reinterpret_cast<float*>(memory + weight_bytes + da_bytes + sums_bytes)),
+        sums(reinterpret_cast<float*>(memory + sums_at)),
+        shares(reinterpret_cast<float*>(memory + sums_at + sums_bytes)),
         from(kept_in_register(P::place(lane, ld))),
         to(kept_in_register(sum_place<sums_ld>(lane) + warp * tiles * 16)),
         sender(thread, rank, shares + rank * batch * Units, barriers) {}
 
-  // U [Gates·H, H], less than 2^31 values.  The blocks may begin after the next cluster_sync.
+  // U [Gates·H, H], less than 2^31 values.  The blocks may begin after the next sync.
   __device__ __forceinline__ void begin(char* memory, const T* U) {
     const int row0 = warp * tiles * 16;
     weights.load(lane, reinterpret_cast<Words*>(memory) + warp * Weights::words,
@@ -305,9 +329,7 @@ struct Backward : Slice<Units, C, N, Warps> {
   }
 
   // The shares of step s are awaited: announced …
-  __device__ __forceinline__ void expect(int s) {
-    if (thread == 0) mbarrier_expect(barriers + (s & 1), share_bytes);
-  }
+  __device__ __forceinline__ void expect(int s) { this->announce(s & 1, share_bytes); }
 
   // … and here.  Step 0 ends the first phase of barrier 0, step 1 that of barrier 1.
   __device__ __forceinline__ void wait(int s) { this->await(s & 1, (s >> 1) & 1); }
@@ -332,6 +354,7 @@ struct Backward : Slice<Units, C, N, Warps> {
 
   // (da U) of a pair: the sum of all blocks' shares of step s.
   __device__ __forceinline__ float total(int s, const Pair& p) const {
+    if (!exchanges) return sums[p.row * sums_ld + p.column];
     const float* share = shares + (s & 1) * C * batch * Units + p.row * Units + p.column;
     float total = share[0];
     UNROLL for (int block = 1; block < C; block++) total += share[block * batch * Units];

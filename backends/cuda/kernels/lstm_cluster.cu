@@ -88,7 +88,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   };
   if (reverse) fill(count, steps);
   if (count > 0) fetch();
-  cluster_sync();
+  block.sync();
 
   int s = 0;
   for (int t = begin; s < count; s++, t += next) {
@@ -196,7 +196,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(Warps * 32, 1)
   };
   fill(count, steps, 0.0f);
   if (count > 0) fetch(begin);
-  cluster_sync();
+  block.sync();
 
   int s = 0;
   for (int t = begin; s < count; s++, t += next) {
