@@ -1,15 +1,21 @@
-"""Everything that needs a GPU, in one command and under ten minutes: ``python benchmarks/gpu.py``.
+"""Everything that needs a GPU, in one command: ``python benchmarks/gpu.py``, a quarter of an hour.
 
 First every family of kernels runs once without clusters and once with them; if clusters do worse or
-hang, all later stages run without them.  Then the checks, side by side: the tests marked gpu,
-``xrnn certify`` in each dtype, NVIDIA's compute-sanitizer over every family, and what each side
-launches for the grid (which also compiles all of xrnn's kernels).  Then, alone on the device,
-the grid itself in each precision.  A stage has its own time limit; one that fails or is cut off is
-recorded, and the others still run.  Files in the folder of --out, named after the device:
+hang, all later stages run without them.  Then the checks, some side by side, in the order of
+--list: what no device has yet run to its end comes first.  They are NVIDIA's compute-sanitizer over
+every family, ``xrnn certify`` in each dtype, the tests marked gpu, and what each side launches for
+the grid (which also compiles all of xrnn's kernels).  They have all the time but that of the grid,
+which then runs alone on the device, in each precision.  A stage that fails or is cut off is
+recorded as such, and the others still run.  In two commands, with the checks first:
+
+    python benchmarks/gpu.py --budget 570 --only memcheck racecheck certify graphs tests
+    python benchmarks/gpu.py --budget 570 --only families launches grid
+
+Files in the folder of --out, named after the device; what a stage wrote stays until it runs again:
 
     <name>.jsonl            one line a case, as ``benchmarks/run.py`` writes them
     <name>-launches.json    kernels by name, launches a step, peak memory, of both sides
-    <name>-certificate.txt  what ``xrnn certify`` said
+    <name>-certificate.txt  what ``xrnn certify`` said, a section for each stage
     <name>-stages.json      every stage, how it ended, and the last lines it wrote
 
 On a machine without a package registry, bring wheels along and install them to a folder that
@@ -24,6 +30,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +40,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -42,24 +50,30 @@ from summary import summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+HERE = "benchmarks"
+
+#: what the tests need besides CuPy
+TEST_MODULES = ("pytest", "hypothesis", "array_api_strict")
 
 #: seconds of the whole, and of it what is kept to write the results
-BUDGET, LAST = 570.0, 5.0
+BUDGET, LAST = 870.0, 5.0
 
-#: dtype, and whether clusters may run; in float64 there are none
-CERTIFIED = (
-    ("float32", False),
-    ("float64", False),
-    ("float16", False),
-    ("float32", True),
-    ("float16", True),
-)
+#: dtype, and whether clusters may run: what no device has certified, and what one has; in float64
+#: there are no clusters
+UNCERTIFIED = (("float16", True), ("bfloat16", True), ("bfloat16", False))
+CERTIFIED = (("float32", True), ("float32", False), ("float16", False), ("float64", False))
+
+#: the cells with clusters
+IN_CLUSTERS = ("rnn", "rnn-relu", "gru", "lstm")
 
 #: the variable that lets clusters run
 OPT_IN = "XRNN_CUDA_CLUSTERS"
 
-#: seconds for each of the first two stages, of the checks, and of the grid's four precisions
-FIRST, CHECK, GRID = 55.0, 115.0, 85.0
+#: seconds for each of the first two stages, and of the grid's four precisions
+FIRST, GRID = 55.0, 85.0
+
+#: checks that share the device at once
+BESIDE = 8
 
 #: what families.py says of each family that came to its end
 DONE = " done\n"
@@ -67,18 +81,21 @@ DONE = " done\n"
 #: lines of a stage's output that its record keeps
 TAIL = 40
 
+#: of a certificate: the name of its stage, and what was said
+SECTION = re.compile(r"^# (.+)\n((?:(?!# ).*\n)*)", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Stage:
     """One command: how long it may take, when it runs, and what it needs to be there.
 
-    `when` is "first", "beside" the others of its kind, or "alone" after them; `clusters`
-    lets thread-block clusters run.
+    `when` is "first", "beside" others of its kind, or "alone" after them; `clusters` lets
+    thread-block clusters run.
     """
 
     name: str
     command: tuple[str, ...]
-    seconds: float
+    seconds: float = inf
     when: str = "beside"
     clusters: bool = True
     modules: tuple[str, ...] = ()
@@ -109,40 +126,57 @@ class Outcome:
 
 
 def stages(out: Path, name: str, scratch: Path) -> list[Stage]:
-    """The stages in their order."""
-    python, here, cupy = sys.executable, "benchmarks", ("cupy",)
-    families = (python, f"{here}/families.py")
+    """The stages in their order: of the checks first what no device has yet run to its end."""
+    python, cupy = sys.executable, ("cupy",)
+    families = (python, f"{HERE}/families.py")
     pytest = (python, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider")
-    test_modules = ("pytest", "hypothesis", "array_api_strict", *cupy)
-    found = [
+    of_graphs, test_modules = "tests/test_cuda_graphs_device.py", (*TEST_MODULES, *cupy)
+    both = ("torch", *cupy)
+    looks = [
+        (python, f"{HERE}/look.py", "--precision", p, "--out", str(scratch / f"{p}.jsonl"))
+        for p in PRECISIONS
+    ]
+    grid = (python, f"{HERE}/run.py", "--backend", "cuda", "--out", str(out / f"{name}.jsonl"))
+    return [
         Stage("families", families, FIRST, "first", clusters=False, modules=cupy),
         Stage("families clusters", families, FIRST, "first", modules=cupy),
-        Stage("info", (python, "-m", "xrnn", "info"), CHECK, modules=cupy),
-        Stage("tests", pytest, CHECK, modules=test_modules),
-        Stage("graphs", (*pytest, "tests/test_cuda_graphs_device.py"), CHECK, modules=test_modules),
+        sanitizer("memcheck", clusters=True),
+        *(certificate(*which) for which in UNCERTIFIED),
+        Stage("graphs", (*pytest, of_graphs), modules=test_modules),
+        sanitizer("racecheck", clusters=True),
+        Stage("tests", (*pytest, f"--ignore={of_graphs}"), modules=test_modules),
+        sanitizer("memcheck", clusters=False),
+        sanitizer("racecheck", clusters=False),
+        *(certificate(*which) for which in CERTIFIED),
+        Stage("info", (python, "-m", "xrnn", "info"), modules=cupy),
+        *(
+            Stage(f"launches {p}", look, modules=both)
+            for p, look in zip(PRECISIONS, looks, strict=True)
+        ),
+        *(
+            Stage(f"grid {p}", (*grid, "--precision", p), GRID, "alone", modules=both)
+            for p in PRECISIONS
+        ),
     ]
-    for dtype, clusters in CERTIFIED:
-        certify = (python, "-m", "xrnn", "certify", "--backend", "cuda", "--dtype", dtype)
-        words = f"certify {dtype}{' clusters' if clusters else ''}"
-        found.append(Stage(words, certify, CHECK, clusters=clusters, modules=cupy))
-    for tool in ("memcheck", "racecheck"):
-        program = "compute-sanitizer"
-        # An occupancy query may answer by an error; only what kernels do is looked for.
-        how = f"--tool {tool} --error-exitcode 9 --print-limit 9"
-        how += " --report-api-errors no" if tool == "memcheck" else ""
-        watched = (program, *how.split())
-        found.append(Stage(tool, (*watched, *families), CHECK, modules=cupy, program=program))
-    both = ("torch", *cupy)
-    for precision in PRECISIONS:
-        file = str(scratch / f"{precision}.jsonl")
-        look = (python, f"{here}/look.py", "--precision", precision, "--out", file)
-        found.append(Stage(f"launches {precision}", look, CHECK, modules=both))
-    for precision in PRECISIONS:
-        file = str(out / f"{name}.jsonl")
-        grid = (python, f"{here}/run.py", "--backend", "cuda", "--precision", precision)
-        more = ("--out", file)
-        found.append(Stage(f"grid {precision}", (*grid, *more), GRID, "alone", modules=both))
-    return found
+
+
+def certificate(dtype: str, clusters: bool) -> Stage:
+    """``xrnn certify`` in one dtype."""
+    command = (sys.executable, "-m", "xrnn", "certify", "--backend", "cuda", "--dtype", dtype)
+    words = f"certify {dtype}{' clusters' if clusters else ''}"
+    return Stage(words, command, clusters=clusters, modules=("cupy",))
+
+
+def sanitizer(tool: str, clusters: bool) -> Stage:
+    """A tool of compute-sanitizer over all families, or those in clusters."""
+    program = "compute-sanitizer"
+    # An occupancy query may answer by an error; only what kernels do is looked for.
+    how = f"--tool {tool} --error-exitcode 9 --print-limit 9"
+    how += " --report-api-errors no" if tool == "memcheck" else ""
+    watched = (sys.executable, f"{HERE}/families.py", *(IN_CLUSTERS if clusters else ()))
+    words = f"{tool}{' clusters' if clusters else ''}"
+    command = (program, *how.split(), *watched)
+    return Stage(words, command, clusters=clusters, modules=("cupy",), program=program)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,9 +229,8 @@ def listing(found: Iterable[Stage]) -> str:
         needs = f"  [without {stage.missing}]" if stage.missing else ""
         command = " ".join(stage.command)
         clusters = "clusters" if stage.clusters else ""
-        lines.append(
-            f"{stage.name:20}{stage.seconds:4.0f} s  {stage.when:8}{clusters:10}{command}{needs}"
-        )
+        most = "" if stage.seconds == inf else f"{stage.seconds:.0f} s"
+        lines.append(f"{stage.name:26}{most:>6}  {stage.when:8}{clusters:10}{command}{needs}")
     return "\n".join(lines)
 
 
@@ -230,7 +263,7 @@ def run_all(
     env: dict[str, str],
     keep: Callable[[Sequence[Outcome]], None],
 ) -> list[Outcome]:
-    """Run what comes first, then the stages that share the device at once, the others in turn.
+    """Run what comes first, then the stages that share the device, the others in turn.
 
     Outcomes are written after every stage, as this command may be cut off too.
     """
@@ -250,7 +283,7 @@ def run_all(
     # Only a GPU can measure the grid: its time is kept for it.
     shared, alone = _when(chosen, "beside"), _when(chosen, "alone")
     kept = sum(stage.seconds for stage in alone)
-    with ThreadPoolExecutor(max(1, len(shared))) as pool:
+    with ThreadPoolExecutor(BESIDE) as pool:  # which begins them in their order
         outcomes += pool.map(lambda s: run(s, min(s.seconds, left() - kept), clusters), shared)
     keep(outcomes)
     for n, stage in enumerate(alone):
@@ -310,7 +343,7 @@ def run_stage(stage: Stage, seconds: float, env: dict[str, str]) -> Outcome:
 def told(outcome: Outcome) -> Outcome:
     """The outcome, after a line that says it."""
     note = f" ({outcome.note})" if outcome.note else ""
-    print(f"{outcome.stage:20}{outcome.status}{note} in {outcome.seconds:.0f} s", flush=True)
+    print(f"{outcome.stage:26}{outcome.status}{note} in {outcome.seconds:.0f} s", flush=True)
     return outcome
 
 
@@ -321,8 +354,11 @@ def write(out: Path, name: str, outcomes: Sequence[Outcome], scratch: Path) -> N
     """
     certified = [o for o in outcomes if o.stage.startswith("certify") and o.output]
     if certified:
-        text = "\n".join(o.output for o in certified)
-        (out / f"{name}-certificate.txt").write_text(text, "utf-8")
+        file = out / f"{name}-certificate.txt"
+        text = file.read_text("utf-8") if file.exists() else ""
+        sections = dict(SECTION.findall(text)) | {o.stage: said(o) for o in certified}
+        text = "".join(f"# {stage}\n{section}" for stage, section in sections.items())
+        file.write_text(text, "utf-8")
     seen = [
         json.loads(line)
         for precision in PRECISIONS
@@ -331,8 +367,16 @@ def write(out: Path, name: str, outcomes: Sequence[Outcome], scratch: Path) -> N
     ]
     if seen:
         (out / f"{name}-launches.json").write_text(json.dumps(seen, indent=1) + "\n")
-    records = [o.record() for o in outcomes]
-    (out / f"{name}-stages.json").write_text(json.dumps(records, indent=1) + "\n")
+    file = out / f"{name}-stages.json"
+    before = json.loads(file.read_text("utf-8")) if file.exists() else []
+    records = {r["stage"]: r for r in (*before, *(o.record() for o in outcomes))}
+    file.write_text(json.dumps(list(records.values()), indent=1) + "\n")
+
+
+def said(outcome: Outcome) -> str:
+    """A section of the certificate: one that was cut off does not look like a whole one."""
+    cut = f"{outcome.status} {outcome.note}: this certificate is not complete\n"
+    return outcome.output + (cut if outcome.status == "cut off" else "")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def stages_table(records: list[Record]) -> str:
     lines = []
     for r in records:
         note = f" ({r['note']})" if r["note"] else ""
-        lines.append(f"{r['stage']:20}{r['status']:8}{r['seconds']:6.0f} s{note}")
+        lines.append(f"{r['stage']:26}{r['status']:8}{r['seconds']:6.0f} s{note}")
         if r["status"] == "failed":
             lines += [f"    {line}" for line in r["output"][-6:]]
     return "\n".join(lines)
