@@ -1,8 +1,9 @@
 """The predicted time of a step, for every case of the GPU grid: ``python benchmarks/predicted.py``.
 
-Prints the table of ``benchmarks/gpu-notes.md``.  Nothing here is measured; every number that is
-assumed stands at the top of this file, for an H200.  Times are microseconds a step, forward /
-backward:
+Prints the tables of ``benchmarks/gpu-notes.md``: what is predicted, and whole calls, predicted →
+measured, for a file of results that the command names.  Nothing that is predicted was measured; all
+that is assumed stands at the top of this file, for an H200.  Times are microseconds a step, forward
+/ backward:
 
 - clusters: the whole sequence in one launch.  The first number is that of a step in which
   instructions, products and shared memory overlap, the second that of one in which nothing does;
@@ -18,11 +19,14 @@ backward:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cases import CELLS, CUDA_SIZES
+from cases import CELLS, CUDA_SIZES, MODES, Case
 from floors import GATES
+from report import read
 
 from xrnn.backends.cuda.cluster import geometry
 from xrnn.backends.cuda.geometry import KINDS, Geometry
@@ -52,6 +56,10 @@ OF_A_STEP = 0.5
 
 #: bytes that memory moves in a µs
 BANDWIDTH = 4.0e6
+
+
+#: setting of the measurements → kind of arithmetic
+KIND_OF = {"fp32-ieee": "float32", "tf32": "tf32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class Times(NamedTuple):
@@ -138,5 +146,40 @@ def lines() -> Iterator[str]:
                 yield f"| {T}, {B}, {H} | {cell} | {kind} | {' | '.join(map(str, times))} |"
 
 
-if __name__ == "__main__":
+def call(cell: str, kind: str, size: tuple[int, ...], mode: str) -> tuple[float, float]:
+    """Milliseconds of a whole call, at best and at worst: all steps, and the products outside."""
+    T, B, I, H = size
+    found, rest = clusters(cell, kind, B, H), outside(cell, kind, B, I, H)
+    steps = launched(device(cell, kind, B, H))
+    best, worst = (steps, steps) if found is None else (found.best, found.worst)
+    both = len(MODES) if mode == "training" else 1  # forward alone, or backward too
+    low, high = (1e-3 * T * sum((*times[:both], *rest[:both])) for times in (best, worst))
+    return low, high
+
+
+def compared(records: Iterable[dict[str, Any]], mode: str) -> Iterator[str]:
+    """A table in Markdown of whole calls: predicted → measured, milliseconds."""
+    measured = {record["case"]: record["ms"]["xrnn"] for record in records}
+    yield f"| T, B, H | cell | {' | '.join(KIND_OF)} |"
+    yield f"|---|---|{'---|' * len(KIND_OF)}"
+    for size in CUDA_SIZES:
+        for cell in CELLS:
+            found = []
+            for precision, kind in KIND_OF.items():
+                low, high = (f"{ms:.2f}" for ms in call(cell, kind, size, mode))
+                told = low if low == high else f"{low}–{high}"
+                found.append(f"{told} → {measured[Case(cell, *size, mode, precision)]:.2f}")
+            T, B, _, H = size
+            yield f"| {T}, {B}, {H} | {cell} | {' | '.join(found)} |"
+
+
+def main() -> None:
     print("\n".join(lines()))
+    for file in sys.argv[1:]:
+        records = read(Path(file))
+        for mode in MODES:
+            print(f"\n{mode}:\n\n" + "\n".join(compared(records, mode)))
+
+
+if __name__ == "__main__":
+    main()

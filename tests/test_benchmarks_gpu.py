@@ -306,10 +306,13 @@ def test_every_family_runs() -> None:
     assert {text.split()[0] for text, _ in some} == {"gru", "lstm"}
 
 
-def test_the_notes_hold_what_is_predicted() -> None:
+def test_the_notes_hold_what_is_predicted_and_measured() -> None:
     predicted = module("predicted")
     notes = (BENCHMARKS / "gpu-notes.md").read_text("utf-8")
     assert "\n".join(predicted.lines()) in notes
+    records = module("report").read(BENCHMARKS / "results" / "cuda-nvidia-h200.jsonl")
+    for mode in module("cases").MODES:
+        assert "\n".join(predicted.compared(records, mode)) in notes
     for cell, (_, B, I, H) in product(module("cases").CELLS, module("cases").CUDA_SIZES):
         half, bfloat16 = (
             (
