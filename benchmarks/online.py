@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def stream(seed: int) -> Iterator[Batch]:
+def stream(seed: int, B: int = B, delay: tuple[int, int] = (20, 41)) -> Iterator[Batch]:
     """At every step inputs (B, I), answers (B, 1), and where one is asked for (B, 1)."""
     rng = np.random.default_rng(seed)
     bits, left = np.zeros(B), rng.integers(0, 30, B)
@@ -69,7 +69,7 @@ def stream(seed: int) -> Iterator[Batch]:
         mark, question = left < 0, left == 0
         shown = rng.choice([-1.0, 1.0], B)
         bits = np.where(mark, shown, bits)
-        left = np.where(mark, rng.integers(20, 41, B), left)
+        left = np.where(mark, rng.integers(*delay, B), left)
         yield (
             np.stack([shown, mark, question], axis=1).astype("float32"),
             bits[:, None].astype("float32"),
