@@ -17,6 +17,8 @@ add(
     every=(k.optional(k.COUNT), "1"),
     keep_best=(k.FLAG, "True"),
     carry_state=(k.FIXED, "False"),
+    truncate=(k.FIXED, "None"),
+    recompute=(o.CHECKPOINT, "2"),
     patience=(k.optional(k.COUNT), "3"),
     batch_size=(k.COUNT, "2"),
     optimizer=(k.FIXED, "xrnn.optim.SGD(0.1)"),

@@ -62,8 +62,8 @@ class Run(Protocol):
         """
 
 
-def accept_checkpoint(kind: str, given: Any) -> Checkpoint | None:
-    """The checked argument `checkpoint`.
+def accept_checkpoint(kind: str, given: Any, name: str = "checkpoint") -> Checkpoint | None:
+    """The checked argument `checkpoint`, by the name that it has.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def accept_checkpoint(kind: str, given: Any) -> Checkpoint | None:
         return given  # type: ignore[return-value]
     if isinstance(given, bool) or not isinstance(given, Integral) or given < 1:
         raise ValueError(
-            f"{kind}: checkpoint is {given!r:.80}; it must be an integer k ≥ 1, to keep the states "
+            f"{kind}: {name} is {given!r:.80}; it must be an integer k ≥ 1, to keep the states "
             'before every k steps, "sqrt" for √T steps, or None to keep what all steps computed'
         )
     return int(given)

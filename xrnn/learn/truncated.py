@@ -20,7 +20,7 @@ from numbers import Integral
 from typing import Any
 
 from xrnn.backends import backend_of
-from xrnn.cells.base import check_positive
+from xrnn.cells.base import check_flags, check_positive
 from xrnn.engine.checks import Placement, accept_lengths
 from xrnn.engine.timeline import accept_steps
 from xrnn.layers.composite import Composite
@@ -60,13 +60,15 @@ class Window:
         self._before: Array = _part(y, axis, 0, steps.start - first)
         self.ys: Array = _part(y, axis, steps.start - first, n)
 
-    def backward(self, dys: Array) -> tuple[Any, ...]:
+    def backward(self, dys: Array, *, omit_dxs: bool = False) -> tuple[Any, ...]:
         """The gradients of the losses of this window; before the next window is asked for.
 
         Parameters
         ----------
         dys : array like ys
             The gradients of the outputs at `steps`.
+        omit_dxs : bool
+            Whether dxs are not needed, as in training: the model leaves them out.
 
         Returns
         -------
@@ -80,6 +82,7 @@ class Window:
             If dys is not like `ys`, there is a later window already, or the weights have changed
             since.
         """
+        check_flags(KIND, omit_dxs=omit_dxs)
         if self._tape is None:
             raise ValueError(
                 f"{KIND}: a later window has been asked for, and this one holds nothing any more; "
@@ -90,7 +93,8 @@ class Window:
         xp = placement.backend.xp
         if self.steps.start > self.first:
             dys = xp.concat([xp.zeros_like(self._before), dys], axis=self._axis)
-        found: tuple[Any, ...] = self._model.backward(self._tape, dys)
+        omit = {"omit_dxs": True} if omit_dxs else {}
+        found: tuple[Any, ...] = self._model.backward(self._tape, dys, **omit)
         return found
 
     def close(self) -> None:
@@ -168,17 +172,28 @@ def truncated(
     >>> window
     <window: losses of steps 90…99, back to step 70>
     """
-    check_positive(KIND, k1=k1)
-    check_positive(KIND, k2=k1 if k2 is None else k2)
-    every = int(k1)
-    back = every if k2 is None else int(k2)
-    if back < every:
-        raise ValueError(f"{KIND}: k1 is {k1} and k2 is {k2}; k2 must be at least k1")
-    _check_model(model, "the model")
+    every, back = accept_numbers(KIND, k1, k2)
+    check_model(KIND, model, "the model")
     backend_of(xs, "xs")
     cuts = _Cuts(model, xs, lengths, mask, resets)
     how = {"seed": seed, "t": t, "checkpoint": checkpoint}
     return _windows(model, cuts, state, every, back, how)
+
+
+def accept_numbers(kind: str, k1: Any, k2: Any) -> tuple[int, int]:
+    """The checked numbers of `truncated`.
+
+    Raises
+    ------
+    ValueError
+        If one is no integer ≥ 1, or k2 < k1.
+    """
+    check_positive(kind, k1=k1)
+    check_positive(kind, k2=k1 if k2 is None else k2)
+    every, back = int(k1), int(k1 if k2 is None else k2)
+    if back < every:
+        raise ValueError(f"{kind}: k1 is {k1} and k2 is {k2}; k2 must be at least k1")
+    return every, back
 
 
 def _windows(
@@ -260,14 +275,14 @@ def _part(a: Array, axis: int, start: int, stop: int) -> Array:
     return a[:, start:stop, ...] if axis else a[start:stop, ...]
 
 
-def _check_model(model: Any, name: str) -> None:
-    """Raise unless a model has a state and runs step after step."""
+def check_model(kind: str, model: Any, name: str) -> None:
+    """Raise TypeError or ValueError unless a model has a state and runs step after step."""
     if not isinstance(model, Part) or isinstance(model, type) or "state" not in takes(model):
         raise TypeError(
-            f"{KIND}: {name} is {type(model).__name__}; it must be a layer, or a Sequential"
+            f"{kind}: {name} is {type(model).__name__}; it must be a layer, or a Sequential"
         )
-    check_directions(KIND, model, name)
-    _check_steps(model, name)
+    check_directions(kind, model, name)
+    _check_steps(kind, model, name)
 
 
 def check_directions(kind: str, part: Any, name: str) -> None:
@@ -283,10 +298,10 @@ def check_directions(kind: str, part: Any, name: str) -> None:
             check_directions(kind, one, own)
 
 
-def _check_steps(part: Any, name: str) -> None:
+def _check_steps(kind: str, part: Any, name: str) -> None:
     known = takes(part)
     if "lengths" in known and "state" not in known:
-        raise ValueError(f"{KIND}: {name} needs whole sequences; leave it out")
+        raise ValueError(f"{kind}: {name} needs whole sequences; leave it out")
     if isinstance(part, Composite):
         for own, one in part.parts.items():
-            _check_steps(one, own)
+            _check_steps(kind, one, own)

@@ -46,6 +46,23 @@ class Batch(NamedTuple):
     counted: int
     target_lengths: Array | None = None
 
+    def between(self, steps: slice, axis: int) -> Batch:
+        """Some steps of a batch with targets of each step; `axis` is that of time."""
+        start, stop = steps.start, steps.stop
+
+        def cut(a: Array) -> Array:
+            return a[:, start:stop, ...] if axis else a[start:stop, ...]
+
+        y, lengths = cut(self.y), self.lengths[-1]
+        ends = None if lengths is None else (lengths - start).clip(0, stop - start)
+        return self._replace(
+            inputs=tuple(map(cut, self.inputs)),
+            y=y,
+            lengths=(ends,),
+            mask=None if self.mask is None else cut(self.mask),
+            counted=y.shape[0] * y.shape[1] if ends is None else int(ends.sum()),
+        )
+
 
 class Dataset:
     """Sequences and their targets, on the host.

@@ -21,6 +21,7 @@ from xrnn.training.loop import Data, Loop, Options
 from xrnn.training.measures import Loss, Measures, Metric
 from xrnn.training.model import Model
 from xrnn.training.show import Words, shown
+from xrnn.typing import Checkpoint
 
 #: how often all data are gone through, if nothing else is said
 EPOCHS = 20
@@ -39,6 +40,8 @@ def fit(
     keep_best: bool = True,
     batch_size: int = 32,
     carry_state: bool = False,
+    truncate: int | tuple[int, int] | None = None,
+    recompute: Checkpoint | None = None,
     optimizer: optim.Optimizer | None = None,
     clip: float | None = 1.0,
     schedule: Callable[[int], float] | None = None,
@@ -98,6 +101,14 @@ def fit(
         batch before, at the start of an epoch from their initial states; none of them may run in
         reverse.  Gradients do not cross
         from one batch to another (truncated backpropagation through time).
+    truncate : (int, int) or int, optional
+        k1 and k2 of `xrnn.truncated`, or one number for both: the weights are updated after every
+        k1 steps of a batch, with a gradient that goes back through k2 steps.  For a layer or an
+        `xrnn.Sequential` with outputs and targets at each step.  Default: one update for a batch,
+        whose gradient goes back to the start.
+    recompute : int or "sqrt", optional
+        `checkpoint` of `xrnn.Layer.forward`, for sequences that need too much memory: the states
+        before every so many steps are kept ("sqrt": √T), and backward computes the rest again.
     optimizer : Optimizer, optional
         Default: ``xrnn.optim.Adam()``.
     clip : float, optional
@@ -152,6 +163,10 @@ def fit(
 
     Notes
     -----
+    A step, in `steps`, `every`, `schedule` and the history, is a batch.  With `truncate` all
+    updates of a batch have the same learning rate, each loss is the mean over the steps of its
+    window, and after a gradient that is not finite the rest of the batch is left out.
+
     Ctrl-C ends training when the running step is complete: the checkpoint is written, the steps
     since the last row are measured, and what was learnt is kept.  With a checkpoint the same is
     done when the process is asked to end (SIGTERM, SIGHUP), before the signal is passed on.
@@ -197,7 +212,7 @@ def fit(
         raise TypeError(
             f"fit: optimizer is {optimizer!r:.80}; it must be one, such as xrnn.optim.Adam()"
         )
-    bound = Model(model, measures.labels, carry_state)
+    bound = Model(model, measures.labels, carry_state, recompute, truncate)
     seed = rng if _is_seed(rng) else int(host.generator(rng).integers(2**62))
     trained = _accept("data", data, bound)
     trained, measured = _accept_validation(trained, validation, bound, seed)

@@ -142,8 +142,8 @@ class Loop:
             return
         if skipped == step and self.history.stopped != "interrupted":
             raise FloatingPointError(
-                f"fit: the gradients of all {step} batches are not finite; the weights are those "
-                f"of before.  {ADVICE}"
+                f"fit: the gradients of all {step} batches are not finite; no update was made "
+                f"with them.  {ADVICE}"
             )
         warnings.warn(
             f"fit: {skipped} of {step} updates were left out, because a gradient was not finite.  "
@@ -203,12 +203,12 @@ class Loop:
     def _advance(self, batch: Batch) -> None:
         """Train on a batch."""
         progress, training = self.progress, self.training
-        value, updated = self._update(batch)
+        updated = self._update(batch)
         self.skipped = 0 if updated else self.skipped + 1
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
                 f"fit: the gradients of {self.skipped} batches one after the other are not finite; "
-                "the weights are those of before.  "
+                "no update was made with them.  "
                 f"{ADVICE}"
             )
         if not updated:
@@ -216,27 +216,32 @@ class Loop:
             training.history.skipped += 1
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         progress.batches += 1
-        if isfinite(value):
-            progress.total += value * batch.counted
-            progress.count += batch.counted
         self.targets += batch.counted
         self._clock()
 
-    def _update(self, batch: Batch) -> tuple[float, bool]:
-        """The loss of a batch, and whether its gradients were finite, so that the weights
-        changed."""
+    def _update(self, batch: Batch) -> bool:
+        """Update the weights once, or once for each window of a batch; False after gradients that
+        are not finite, from which on the batch is left out."""
         training, options, step = self.training, self.options, self.progress.step
         seed = (self.history.seed * 1_000_003 + step) % 2**63
-        y, tape, state = self.model.forward(batch, seed, training.state)
-        value, dy = self.measures.of_loss(self.model, y, batch)
-        clipped, norm = optim.clip_by_global_norm(self.model.backward(tape, dy), options.clip)
-        if options.schedule is not None:
-            training.optimizer.lr = options.schedule(step)
-        if not isfinite(float(norm)):
-            return float(value), False
-        training.optimizer.update(training.weights, clipped)
-        training.state = state
-        return float(value), True
+        for piece in self.model.pieces(batch, seed, training.state):
+            value, dy = self.measures.of_loss(self.model, piece.y, piece.batch)
+            dweights = piece.backward(dy)[-1]
+            clipped, norm = optim.clip_by_global_norm(dweights, options.clip)
+            if options.schedule is not None:
+                training.optimizer.lr = options.schedule(step)
+            self._count(float(value), piece.batch.counted)
+            if not isfinite(float(norm)):
+                return False
+            training.optimizer.update(training.weights, clipped)
+            training.state = piece.state
+        return True
+
+    def _count(self, value: float, counted: int) -> None:
+        """Add the mean loss of so many targets to that of the row."""
+        if isfinite(value):
+            self.progress.total += value * counted
+            self.progress.count += counted
 
     def _clock(self) -> None:
         """Add the time that has gone by to that of the row."""

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from xrnn.backends import backend_of
+from xrnn.engine.checkpoint import accept_checkpoint
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
 from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part
 from xrnn.layers.sequential import Sequential, takes
 from xrnn.learn.trees import leaves
-from xrnn.learn.truncated import check_directions
+from xrnn.learn.truncated import accept_numbers, check_directions, check_model, truncated
 from xrnn.training.batches import Batch, Dataset, Targets, mask_of, moved, pair_of
 from xrnn.typing import Array
 
 #: what `forward` calls the lengths of its inputs
 LENGTHS = ("lengths", "target_lengths")
+
+
+class Piece(NamedTuple):
+    """What an update of the weights is made of: a batch, or some steps of one.
+
+    - batch: the batch, of these steps alone
+    - y: the outputs
+    - backward: makes of dy what `backward` of the model returns
+    - state: that at the end, if it is carried
+    """
+
+    batch: Batch
+    y: Array
+    backward: Callable[[Array], tuple[Any, ...]]
+    state: Any
 
 
 class Model:
@@ -32,14 +49,24 @@ class Model:
         Whether targets are sequences of labels, with lengths of their own.
     carry_state : bool
         Whether sequences of a batch go on in the next one.
+    recompute, truncate
+        As for `xrnn.fit`.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no part, has no weights, or no state to be carried from batch to batch.
+        If it is no part, has no weights, or no state to be carried from batch to batch; if
+        `recompute` or `truncate` are of another form, or not for this model.
     """
 
-    def __init__(self, part: Any, labels: bool = False, carry_state: bool = False) -> None:
+    def __init__(
+        self,
+        part: Any,
+        labels: bool = False,
+        carry_state: bool = False,
+        recompute: Any = None,
+        truncate: Any = None,
+    ) -> None:
         if not isinstance(part, Part) or isinstance(part, type):
             raise TypeError(f"model is {part!r:.80}; it must be a part, such as an xrnn.Sequential")
         self.part, self.takes = part, takes(part)
@@ -62,6 +89,17 @@ class Model:
             )
         if carry_state:
             check_directions("fit: carry_state is True", part, "model")
+        #: what else `forward` is given in training
+        self.how: dict[str, Any] = {}
+        if recompute is not None:
+            self.how["checkpoint"] = accept_checkpoint("fit", recompute, "recompute")
+            if "checkpoint" not in self.takes:
+                raise ValueError(
+                    f"fit: recompute is {recompute!r}, and forward of the model takes no "
+                    "checkpoint; leave it out, or give a model with recurrent layers"
+                )
+        #: k1 and k2 of truncated backpropagation
+        self.truncate = None if truncate is None else self._accept_truncate(truncate, labels)
 
     @property
     def weights(self) -> Any:
@@ -138,17 +176,45 @@ class Model:
         found = run(*batch.inputs, **known)
         return found if isinstance(found, tuple) else (found, None)
 
-    def forward(self, batch: Batch, seed: int, state: Any = None) -> tuple[Array, Any, Any]:
-        """The outputs in training, a tape, and the state at the end if it is carried."""
-        known = self._known(batch, state) | ({"seed": seed} if "seed" in self.takes else {})
-        y, *last, tape = self.part.forward(*batch.inputs, **known)
-        if self.carry_state:
-            return y, tape, last[0] if last else tape.state
-        return y, tape, None
+    def pieces(self, batch: Batch, seed: int, state: Any = None) -> Iterator[Piece]:
+        """A batch in training: as a whole, or in windows of truncated backpropagation, of which
+        each is computed with the weights as they are when it is asked for."""
+        known = self._known(batch, state) | self.how
+        known |= {"seed": seed} if "seed" in self.takes else {}
+        if self.truncate is None:
+            y, *last, tape = self.part.forward(*batch.inputs, **known)
+            backward = partial(self.part.backward, tape, **self.omit)
+            ended = (last[0] if last else tape.state) if self.carry_state else None
+            yield Piece(batch, y, backward, ended)
+            return
+        x = batch.inputs[-1]
+        if tuple(batch.y.shape[:2]) != tuple(x.shape[:2]):
+            raise ValueError(
+                f"fit: truncate is {self.truncate}, y has shape {tuple(batch.y.shape)} and x "
+                f"{tuple(x.shape)}; there must be a target for each step of a batch"
+            )
+        for window in truncated(self.part, x, *self.truncate, **known):
+            some = batch.between(window.steps, int(self.batch_first))
+            if some.counted:
+                backward = partial(window.backward, **self.omit)
+                ended = window.state if self.carry_state else None
+                yield Piece(some, window.ys, backward, ended)
 
-    def backward(self, tape: Any, dy: Array) -> Any:
-        """The gradients of the weights."""
-        return self.part.backward(tape, dy, **self.omit)[-1]
+    def _accept_truncate(self, given: Any, labels: bool) -> tuple[int, int]:
+        """k1 and k2, after a check that the model is one for them."""
+        pair = given if isinstance(given, tuple | list) else (given, given)
+        if len(pair) != 2:
+            raise ValueError(
+                f"fit: truncate is {given!r:.80}; it must be (k1, k2), the steps between two "
+                "updates and those that a gradient goes back through, or k for both"
+            )
+        if labels:
+            raise ValueError(
+                "fit: truncate is given, and loss takes target_lengths: it is one of whole "
+                "sequences; leave out truncate"
+            )
+        check_model("fit: truncate is given", self.part, "model")
+        return accept_numbers("fit: truncate", *pair)
 
     def _known(self, batch: Batch, state: Any) -> dict[str, Any]:
         """The keywords of the call: lengths, and a state to start from."""
