@@ -250,10 +250,12 @@ class Cell(Generic[S]):
     def __reduce__(self) -> Any:
         if self.made is not None:
             return self.maker, (self.options,)
-        module = sys.modules.get(getattr(self.step, "__module__", ""))
+        home = getattr(self.step, "__module__", "")
+        # What is called __main__ in another process is another program, without this cell.
+        module = sys.modules.get(home) if home != "__main__" else None
         for name, value in vars(module).items() if module else ():
             if value is self:
-                return _named, (self.step.__module__, name)  # type: ignore[attr-defined]
+                return _named, (home, name)
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return _restored, (self.token, values)
 

@@ -68,10 +68,12 @@ class Placement:
         """The placement whose reference is `array`."""
         backend = backend_of(array, reference)
         standard_device = array_api_compat.device(array)
-        device, dtype = backend.device_of(array), array.dtype
-        if backend.xp is host.xp and dtype.byteorder not in "=|":
-            dtype = dtype.newbyteorder("=")
-        return cls(kind, reference, backend, device, dtype, type(array), standard_device)
+        device, dtype, found = backend.device_of(array), array.dtype, type(array)
+        if backend.xp is host.xp:
+            found = host.xp.ndarray  # what `accept` converts subclasses to
+            if dtype.byteorder not in "=|":
+                dtype = dtype.newbyteorder("=")
+        return cls(kind, reference, backend, device, dtype, found, standard_device)
 
     def __reduce__(self) -> Any:
         # An array takes along what some libraries' devices and dtypes cannot: a name for pickles.
