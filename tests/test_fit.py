@@ -72,7 +72,7 @@ def test_a_class_for_each_sequence(how: Any) -> None:
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     x, y = signs(100, seed=1)
     found = xrnn.predict(model, x, batch_size=7)
-    assert (found.argmax(1) == y).mean() > 0.85  # type: ignore[union-attr]
+    assert (found.argmax(1) == y).mean() > 0.85
 
 
 def test_a_number_for_each_step() -> None:

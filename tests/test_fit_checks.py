@@ -229,3 +229,12 @@ def test_a_batch_of_no_sequence(first: bool) -> None:
     full = np.ones((4, 4, 2), "float32")
     with pytest.raises(ValueError, match="a batch must hold at least one sequence"):
         xrnn.fit(one, [(full, full), (empty, empty)], losses.squared_error, **QUIET)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"] * 10, np.array(["a", "b"] * 10), [True, False] * 10])
+def test_labels_that_are_no_integers(labels: Any) -> None:
+    x, _ = data()
+    with pytest.raises(TypeError, match=r"y is .*; it must be .* integers .*; number others 0, 1,"):
+        xrnn.fit(model(), (x, labels), LOSS, **QUIET)
+    numbers = np.unique(labels, return_inverse=True)[1]
+    assert len(xrnn.fit(model(), (x, numbers), LOSS, epochs=1, **QUIET)) == 1

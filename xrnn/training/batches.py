@@ -213,7 +213,7 @@ def moved(name: str, array: Array, placement: Placement) -> Array:
     elif array.dtype == bool or not host.xp.isdtype(array.dtype, "integral"):
         raise TypeError(
             f"{name} is {array.dtype}; it must be floating-point numbers, or integers for tokens "
-            "and classes"
+            "and classes; number others 0, 1, 2 …, as numpy.unique with return_inverse does"
         )
     return placement.from_host(array)
 

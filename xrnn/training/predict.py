@@ -8,10 +8,9 @@ from xrnn.backends import host
 from xrnn.cells.base import check_positive
 from xrnn.training.batches import Dataset
 from xrnn.training.model import Model
-from xrnn.typing import Array
 
 
-def predict(model: Any, x: Any, *, batch_size: int = 256) -> Array | list[Array]:
+def predict(model: Any, x: Any, *, batch_size: int = 256) -> Any:
     """The outputs of a model for sequences of any lengths.
 
     Parameters
