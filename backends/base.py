@@ -162,6 +162,10 @@ class Backend:
     constants : callable
         ``constants()``: another backend, whose arrays may stand beside its own, such as the targets
         of a loss; or None.
+    adder : callable
+        ``adder(world)``: what starts to add up one of its arrays over all ranks of an
+        `xrnn.learn.parallel.World` in place, and returns what makes later work wait for the end;
+        or None, if arrays must come to the host for that.
     refused : tuple of type
         Subclasses of the array type that are refused, because treating them as plain arrays
         would change their meaning.
@@ -186,6 +190,7 @@ class Backend:
     read_only: Callable[[Array], Array] = lambda array: array
     fingerprint: Callable[[Array], Any] = lambda array: None
     constants: Callable[[], Backend | None] = lambda: None
+    adder: Callable[[Any], Callable[[Array], Callable[[], object]] | None] = lambda world: None
     refused: tuple[type, ...] = ()
 
     def kernels_of(self, cell: Cell[Any]) -> tuple[Kernel, ...]:

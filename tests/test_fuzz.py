@@ -34,6 +34,7 @@ MODULES = (
     xrnn.losses,
     xrnn.optim,
     xrnn.online,
+    xrnn.parallel,
     xrnn.analysis,
     xrnn.states,
     xrnn.convert,

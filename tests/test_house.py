@@ -130,6 +130,7 @@ def test_importing_xrnn_imports_nothing_optional() -> None:
         "onnx",
         "onnxruntime",
         "h5py",
+        "mpi4py",
         "backends",
     )
     code = f"import sys, xrnn; print([m for m in {optional} if m in sys.modules])"

@@ -23,7 +23,7 @@ from xrnn.layers.rnn import RNN
 from xrnn.layers.seq2seq import Seq2Seq
 from xrnn.layers.sequential import Sequential
 from xrnn.layers.tied_linear import TiedLinear
-from xrnn.learn import losses, online, optim
+from xrnn.learn import losses, online, optim, parallel
 from xrnn.learn.gradient_check import check_gradients
 from xrnn.learn.padding import pad
 from xrnn.learn.second_order import gnvp, hvp, jvp
@@ -66,6 +66,7 @@ __all__ = [
     "online",
     "optim",
     "pad",
+    "parallel",
     "predict",
     "save",
     "states",

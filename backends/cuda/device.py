@@ -12,6 +12,7 @@ import cupy
 
 from xrnn.backends.base import Backend
 from xrnn.backends.cuda import INSTALL
+from xrnn.backends.cuda.nccl import adder
 from xrnn.backends.cuda.runtime import OPTIONS, CupyRuntime, passing
 from xrnn.backends.cuda.tables import kernels, kernels_of, note_of_graphs, notes
 from xrnn.recurrence.cross_entropy import cross_entropy
@@ -139,4 +140,5 @@ BACKEND = Backend(
     read_only=lambda array: array.copy(),
     device=lambda text: cupy.cuda.Device(int(text)),
     device_of=lambda array: array.device.id,
+    adder=adder,
 )

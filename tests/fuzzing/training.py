@@ -31,10 +31,12 @@ add(
     callback=(k.FIXED, "None"),
     resume=(k.FLAG, "False"),
     progress=(k.FIXED, "False"),
+    parallel=(k.FIXED, "None"),
     changes=True,
     words="checkpoint resume x y targets",
     share=8,
 )
+add("world", "xrnn.parallel.world", share=1)
 add(
     "predict",
     model=(o.MODEL, MODEL),

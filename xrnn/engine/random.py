@@ -6,6 +6,9 @@ they are the same on every backend, and for a sequence in several parts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import pi, prod
@@ -17,6 +20,34 @@ from xrnn.backends import host
 from xrnn.cells.noise import Noise
 from xrnn.engine.checks import Placement
 from xrnn.typing import Array, dtype_name
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which sequences of a larger batch those of a pass are, where several processes share one.
+
+    - first, count: so many from that one on
+    - of: the number of sequences in the whole batch
+    - batch_first: whether inputs of parts are (B, T, …)
+    """
+
+    first: int
+    count: int
+    of: int
+    batch_first: bool = False
+
+
+_rows: ContextVar[Rows | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def drawn_for(rows: Rows) -> Iterator[None]:
+    """Within, forward passes draw the random numbers of these rows of the whole batch."""
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
 
 
 @dataclass(frozen=True)
@@ -35,6 +66,8 @@ class Random:
         The fraction that is dropped of the outputs of a layer.
     weight_drop : float
         The fraction that is dropped of the values of U.
+    rows : Rows, optional
+        Which sequences of a larger batch these are.  Default: the batch is all of them.
     """
 
     seed: int
@@ -42,6 +75,7 @@ class Random:
     placement: Placement
     dropout: float = 0.0
     weight_drop: float = 0.0
+    rows: Rows | None = None
 
     def between_steps(self, start: int, stop: int) -> Random:
         """Those of the steps from `start` on, as of a pass of their own."""
@@ -49,25 +83,51 @@ class Random:
 
     def between(self, k: int, shape: tuple[int, int, int]) -> Array:
         """The mask (T, B, n) over the outputs of layer k: 0 or 1/(1 − dropout)."""
-        return self._drawn(Noise("dropout", "drop", self.dropout), k, shape)
+        return self._drawn(Noise("dropout", "drop", self.dropout), k, shape, 1)
+
+    def over(self, shape: tuple[int, ...]) -> Array:
+        """The mask over an array of a part: (T, B, …), (B, T, …) or (B, n)."""
+        time_first = len(shape) > 2 and not (self.rows and self.rows.batch_first)
+        return self._drawn(Noise("dropout", "drop", self.dropout), 0, shape, int(time_first))
 
     def of_cell(self, noise: Noise, k: int, d: int, shape: tuple[int, int, int]) -> Array:
         """What the cell of layer k in direction d draws under one name: (T, B, n), or (B, n)."""
         stream = crc32(noise.name.encode()) << 32 | 2 * k + d
-        return self._drawn(noise, stream, shape if noise.each_step else shape[1:])
+        if noise.each_step:
+            return self._drawn(noise, stream, shape, 1)
+        return self._drawn(noise, stream, shape[1:], 0)
 
     def over_weights(self, k: int, d: int, shape: tuple[int, int]) -> Array:
         """The mask over U of the same cell: 0 or 1/(1 − weight_drop)."""
         noise = Noise("U", "drop", self.weight_drop, each_step=False)
-        return self.of_cell(noise, k, d, (0, *shape))
+        return replace(self, rows=None).of_cell(noise, k, d, (0, *shape))
 
-    def _drawn(self, noise: Noise, stream: int, shape: tuple[int, ...]) -> Array:
-        start = self.t * prod(shape[1:]) if noise.each_step else 0
-        bits = host.counter_bits(self.seed, stream, prod(shape), start)
+    def _drawn(self, noise: Noise, stream: int, shape: tuple[int, ...], axis: int) -> Array:
+        """Numbers for an array whose sequences are on that axis."""
+        bits = self._bits(noise, stream, shape, axis)
         wide = dtype_name(self.placement.dtype) in ("float64", "complex128")
         values = _values(noise, bits).astype("float64" if wide else "float32").reshape(shape)
         xp = self.placement.backend.xp
         return xp.astype(self.placement.from_host(values), self.placement.dtype)
+
+    def _bits(self, noise: Noise, stream: int, shape: tuple[int, ...], axis: int) -> Array:
+        """The random bits of the numbers of such an array, one after the other."""
+        rows, t = self.rows, self.t if noise.each_step else 0
+        if rows is None:
+            return host.counter_bits(self.seed, stream, prod(shape), t * prod(shape[1:]))
+        if len(shape) <= axis or shape[axis] != rows.count:
+            raise ValueError(
+                f"{self.placement.kind}: x has shape {shape}; where this process has {rows.count} "
+                f"of the {rows.of} sequences of a batch, axis {axis} must be that of the "
+                "sequences, because they draw random numbers by their places in the whole batch"
+            )
+        each = prod(shape[axis + 1 :])
+        start = (t * (rows.of if axis else 1) + rows.first) * each
+        pieces = [
+            host.counter_bits(self.seed, stream, rows.count * each, start + n * rows.of * each)
+            for n in range(prod(shape[:axis]))
+        ]
+        return host.xp.concat([host.xp.zeros(0, "uint64"), *pieces])
 
 
 def _values(noise: Noise, bits: Array) -> Array:
@@ -113,7 +173,7 @@ def random_numbers(
         if needed:
             must = f"{needed} needs an integer, another one at every training step: give seed=step"
         raise ValueError(f"{kind}: seed is {seed!r:.80}; {must}")
-    return Random(int(seed), int(t), placement, **rates) if needed else None
+    return Random(int(seed), int(t), placement, rows=_rows.get(), **rates) if needed else None
 
 
 def seed_of_part(name: str, seed: int) -> int:

@@ -106,6 +106,12 @@ class Composite:
             sums[first] = _added(sums[first], one) if first in sums else one
         return _nested(sums)
 
+    def _unshared(self) -> list[str]:
+        """The names of the parts whose weights stand in no other place, in their order."""
+        places = ((path, first) for path, _, first in self._places() if path != first)
+        shared = {one[0] for pair in places for one in pair}
+        return [name for name in self.weights if name not in shared]
+
     def _places(self) -> Iterator[tuple[Path, Any, Path]]:
         """(path, weights, the first path of these weights) of all leaves of all parts."""
         # A mapping that a part makes anew at every call must live as long as its id is used.

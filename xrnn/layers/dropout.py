@@ -105,7 +105,7 @@ class Dropout(Weightless):
         random = random_numbers(placement, seed, t, needed, dropout=self.rate)
         if random is None:
             return x, PartTape(self, placement, shape, (None,))
-        mask = random.between(0, shape)
+        mask = random.over(shape)
         return x * mask, PartTape(self, placement, shape, (mask,))
 
     @host.ignore_underflow

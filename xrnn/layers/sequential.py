@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from numbers import Integral
@@ -249,9 +249,11 @@ class Sequential(Composite):
         dy: Array | None,
         dstates: Mapping[str, Any],
         omit_dxs: bool = False,
+        ready: Callable[[str, Any], object] = lambda name, gradients: None,
     ) -> tuple[Array | None, dict[str, Any], dict[str, Any]]:
         """As `backward`, and between both results the gradients of the states that recurrent
-        parts started from, by name; the last part says whether dy may be None."""
+        parts started from, by name; the last part says whether dy may be None.  `ready` is told
+        of the gradients of each part before those of the part below are computed."""
         found: dict[str, Any] = {}
         dfirst: dict[str, Any] = {}
         dx = dy
@@ -260,8 +262,8 @@ class Sequential(Composite):
             if omit_dxs and n == 0 and self._can_omit:
                 more["omit_dxs"] = True
             dx, *states, found[name] = self._parts[name].backward(one, dx, **more)
-            if states:
-                (dfirst[name],) = states
+            ready(name, found[name])
+            dfirst |= zip([name], states, strict=False)
             if dx is None and n:
                 raise ValueError(
                     f"{self.kind}: {name} gives no gradient of its input, and there are parts "

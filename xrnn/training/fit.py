@@ -14,6 +14,7 @@ from xrnn.cells.base import check_flags, check_positive
 from xrnn.cells.numbers import accept_number
 from xrnn.convert import encoding
 from xrnn.learn import optim
+from xrnn.learn.parallel import World
 from xrnn.training import checkpoint as checkpoints
 from xrnn.training.batches import Dataset
 from xrnn.training.history import History
@@ -52,6 +53,7 @@ def fit(
     resume: bool = False,
     callback: Callable[[History], object] | None = None,
     progress: bool | Words = True,
+    parallel: World | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -137,6 +139,10 @@ def fit(
         Whether to show how far training is, on standard error: a bar on a terminal (with tqdm
         installed), a line for each row of the history elsewhere.  A function makes of a row, and
         of its ``rate`` (targets in a second), the words that are shown.
+    parallel : World, optional
+        Train together with the other processes of `xrnn.learn.parallel.world`: all of them call
+        `fit` with the same data and options, and end with the same weights.  `batch_size` is that
+        of all together, each has its share of every batch.  Default: this process trains alone.
 
     Returns
     -------
@@ -171,6 +177,18 @@ def fit(
     since the last row are measured, and what was learnt is kept.  With a checkpoint the same is
     done when the process is asked to end (SIGTERM, SIGHUP), before the signal is passed on.
 
+    With `parallel`, batches, their order and random numbers (each sequence has those of its place
+    in the whole batch) are those of one process, and the gradients are the mean over all targets
+    that count; the result equals that of one process within rounding, and bit for bit that of
+    another run on as many ranks.  For that the loss must be a mean over the targets that count
+    by lengths and mask: one that leaves out others, or weighs classes, is averaged over the ranks
+    by the number of targets.  Metrics are averaged over the shares in the same way.  All ranks
+    begin with the weights and the optimizer of rank 0; it alone reads and writes the checkpoint,
+    shows progress, and calls `callback`, whose only effect on training may be on the learning rate
+    of the optimizer.  A signal to one rank ends all after the same step.  An exception in one rank
+    is printed with its number and ends all processes; the checkpoint of the last row remains, and
+    a run on any number of ranks goes on from it.
+
     Examples
     --------
     >>> import numpy as np, xrnn
@@ -185,50 +203,65 @@ def fit(
     >>> max(history["accuracy"]) > 0.9
     True
     """
-    check_flags("fit", keep_best=keep_best, carry_state=carry_state, resume=resume)
-    for name, value in (("schedule", schedule), ("callback", callback)):
-        if not (value is None or callable(value)):
-            raise TypeError(f"fit: {name} is {value!r:.80}; it must be a function")
-    if not callable(progress):
-        check_flags("fit", progress=progress)
-    if resume and checkpoint is None:
-        raise ValueError("fit: resume is True and checkpoint is not given; give its path")
-    encoding.check_json("metadata", metadata)
-    measures = Measures(loss, metrics)
-    if metrics and validation is None:
-        raise ValueError(
-            f"fit: metrics are {', '.join(metrics)[:80]} and validation is not given, on which "
-            "they are measured; give validation data, or a fraction such as 0.2"
-        )
-    options = Options(
-        **_numbers(epochs, steps, every, patience, batch_size, clip),
-        schedule=schedule,
-        keep_best=keep_best and (validation is not None or patience is not None),
-        checkpoint=checkpoint,
-        metadata=metadata,
-        callback=callback,
-    )
-    if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
+    if not (parallel is None or isinstance(parallel, World)):
         raise TypeError(
-            f"fit: optimizer is {optimizer!r:.80}; it must be one, such as xrnn.optim.Adam()"
+            f"fit: parallel is {parallel!r:.80}; it must be xrnn.learn.parallel.world(), or None"
         )
-    bound = Model(model, measures.labels, carry_state, recompute, truncate)
-    seed = rng if _is_seed(rng) else int(host.generator(rng).integers(2**62))
-    trained = _accept("data", data, bound)
-    trained, measured = _accept_validation(trained, validation, bound, seed)
-    _check_iterators(trained, measured, options)
-    optimizer = optim.Adam() if optimizer is None else optimizer
-    loop = Loop(bound, trained, measured, measures, optimizer, options, seed)
-    if resume and checkpoint is not None and os.path.exists(checkpoint):
+    world = World() if parallel is None else parallel
+    with world.guard():
+        check_flags("fit", keep_best=keep_best, carry_state=carry_state, resume=resume)
+        for name, value in (("schedule", schedule), ("callback", callback)):
+            if not (value is None or callable(value)):
+                raise TypeError(f"fit: {name} is {value!r:.80}; it must be a function")
+        if not callable(progress):
+            check_flags("fit", progress=progress)
+        if resume and checkpoint is None:
+            raise ValueError("fit: resume is True and checkpoint is not given; give its path")
+        encoding.check_json("metadata", metadata)
+        measures = Measures(loss, metrics)
+        if metrics and validation is None:
+            raise ValueError(
+                f"fit: metrics are {', '.join(metrics)[:80]} and validation is not given, on which "
+                "they are measured; give validation data, or a fraction such as 0.2"
+            )
+        options = Options(
+            **_numbers(epochs, steps, every, patience, batch_size, clip),
+            schedule=schedule,
+            keep_best=keep_best and (validation is not None or patience is not None),
+            checkpoint=checkpoint,
+            metadata=metadata,
+            callback=callback,
+            world=world,
+        )
+        if optimizer is not None and not isinstance(optimizer, optim.Optimizer):
+            raise TypeError(
+                f"fit: optimizer is {optimizer!r:.80}; it must be one, such as xrnn.optim.Adam()"
+            )
+        bound = Model(model, measures.labels, carry_state, recompute, truncate)
+        mine = rng if _is_seed(rng) else int(host.generator(rng).integers(2**62))
+        seed = world.from_root(lambda: mine)
+        trained = _accept("data", data, bound)
+        trained, measured = _accept_validation(trained, validation, bound, seed)
+        _check_iterators(trained, measured, options)
+        optimizer = optim.Adam() if optimizer is None else optimizer
+        loop = Loop(bound, trained, measured, measures, optimizer, options, seed)
         # A part of the sequences for validation was chosen with the seed.
         any_seed = rng is None and not isinstance(validation, float | int)
+        loop.begin((lambda: _load(loop, any_seed)) if resume else lambda: None)
+        unit, total, done = loop.extent()
+        with shown(progress if world.rank == 0 else False, unit, total, done) as show:
+            return loop.train(show)
+
+
+def _load(loop: Loop, any_seed: bool) -> None:
+    """Go on from the checkpoint, if there is one."""
+    path = loop.options.checkpoint
+    assert path is not None
+    if os.path.exists(path):
         identity = loop.identity() | ({"seed": None} if any_seed else {})
         # A schedule sets the learning rate before each update.
-        identity |= {"lr": None} if schedule is not None else {}
-        checkpoints.load(checkpoint, loop.training, identity)
-    unit, total, done = loop.extent()
-    with shown(progress, unit, total, done) as show:
-        return loop.train(show)
+        identity |= {"lr": None} if loop.options.schedule is not None else {}
+        checkpoints.load(path, loop.training, identity)
 
 
 def _numbers(

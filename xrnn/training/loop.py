@@ -7,7 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite, nan
 from typing import Any
@@ -15,14 +15,17 @@ from typing import Any
 from xrnn.convert.parts import known_config
 from xrnn.learn import optim
 from xrnn.learn.average import Average
+from xrnn.learn.parallel import World
 from xrnn.training import checkpoint as checkpoints
-from xrnn.training.batches import Batch, Dataset
+from xrnn.training.batches import Dataset
 from xrnn.training.checkpoint import Progress, Training
 from xrnn.training.history import History
 from xrnn.training.measures import Measures
 from xrnn.training.model import Model
+from xrnn.training.shares import Share, check_alike, check_equal, spread, whole_state
 from xrnn.training.show import Silent
 from xrnn.training.signals import TERMINATIONS, noted
+from xrnn.training.step import SharedStep, Step
 
 #: so many updates may be left out one after the other before training is given up
 MOST_SKIPPED = 10
@@ -49,6 +52,7 @@ class Options:
     checkpoint: str | os.PathLike[str] | None
     metadata: Any
     callback: Callable[[History], object] | None
+    world: World
 
 
 class Loop:
@@ -73,7 +77,7 @@ class Loop:
         seed: int,
     ) -> None:
         self.model, self.data, self.validation, self.measures = model, data, validation, measures
-        self.options = options
+        self.options, self.world = options, options.world
         self.training = Training(model.weights, optimizer, History(seed), Progress())
         #: what else must be the same when a run goes on
         self.unchanged = {
@@ -83,7 +87,10 @@ class Loop:
             "lr": optimizer.lr,
             "model": known_config(model.part),
         }
+        alone = options.world.size == 1
+        self.step = Step(model, measures) if alone else SharedStep(model, measures, options.world)
         self.show = Silent()
+        #: the signals that have come to this process
         self.seen: list[int] = []
         self.saving = False
         #: updates that were left out one after the other; targets since the start; the part of the
@@ -105,6 +112,23 @@ class Loop:
         """What must be the same when a run goes on."""
         return {"seed": self.history.seed, **self.unchanged}
 
+    def begin(self, load: Callable[[], object]) -> None:
+        """Have all ranks begin with what rank 0 has after it has loaded a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If the ranks have different data or options.
+        """
+        optimizer, options = self.training.optimizer, self.options
+        numbers = ("epochs", "steps", "every", "patience", "clip", "keep_best")
+        mine = self.identity() | {name: getattr(options, name) for name in numbers}
+        mine |= {"optimizer": optimizer.config(), "backend": self.model.placement.backend.name}
+        mine["checkpoint"] = options.checkpoint is not None
+        check_alike(self.world, mine)
+        self.world.from_root(load)
+        spread(self.world, self.training)
+
     def extent(self) -> tuple[str, int | None, int]:
         """What training is counted in, "epoch" or "step"; how many there are, and are done."""
         options, progress = self.options, self.progress
@@ -119,6 +143,7 @@ class Loop:
         if self.options.checkpoint is not None:
             handled += TERMINATIONS
         with noted(*handled) as self.seen:
+            self.step.heed(self.seen)
             try:
                 self._run()
             except KeyboardInterrupt:
@@ -129,7 +154,7 @@ class Loop:
             self.training.best.copy_to(self.training.weights)
         else:
             self.history.best = None
-        for number in self.seen:
+        for number in [*self.seen, *set(self.step.asked).difference(self.seen)]:
             if number != signal.SIGINT:
                 signal.raise_signal(number)  # as it would have come without this run
         self._tell_skipped()
@@ -145,12 +170,14 @@ class Loop:
                 f"fit: the gradients of all {step} batches are not finite; no update was made "
                 f"with them.  {ADVICE}"
             )
-        warnings.warn(
-            f"fit: {skipped} of {step} updates were left out, because a gradient was not finite.  "
-            f"{ADVICE}",
-            RuntimeWarning,
-            stacklevel=4,
+        self._warn(
+            f"{skipped} of {step} updates were left out, because a gradient was not finite", 5
         )
+
+    def _warn(self, words: str, level: int) -> None:
+        """Warn of numbers that are not finite, once for all ranks."""
+        if self.world.rank == 0:
+            warnings.warn(f"fit: {words}.  {ADVICE}", RuntimeWarning, stacklevel=level)
 
     def _run(self) -> None:
         progress, history = self.progress, self.history
@@ -161,7 +188,7 @@ class Loop:
                 self.part = 1.0
                 if self.options.every is None:
                     self._report()
-            if self.seen:
+            if self.step.asked:
                 ending = self._ending()
                 break
         if ending is None:
@@ -184,14 +211,14 @@ class Loop:
     def _epoch(self) -> bool:
         """One pass over the data, from the batch where it was interrupted; whether it is whole."""
         progress, every = self.progress, self.options.every
-        for batch, of in self._batches(self.data, progress.epoch, progress.batch):
-            self._advance(batch)
+        for share, of in self._batches(self.data, progress.epoch, progress.batch):
+            self._advance(share)
             self.part = progress.batch / of if of else 0.0
-            if every is not None and progress.step % every == 0 and not self.seen:
+            if every is not None and progress.step % every == 0 and not self.step.asked:
                 self._report()
             else:
                 self.show.batch(self._row(), self.part)
-            if self.seen or self._ending() is not None:
+            if self.step.asked or self._ending() is not None:
                 return False
         if not progress.batch:
             raise ValueError(
@@ -200,10 +227,10 @@ class Loop:
             )
         return True
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, share: Share) -> None:
         """Train on a batch."""
         progress, training = self.progress, self.training
-        updated = self._update(batch)
+        updated = self._update(share)
         self.skipped = 0 if updated else self.skipped + 1
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
@@ -216,25 +243,23 @@ class Loop:
             training.history.skipped += 1
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         progress.batches += 1
-        self.targets += batch.counted
+        self.targets += share.counted
         self._clock()
 
-    def _update(self, batch: Batch) -> bool:
+    def _update(self, share: Share) -> bool:
         """Update the weights once, or once for each window of a batch; False after gradients that
         are not finite, from which on the batch is left out."""
         training, options, step = self.training, self.options, self.progress.step
         seed = (self.history.seed * 1_000_003 + step) % 2**63
-        for piece in self.model.pieces(batch, seed, training.state):
-            value, dy = self.measures.of_loss(self.model, piece.y, piece.batch)
-            dweights = piece.backward(dy)[-1]
-            clipped, norm = optim.clip_by_global_norm(dweights, options.clip)
+        for found in self.step(share, seed, training.state):
+            clipped, norm = optim.clip_by_global_norm(found.gradients, options.clip)
             if options.schedule is not None:
                 training.optimizer.lr = options.schedule(step)
-            self._count(float(value), piece.batch.counted)
+            self._count(float(found.loss), found.counted)
             if not isfinite(float(norm)):
                 return False
             training.optimizer.update(training.weights, clipped)
-            training.state = piece.state
+            training.state = found.state
         return True
 
     def _count(self, value: float, counted: int) -> None:
@@ -283,52 +308,65 @@ class Loop:
                 training.best = Average(0.0)
                 training.best.update(training.weights)
         self.show.row(row | {"rate": found["rate"]}, self.part)
+        check_equal(self.world, training.weights, progress.step)
         if save:
             self._save()
         if self.options.callback is not None:
-            self.options.callback(history)
+            training.optimizer.lr = self.world.from_root(self._call_back)
         if self.validation is not None and not isfinite(decides):
-            warnings.warn(
-                f"fit: the validation loss of row {len(history)} is {decides}; this row cannot be "
-                f"the best one.  {ADVICE}",
-                RuntimeWarning,
-                stacklevel=2,
+            self._warn(
+                f"the validation loss of row {len(history)} is {decides}; this row cannot be the "
+                "best one",
+                3,
             )
+
+    def _call_back(self) -> float:
+        """Call the function of the user; the learning rate, which it may change."""
+        assert self.options.callback is not None
+        self.options.callback(self.history)
+        return self.training.optimizer.lr
 
     def _save(self) -> None:
         path = self.options.checkpoint
         if path is not None:
             self.saving = True
-            checkpoints.save(path, self.training, self.identity(), self.options.metadata)
+            whole = replace(self.training, state=whole_state(self.world, self.training.state))
+            given = (path, whole, self.identity(), self.options.metadata)
+            self.world.from_root(lambda: checkpoints.save(*given))
             self.saving = False
 
     def _measured(self) -> dict[str, float]:
         """The loss and the metrics over the validation data."""
         totals: dict[str, float] = {}
         count, state = 0, None
-        for batch, _ in self._batches(self.validation, None):
+        for share, _ in self._batches(self.validation, None):
+            if (batch := share.batch) is None:
+                continue
             y, state = self.model(batch, state)
             if not self.model.carry_state:
                 state = None
             for name, value in self.measures.of_validation(self.model, y, batch).items():
                 totals[name] = totals.get(name, 0.0) + value * batch.counted
             count += batch.counted
+        ranks = self.world.gather((totals, count))
+        count = sum(n for _, n in ranks)
         if not count:
             raise ValueError("fit: validation holds no batch")
-        return {name: value / count for name, value in totals.items()}
+        names = dict.fromkeys(name for one, _ in ranks for name in one)
+        return {name: sum(one.get(name, 0.0) for one, _ in ranks) / count for name in names}
 
     def _batches(
         self, data: Any, epoch: int | None, done: int = 0
-    ) -> Iterator[tuple[Batch, int | None]]:
-        """(batch, how many there are) but for those that are done; in random order for an epoch of
-        training."""
+    ) -> Iterator[tuple[Share, int | None]]:
+        """(share of a batch, how many batches there are) but for those that are done; in random
+        order for an epoch of training."""
         if not isinstance(data, Dataset):
             for given in islice(data, done, None):
-                yield self.model.accept_batch(given), None
+                yield self.model.accept_share(given, self.world), None
             return
         if epoch is None:
             order = data.in_order(self.options.batch_size)
         else:
             order = data.order(self.options.batch_size, [self.history.seed, epoch])
         for places in order[done:]:
-            yield self.model.batch(data, places), len(order)
+            yield self.model.share(data, places, self.world), len(order)

@@ -11,13 +11,19 @@ from xrnn.backends import backend_of
 from xrnn.engine.checkpoint import accept_checkpoint
 from xrnn.engine.checks import accept_lengths
 from xrnn.engine.parameters import Parameters
+from xrnn.engine.random import Rows
 from xrnn.layers.layer import Layer
 from xrnn.layers.part import Part
 from xrnn.layers.sequential import Sequential, takes
+from xrnn.learn.parallel import World
 from xrnn.learn.trees import leaves
 from xrnn.learn.truncated import accept_numbers, check_directions, check_model, truncated
 from xrnn.training.batches import Batch, Dataset, Targets, mask_of, moved, pair_of
+from xrnn.training.shares import Share, rows_of, share_of
 from xrnn.typing import Array
+
+#: is told the name of a part and its gradients, before those of the part below are computed
+Ready = Callable[[str, Any], object]
 
 #: what `forward` calls the lengths of its inputs
 LENGTHS = ("lengths", "target_lengths")
@@ -28,13 +34,14 @@ class Piece(NamedTuple):
 
     - batch: the batch, of these steps alone
     - y: the outputs
-    - backward: makes of dy what `backward` of the model returns
+    - backward: makes of dy the gradients of the weights; ``backward(dy, ready)`` tells those of
+      each part of a `Sequential` to `ready` before those of the part below are computed
     - state: that at the end, if it is carried
     """
 
     batch: Batch
     y: Array
-    backward: Callable[[Array], tuple[Any, ...]]
+    backward: Callable[..., Any]
     state: Any
 
 
@@ -79,7 +86,7 @@ class Model:
         self.batch_first = bool(getattr(part, "batch_first", False))
         #: whether it reads sources and targets
         self.pair = "target_lengths" in self.takes
-        #: what targets are; None until the first batch
+        #: what targets are; None until it is found out
         self.targets: Targets | None = "labels" if labels else None
         self.carry_state = carry_state
         if carry_state and not isinstance(part, Layer | Sequential):
@@ -105,13 +112,6 @@ class Model:
     def weights(self) -> Any:
         """The tree of its weights."""
         return self.part.weights
-
-    def batch(self, data: Dataset, places: Array) -> Batch:
-        """The batch of these sequences of a data set."""
-        if self.targets is None:
-            one = data.batch(places[:1], self.placement, self.batch_first, "whole")
-            self.targets = "steps" if self(one)[0].ndim > 2 else "whole"
-        return data.batch(places, self.placement, self.batch_first, self.targets)
 
     def accept_batch(self, given: Any) -> Batch:
         """The batch that an iterable of a user gave."""
@@ -183,7 +183,7 @@ class Model:
         known |= {"seed": seed} if "seed" in self.takes else {}
         if self.truncate is None:
             y, *last, tape = self.part.forward(*batch.inputs, **known)
-            backward = partial(self.part.backward, tape, **self.omit)
+            backward = partial(self._backward, tape)
             ended = (last[0] if last else tape.state) if self.carry_state else None
             yield Piece(batch, y, backward, ended)
             return
@@ -196,9 +196,24 @@ class Model:
         for window in truncated(self.part, x, *self.truncate, **known):
             some = batch.between(window.steps, int(self.batch_first))
             if some.counted:
-                backward = partial(window.backward, **self.omit)
+                backward = partial(self._backward_of, window)
                 ended = window.state if self.carry_state else None
                 yield Piece(some, window.ys, backward, ended)
+
+    def updates(self, batch: Batch) -> int:
+        """The number of updates that are made of a batch, at most."""
+        T = batch.inputs[-1].shape[1 if self.batch_first else 0]
+        return 1 if self.truncate is None else -(-T // self.truncate[0])
+
+    def _backward(self, tape: Any, dy: Array, ready: Ready | None = None) -> Any:
+        """The gradients of the weights."""
+        if ready is not None and isinstance(self.part, Sequential):
+            return self.part._gradients(tape, dy, {}, True, ready)[-1]
+        return self.part.backward(tape, dy, **self.omit)[-1]
+
+    def _backward_of(self, window: Any, dy: Array, ready: Ready | None = None) -> Any:
+        """The same of a window, which tells no parts."""
+        return window.backward(dy, **self.omit)[-1]
 
     def _accept_truncate(self, given: Any, labels: bool) -> tuple[int, int]:
         """k1 and k2, after a check that the model is one for them."""
@@ -215,6 +230,37 @@ class Model:
             )
         check_model("fit: truncate is given", self.part, "model")
         return accept_numbers("fit: truncate", *pair)
+
+    def share(self, data: Dataset, places: Array, world: World) -> Share:
+        """What this rank has of the batch of these sequences of a data set."""
+        how = self.placement, self.batch_first
+        rows = rows_of(world, len(places), self.batch_first)
+        targets = self.targets or self._find_targets(data.batch(places[:1], *how, "whole"))
+        if self.truncate is not None:  # all ranks have the same windows, those of the longest
+            return share_of(data.batch(places, *how, targets), rows, targets == "steps")
+        counted = int(data.lengths[-1][places].sum()) if targets == "steps" else len(places)
+        mine = places[rows.first : rows.first + rows.count]
+        return Share(data.batch(mine, *how, targets) if rows.count else None, counted, rows)
+
+    def accept_share(self, given: Any, world: World) -> Share:
+        """What this rank has of the batch that an iterable of a user gave."""
+        batch = self.accept_batch(given)
+        if world.size == 1:
+            return Share(batch, batch.counted, Rows(0, 0, 0))
+        if odd := [x for x in batch.inputs if x.ndim < 2]:
+            raise ValueError(
+                f"data gave a batch whose input has shape {tuple(odd[0].shape)}; for several ranks "
+                f"it must be {'(B, T, …)' if self.batch_first else '(T, B, …)'}, to be shared out"
+            )
+        B = batch.inputs[-1].shape[0 if self.batch_first else 1]
+        one = Rows(0, 1, B, self.batch_first)
+        targets = self.targets or self._find_targets(share_of(batch, one, False).batch)
+        return share_of(batch, rows_of(world, B, self.batch_first), targets == "steps")
+
+    def _find_targets(self, one: Batch) -> Targets:
+        """Find out what targets are, with a batch of one sequence."""
+        self.targets = "steps" if self(one)[0].ndim > 2 else "whole"
+        return self.targets
 
     def _known(self, batch: Batch, state: Any) -> dict[str, Any]:
         """The keywords of the call: lengths, and a state to start from."""
