@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 #: the pages that show results, and the names of the texts that each has between markers
 PAGES = {
     RESULTS.parent.parent / "README.md": ("summary",),
-    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory", "side by side"),
+    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory", "side by side", "scaling"),
 }
 
 #: the rows of the first page: what is done, a size of the grid, a mode
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="put them into the pages, between <!-- name --> and <!-- /name -->",
     )
     options = parser.parse_args(argv)
-    files = sorted(RESULTS.glob("*.jsonl"))
+    files = sorted(RESULTS.glob("c*-*.jsonl"))  # of the CPU, and of CUDA
     if not files:
         print(f"no results in {RESULTS}: run benchmarks/run.py first", file=sys.stderr)
         return 2
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "side by side": "\n\n".join(
             side_by_side(file) for file in sorted(RESULTS.glob("side-by-side-*.json"))
         ),
+        "scaling": "\n\n".join(scaling(file) for file in sorted(RESULTS.glob("scaling-*.jsonl"))),
     }
     if not options.write:
         print("\n\n".join(texts.values()))
@@ -139,6 +140,42 @@ def side_by_side(file: Path) -> str:
         f"{found['device']}, {threads}, commit {found['commit']}, {found['date']}; other processes "
         f"took {found['others']} cores meanwhile.\n\n{table(head, rows)}"
     )
+
+
+def scaling(file: Path) -> str:
+    """What `scaling.py` predicts: one row a change, one column a network."""
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    limits = [line for line in lines if line["kind"] == "limit"]
+    networks = list(dict.fromkeys(line["network"] for line in limits))
+    rows: dict[str, list[str]] = {}
+    for line in limits:
+        found = f"{line['half']:,} / {line['fastest']:,} / {line['times']:.0f}"
+        rows.setdefault(line["change"], []).append(found)
+    known = [line for line in lines if line["kind"] == "network"]
+    words = "; ".join(
+        f"{one['name']} {1e6 * one['latency']:.1f} µs, {one['bandwidth'] / 1e9:.1f} GB/s"
+        for one in known
+    )
+    points = "; ".join(agreement(line, lines) for line in lines if line["kind"] == "measured")
+    return (
+        f"{lines[0]['device']}, one thread for each rank, commit {lines[0]['commit']}, "
+        f"{lines[0]['date']}; other processes took {lines[0]['others']:.2f} cores meanwhile. "
+        f"Latency and bandwidth: {words}. Measured / predicted milliseconds of a step: "
+        f"{points or 'not measured'}.\n\n"
+        f"{table(['', *networks], [[change, *found] for change, found in rows.items()])}"
+    )
+
+
+def agreement(measured: Record, lines: list[Record]) -> str:
+    """Milliseconds of a step beside those that were predicted for this machine."""
+    ranks = measured["ranks"]
+    found = next(
+        line
+        for line in lines
+        if (line["kind"], line.get("overlap"), line.get("ranks")) == ("predicted", True, ranks)
+    )
+    pairs = (f"{measured[key]:.0f} / {found[key]:.0f}" for key in ("ms", "ms_growing"))
+    return f"{ranks} rank{'s' if ranks > 1 else ''}: {' and '.join(pairs)}"
 
 
 def read(file: Path) -> list[Record]:
