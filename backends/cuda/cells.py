@@ -14,7 +14,7 @@ from xrnn.typing import Array
 
 
 class OneProduct(Fused):
-    """A cell that multiplies U by h_prev and nothing else: LSTM, GRU, Elman.
+    """A cell that multiplies U by h_prev and nothing else: LSTM, GRU, Elman, JANET.
 
     The gradients of the product stand in the columns from `recurrent` on, in the order of
     the rows of U.
@@ -130,6 +130,24 @@ class FusedElmanReLU(FusedElman):
     variant = ", 1"
 
 
+class FusedJANET(OneProduct):
+    source, width = "janet.cu", 2
+
+    def activate(self, plan: Plan, at: Step, product: int, save: Any) -> Launch:
+        return self.gate_kernel(
+            plan,
+            "forward",
+            *(at.gates, plan.weights["b"], product, at.state, at.h, plan.lengths, at.t, save),
+        )
+
+    def activate_backward(self, plan: Plan, at: Step, da: int) -> Launch:
+        return self.gate_kernel(
+            plan,
+            "backward",
+            *(at.gates, at.h_prev, at.dy, at.dh, da, plan.lengths, at.t),
+        )
+
+
 class FusedGRU(OneProduct):
     """Columns n, r, z, m: W x has the first three, U h_prev the last three."""
 
@@ -157,23 +175,27 @@ class FusedGRU(OneProduct):
         return super().weight_gradients(plan) | {"v": dv}
 
 
-class FusedGRUBefore(Fused):
-    """Two products a step: of h_prev for r and z, of q = r ⊙ h_prev for n; q is kept."""
+class TwoProducts(Fused):
+    """A cell whose last gate n multiplies U_n not by h_prev but by q, which is h_prev times another
+    gate: GRU with the reset gate before, MGU.  q is kept."""
 
-    source, width = "gru_before.cu", 3
+    @property
+    def first(self) -> int:
+        """The number of gates whose rows of U are multiplied by h_prev."""
+        return len(self.cell.gates) - 1
 
     def step(self, plan: Plan, at: Step, save: Any) -> list[Call]:
-        H, B, U_n = plan.H, plan.B, at.U + 2 * plan.H * plan.H * plan.bytes
-        shape, bias, lengths = (B, 2 * H, H), plan.weights["b"], plan.lengths
-        of_rz = at.space.scratch("of_rz", B, 2 * H, acc=True)
+        H, B, rows = plan.H, plan.B, self.first * plan.H
+        bias, lengths, U_n = plan.weights["b"], plan.lengths, at.U + rows * H * plan.bytes
+        of_h = at.space.scratch("of_h", B, rows, acc=True)
         operand, of_n = at.space.scratch("q", B, H), at.space.scratch("of_n", B, H, acc=True)
         return [
-            plan.product(shape, (at.state, H), (at.U, H), (of_rz, 2 * H), tb=True, acc=True),
+            plan.product((B, rows, H), (at.state, H), (at.U, H), (of_h, rows), tb=True, acc=True),
             self.gate_kernel(
                 plan,
                 "forward_gates",
-                *(at.gates, bias, of_rz, at.state, self._q(plan, at, bool(save)), operand),
-                *(lengths, at.t, save),
+                *(at.gates, bias, of_h, at.state, self._q(plan, at, bool(save)), operand),
+                *(lengths, at.t),
             ),
             plan.product((B, H, H), (operand, H), (U_n, H), (of_n, H), tb=True, acc=True),
             self.gate_kernel(
@@ -184,28 +206,29 @@ class FusedGRUBefore(Fused):
         ]
 
     def step_backward(self, plan: Plan, at: Step) -> list[Call]:
-        H, B, U_n = plan.H, plan.B, at.U + 2 * plan.H * plan.H * plan.bytes
-        da, dq = at.space.scratch("da", B, 3 * H), at.space.scratch("dq", B, H, acc=True)
-        da_n, end = da + 2 * H * plan.bytes, (da, plan.lengths, at.t)
+        H, B, rows, ld = plan.H, plan.B, self.first * plan.H, self.width * plan.H
+        da, dq = at.space.scratch("da", B, ld), at.space.scratch("dq", B, H, acc=True)
+        da_n, U_n = da + rows * plan.bytes, at.U + rows * H * plan.bytes
+        end = (da, plan.lengths, at.t)
         return [
             self.gate_kernel(
                 plan,
                 "backward",
                 *(at.gates, at.h_prev, at.dy, at.dh, *end),
             ),
-            plan.product((B, H, H), (da_n, 3 * H), (U_n, H), (dq, H), acc=True),
+            plan.product((B, H, H), (da_n, ld), (U_n, H), (dq, H), acc=True),
             self.gate_kernel(
                 plan,
                 "backward_reset",
                 *(at.gates, at.h_prev, dq, at.dh, *end),
             ),
-            plan.product((B, H, 2 * H), (da, 3 * H), (at.U, H), (at.dh, H), beta=1.0, acc=True),
+            plan.product((B, H, rows), (da, ld), (at.U, H), (at.dh, H), beta=1.0, acc=True),
         ]
 
     def weight_gradients(self, plan: Plan) -> dict[str, Array]:
         q = plan.at(plan.run.more["q"])
-        rz, n = self.recurrent_gradient(plan, 0, 2), self.recurrent_gradient(plan, 2, 1, q)
-        return {"U": plan.xp.concat([rz, n])}
+        of_h = self.recurrent_gradient(plan, 0, self.first)
+        return {"U": plan.xp.concat([of_h, self.recurrent_gradient(plan, self.first, 1, q)])}
 
     def _q(self, plan: Plan, at: Step, keep: bool) -> Address:
         """The address of q of a step, which weights' gradients need; 0 if it is not kept."""
@@ -213,3 +236,11 @@ class FusedGRUBefore(Fused):
             return 0
         plan.run.more["q"] = plan.empty(plan.T, plan.B, plan.H)
         return at.row(plan.at(plan.run.more["q"]), plan.B * plan.H * plan.bytes)
+
+
+class FusedGRUBefore(TwoProducts):
+    source, width = "gru_before.cu", 3
+
+
+class FusedMGU(TwoProducts):
+    source, width = "mgu.cu", 2

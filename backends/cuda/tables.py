@@ -16,7 +16,9 @@ from xrnn.backends.cuda.cells import (
     FusedElmanReLU,
     FusedGRU,
     FusedGRUBefore,
+    FusedJANET,
     FusedLSTM,
+    FusedMGU,
     FusedPeephole,
 )
 from xrnn.backends.cuda.cluster import OPT_IN
@@ -50,6 +52,8 @@ FUSED: Mapping[Cell[Any], type[Fused]] = {
     cells.GRU: FusedGRU,
     cells.GRUBefore: FusedGRUBefore,
     cells.PeepholeLSTM: FusedPeephole,
+    cells.JANET: FusedJANET,
+    cells.MGU: FusedMGU,
     cells.InputGatedLSTM: FusedInputGated,
     cells.MinGRU: FusedMinGRU,
 }

@@ -9,7 +9,7 @@
 // Rows are contiguous; no two pointers overlap but where said.
 #include "steps.cuh"
 
-// gates    [B, 3H]  in: W x, without bias, in r, z; out: z, and r if `save`; neither read nor
+// gates    [B, 3H]  in: W x, without bias, in r, z; out: z, and r if q is kept; neither read nor
 //                   written past a sequence's end
 // bias     [3H]
 // product  [B, 2H]  U_r h_prev, U_z h_prev
@@ -19,8 +19,7 @@
 // lengths  [B] or null
 template <class T, int V>
 STEP_KERNEL gru_before_forward_gates(int B, int H, T* gates, const T* bias, const Acc<T>* product,
-                                     const T* state, T* q, T* operand, const int* lengths, int t,
-                                     int save) {
+                                     const T* state, T* q, T* operand, const int* lengths, int t) {
   typedef Acc<T> A;
   const int id = blockIdx.x * blockDim.x + threadIdx.x, per_row = H / V;
   if (id >= B * per_row) return;
@@ -47,10 +46,12 @@ STEP_KERNEL gru_before_forward_gates(int B, int H, T* gates, const T* bias, cons
     a[0][j] = sigmoid(a[0][j]);  // (2)
     reset[j] *= a[0][j];
   }
-  if (q) store<T, V>(q + row, reset);
   store<T, V>(operand + row, reset);
   store<T, V>(gates + gate_row + H, a[1]);
-  if (save) store<T, V>(gates + gate_row, a[0]);
+  if (q) {
+    store<T, V>(q + row, reset);
+    store<T, V>(gates + gate_row, a[0]);
+  }
 }
 
 // gates    [B, 3H]  in: z from ..._forward_gates, and W x, without bias, in n; out, if `save`:

@@ -8,8 +8,8 @@
 // Rows are contiguous; no two pointers overlap but where said.
 #include "options.cuh"
 
-// gates    [B, 3H]  in: W x, without bias, in r, z; out: a_z, and a_r if `save`; neither read nor
-//                   written past a sequence's end
+// gates    [B, 3H]  in: W x, without bias, in r, z; out: a_z, and a_r if q is kept; neither read
+//                   nor written past a sequence's end
 // bias     [3H]
 // product  [B, 2H]  U_r h_prev, U_z h_prev
 // state    [B, H]   h_prev
@@ -19,7 +19,7 @@
 template <class T, int V>
 STEP_KERNEL gru_before_options_forward_gates(int B, int H, T* gates, const T* bias,
                                              const Acc<T>* product, const T* state, T* q,
-                                             T* operand, const int* lengths, int t, int save,
+                                             T* operand, const int* lengths, int t,
                                              OPTIONS(Acc<T>)) {
   typedef Acc<T> A;
   const Options<A> options = OPTIONS_OF(A);
@@ -43,7 +43,7 @@ STEP_KERNEL gru_before_options_forward_gates(int B, int H, T* gates, const T* bi
     EACH a[k][j] += shift[j] + u[j];
   }
   store<T, V>(gates + gate_row + H, a[1]);
-  if (save) store<T, V>(gates + gate_row, a[0]);
+  if (q) store<T, V>(gates + gate_row, a[0]);
   gate(options.gate, options.clip, a[0], reset);  // (1)
   load<T, V>(old_h, state + row);
   EACH reset[j] *= old_h[j];
