@@ -34,7 +34,11 @@ def draw(backend: str, columns: Mapping[str, Sequence[Record]], path: Path) -> N
                 panel.bar(places, [r - 1 for r in heights], bottom=1, width=0.25, label=cell)
             panel.axhline(1, color="black", lw=0.8)
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            locator = ticker.LogLocator(subs=(1, 2, 5))
+            panel.yaxis.set_major_locator(locator)
+            low, high = panel.get_ylim()
+            # Down to the next tick, so that the lowest bar ends between two.
+            panel.set_ylim(max(t for t in locator.tick_values(low, high) if t <= low), high)
             panel.yaxis.set_major_formatter("{x:g}")
             panel.yaxis.set_minor_locator(ticker.NullLocator())
             panel.set_title(f"{mode}, {setting}", fontsize=10)

@@ -1,10 +1,10 @@
 """How training costs grow: ``python benchmarks/scale.py``.
 
 Time of one training step (forward, backward to inputs, state and weights) of an LSTM against
-T, B and H, with PyTorch's beside it, on one thread, and the slopes of the curves; and the
-memory that a training step takes at its peak, in bytes a step and unit of B·H, each library
-in a process of its own.  Numbers go to ``results/scale-<machine>.json``, curves to the PNG
-beside it.
+T, B and H, with PyTorch's beside it, on one thread, and the power of T, B or H that it grows as in
+the last half of each curve; and the memory that a training step takes at its peak, in bytes a step
+and unit of B·H, each library in a process of its own.  Numbers go to
+``results/scale-<machine>.json``, curves to the PNG beside it.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def peak(who: str, sizes: tuple[int, ...]) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def slope(points: Sequence[dict[str, Any]], axis: int, who: str) -> float:
-    """Of the last half of a curve, both axes logarithmic."""
+def power(points: Sequence[dict[str, Any]], axis: int, who: str) -> float:
+    """That of its axis which the last half of a curve grows as."""
     import numpy as np
 
     half = points[len(points) // 2 :]
@@ -128,7 +128,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], device: str, path: Any) -> Non
     for panel, (axis, points), title in zip(panels, curves.items(), titles, strict=True):
         k = {"T": 0, "B": 1, "H": 3}[axis]
         for who, color in (("xrnn", "C0"), ("torch", "C1")):
-            label = f"{who}, slope {slope(points, k, who):.2f}"
+            label = f"{who}, grows as {axis}^{power(points, k, who):.2f}"
             x, y = [p["sizes"][k] for p in points], [p[who] for p in points]
             panel.plot(x, y, "o-", color=color, ms=3, label=label)
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms", title=title)

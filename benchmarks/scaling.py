@@ -12,7 +12,6 @@ this machine's own connection and for others that are assumed, below.  Numbers g
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from itertools import pairwise, repeat
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import network
@@ -126,41 +125,42 @@ def least(call: Callable[[], Sequence[float]]) -> list[float]:
 
 
 def measure(b: int) -> Compute:
-    """What a rank computes with b sequences, part by part and as a whole step of `fit`."""
+    """What a rank computes with b sequences, part by part and as a whole step of `fit`; in seconds
+    of its processor, which are those of the clock where nothing else runs."""
     import xrnn
 
     whole, (xs, target) = model(), data(b)
     *layers, last = (whole.parts[name] for name in whole.weights)
 
     def parts() -> list[float]:
-        clock = [perf_counter()]
+        clock = [process_time()]
         hs, tapes = xs, []
         for layer in layers:
             hs, _, tape = layer.forward(hs)
             tapes.append(tape)
         ys, of_last = last.forward(hs)
         _, dys = xrnn.losses.squared_error(ys, target)
-        clock.append(perf_counter())
+        clock.append(process_time())
         dhs, _ = last.backward(of_last, dys)
-        clock.append(perf_counter())
+        clock.append(process_time())
         for k in reversed(range(LAYERS)):
             dhs = layers[k].backward(tapes[k], dhs, omit_dxs=k == 0)[0]
-            clock.append(perf_counter())
+            clock.append(process_time())
         return [after - before for before, after in pairwise(clock)]
 
     forward, *backward = least(parts)
-    (step,) = least(lambda: [min(steps(TIMES, b))])
+    step = min(steps(TIMES, b, process_time))
     return Compute(forward, tuple(backward), max(0.0, step - forward - sum(backward)))
 
 
-def steps(n: int, b: int, **options: Any) -> list[float]:
+def steps(n: int, b: int, clock: Callable[[], float] = perf_counter, **options: Any) -> list[float]:
     """Seconds of n steps of `fit` on batches of b sequences, after a first one."""
     import xrnn
 
     starts: list[float] = []
 
     def schedule(step: int) -> float:
-        starts.append(perf_counter())
+        starts.append(clock())
         return 1e-4
 
     xrnn.fit(
@@ -183,10 +183,10 @@ def adding() -> float:
     b = a.copy()
 
     def add() -> list[float]:
-        start = perf_counter()
+        start = process_time()
         for _ in range(100):
             np.add(a, b, out=a)
-        return [perf_counter() - start]
+        return [process_time() - start]
 
     return float(100 * a.nbytes / least(add)[0])
 
@@ -213,7 +213,9 @@ def be_a_rank(n: int) -> None:
     """Train for n steps together with the other ranks; rank 0 prints the least time of a step."""
     from mpi4py import MPI
 
-    world = importlib.import_module("xrnn.learn.parallel").world()
+    import xrnn
+
+    world = xrnn.learn.parallel.world()
     found: Record = {"ranks": world.size}
     for key, b, count in (("ms", B, n), ("ms_growing", SHARE * world.size, 10 * n)):
         found[key] = 1e3 * min(steps(count, b, parallel=world))

@@ -119,6 +119,9 @@ def test_sample(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(outs[0]) == 3 + 60 + 1
     assert xrnn("sample", run, "--temperature", 0, "--length", 0, "--prime", "tick") == 0
     assert capsys.readouterr().out == "tick\n"
+    with pytest.raises(SystemExit):
+        xrnn("sample", "--help")
+    assert "after TEXT; 0: TEXT alone" in " ".join(capsys.readouterr().out.split())
 
 
 class TestRefusals:

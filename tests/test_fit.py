@@ -373,3 +373,13 @@ def test_what_is_refused() -> None:
             xrnn.fit(*good, **(QUIET | how))
     with pytest.raises(ValueError, match="y has an entry of shape"):
         xrnn.fit(regressor(), (running()[0], y.repeat(4)), losses.squared_error, **QUIET)
+
+
+def test_an_empty_list_is_a_sequence_without_steps() -> None:
+    """Of tokens and of targets as of the other lists, also where it is the first one."""
+    x, y = [[], [1, 2, 2], [], [3]], [[], [0, 1, 1], [], [1]]
+    model = xrnn.Sequential(xrnn.Embedding(4, 3, rng=0), xrnn.GRU(3, 2, rng=1))
+    xrnn.fit(model, (x, y), losses.softmax_cross_entropy, epochs=1, **QUIET)
+    found = xrnn.predict(model, x)
+    assert [one.shape for one in found] == [(0, 2), (3, 2), (0, 2), (1, 2)]
+    np.testing.assert_allclose(found[1], xrnn.predict(model, x[1:2])[0], atol=1e-6)

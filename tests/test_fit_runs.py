@@ -278,6 +278,31 @@ class TestResuming:
         assert same(weights(again), weights(whole))
         assert history["step"] == [4, 8, 9, 12, 16]
 
+    def test_what_need_not_be_that_of_before(self, tmp_path: Path) -> None:
+        """The loss, the limit of gradients and options of the optimizer hold from there on."""
+        again, calls = model(), []
+
+        def other(y: Any, targets: Any) -> Any:
+            calls.append(len(y))
+            return losses.huber(y, targets)
+
+        begun, how = model(), {"checkpoint": tmp_path / "run", "rng": 0, **QUIET}
+        xrnn.fit(begun, Pieces(4), LOSS, steps=4, optimizer=xrnn.optim.SGD(1.0), **how)
+        how |= {"steps": 7, "resume": True}
+        xrnn.fit(again, Pieces(4), other, optimizer=xrnn.optim.SGD(1.0), clip=1e-5, **how)
+        assert calls
+        moved = [abs(a - b).max() for a, b in zip(weights(again), weights(begun), strict=True)]
+        assert 0 < max(moved) < 3 * 1e-5 * 1.01
+        found: list[Any] = []
+        for beta1 in (0.9, 0.5):
+            one, how["checkpoint"] = model(), tmp_path / f"{len(found)}"
+            xrnn.fit(model(), Pieces(4), LOSS, **how | {"steps": 4})
+            adam = xrnn.optim.Adam(beta1=beta1)
+            xrnn.fit(one, Pieces(4), LOSS, optimizer=adam, **how)
+            assert adam.config()["beta1"] == beta1
+            found.append(weights(one))
+        assert not same(*found)
+
     def test_a_seed_that_is_not_given(self, tmp_path: Path) -> None:
         """That of the checkpoint, unless validation data were chosen with it."""
         path, whole, again = tmp_path / "run", model(0.5), model(0.5)

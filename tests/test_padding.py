@@ -9,6 +9,7 @@ import pytest
 
 import xrnn
 from xrnn.backends import backend_of, get
+from xrnn.typing import dtype_name
 
 LENGTHS = [4, 0, 7, 2]
 
@@ -52,10 +53,23 @@ def test_lists_of_numbers_and_mixed_dtypes() -> None:
     tokens, lengths = xrnn.pad([[5, 2, 9], [], [7]], batch_first=True)
     assert tokens.tolist() == [[5, 2, 9], [0, 0, 0], [7, 0, 0]]
     assert lengths.tolist() == [3, 0, 1]
+    assert tokens.dtype == np.int64
     assert xrnn.pad([np.ones(2, "float32"), np.ones(1)])[0].dtype == np.float64
     empty, lengths = xrnn.pad([np.ones((0, 3))] * 2)
     assert empty.shape == (0, 2, 3)
     assert not lengths.any()
+
+
+@pytest.mark.parametrize("device", ["cpu", "array_api_strict"])
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_an_empty_list_is_no_steps_of_the_others(device: str, dtype: str) -> None:
+    one = get(device).from_host(np.ones((2, 3), dtype))
+    for given in ([[], one], [one, ()], [[], one, [], one]):
+        xs, lengths = xrnn.pad(given)
+        assert dtype_name(xs.dtype) == dtype
+        assert xs.shape == (2, len(given), 3)
+        assert lengths.tolist() == [2 if entry is one else 0 for entry in given]
+    assert xrnn.pad([[], []])[0].shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +87,21 @@ def test_lists_of_numbers_and_mixed_dtypes() -> None:
             [np.ones(2), np.ones((2, 1))],
             ValueError,
             r"sequences\[1\] has shape \(2, 1\); it must be \(T_n,\), as",
+        ),
+        (
+            [np.ones(2), np.array([1, None])],
+            TypeError,
+            r"sequences\[1\] is an array of object; it must be one of numbers \(T_n, …\): give a",
+        ),
+        (
+            [np.array(["a", "b"])],
+            TypeError,
+            r"sequences\[0\] is an array of <U1; it must be one of",
+        ),
+        (
+            np.array([np.ones(2), np.ones(3)], dtype=object),
+            TypeError,
+            r"sequences is a ndarray; it must be a list of arrays \(T_n, …\), as list\(sequences\)",
         ),
         ([np.ones(2), "text"], TypeError, r"sequences\[1\] is 'text'; it must be an array \(T_n"),
         ([[[1], [1, 2]]], TypeError, r"sequences\[0\] is \[\[1\], \[1, 2\]\]; it must be an array"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,26 @@ def test_a_product_needs_a_vector(product: Any) -> None:
 
     with pytest.raises(TypeError, match="vector is None; it must be a tree of arrays"):
         product(xrnn.RNN(2, 3, dtype="float64"), np.ones((2, 1, 2)), loss, None)
+
+
+def test_the_gradient_of_a_loss_can_be_checked() -> None:
+    """`hvp` trusts it; `check_gradients` compares it with the value, as the documentation says."""
+    rng = np.random.default_rng(0)
+    layer, ys = xrnn.GRU(2, 3, dtype="float64", rng=0), rng.normal(size=(4, 2, 3))
+    vector = vector_like(layer.weights)
+
+    def loss(ys: Any, factor: float = 2.0) -> Any:
+        return (ys**2).sum(), factor * ys
+
+    def ok(factor: float) -> bool:
+        def of(weights: Any) -> Any:
+            value, dys = loss(weights["ys"], factor)
+            return value, {"ys": dys}
+
+        return xrnn.check_gradients(of, {"ys": ys}).ok
+
+    assert ok(2.0)
+    assert not ok(3.0)
+    xs = rng.normal(size=(4, 2, 2))
+    right, wrong = (xrnn.hvp(layer, xs, partial(loss, factor=f), vector) for f in (2.0, 3.0))
+    assert distance(right, wrong) > 0.1

@@ -196,7 +196,8 @@ def _add_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="write text with a trained model")
     p.add_argument("folder", metavar="DIR", type=some_path, help="the folder of a training run")
     p.add_argument("--prime", metavar="TEXT", default="", help="the text to continue")
-    p.add_argument("--length", type=integer, default=500, metavar="N", help="default: 500")
+    words = "how many characters to write after TEXT; 0: TEXT alone (default: 500)"
+    p.add_argument("--length", type=integer, default=500, metavar="N", help=words)
     p.add_argument("--temperature", type=number, default=0.7, metavar="T", help="default: 0.7")
     p.add_argument("--seed", type=integer, default=0, metavar="N", help="default: 0")
     _add_backend(p)

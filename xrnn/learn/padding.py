@@ -20,7 +20,8 @@ def pad(sequences: Sequence[Any], batch_first: bool = False) -> tuple[Array, Arr
     ----------
     sequences : list of B arrays (T_n, …)
         Of vectors (T_n, I), of tokens (T_n,), or with any other axes; all of one array library.
-        Lists of numbers are taken as arrays of NumPy.  T_n may be 0.
+        Lists of numbers are taken as arrays of NumPy.  T_n may be 0; an empty list has the dtype of
+        the first other one.
     batch_first : bool
         Whether the result is (B, T, …) instead of (T, B, …).
 
@@ -34,7 +35,7 @@ def pad(sequences: Sequence[Any], batch_first: bool = False) -> tuple[Array, Arr
     Raises
     ------
     TypeError
-        If this is no list of arrays, or they are of several libraries.
+        If this is no list of arrays, they are of several libraries, or hold no numbers.
     ValueError
         If there is none, one is a single number, or they differ in the axes behind T_n.
 
@@ -51,11 +52,13 @@ def pad(sequences: Sequence[Any], batch_first: bool = False) -> tuple[Array, Arr
     check_flags("pad", batch_first=batch_first)
     if not isinstance(sequences, list | tuple):
         raise TypeError(
-            f"pad: sequences is a {type(sequences).__name__}; it must be a list of arrays (T_n, …)"
+            f"pad: sequences is a {type(sequences).__name__}; it must be a list of arrays "
+            "(T_n, …), as list(sequences) is"
         )
     if not sequences:
         raise ValueError("pad: sequences holds none; give at least one")
     arrays = [_array(f"sequences[{n}]", one) for n, one in enumerate(sequences)]
+    arrays = like_others(sequences, arrays)
     for n, one in enumerate(arrays):
         check_library(f"pad: sequences[{n}]", one, "sequences[0]", arrays[0])
         if one.ndim == 0 or one.shape[1:] != arrays[0].shape[1:]:
@@ -85,10 +88,25 @@ def side_by_side(arrays: Sequence[Array], batch_first: bool, *, xp: Namespace) -
     return xp.reshape(found, (*places.shape, *rest))
 
 
+def like_others(given: Sequence[Any], arrays: list[Array]) -> list[Array]:
+    """The arrays that were given; in the place of an empty list, which does not tell what it is a
+    list of, no steps of the first other one."""
+    empty = [isinstance(one, list | tuple) and not one for one in given]
+    others = (a for a, none in zip(arrays, empty, strict=True) if not none and a.ndim)
+    if (like := next(others, None)) is None:
+        return arrays
+    return [like[:0, ...] if none else a for a, none in zip(arrays, empty, strict=True)]
+
+
 def _array(name: str, given: Any) -> Array:
     """A sequence as an array."""
     if array_api_compat.is_array_api_obj(given):
-        backend_of(given, f"pad: {name}")
+        backend = backend_of(given, f"pad: {name}")
+        if backend.xp is host.xp and given.dtype.kind in "OSUMm":
+            raise TypeError(
+                f"pad: {name} is an array of {given.dtype}; it must be one of numbers (T_n, …): "
+                "give a list of arrays instead of an array of objects"
+            )
         return given
     try:
         found = host.xp.asarray(given)

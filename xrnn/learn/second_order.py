@@ -146,6 +146,9 @@ def hvp(part: Part, xs: Any, loss: OutputLoss, vector: Tree, **options: Any) -> 
     as ``np.exp`` and ``np.sum`` where the weights are NumPy arrays.  Other arrays, such as targets,
     are constants.  A derivative that would be lost, as by ``np.asarray(ys)``, is an error.
 
+    Only the gradient is used, and it is trusted: a wrong one gives a wrong product.  For a loss of
+    your own `xrnn.check_gradients` compares it with the value, with ``{"ys": ys}`` as weights.
+
     Examples
     --------
     >>> import numpy as np, xrnn

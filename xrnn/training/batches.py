@@ -15,7 +15,7 @@ import array_api_compat
 
 from xrnn.backends import backend_of, host
 from xrnn.engine.checks import Placement
-from xrnn.learn.padding import side_by_side
+from xrnn.learn.padding import like_others, side_by_side
 from xrnn.typing import Array, dtype_name
 
 #: so many batches are drawn together and sorted by length
@@ -160,7 +160,7 @@ class Dataset:
                     "sequence"
                 )
             sizes = _lengths(chosen)
-            # An empty list has become an array of floats.
+            # An empty list among no others has become an array of floats.
             chosen = [one if len(one) else one.astype("int64") for one in chosen]
             y = padded("y", chosen, sizes, batch_first=True)
         else:
@@ -239,7 +239,7 @@ def _entries(name: str, given: Any) -> list[Array]:
             found.append(backend_of(one, name).to_host(one) if known else host.xp.asarray(one))
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} has the entry {one!r:.60}, which is no array") from error
-    return found
+    return like_others(given, found)
 
 
 def _stacked(name: str, entries: Sequence[Array]) -> Array:

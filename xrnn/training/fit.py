@@ -132,7 +132,9 @@ def fit(
         Whether to go on from `checkpoint` if that file is there, to the same bits as without the
         interruption.  An iterable of batches must give the same ones again.  The model, the kind
         of optimizer and its learning rate (without a schedule), `batch_size`, the number of
-        sequences, and whether there are validation data must be those of before.
+        sequences, and whether there are validation data must be those of before.  What else is
+        given, such as the loss, `clip`, and further options of the optimizer, need not be, and
+        holds from there on.
     callback : callable, optional
         ``callback(history)``, called after each row, when the checkpoint is written.
     progress : bool or callable
