@@ -16,6 +16,7 @@ from typing import Any
 
 import bars
 from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
+from scaling_picture import undisturbed
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -156,12 +157,12 @@ def scaling(file: Path) -> str:
         f"{one['name']} {1e6 * one['latency']:.1f} µs, {one['bandwidth'] / 1e9:.1f} GB/s"
         for one in known
     )
-    points = "; ".join(agreement(line, lines) for line in lines if line["kind"] == "measured")
+    points = "; ".join(agreement(line, lines) for line in undisturbed(lines))
     return (
         f"{lines[0]['device']}, one thread for each rank, commit {lines[0]['commit']}, "
         f"{lines[0]['date']}; other processes took {lines[0]['others']:.2f} cores meanwhile. "
         f"Latency and bandwidth: {words}. Measured / predicted milliseconds of a step: "
-        f"{points or 'not measured'}.\n\n"
+        f"{points or 'not measured undisturbed'}.\n\n"
         f"{table(['', *networks], [[change, *found] for change, found in rows.items()])}"
     )
 

@@ -65,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     compute = {b: measure(b) for b in shares}
     for b, one in compute.items():
         print(f"{b:5} sequences: {1e3 * one.total:8.2f} ms", flush=True)
+    others = load.others()
     measured = [found for p in (1, 2) if (found := launched(p))]
     networks = found_networks(adding(), measured)
     records = [*predictions(compute, networks), *limits(compute, networks)]
     lines = [
-        {"kind": "about", **machine.describe("cpu", 1), "others": load.others(), **sizes_of()},
+        {"kind": "about", **machine.describe("cpu", 1), "others": others, **sizes_of()},
         *({"kind": "compute", "sequences": b, **asdict(c)} for b, c in compute.items()),
         *({"kind": "network", "name": name, **asdict(n)} for name, n in networks.items()),
         *({"kind": "measured", **found} for found in measured),
@@ -200,12 +201,20 @@ def launched(ranks: int) -> Record | None:
     words = [mpiexec, "-n", str(ranks), sys.executable, __file__, "--rank", str(3 * TIMES)]
     root = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM") if os.getuid() == 0 else ()
     environment = os.environ | dict.fromkeys(root, "1")
+    from machine import Load
+
+    load, before = Load(), os.times()
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    others, after = load.others(), os.times()
     if done.returncode:
         print(f"{ranks} ranks could not be measured: {done.stderr[-500:]}")
         return None
     found: Record = json.loads(done.stdout.splitlines()[-1])
-    print(f"{ranks} ranks: {found['ms']:.2f} ms measured", flush=True)
+    own = sum(after[2:4]) - sum(before[2:4])  # of the ranks, which are processes of ours
+    found["others"] = max(0.0, others - own / (after.elapsed - before.elapsed))
+    print(
+        f"{ranks} ranks: {found['ms']:.2f} ms; others took {found['others']:.2f} cores", flush=True
+    )
     return found
 
 

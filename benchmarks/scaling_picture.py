@@ -18,7 +18,7 @@ def draw(lines: list[Record], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), dpi=110, layout="constrained")
     shared, growing = panels
     titles = (f"one batch of {about['B']:,} sequences", "32 sequences for each rank")
-    measured = [line for line in lines if line["kind"] == "measured"]
+    measured = undisturbed(lines)
     for panel, key, title in zip(panels, ("ms", "ms_growing"), titles, strict=True):
         curves(panel, lines, key)
         x, y = ([line[name] for line in measured] for name in ("ranks", key))
@@ -39,6 +39,11 @@ def draw(lines: list[Record], path: Path) -> None:
     )
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def undisturbed(lines: list[Record]) -> list[Record]:
+    """What ranks have measured while other processes took less than a quarter of a core."""
+    return [line for line in lines if line["kind"] == "measured" and line["others"] < 0.25]
 
 
 def curves(panel: Any, lines: list[Record], key: str) -> None:

@@ -201,9 +201,11 @@ class TestTheScript:
         pytest.importorskip("matplotlib")
         measured = {"ranks": 2, "ms": 9.0, "ms_growing": 5.0, "latency": 1e-6, "bandwidth": 4e9}
         networks = scaling.found_networks(5e9, [measured])
-        for extra in ([], [{"kind": "measured", **measured}]):
-            about = {"kind": "about", "device": "a device", **scaling.sizes_of()}
-            lines = [about, *extra, *scaling.predictions(compute, networks)]
-            path = tmp_path / f"{len(extra)}.png"
-            importlib.import_module("scaling_picture").draw(lines, path)
-            assert path.stat().st_size > 10_000
+        about = {"kind": "about", "device": "a device", **scaling.sizes_of()}
+        picture = importlib.import_module("scaling_picture")
+        for others in (0.1, 1.3):
+            point = {"kind": "measured", "others": others, **measured}
+            lines = [about, point, *scaling.predictions(compute, networks)]
+            assert picture.undisturbed(lines) == ([point] if others < 1 else [])
+            picture.draw(lines, tmp_path / "picture.png")
+            assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        status: int = arguments.command(arguments)
+        return int(arguments.command(arguments))
     except BrokenPipeError:  # the reader (head, less) has closed the pipe
         return 0
     except KeyboardInterrupt:
@@ -56,7 +56,6 @@ def _run(argv: Sequence[str] | None) -> int:
         return _fail(f"out of memory ({error}); choose smaller sizes")
     except (RefusedError, VariableError, ImportError, OSError) as error:
         return _fail(str(error))
-    return status
 
 
 def _prepare_streams() -> None:
@@ -196,7 +195,7 @@ def _add_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="write text with a trained model")
     p.add_argument("folder", metavar="DIR", type=some_path, help="the folder of a training run")
     p.add_argument("--prime", metavar="TEXT", default="", help="the text to continue")
-    words = "how many characters to write after TEXT; 0: TEXT alone (default: 500)"
+    words = "characters to write after TEXT; 0: TEXT alone (default: 500)"
     p.add_argument("--length", type=integer, default=500, metavar="N", help=words)
     p.add_argument("--temperature", type=number, default=0.7, metavar="T", help="default: 0.7")
     p.add_argument("--seed", type=integer, default=0, metavar="N", help="default: 0")

@@ -144,10 +144,8 @@ def hvp(part: Part, xs: Any, loss: OutputLoss, vector: Tree, **options: Any) -> 
     The loss is called with ``ys`` that carry their derivatives, and its gradient must be computed
     from these: by operators, functions of ``ys.__array_namespace__()``, or functions of NumPy such
     as ``np.exp`` and ``np.sum`` where the weights are NumPy arrays.  Other arrays, such as targets,
-    are constants.  A derivative that would be lost, as by ``np.asarray(ys)``, is an error.
-
-    Only the gradient is used, and it is trusted: a wrong one gives a wrong product.  For a loss of
-    your own `xrnn.check_gradients` compares it with the value, with ``{"ys": ys}`` as weights.
+    are constants.  A derivative that would be lost, as by ``np.asarray(ys)``, is an error.  The
+    gradient is trusted to be right; `xrnn.check_gradients` tells, with ``{"ys": ys}`` as weights.
 
     Examples
     --------
