@@ -55,7 +55,7 @@ def test_it_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return getattr(native_module, name)
 
         def pack(self, *args: Any) -> Any:
-            if args[3]:  # fixed
+            if args[4]:  # fixed
                 made.append(args)
             return pack(*args)
 
@@ -193,11 +193,11 @@ class TestPack:
     def pack(self, dtype: str = "float32", **changed: Any) -> Any:
         weights = {k: noise(*s, dtype=dtype) for k, s in LSTM.shapes(self.I, self.H).items()}
         found = [(weights | changed).get(name) for name in ("W", "U", "b")]
-        return extension._native.pack(self.code, self.I, self.H, True, *found)
+        return extension._native.pack(self.code, 0, self.I, self.H, True, *found)
 
     def step(self, pack: Any, code: int, I: int, H: int, dtype: str = "float32") -> Any:
         x, *states = (noise(1, n, dtype=dtype) for n in (I, H, H, H, H))
-        extension._native.step(code, 1, I, H, x, pack, *states)
+        extension._native.step(code, 0, 1, I, H, x, pack, *states)
         return states[2]
 
     def test_it_fits_what_it_was_made_for(self) -> None:
@@ -215,7 +215,9 @@ class TestPack:
     def test_not_for_another_instruction_set(self) -> None:
         pack, now = self.pack(), extension._native.isa()
         try:
-            for other in set(extension._native.isas()) - {now}:
+            # What rounds nothing is the same for both of these.
+            same = {now} if now not in ("avx512bf16", "avx512") else {"avx512bf16", "avx512"}
+            for other in set(extension._native.isas()) - same:
                 extension._native.isa(other)
                 with pytest.raises(ValueError, match="instruction set"):
                     self.step(pack, self.code, self.I, self.H)
@@ -225,7 +227,7 @@ class TestPack:
     def test_of_weights_that_may_change_every_instruction_set_takes_it(self) -> None:
         weights = {k: noise(*s) for k, s in LSTM.shapes(self.I, self.H).items()}
         given = [weights.get(name) for name in ("W", "U", "b")]
-        pack = extension._native.pack(self.code, self.I, self.H, False, *given)
+        pack = extension._native.pack(self.code, 0, self.I, self.H, False, *given)
         before, now = self.step(pack, self.code, self.I, self.H).copy(), extension._native.isa()
         try:
             for name in extension._native.isas():
@@ -257,7 +259,7 @@ class TestPack:
         sizes = []
         for _ in range(4):
             for _ in range(200):
-                extension._native.pack(self.code, 64, 128, True, *weights_of(64, 128))
+                extension._native.pack(self.code, 0, 64, 128, True, *weights_of(64, 128))
             sizes.append(int(statm.read_text().split()[1]))
         assert min(b - a for a, b in pairwise(sizes)) < 1000  # pages; 200 packs are 20,000
 

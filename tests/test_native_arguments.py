@@ -16,7 +16,7 @@ native: Any = pytest.importorskip(
 
 def gemm_arguments() -> list[Any]:
     A, B, C = (np.zeros(shape, "float32") for shape in ((4, 2), (2, 3), (4, 3)))
-    return [4, 3, 2, A, 0, B, 0, C, None, 0, 1]
+    return [4, 3, 2, A, 0, B, 0, C, None, 0, 1, 0]
 
 
 READ_ONLY = np.zeros((4, 3), "float32")
@@ -39,6 +39,7 @@ READ_ONLY.flags.writeable = False
         (7, np.zeros((4, 4), "float32"), ValueError, "C holds 16 items; it must hold 12"),
         (8, np.zeros(4, "float32"), ValueError, "bias holds 4 items"),
         (10, 0, ValueError, "threads is 0"),
+        (11, 2, ValueError, "rounding is 2; it must lie in 0 to 1"),
     ],
 )
 def test_a_wrong_argument_is_named(place: int, value: Any, error: Any, words: str) -> None:
@@ -51,9 +52,9 @@ def test_a_wrong_argument_is_named(place: int, value: Any, error: Any, words: st
 
 def test_the_number_of_arguments() -> None:
     arguments = gemm_arguments()
-    with pytest.raises(TypeError, match="too few arguments: 10"):
+    with pytest.raises(TypeError, match="too few arguments: 11"):
         native.gemm(*arguments[:-1])
-    with pytest.raises(TypeError, match="12 arguments; 11 were wanted"):
+    with pytest.raises(TypeError, match="13 arguments; 12 were wanted"):
         native.gemm(*arguments, None)
 
 
@@ -73,13 +74,13 @@ def buffer(array: Any, order: str) -> Any:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_byte_order_may_be_part_of_the_format(dtype: str) -> None:
     A, B, C = (np.arange(n, dtype=dtype) for n in (8, 6, 12))
-    native.gemm(4, 3, 2, A, 0, B, 0, C, None, 0, 1)
+    native.gemm(4, 3, 2, A, 0, B, 0, C, None, 0, 1, 0)
     got = np.zeros_like(C)
     a, b, c = (buffer(array, NATIVE) for array in (A, B, got))
-    native.gemm(4, 3, 2, a, 0, b, 0, c, None, 0, 1)
+    native.gemm(4, 3, 2, a, 0, b, 0, c, None, 0, 1, 0)
     assert np.array_equal(got, C)
     with pytest.raises(ValueError, match=f"B holds items of format {FOREIGN}"):
-        native.gemm(4, 3, 2, a, 0, buffer(B, FOREIGN), 0, c, None, 0, 1)
+        native.gemm(4, 3, 2, a, 0, buffer(B, FOREIGN), 0, c, None, 0, 1, 0)
 
 
 def test_lengths_may_state_their_byte_order() -> None:
@@ -123,7 +124,7 @@ def loop_arguments(
 
     about = cells.BY_NAME[cell]
     has_U = about.recurrent
-    sizes = {"cell": number, "T": T, "B": B, "I": I, "H": H}
+    sizes = {"cell": number, "rounding": 0, "T": T, "B": B, "I": I, "H": H}
     c = {name: zeros(B, H) if has_c else None for name in ("c0", "c_last", "dc")}
     cs = zeros(T, B, H) if has_c else None
     U = zeros(G * H, H) if has_U else None
@@ -188,7 +189,7 @@ def test_a_keeping_lstm_needs_cs() -> None:
 def test_a_step_checks_every_array() -> None:
     shapes = {"x": (1, 4), "W": (20, 4), "U": (20, 5), "b": (20,), "h": (1, 5)}
     shapes |= {"c": (1, 5), "h_out": (1, 5), "c_out": (1, 5)}
-    arguments: dict[str, Any] = {"cell": CELLS["lstm"][0], "B": 1, "I": 4, "H": 5}
+    arguments: dict[str, Any] = {"cell": CELLS["lstm"][0], "rounding": 0, "B": 1, "I": 4, "H": 5}
     arguments |= {name: np.zeros(shape, "float32") for name, shape in shapes.items()}
     native.step(*arguments.values())
     for name, shape in shapes.items():

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 REALS = ["float32", "float64"]
 
 
-@pytest.fixture(params=["avx512", "avx2", "portable"])
+@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "portable"])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn."""
     if request.param not in native.isas():
@@ -145,7 +145,7 @@ def multiply(A: Any, B: Any, *, ta: bool = False, tb: bool = False, **how: Any) 
     C = how.get("C", np.full((m, n), np.nan, A.dtype)).copy()
     a, b = (np.ascontiguousarray(x.T if t else x) for x, t in ((A, ta), (B, tb)))
     bias, threads = how.get("bias"), how.get("threads", 1)
-    native.gemm(m, n, k, a, ta, b, tb, C, bias, "C" in how, threads)
+    native.gemm(m, n, k, a, ta, b, tb, C, bias, "C" in how, threads, how.get("rounding", 0))
     return C
 
 
@@ -216,10 +216,10 @@ def test_empty_products(isa: str) -> None:
     bias = np.array([1, 2, 3], "float32")
     for given, added, wanted in ((None, 0, [0, 0, 0]), (bias, 0, [1, 2, 3]), (None, 1, [7, 7, 7])):
         C = np.full((2, 3), 7, "float32")
-        native.gemm(2, 3, 0, none, 0, none, 0, C, given, added, 1)
+        native.gemm(2, 3, 0, none, 0, none, 0, C, given, added, 1, 0)
         assert np.array_equal(C, np.array([wanted, wanted]))
-    native.gemm(0, 3, 2, none, 0, np.ones((2, 3), "float32"), 0, none, None, 0, 2)
-    native.gemm(3, 0, 2, np.ones((3, 2), "float32"), 1, none, 0, none, None, 0, 2)
+    native.gemm(0, 3, 2, none, 0, np.ones((2, 3), "float32"), 0, none, None, 0, 2, 0)
+    native.gemm(3, 0, 2, np.ones((3, 2), "float32"), 1, none, 0, none, None, 0, 2, 0)
 
 
 def test_many_callers_at_once(isa: str) -> None:
@@ -264,7 +264,7 @@ for dtype in ("float32", "float64"):
     for m, n, k in ((1, 1, 1), (5, 3, 7), (13, 35, 19), (35, 47, 271)):
         for how in range(4):
             A, B, C = guarded((m, k), dtype), guarded((k, n), dtype), guarded((m, n), dtype)
-            native.gemm(m, n, k, A, how & 1, B, how >> 1, C, guarded(n, dtype), 0, 1)
+            native.gemm(m, n, k, A, how & 1, B, how >> 1, C, guarded(n, dtype), 0, 1, 0)
             assert np.all(C == k + 1)
 print("unharmed")
 """

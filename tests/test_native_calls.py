@@ -88,7 +88,7 @@ def test_a_signal_ends_a_pass(cell: str, sizes: str, direction: str) -> None:
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_signal_ends_a_product(n: int) -> None:
     A, C = np.ones((5000, 5000), "float32"), np.full((5000, 5000), np.nan, "float32")
-    is_stopped(lambda: native.gemm(5000, 5000, 5000, A, 0, A, 1, C, None, 0, n), C)
+    is_stopped(lambda: native.gemm(5000, 5000, 5000, A, 0, A, 1, C, None, 0, n, 0), C)
 
 
 def test_a_signal_ends_the_gradients_of_weights() -> None:
@@ -104,7 +104,7 @@ PACKED = [(6000, 1500), (6000, 1500), (6000,)]
 def long_step() -> dict[str, Any]:
     """The arguments of a step of some tenths of a second."""
     forward, _ = loop_arguments("lstm", 1, 4096, 600, 600)
-    names = ["cell", "B", "I", "H", "xs", "W", "U", "b", "h0", "c0", "ys", "c_last"]
+    names = ["cell", "rounding", "B", "I", "H", "xs", "W", "U", "b", "h0", "c0", "ys", "c_last"]
     given = {name: forward[name] for name in names}
     return given | {"ys": np.full((4096, 600), np.nan, "float32")}
 
@@ -151,9 +151,9 @@ def test_a_handler_that_raises_nothing_changes_nothing() -> None:
         seen.append((np.isnan(C[-1, -1]), tiny[0] > 0, xrnn.GRU(2, 3)(np.ones((4, 1, 2), "f4"))))
 
     with alarm(look):
-        native.gemm(3000, 3000, 3000, A, 0, A, 1, C, None, 0, 2)
+        native.gemm(3000, 3000, 3000, A, 0, A, 1, C, None, 0, 2, 0)
     expected = np.empty_like(C)
-    native.gemm(3000, 3000, 3000, A, 0, A, 1, expected, None, 0, 1)
+    native.gemm(3000, 3000, 3000, A, 0, A, 1, expected, None, 0, 1, 0)
     np.testing.assert_array_equal(C, expected)
     assert seen[0][:2] == (True, True)
 

@@ -130,7 +130,7 @@ def calls() -> dict[str, Callable[[], object]]:
     return {
         "forward": lambda: native.forward(*forward),
         "backward": lambda: native.backward(*backward),
-        "long": lambda: native.gemm(300, 300, 300, A, 0, A, 0, C, None, 0, 2),
+        "long": lambda: native.gemm(300, 300, 300, A, 0, A, 0, C, None, 0, 2, 0),
         "activation": lambda: native.activation(1, A, C),
         "wrong": lambda: refused(native.activation, 1, A, few),
     }

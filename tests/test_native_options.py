@@ -164,7 +164,7 @@ def test_a_changed_cell_has_no_loop() -> None:
 def test_options_are_checked() -> None:
     code = extension.WITH_OPTIONS["rnn", frozenset()].number
     W, U, b = np.zeros((3, 2)), np.zeros((3, 3)), np.zeros(3)
-    native.pack(code, np.array([1, 0, 0, np.inf, np.inf, 0, 0, 0]), 2, 3, 0, W, U, b)
+    native.pack(code, 0, np.array([1, 0, 0, np.inf, np.inf, 0, 0, 0]), 2, 3, 0, W, U, b)
     for wrong, words in (
         (np.zeros(5), "options holds 5 items; it must hold 8"),
         (np.array([11.0] + 7 * [0]), r"options\[0\] must be the number of a kind, 0 to 10"),
@@ -172,4 +172,4 @@ def test_options_are_checked() -> None:
         (np.zeros(8, "float32"), "options holds items of format f"),
     ):
         with pytest.raises(ValueError, match=words):
-            native.pack(code, wrong, 2, 3, 0, W, U, b)
+            native.pack(code, 0, wrong, 2, 3, 0, W, U, b)

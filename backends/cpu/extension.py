@@ -137,11 +137,16 @@ class Native:
         The cell.
     numbers : array, optional
         The options of a cell that takes some, as `xrnn.backends.cpu.options` gives them.
+    rounding : int
+        What products of float32 round the numbers to that they multiply: nothing (0), or
+        bfloat16 (1).
     """
 
-    def __init__(self, code: Code, numbers: Array | None = None) -> None:
+    def __init__(self, code: Code, numbers: Array | None = None, rounding: int = 0) -> None:
         #: the first arguments of every call
-        self.head = (code.number,) if numbers is None else (code.number, numbers)
+        self.head: tuple[Any, ...] = (code.number, rounding)
+        if numbers is not None:
+            self.head = (*self.head, numbers)
         self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
         self.names, self.sums = ("W", "U", "b", *self.extras), code.sums
         #: the weights that backward takes

@@ -25,7 +25,7 @@ static int run_conversion(const void* what) {
 static PyObject* convert(PyObject* const* args, Py_ssize_t n, int widens) {
   Arguments a = {.args = args, .n = n};
   Team team;
-  const Kernels* k = chosen;
+  const Kernels* k = chosen->kernels;
   Conversion c = {.function = widens ? k->widen : k->narrow};
   c.storage = (int)number(&a, "storage", FLOAT16, BFLOAT16);
   c.n = number(&a, "n", 0, PY_SSIZE_T_MAX / 8);

@@ -72,7 +72,7 @@ static INLINE void N(multiply_q)(N(Slice) * s, idx t, const int at) {
     s->x[i] = a + (at + 1) * H;
     s->y[i] = a + at * H + s->own.from;
   }
-  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[1], s->n);
 }
 
 static INLINE real* N(dq_at)(const N(Slice) * s, idx b) {
@@ -87,7 +87,7 @@ static INLINE void N(multiply_da_n)(N(Slice) * s, idx t, const int at) {
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + at * H;
     s->y[i] = N(dq_at)(s, s->b[i]) + s->own.from;
   }
-  N(multiply)(&s->u[1], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[1], s->n);
 }
 
 static void N(gru_before_step)(N(Slice) * s, idx t) {

@@ -19,5 +19,7 @@
 #pragma clang attribute pop
 #endif
 #else
-const Kernels kernels_avx2[2] = {{0}};  // not available on this family of processors
+// not available on this family of processors
+const Kernels kernels_avx2[2] = {{0}};
+const Products products_avx2_bfloat16 = {0};
 #endif

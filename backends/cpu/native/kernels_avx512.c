@@ -20,5 +20,7 @@
 #pragma clang attribute pop
 #endif
 #else
-const Kernels kernels_avx512[2] = {{0}};  // not available on this family of processors
+// not available on this family of processors
+const Kernels kernels_avx512[2] = {{0}};
+const Products products_avx512_bfloat16 = {0};
 #endif

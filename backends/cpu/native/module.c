@@ -57,10 +57,11 @@ static void read_noise(Arguments* a, Pass* p, const Sizes* s) {
 
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
-// Reads the number of a cell, and its options if it has any.
-static void read_cell(Arguments* a, Pass* p, const Kernels* set) {
-  p->code = (int)number(a, "cell", 0, set->n_cells - 1);
-  p->cell = set->cell(p->code);
+// Reads the number of a cell, the rounding of its products, and its options if it has any.
+static void read_cell(Arguments* a, Pass* p, const Set* set) {
+  p->code = (int)number(a, "cell", 0, set->kernels->n_cells - 1);
+  p->cell = set->kernels->cell(p->code);
+  p->rounding = (int)number(a, "rounding", 0, N_ROUNDINGS - 1);
   if (p->cell->functions) read_options(a, p->cell->functions, &p->options);
 }
 
@@ -71,7 +72,7 @@ static void read_widths(Arguments* a, Pass* p) {
 }
 
 // Reads the cell and the sizes.
-static void read_shape(Arguments* a, Pass* p, const Kernels* set, int has_T) {
+static void read_shape(Arguments* a, Pass* p, const Set* set, int has_T) {
   read_cell(a, p, set);
   p->T = has_T ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
@@ -92,11 +93,13 @@ static const int64_t* lengths(Arguments* a, const Pass* p) {
 }
 
 PyDoc_STRVAR(forward_doc,
-             "forward(cell, *options, T, B, I, H, xs, W, U, b, *extras, lengths, reverse, h0, c0,\n"
+             "forward(cell, rounding, *options, T, B, I, H, xs, W, U, b, *extras, lengths, "
+             "reverse, h0, c0,\n"
              "        ys, h_last, c_last, gates, cs, *noise, storage, threads)\n\n"
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
-             "is None.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
+             "is None.  `rounding` of products is 0, or 1: what they multiply is rounded to\n"
+             "bfloat16.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
              "may be one pack instead.  `options`, for a cell that has some, is one array of\n"
              "float64: for each activation function its kind (see `activations`), alpha and beta,\n"
              "then clip and cell_clip, which are infinite where there is no limit, the rates of\n"
@@ -110,12 +113,13 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
-  const Kernels* set = chosen;
+  const Set* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
   read_shape(&a, &p, set, 1);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
-  read_weights(&a, &p, set);
+  p.products = products_of(set, &a, p.rounding);
+  read_weights(&a, &p);
   p.lengths = lengths(&a, &p);
   p.reverse = (int)number(&a, "reverse", 0, 1);
   p.h0 = reals(&a, "h0", IN, s.bp, p.P);
@@ -139,7 +143,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
 
 PyDoc_STRVAR(
     backward_doc,
-    "backward(cell, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
+    "backward(cell, rounding, *options, T, B, I, H, W, U, *extras, gates, cs, ys, h0, c0, dys, "
     "*noise, lengths, reverse,\n"
     "         dh, dc, das, dxs, dW, dU, db, *dextras, adds, xs, threads)\n\n"
     "A cell with a projection takes dhs after das; one with layer norm b after U, and\n"
@@ -154,11 +158,12 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   Arguments a = {.args = args, .n = n};
   Team team;
   int sharing = 1;
-  const Kernels* set = chosen;
+  const Set* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
   read_shape(&a, &p, set, 1);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
+  p.products = products_of(set, &a, p.rounding);
   p.U = reals(&a, "U", IN | OPTIONAL, s.ghp, p.P);
   if (p.cell->norms) p.b = reals(&a, "b", IN, s.gh, s.gh);
   read_extras(&a, &p);
@@ -199,7 +204,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
 }
 
 PyDoc_STRVAR(step_doc,
-             "step(cell, *options, B, I, H, x, W, U, b, *extras, h, c, h_out, c_out)\n\n"
+             "step(cell, rounding, *options, B, I, H, x, W, U, b, *extras, h, c, h_out, c_out)\n\n"
              "One time step of B sequences, on the calling thread.  All weights may be one pack\n"
              "instead.");
 
@@ -207,12 +212,13 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Arguments a = {.args = args, .n = n};
   Team team;
-  const Kernels* set = chosen;
+  const Set* set = chosen;
   Pass p = {.team = &team};
   read_shape(&a, &p, set, 0);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi, p.I);
-  read_weights(&a, &p, set);
+  p.products = products_of(set, &a, p.rounding);
+  read_weights(&a, &p);
   p.h0 = reals(&a, "h", IN, s.bp, p.P);
   p.c0 = reals(&a, "c", IN | OPTIONAL, s.bh, p.H);
   p.h_last = p.ys = reals(&a, "h_out", OUT, s.bp, p.P);
@@ -225,7 +231,7 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 }
 
 PyDoc_STRVAR(pack_doc,
-             "pack(cell, *options, I, H, fixed, W, U, b, *extras)\n\n"
+             "pack(cell, rounding, *options, I, H, fixed, W, U, b, *extras)\n\n"
              "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
              "they are laid out in the order in which products read them, and must not be changed\n"
              "afterwards.");
@@ -233,7 +239,7 @@ PyDoc_STRVAR(pack_doc,
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   Arguments a = {.args = args, .n = n};
-  const Kernels* set = chosen;
+  const Set* set = chosen;
   Pass shape = {0};
   read_cell(&a, &shape, set);
   read_widths(&a, &shape);
@@ -243,8 +249,8 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
 
 PyDoc_STRVAR(
     gemm_doc,
-    "gemm(m, n, k, A, a_transposed, B, b_transposed, C, bias, accumulate, threads)\n\n"
-    "C (m, n) = op(A) op(B); see Gemm in native.h.  Used by tests and for large products.");
+    "gemm(m, n, k, A, a_transposed, B, b_transposed, C, bias, accumulate, threads, rounding)\n\n"
+    "C (m, n) = op(A) op(B); see Gemm in native.h.  Used by tests.");
 
 static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -262,13 +268,15 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.bias = reals(&a, "bias", IN | OPTIONAL, g.n, -1);
   g.accumulate = (int)number(&a, "accumulate", 0, 1);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
+  const int rounding = (int)number(&a, "rounding", 0, N_ROUNDINGS - 1);
+  const Products* products = products_of(chosen, &a, rounding);
   g.lda = g.a_transposed ? g.m : g.k;
   g.ldb = g.b_transposed ? g.k : g.n;
   g.ldc = g.n;
   complete(&a);
   const double flops = 2.0 * g.m * g.n * g.k;
   const int size = worth_making(threads, flops);
-  if (perform(&a, &team, size, flops, of_type(chosen, &a)->gemm, &g)) return NULL;
+  if (perform(&a, &team, size, flops, products->gemm, &g)) return NULL;
   Py_RETURN_NONE;
 }
 
@@ -317,8 +325,8 @@ static PyObject* isas(PyObject* module, PyObject* none) {
   (void)module, (void)none;
   PyObject* names = PyList_New(0);
   for (int i = 0; names && i < N_SETS; i++) {
-    if (!runs(SETS[i])) continue;
-    PyObject* name = PyUnicode_FromString(SETS[i]->isa);
+    if (!runs(&SETS[i])) continue;
+    PyObject* name = PyUnicode_FromString(SETS[i].name);
     if (!name || PyList_Append(names, name)) Py_CLEAR(names);
     Py_XDECREF(name);
   }
@@ -338,7 +346,7 @@ static PyObject* isa(PyObject* module, PyObject* const* args, Py_ssize_t n) {
     Py_DECREF(bytes);
     if (status) return NULL;
   }
-  return PyUnicode_FromString(chosen->isa);
+  return PyUnicode_FromString(chosen->name);
 }
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}

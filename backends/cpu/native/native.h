@@ -61,6 +61,9 @@ enum { PRODUCTS_NORMED = 1, GATES_NORMED };
 // How numbers are stored that are computed with as float.
 enum { AS_THEY_ARE, FLOAT16, BFLOAT16 };
 
+// What products round the numbers to that they multiply; sums and all else are of reals.
+enum { AS_REALS, AS_BFLOAT16, N_ROUNDINGS };
+
 // The properties of a cell that decide which arrays it has and how large they are.  Each cell
 // defines its own at the end of its header; cells.h lists them.
 typedef struct {
@@ -86,11 +89,42 @@ typedef struct {
   int sums_cs;               // over `cs`; these are then set to 0 after the end of each sequence
 } Cell;
 
+// The weights w of products w x.  The outputs are `groups` groups of n, which begin `stride`
+// outputs apart, both in w and in the result.
+//
+// A panel holds the weights of 4·L outputs of a group, L the lanes of a vector, as [k][outputs],
+// the order in which a tile reads them.  The last panel of a group has only as many vectors as it
+// needs; lanes without an output are 0.
+typedef struct {
+  const void* w;  // an output has the k weights of one row of w, or of one column if `columns`
+  idx ld;         // the distance between rows of w
+  int columns;
+  idx groups, stride, n, k;
+  void* panels;      // [panels_size], or null: the products read w itself
+  const void* bias;  // the initial values of the sums; if null, these are in the result array
+} Packed;
+
+// The products of one instruction set, one real type and one rounding.
+typedef struct {
+  // The number of bytes of all panels, and packing the i-th of n shares of them.
+  size_t (*panels_size)(const Packed* m);
+  void (*pack_part)(const Packed* m, int i, int n, Watch* w);
+  // The number of bytes that `multiply` needs for so many rows of k numbers.
+  size_t (*operands_size)(idx k, idx rows);
+  // y[i] = start + w x[i] for i < rows.  It may change the pointers x.
+  void (*multiply)(const Packed* m, idx rows, const void** x, void* const* y, void* operands,
+                   Watch* watch);
+  // See Gemm.  Returns 0, or -1 if there is not enough memory.
+  int (*gemm)(const void* gemm);
+} Products;
+
 // One call of forward, backward or step.  A pointer is null if the cell has no such array or the
 // caller does not want it.  In a step T is 1, and xs, ys and h_last hold one time step.
 typedef struct {
   int code;  // the number of the cell in the table of cells.h
   const Cell* cell;
+  int rounding;              // of products, and
+  const Products* products;  // the products with it
   Options options;
   idx T, B, I, H, P;       // P: the number of values of h, which is H without a projection
   int reverse;             // whether time runs from T-1 to 0
@@ -150,12 +184,11 @@ typedef struct {
 // The functions of one instruction set and one real type.  Those that return int return 0, or -1 if
 // there is not enough memory.
 typedef struct {
-  const char* isa;
-  int n_cells;
+  int n_cells;  // 0 if the instruction set does not exist for this family of processors
   const Cell* (*cell)(int code);  // the cell with that number, 0 to n_cells - 1
   int (*forward)(const void* pass);
   int (*backward)(const void* pass);
-  int (*gemm)(const void* gemm);
+  const Products* products;  // those that round nothing
   // Packs the weights of a forward pass into memory that is aligned to 64 bytes, and returns the
   // number of bytes used.  If `memory` is null, it only returns the number of bytes needed.
   size_t (*prepack)(const Pass*, void* memory);
@@ -166,9 +199,12 @@ typedef struct {
   void (*narrow)(int storage, const void* from, void* to, idx n);
 } Kernels;
 
-// [0] is for float, [1] for double.  `isa` is null if the instruction set does not exist for this
-// family of processors.
+// [0] is for float, [1] for double.
 extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
+
+// The products of float that round to bfloat16.
+extern const Products products_avx512bf16_bfloat16, products_avx512_bfloat16,
+    products_avx2_bfloat16, products_portable_bfloat16;
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }

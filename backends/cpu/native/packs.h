@@ -8,6 +8,7 @@
 #include "arguments.h"
 #include "calls.h"
 #include "native.h"
+#include "sets.h"
 
 #define PACK "xrnn.pack"
 
@@ -51,8 +52,8 @@ static void read_arrays(Arguments* a, Pass* p) {
   read_extras(a, p);
 }
 
-// The same, or instead one pack of all of them, made for the same cell, sizes and kernels.
-static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
+// The same, or instead one pack of all of them, made for the same cell, sizes and products.
+static void read_weights(Arguments* a, Pass* p) {
   if (a->failed || a->next >= a->n || !PyCapsule_IsValid(a->args[a->next], PACK)) {
     read_arrays(a, p);
     return;
@@ -60,9 +61,9 @@ static void read_weights(Arguments* a, Pass* p, const Kernels* sets) {
   const Pack* pack = PyCapsule_GetPointer(a->args[a->next], PACK);
   a->next++;
   const Pass* of = &pack->pass;
-  const int same_kernels = !of->panels || pack->kernels == &sets[a->real == sizeof(double)];
-  if (!same_kernels || pack->arguments.real != a->real || of->code != p->code || of->I != p->I ||
-      of->H != p->H || of->P != p->P) {
+  const int same_products = !of->panels || of->products == p->products;
+  if (!same_products || of->rounding != p->rounding || pack->arguments.real != a->real ||
+      of->code != p->code || of->I != p->I || of->H != p->H || of->P != p->P) {
     PyErr_SetString(PyExc_ValueError, "a pack of another cell, size, dtype or instruction set");
     a->failed = 1;
     return;
@@ -80,8 +81,7 @@ static int compute_panels(const void* data) {
 
 // Makes a pack of the weights that are the next arguments, for the cell and the sizes of `shape`;
 // with panels if the weights are fixed.
-static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
-                           const Kernels* sets) {
+static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed, const Set* set) {
   Pack* pack = calloc(1, sizeof *pack);
   if (!pack) return PyErr_NoMemory();
   PyObject* capsule = PyCapsule_New(pack, PACK, free_pack);
@@ -93,8 +93,9 @@ static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
   Pass* p = &pack->pass;
   *p = *shape;
   read_arrays(&pack->arguments, p);
+  p->products = products_of(set, &pack->arguments, p->rounding);
   if (complete(&pack->arguments)) {
-    pack->kernels = &sets[pack->arguments.real == sizeof(double)];
+    pack->kernels = of_type(set, &pack->arguments);
     if (!fixed) return capsule;
     const size_t size = pack->kernels->prepack(p, NULL);
     p->panels = aligned_memory(size);

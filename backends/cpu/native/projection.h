@@ -9,7 +9,7 @@ static INLINE void N(project)(N(Slice) * s, idx t) {
     s->y[i] = N(h_at)(p, t, b);
     memset(s->y[i], 0, p->P * sizeof(real));
   }
-  N(multiply)(&s->u[2], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[2], s->n);
 }
 
 // The gradient of m is in the scratch memory.
@@ -33,5 +33,5 @@ static INLINE void N(project_backward)(N(Slice) * s, idx t) {
     s->y[i] = N(dm_at)(s, b);
     memset(s->y[i], 0, p->H * sizeof(real));
   }
-  N(multiply)(&s->u[2], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[2], s->n);
 }

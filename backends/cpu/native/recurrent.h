@@ -4,7 +4,6 @@
 // The threads divide the sequences of a batch among them: each computes its own from beginning to
 // end without waiting for the others.  If there are too few sequences, the threads divide the
 // hidden units instead, and wait at every time step for the h of the others.
-#include "rows.h"
 #include "slice.h"
 #include "sums.h"
 #include "noise.h"
@@ -42,24 +41,23 @@ static void* N(take)(uintptr_t* at, size_t bytes) {
 
 // The product of a vector of k values and the rows of w [·, k] that belong to these units, for
 // `gates` gates from the gate `first` on.  The sums start with `bias`, if it is given.
-static N(Packed)
-    N(rows_of)(Units own, const void* w, idx k, idx first, idx gates, const void* bias) {
-  if (gates == 0) return (N(Packed)){0};
+static Packed N(rows_of)(Units own, const void* w, idx k, idx first, idx gates, const void* bias) {
+  if (gates == 0) return (Packed){0};
   const int whole = own.to - own.from == own.H;
-  return (N(Packed)){.w = (const real*)w + (first * own.H + own.from) * k,
-                     .ld = k,
-                     .groups = whole ? 1 : gates,
-                     .stride = own.H,
-                     .n = whole ? gates * own.H : own.to - own.from,
-                     .k = k,
-                     .bias = bias ? (const real*)bias + own.from : NULL};
+  return (Packed){.w = (const real*)w + (first * own.H + own.from) * k,
+                  .ld = k,
+                  .groups = whole ? 1 : gates,
+                  .stride = own.H,
+                  .n = whole ? gates * own.H : own.to - own.from,
+                  .k = k,
+                  .bias = bias ? (const real*)bias + own.from : NULL};
 }
 
 // The product with the transpose of k rows of w, for the backward pass: from the outputs of these
 // rows to the values `out` of what they multiply.
-static N(Packed) N(columns_of)(Units out, const real* w, idx k) {
-  if (k == 0) return (N(Packed)){0};
-  return (N(Packed)){
+static Packed N(columns_of)(Units out, const real* w, idx k) {
+  if (k == 0) return (Packed){0};
+  return (Packed){
       .w = w + out.from, .ld = out.H, .columns = 1, .groups = 1, .n = out.to - out.from, .k = k};
 }
 
@@ -93,26 +91,54 @@ static INLINE void N(set_units)(N(Slice) * s, idx from, idx to) {
 // The number of products, and the k-th of them.
 #undef PRODUCTS
 #define PRODUCTS 4
-static INLINE N(Packed) * N(product)(N(Slice) * s, int k) { return k ? &s->u[k - 1] : &s->w; }
+static INLINE Packed* N(product)(N(Slice) * s, int k) { return k ? &s->u[k - 1] : &s->w; }
 
 // Takes the memory for the packed weights from `*at`.
 static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
   for (int k = 0; k < PRODUCTS; k++) {
-    N(Packed)* m = N(product)(s, k);
-    if (m->groups) m->panels = N(take)(at, sizeof(real) * N(panels_size)(m));
+    Packed* m = N(product)(s, k);
+    if (m->groups) m->panels = N(take)(at, s->p->products->panels_size(m));
   }
 }
 
-// Packs the weights of all products that have memory for it.
+// The memory for the operands of a product of all inputs of `rows`, or of `most` rows of another.
+static size_t N(largest_operands)(const N(Slice) * s, idx rows, idx most) {
+  size_t size = 0;
+  for (int k = 0; k < PRODUCTS; k++) {
+    const size_t own = s->p->products->operands_size(k ? s->u[k - 1].k : s->w.k, k ? most : rows);
+    if (own > size) size = own;
+  }
+  return size;
+}
+
+typedef struct {
+  const Products* products;
+  const Packed* m;
+  Team* team;
+} N(PackJob);
+
+static void N(pack_share)(void* data, int i, int n) {
+  const N(PackJob)* job = data;
+  Watch w = watch_of(job->team, i);
+  job->products->pack_part(job->m, i, n, &w);
+}
+
+// Packs the weights of all products that have memory for it, with several threads if there is
+// enough to do.
 static void N(pack_all)(N(Slice) * s, Team* team) {
-  for (int k = 0; k < PRODUCTS; k++) N(pack)(N(product)(s, k), team);
+  for (int k = 0; k < PRODUCTS; k++) {
+    const Packed* m = N(product)(s, k);
+    if (!m->panels) continue;
+    const double cost = MOVE_COST * m->groups * m->n * m->k;
+    parallel(team, worth(team, cost), N(pack_share), &(N(PackJob)){s->p->products, m, team});
+  }
 }
 
 // The same in one of several threads that have a slice each.
 static void N(pack_own)(N(Slice) * s) {
   for (int k = 0; k < PRODUCTS; k++) {
-    const N(Packed)* m = N(product)(s, k);
-    if (m->panels) N(pack_part)(m, 0, 1, &s->watch);
+    const Packed* m = N(product)(s, k);
+    if (m->panels) s->p->products->pack_part(m, 0, 1, &s->watch);
   }
 }
 
@@ -166,8 +192,10 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
       if (packed || !few) N(take_panels)(&s, packed ? &packed : &at);
     }
     s.b = N(take)(&at, sizeof(idx) * most);
-    s.x = N(take)(&at, sizeof(real*) * rows);
-    s.y = N(take)(&at, sizeof(real*) * rows);
+    s.x = N(take)(&at, sizeof(void*) * rows);
+    s.y = N(take)(&at, sizeof(void*) * rows);
+    const size_t operands = N(largest_operands)(&s, rows, most);
+    s.operands = operands ? N(take)(&at, operands) : NULL;
     // Slices that differ in their units use the same scratch memory.
     if (noise && !(by_units && i)) s.noise = N(take)(&at, sizeof(real) * noise);
     if (scratch && !(by_units && i)) s.scratch = N(take)(&at, sizeof(real) * scratch);
@@ -217,7 +245,7 @@ static void N(input_projection)(N(Slice) * s, idx t1) {
         s->x[rows] = (const real*)p->xs + N(at)(p, t, b, p->I);
         s->y[rows++] = N(pre_at)(s, t, b) + s->own.from;
       }
-  N(multiply)(&s->w, rows, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->w, rows);
 }
 
 // Copies the state after the last step of sequence b to h_last and c_last.

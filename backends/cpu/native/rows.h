@@ -1,6 +1,7 @@
 // The products in the loops over time: rows of inputs or states times packed weights.
 //
-// Each output is one chain: its initial value, then sum = fma(w_k, x_k, sum) for k = 0, 1, …  The
+// Each output is one chain: its initial value, then sum = fma(w_k, x_k, sum) for k = 0, 1, …  (w
+// and x are rounded first where PRODUCT says so.)  The
 // lanes of a vector are different outputs, never parts of one sum.  So no result depends on how the
 // rows of a batch are grouped into tiles, on the number of threads, or on how a long sequence is
 // divided into several calls.
@@ -25,36 +26,11 @@
 #undef UNPACKED
 #define UNPACKED (1 << 20)
 
-// Loads min(n, L) lanes from p, for n ≥ 1.  Memory behind them is not read; the other lanes are 0.
-static INLINE vec N(get)(const real* p, idx n) {
-  return n >= L ? N(load)(p) : N(load_part)(p, (int)n);
-}
+// The lanes for the k weights of an output.
+static INLINE idx N(depth)(const Packed* m) { return (m->k + PRODUCT - 1) / PRODUCT; }
 
-// Stores min(n, L) lanes of v to p, for n ≥ 1.  Memory behind them is not changed.
-static INLINE void N(put)(real* p, vec v, idx n) {
-  if (n >= L)
-    N(store)(p, v);
-  else
-    N(store_part)(p, v, (int)n);
-}
-
-// The weights w of products w x.  The outputs are `groups` groups of n, which begin `stride`
-// outputs apart, both in w and in the result.
-//
-// A panel holds the weights of 4·L outputs of a group as [k][outputs], the order in which a tile
-// reads them.  The last panel of a group has only as many vectors as it needs; lanes without an
-// output are 0.
-typedef struct {
-  const real* w;  // an output has the k weights of one row of w, or of one column if `columns`
-  idx ld;         // the distance between rows of w
-  int columns;
-  idx groups, stride, n, k;
-  real* panels;      // [panels_size], or null: the products read w itself
-  const real* bias;  // the initial values of the sums; if null, these are in the result array
-} N(Packed);
-
-static INLINE idx N(panels_size)(const N(Packed) * m) {
-  return m->groups * ((m->n + L - 1) / L * L) * m->k;
+static size_t N(panels_size)(const Packed* m) {
+  return sizeof(real) * (size_t)(m->groups * ((m->n + L - 1) / L * L) * N(depth)(m));
 }
 
 // The number of vectors of the panel that begins with output o.
@@ -63,85 +39,69 @@ static INLINE int N(vectors)(idx o, idx n) {
 }
 
 // The address of the panel of group g that begins with output o.
-static INLINE real* N(panel)(const N(Packed) * m, idx g, idx o) {
-  return m->panels + (g * ((m->n + L - 1) / L * L) + o) * m->k;
+static INLINE real* N(panel)(const Packed* m, idx g, idx o) {
+  return (real*)m->panels + (g * ((m->n + L - 1) / L * L) + o) * N(depth)(m);
 }
 
-static void N(pack_rows)(const N(Packed) * m, idx g, idx o) {
+static void N(pack_panel)(const Packed* m, idx g, idx o) {
   const int nv = N(vectors)(o, m->n);
-  for (int v = 0; v < nv; v++) {
-    const idx first = o + v * L, rest = m->n - first;
-    N(pack_lanes)(m->w + (g * m->stride + first) * m->ld, m->ld, rest < L ? (int)rest : L, m->k,
-                  N(panel)(m, g, o) + v * L, nv * L);
+  const idx first = g * m->stride + o;
+  real* panel = N(panel)(m, g, o);
+  if (m->columns) N(pack_down)((const real*)m->w + first, m->ld, m->n - o, m->k, nv, panel);
+  for (int v = 0; !m->columns && v < nv; v++) {
+    const idx rest = m->n - o - v * L;
+    N(pack_lanes)((const real*)m->w + (first + v * L) * m->ld, m->ld, rest < L ? (int)rest : L,
+                  m->k, panel + v * L, nv * L);
   }
 }
 
-static void N(pack_columns)(const N(Packed) * m, idx g, idx o) {
-  const int nv = N(vectors)(o, m->n);
-  real* to = N(panel)(m, g, o);
-  for (idx i = 0; i < m->k; i++)
-    for (int v = 0; v < nv; v++, to += L)
-      N(store)(to, N(get)(m->w + i * m->ld + g * m->stride + o + v * L, m->n - o - v * L));
-}
-
 // The i-th of n shares of the panels.
-static void N(pack_part)(const N(Packed) * m, int i, int n, Watch* w) {
+static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
   const idx o0 = share_start(m->n, 4 * L, i, n), o1 = share_start(m->n, 4 * L, i + 1, n);
   for (idx g = 0; g < m->groups; g++)
     for (idx o = o0; o < o1 && !stopped(w, MOVE_COST * 4 * L * m->k); o += 4 * L)
-      (m->columns ? N(pack_columns) : N(pack_rows))(m, g, o);
-}
-
-typedef struct {
-  const N(Packed) * m;
-  Team* team;
-} N(PackJob);
-
-static void N(pack_share)(void* data, int i, int n) {
-  const N(PackJob)* job = data;
-  Watch w = watch_of(job->team, i);
-  N(pack_part)(job->m, i, n, &w);
-}
-
-// Packs all panels, with several threads if there is enough to do.
-static void N(pack)(const N(Packed) * m, Team* team) {
-  if (!m->panels) return;
-  const double cost = MOVE_COST * m->groups * m->n * m->k;
-  parallel(team, worth(team, cost), N(pack_share), &(N(PackJob)){m, team});
+      N(pack_panel)(m, g, o);
 }
 
 // A panel: its weights and initial values, and the first of its outputs and their number.
 typedef struct {
   const real *w, *bias;
-  idx k, first, n;
+  idx depth, first, n;
 } N(Panel);
 
-// Computes one tile: `tall` rows times the nv vectors of a panel.
+// Computes one tile: `tall` rows times nv vectors of weights, those of a panel, or all 8 of a panel
+// and the next one.
 static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
-                              const real* const* x, real* const* y) {
-  vec sum[TALL * 4];
+                              const void* const* x, void* const* y) {
+  const int wide = nv < 4 ? nv : 4;
+  const idx next = p->depth * 4 * L;
+  vec sum[TALL * 4 > 8 ? TALL * 4 : 8];
   const real *row[TALL], *w_k = p->w;
   UNROLL for (int r = 0; r < tall; r++) {
     row[r] = x[r];
-    const real* start = p->bias ? p->bias : y[r] + p->first;
+    const real* start = p->bias ? p->bias : (const real*)y[r] + p->first;
     UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, p->n - v * L);
   }
-  for (idx i = 0; i < p->k; i++, w_k += nv * L) {
-    vec w[4];
-    UNROLL for (int v = 0; v < nv; v++) w[v] = N(load)(w_k + v * L);
-    UNROLL for (int r = 0; r < tall; r++) {
-      const vec a = N(set1)(row[r][i]);
-      UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(fma)(w[v], a, sum[r * nv + v]);
+  for (idx i = 0; i < p->depth; i++, w_k += wide * L) {
+    UNROLL for (int q = 0; q < PARTS; q++) {
+      vec w[8];
+      UNROLL for (int v = 0; v < nv; v++) {
+        w[v] = N(part)(N(load)(w_k + (v < 4 ? v * L : next + (v - 4) * L)), q);
+      }
+      UNROLL for (int r = 0; r < tall; r++) {
+        const vec a = N(set1)(row[r][i * PARTS + q]);
+        UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(add)(w[v], a, sum[r * nv + v]);
+      }
     }
   }
   UNROLL for (int r = 0; r < tall; r++) {
-    real* to = y[r] + p->first;
+    real* to = (real*)y[r] + p->first;
     UNROLL for (int v = 0; v < nv; v++) N(put)(to + v * L, sum[r * nv + v], p->n - v * L);
   }
 }
 
 #define TILE(tall)                                                                              \
-  static void N(tile##tall)(int nv, const N(Panel) * p, const real* const* x, real* const* y) { \
+  static void N(tile##tall)(int nv, const N(Panel) * p, const void* const* x, void* const* y) { \
     if (nv == 4) N(tile_of)(tall, 4, p, x, y);                                                  \
     if (nv == 3) N(tile_of)(tall, 3, p, x, y);                                                  \
     if (nv == 2) N(tile_of)(tall, 2, p, x, y);                                                  \
@@ -162,7 +122,7 @@ static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const re
   vec square[L];
   for (int l = 0; l < L; l++) square[l] = N(get)(w + (l < rows ? l : rows - 1) * k, deep);
   N(transpose)(square);
-  for (int l = 0; l < deep; l++) sum = N(fma)(square[l], N(set1)(x[l]), sum);
+  for (int l = 0; l < deep; l++) sum = N(fma)(N(operand)(square[l]), N(set1)(x[l]), sum);
   return sum;
 }
 
@@ -170,7 +130,7 @@ static NOINLINE vec N(corner)(idx rows, idx deep, idx k, const real* w, const re
 static INLINE vec N(square)(idx k, const real* w, const real* x, vec sum) {
   vec square[L];
   N(load_columns)(w, k, square);
-  UNROLL for (int l = 0; l < L; l++) sum = N(fma)(square[l], N(set1)(x[l]), sum);
+  UNROLL for (int l = 0; l < L; l++) sum = N(fma)(N(operand)(square[l]), N(set1)(x[l]), sum);
   return sum;
 }
 
@@ -207,19 +167,28 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
 // y[i] = start + w x[i] for i < rows, for one group of the outputs.  No x may overlap a y.
 //
 // A panel stays in a cache while all rows are multiplied by it.  All tiles have about the same
-// number of rows: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.
-static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* const* x,
-                              real* const* y, Watch* watch) {
-  static void (*const of_height[])(int, const N(Panel)*, const real* const*, real* const*) = {
+// number of rows: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2.  A single row is multiplied by two
+// panels at once if the operation takes long: 8 sums hide its latency, 4 do not.
+static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* const* x,
+                              void* const* y, Watch* watch) {
+  static void (*const of_height[])(int, const N(Panel)*, const void* const*, void* const*) = {
       N(tile1), N(tile2), N(tile3),
 #if TALL == 6
       N(tile4), N(tile5), N(tile6),
 #endif
   };
   const idx tiles = (rows + TALL - 1) / TALL;
+  const real* bias = m->bias;
   for (idx o = 0; o < m->n; o += 4 * L) {
     const idx first = g * m->stride + o;
-    const N(Panel) p = {N(panel)(m, g, o), m->bias ? m->bias + first : NULL, m->k, first, m->n - o};
+    const N(Panel)
+        p = {N(panel)(m, g, o), bias ? bias + first : NULL, N(depth)(m), first, m->n - o};
+    if (PRODUCT == 2 && rows == 1 && p.n >= 8 * L) {
+      if (watch && stopped(watch, 16.0 * L * m->k)) return;
+      N(tile_of)(1, 8, &p, x, y);
+      o += 4 * L;
+      continue;
+    }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
       of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
@@ -227,23 +196,69 @@ static void N(multiply_group)(const N(Packed) * m, idx g, idx rows, const real* 
   }
 }
 
-// The same for all groups, with packed weights or without.  If the call is stopped in the middle of
-// a large product, the rest of y stays as it is.
-static void N(multiply)(const N(Packed) * m, idx rows, const real* const* x, real* const* y,
+// The same without packed weights.
+static void N(multiply_stored)(const Packed* m, idx g, idx rows, const void* const* x,
+                               void* const* y, Watch* watch) {
+  const idx wide = UNPACKED / (2 * L * (m->k + 1)) * 2 * L + 2 * L;
+  for (idx i = 0; i < rows; i++)
+    for (idx o = 0; o < m->n && !(watch && stopped(watch, 2.0 * wide * m->k)); o += wide) {
+      const idx first = g * m->stride + o;
+      const real* start = m->bias ? m->bias : y[i];
+      N(multiply_unpacked)(m->n - o < wide ? m->n - o : wide, m->k,
+                           (const real*)m->w + first * m->ld, start + first, x[i],
+                           (real*)y[i] + first);
+    }
+}
+
+#if PRODUCT == 1
+
+static size_t N(operands_size)(idx k, idx rows) { return (void)k, (void)rows, (size_t)0; }
+
+#else
+
+// Rows of whole vectors for numbers that are not halves of a pair, which is the most they take.
+static size_t N(operands_size)(idx k, idx rows) {
+  return sizeof(real) * (size_t)((k + L - 1) / L * L * rows + L);
+}
+
+// Rounds the rows x, and puts in their place what the products take.
+static void N(take_rows)(const Packed* m, idx rows, const void** x, real* to) {
+  const idx k = m->k, width = m->panels ? N(row_width)(k) : (k + L - 1) / L * L;
+  for (idx r = 0; r < rows; r++, to += width) {
+    const real* from = x[r];
+    if (m->panels)
+      N(take_row)(from, k, to);
+    else
+      for (idx i = 0; i < k; i += L) N(store)(to + i, N(operand)(N(get)(from + i, k - i)));
+    x[r] = to;
+  }
+}
+
+#endif
+
+// See Products in native.h.  If the call is stopped in the middle of a large product, the rest of y
+// stays as it is.
+static void N(multiply)(const Packed* m, idx rows, const void** x, void* const* y, void* operands,
                         Watch* watch) {
   // The operations of small products are counted with their time step (see slice.h).
   if (2.0 * rows * m->n * m->k < LOOK_AFTER) watch = NULL;
-  for (idx g = 0; g < m->groups; g++) {
-    if (m->panels) {
-      N(multiply_group)(m, g, rows, x, y, watch);
-      continue;
-    }
-    const idx wide = UNPACKED / (2 * L * (m->k + 1)) * 2 * L + 2 * L;
-    for (idx i = 0; i < rows; i++)
-      for (idx o = 0; o < m->n && !(watch && stopped(watch, 2.0 * wide * m->k)); o += wide) {
-        const idx first = g * m->stride + o;
-        N(multiply_unpacked)(m->n - o < wide ? m->n - o : wide, m->k, m->w + first * m->ld,
-                             (m->bias ? m->bias : y[i]) + first, x[i], y[i] + first);
-      }
-  }
+#if PRODUCT > 1
+  N(take_rows)(m, rows, x, operands);
+#else
+  (void)operands;
+#endif
+  for (idx g = 0; g < m->groups; g++)
+    (m->panels ? N(multiply_group) : N(multiply_stored))(m, g, rows, x, y, watch);
 }
+
+// The table of these functions, which other files know if it is of rounded products.
+#if PRODUCT == 1
+static
+#endif
+    const Products N(products) = {
+        .panels_size = N(panels_size),
+        .pack_part = N(pack_part),
+        .operands_size = N(operands_size),
+        .multiply = N(multiply),
+        .gemm = N(gemm),
+};

@@ -4,6 +4,8 @@
 //   VECTOR_BYTES     the size of a vector
 //   AVX512 or AVX2   for one of these instruction sets only, and with it
 //   MM_PREFIX        the prefix of its intrinsics
+// and by kernels_avx512bf16.c, which defines DOT2 too: the products of rounded numbers alone, for
+// which there are instructions; all else of that instruction set are the kernels of avx512.
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define N(name) JOIN(name, SUFFIX)
@@ -21,12 +23,26 @@
 #define real float
 #define BITS 32
 #define real_bits uint32_t
-#define SUFFIX JOIN(SET, float)
 #define MM(op) JOIN(JOIN(MM_PREFIX, op), ps)
 #define MM_MASK _mm512_cmp_ps_mask
 #if defined __FP_FAST_FMAF
 #define FAST_FMA __builtin_fmaf
 #endif
+
+// The products of numbers rounded to bfloat16.
+#define SUFFIX JOIN(SET, bfloat16)
+#define PRODUCT 2
+#define L (VECTOR_BYTES * 8 / BITS)
+#include "products.h"
+#undef L
+#undef vec
+#undef PRODUCT
+#undef SUFFIX
+
+#if !defined DOT2
+
+#define PRODUCT 1
+#define SUFFIX JOIN(SET, float)
 #include "variant.h"
 #undef real
 #undef BITS
@@ -49,20 +65,14 @@
 #undef SUFFIX
 #undef real
 
-#define WORD_(name) #name
-#define WORD(name) WORD_(name)
-#define ROW(type)                         \
-  {                                       \
-      WORD(SET),                          \
-      JOIN(n_cells, JOIN(SET, type)),     \
-      JOIN(cell, JOIN(SET, type)),        \
-      JOIN(forward, JOIN(SET, type)),     \
-      JOIN(backward, JOIN(SET, type)),    \
-      JOIN(gemm, JOIN(SET, type)),        \
-      JOIN(prepack, JOIN(SET, type)),     \
-      JOIN(map_tanh, JOIN(SET, type)),    \
-      JOIN(map_sigmoid, JOIN(SET, type)), \
-      JOIN(widen, JOIN(SET, float)),      \
-      JOIN(narrow, JOIN(SET, float)),     \
+#define ROW(type)                                                           \
+  {                                                                         \
+      JOIN(n_cells, JOIN(SET, type)),   JOIN(cell, JOIN(SET, type)),        \
+      JOIN(forward, JOIN(SET, type)),   JOIN(backward, JOIN(SET, type)),    \
+      &JOIN(products, JOIN(SET, type)), JOIN(prepack, JOIN(SET, type)),     \
+      JOIN(map_tanh, JOIN(SET, type)),  JOIN(map_sigmoid, JOIN(SET, type)), \
+      JOIN(widen, JOIN(SET, float)),    JOIN(narrow, JOIN(SET, float)),     \
   }
 const Kernels JOIN(kernels, SET)[2] = {ROW(float), ROW(double)};
+
+#endif

@@ -7,37 +7,65 @@
 
 #include <string.h>
 
-// The kernels of the instruction set in use.  A call reads it once, because another thread may
-// change it at any time.
-static const Kernels* _Atomic chosen = kernels_portable;
+// An instruction set: the kernels [2] for float and double, and the products of float that round,
+// from AS_BFLOAT16 on.
+typedef struct {
+  const char* name;
+  const Kernels* kernels;
+  const Products* rounded[N_ROUNDINGS - 1];
+} Set;
 
-static const Kernels* const SETS[] = {kernels_avx512, kernels_avx2, kernels_portable};
+// The fastest first.
+static const Set SETS[] = {
+    {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16}},
+    {"avx512", kernels_avx512, {&products_avx512_bfloat16}},
+    {"avx2", kernels_avx2, {&products_avx2_bfloat16}},
+    {"portable", kernels_portable, {&products_portable_bfloat16}},
+};
 #define N_SETS ((int)(sizeof SETS / sizeof *SETS))
 
+// The instruction set in use.  A call reads it once, because another thread may change it at any
+// time.
+static const Set* _Atomic chosen = &SETS[N_SETS - 1];
+
 // Whether the kernels of this instruction set were built, and this processor can run them.
-static int runs(const Kernels* set) {
-  if (!set->isa) return 0;
+static int runs(const Set* set) {
+  if (!set->kernels->n_cells) return 0;
 #if defined __x86_64__
-  if (set == kernels_avx512)
+  if (set->rounded[0] == &products_avx512bf16_bfloat16 &&
+      !(__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")))
+    return 0;
+  if (set->kernels == kernels_avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (set == kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (set->kernels == kernels_avx2)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
   return 1;
 }
 
 // The kernels for the real type of the arguments.
-static const Kernels* of_type(const Kernels* set, const Arguments* a) {
-  return &set[a->real == sizeof(double)];
+static const Kernels* of_type(const Set* set, const Arguments* a) {
+  return &set->kernels[a->real == sizeof(double)];
+}
+
+// The products for the real type of the arguments, with a rounding.
+static const Products* products_of(const Set* set, Arguments* a, int rounding) {
+  if (rounding == AS_REALS) return of_type(set, a)->products;
+  if (a->real == sizeof(double) && !a->failed) {
+    PyErr_Format(PyExc_ValueError, "rounding is %d; it must be 0 for float64", rounding);
+    a->failed = 1;
+  }
+  return set->rounded[rounding - 1];
 }
 
 // Selects the instruction set of that name, or without a name the fastest one.  Returns 0, or -1
 // with an exception set.
 static int choose(const char* name) {
   for (int i = 0; i < N_SETS; i++) {
-    if (!runs(SETS[i]) || (name && strcmp(name, SETS[i]->isa))) continue;
-    chosen = SETS[i];
+    if (!runs(&SETS[i]) || (name && strcmp(name, SETS[i].name))) continue;
+    chosen = &SETS[i];
     return 0;
   }
   PyErr_Format(PyExc_ValueError, "no instruction set %s here; see isas()", name);

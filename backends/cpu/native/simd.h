@@ -10,6 +10,7 @@
 // load, store         a whole vector; the address need not be aligned
 // load_part           the first n lanes; the other lanes are 0, and memory for them is not read
 // store_part          the first n lanes; memory for the others is not changed
+// get, put            the same for the first min(n, L) lanes, n ≥ 1
 // set1, zero          a vector of L equal values, of zeros
 // fma(a, b, c)        a·b + c, rounded once if the processor has such an instruction
 // vmax(a, b), vmin    the larger and the smaller value; b if one of them is NaN
@@ -86,6 +87,17 @@ static INLINE vec N(positive)(vec x, vec a, vec b) {
 
 #endif
 #endif
+
+static INLINE vec N(get)(const real* p, idx n) {
+  return n >= L ? N(load)(p) : N(load_part)(p, (int)n);
+}
+
+static INLINE void N(put)(real* p, vec v, idx n) {
+  if (n >= L)
+    N(store)(p, v);
+  else
+    N(store_part)(p, v, (int)n);
+}
 
 // Transposition of L × L values.
 //

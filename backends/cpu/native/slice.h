@@ -12,12 +12,13 @@ typedef struct {
   Barrier* peers;  // shared with the threads that compute the other units of these sequences
   // The product with W, and those with U (in the backward pass with its transpose): u[0] for the
   // first gates (Cell.first_gates), u[1] for the others; and u[2] that with the projection.
-  N(Packed) w;
-  N(Packed) u[3];
+  Packed w;
+  Packed u[3];
   idx n;           // the number of sequences that have the current time step, and
   idx* b;          // [b1 - b0] their indices
-  const real** x;  // [rows] the operands of a product, and
-  real** y;        // [rows] where its results go
+  const void** x;  // [rows] the operands of a product, and
+  void** y;        // [rows] where its results go
+  void* operands;  // the memory for operands in the form in which products take them
   // In the forward pass, the pre-activations of some steps from t0 on, if they are not kept; in the
   // backward pass, the memory that the cell needs (Cell.scratch).
   real* scratch;
@@ -126,6 +127,11 @@ static INLINE real* N(noise_at)(const N(Slice) * s, int row, idx b) {
   return s->noise + (row * (s->b1 - s->b0) + b - s->b0) * noise_width(s->p);
 }
 
+// y = start + w x for so many rows.
+static INLINE void N(multiply_rows)(N(Slice) * s, const Packed* m, idx rows) {
+  s->p->products->multiply(m, rows, s->x, s->y, s->operands, &s->watch);
+}
+
 // What a product with U takes: h, or with dropout a row that noise.h makes; and where its gradient
 // is added.
 static INLINE const real* N(seen_at)(const N(Slice) * s, idx t, idx b) {
@@ -145,7 +151,7 @@ static INLINE void N(recur_with)(const int drops, N(Slice) * s, int part, idx t,
     s->x[i] = drops ? N(seen_at)(s, t, s->b[i]) : N(h_before)(s->p, t, s->b[i]);
     s->y[i] = N(pre_at)(s, t, s->b[i]) + to * s->own.H + s->own.from;
   }
-  N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[part], s->n);
 }
 
 static INLINE void N(recur)(N(Slice) * s, int part, idx t, idx to) {
@@ -164,7 +170,7 @@ static INLINE void N(recur_backward_with)(const int drops, N(Slice) * s, int par
     s->x[i] = N(das_at)(s->p, t, s->b[i]) + from * s->own.H;
     s->y[i] = (drops ? N(d_seen_at)(s, s->b[i]) : N(dh_at)(s->p, s->b[i])) + s->out.from;
   }
-  N(multiply)(&s->u[part], s->n, s->x, s->y, &s->watch);
+  N(multiply_rows)(s, &s->u[part], s->n);
 }
 
 static INLINE void N(recur_backward)(N(Slice) * s, int part, idx t, idx from) {

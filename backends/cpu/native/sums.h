@@ -19,7 +19,7 @@ static int N(outer)(const Pass* p, idx m, idx n, idx k, const real* A, idx lda, 
                   .a_transposed = 1,
                   .accumulate = accumulate,
                   .team = p->team};
-  return N(gemm)(&g);
+  return p->products->gemm(&g);
 }
 
 // The number of rows that are summed without looking whether to stop.
@@ -171,7 +171,7 @@ static int N(sum_W)(const Pass* p) {
                         .team = p->team};
   N(sum_das)(p, 0, out, p->db);
   const int status = N(sum_outer)(p, out, p->I, p->das, width, p->xs, p->I, p->dW);
-  return p->dxs ? status | N(gemm)(&product) : status;
+  return p->dxs ? status | p->products->gemm(&product) : status;
 }
 
 // The gradient [P, H] of the projection, Σ_t dh_tᵀ m_t.

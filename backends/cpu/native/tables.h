@@ -38,7 +38,7 @@ static PyObject* extra_names(const Cell* cell) {
 
 static PyObject* cells(PyObject* module, PyObject* none) {
   (void)module, (void)none;
-  const Kernels* set = chosen;
+  const Kernels* set = chosen->kernels;
   PyObject* all = PyTuple_New(set->n_cells);
   for (int i = 0; all && i < set->n_cells; i++) {
     const Cell* cell = set->cell(i);

@@ -1,8 +1,7 @@
 // All kernels for one real type and one instruction set.  Included by set.h.
 #define L (VECTOR_BYTES * 8 / BITS)
-#include "simd.h"
+#include "products.h"
 #include "activations.h"
-#include "gemm.h"
 #include "recurrent.h"
 #undef L
 #undef vec
