@@ -11,6 +11,7 @@ from rows import MADE, ROWS, Row
 
 import xrnn
 from xrnn import cells
+from xrnn.backends.cpu.extension import ABSENT
 from xrnn.certify.laws import LAWS, cases, oracle
 from xrnn.certify.report import bound, certify
 from xrnn.certify.trial import OPTIONS, Option, Trial
@@ -75,6 +76,27 @@ def test_oracle(row: Row, dtype: str, device: str) -> None:
     assert cases(row.cell) == ["deep", "plain"]
     for case in cases(row.cell):
         assert oracle(row.cell, case, device, dtype) <= bound(row.cell, "oracle", dtype), case
+
+
+@every_row
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("own", [False, True], ids=["kernels", "own code"])
+def test_law_with_products_of_bfloat16(law: str, row: Row, own: bool) -> None:
+    """Kernels are the same bits in any batch, cut or checkpoint: nothing rounds otherwise there."""
+    cell = replace(row.cell) if own else row.cell
+    exact = law in ("batch", "cut", "contract", "checkpoint") and not own and not ABSENT
+    for option in OPTIONS[::3] if own or law == "derivative" else OPTIONS:
+        error = LAWS[law](Trial(cell, option, "cpu", "float32", "bf16"))
+        limit = bound(cell, law, "float32", "ieee" if exact else "bf16")
+        assert error is None or error <= limit, option.name
+
+
+def test_the_certificate_of_a_precision() -> None:
+    found = certify("cpu", "float32", [cells.GRU], precision="bf16", laws=["twin", "oracle"])
+    assert found.passed
+    assert max(verdict.error for verdict in found) > 1e-4  # it did round
+    with pytest.raises(ValueError, match="certify: precision is 'bf16' and the dtype is float64"):
+        certify("cpu", "float64", [cells.GRU], precision="bf16")
 
 
 @pytest.fixture(params=["float16", "bfloat16"])

@@ -124,7 +124,7 @@ def test_other_threads_run_during_a_long_call(what: str) -> None:
             time.sleep(0.001)
 
     ticking, step = threading.Thread(target=tick), long_step()
-    pack = [CELLS["lstm"][0], 1500, 1500, 1, *(np.ones(s, "float32") for s in PACKED)]
+    pack = [CELLS["lstm"][0], 0, 1500, 1500, 1, *(np.ones(s, "float32") for s in PACKED)]
     ticking.start()
     try:
         sys.setswitchinterval(1000)  # so that no thread gives the lock away unless it waits

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rows import MADE, ROWS
 
 import xrnn
 from xrnn.backends import Backend, Kernel, register, unregister
@@ -19,6 +20,7 @@ from xrnn.cells import GRU, LSTM, Elman, ElmanReLU, gru_with, lstm_with, rnn_wit
 from xrnn.cells.base import Cell
 from xrnn.engine import verify
 from xrnn.engine.trial import DRAWS, Trial, tolerance
+from xrnn.recurrence.bfloat16 import RoundedLoop
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import dtype_name
 
@@ -79,6 +81,45 @@ def differs(cell: Any, sequence: Any, sizes: Any) -> float:
 
 def allowed(cell: Any, dtype: str, precision: str, sizes: Any) -> float:
     return tolerance(cell, named_dtype(dtype), precision, sizes)
+
+
+class Truncating(RoundedLoop):
+    """Rounds what the products for all steps multiply towards 0."""
+
+    def operand(self, a: Any, *, xp: Any) -> Any:
+        bits = np.ascontiguousarray(a).view(np.uint32) & np.uint32(0xFFFF0000)
+        return bits.view(np.float32)
+
+
+class Unsummed(RoundedLoop):
+    """Rounds in the forward pass alone."""
+
+    def backward(self, *given: Any, **how: Any) -> Any:
+        return Loop(self.cell).backward(*given, **how)
+
+
+@pytest.mark.parametrize("cell", [Elman, ElmanReLU, LSTM, GRU], ids=lambda c: c.name)
+def test_products_of_bfloat16_are_those_of_their_definition(cell: Any) -> None:
+    """The tolerance is that of float32: what rounds otherwise, or not, is refused."""
+    sizes = SIZES[0]
+    bound = allowed(cell, "float32", "bf16", sizes)
+    assert bound == allowed(cell, "float32", "ieee", sizes)
+
+    def error(sequence: Any, draw: int = 0) -> float:
+        kernel = Kernel(sequence, frozenset({FLOAT32}), precision="bf16")
+        return verify.difference(BACKEND, cell, FLOAT32, kernel, sizes, draw)
+
+    assert error(RoundedLoop(cell)) == 0
+    for wrong in (Loop(cell), Truncating(cell), Unsummed(cell), Rounding(cell, "bfloat16")):
+        assert min(error(wrong, draw) for draw in range(2)) > 50 * bound
+
+
+@pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
+@pytest.mark.parametrize("cell", [row.cell for row in ROWS] + [*MADE], ids=lambda c: c.name)
+def test_native_loops_with_products_of_bfloat16_are_near_at_some_draw(cell: Any) -> None:
+    for kernel in BACKEND.kernels_of(cell):
+        if kernel.precision == "bf16":
+            assert verify._compare(BACKEND, cell, FLOAT32, kernel, SIZES[0]) is None
 
 
 @pytest.mark.parametrize("sizes", SIZES[:2], ids=str)

@@ -42,7 +42,7 @@ class _LibraryDType(Protocol):
 GivenDType: TypeAlias = DType | type[Any] | _LibraryDType
 """A dtype as a user may give it: its name, or that of a library, such as ``numpy.float32``."""
 
-Precision: TypeAlias = Literal["ieee", "tf32"]
+Precision: TypeAlias = Literal["ieee", "tf32", "bf16"]
 """How products of float32 may be rounded."""
 
 Checkpoint: TypeAlias = Size | Literal["sqrt"]

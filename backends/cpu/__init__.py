@@ -91,7 +91,7 @@ def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
 def _variants(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loops of a cell with options or zoneout."""
     native = options.kernels(cell)
-    return (*native, *map(storage.stored, native))
+    return (*native, *map(storage.stored, native[:1]))
 
 
 BACKEND = Backend(

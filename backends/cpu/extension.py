@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -137,21 +138,22 @@ class Native:
         The cell.
     numbers : array, optional
         The options of a cell that takes some, as `xrnn.backends.cpu.options` gives them.
-    rounding : int
-        What products of float32 round the numbers to that they multiply: nothing (0), or
-        bfloat16 (1).
     """
 
-    def __init__(self, code: Code, numbers: Array | None = None, rounding: int = 0) -> None:
-        #: the first arguments of every call
-        self.head: tuple[Any, ...] = (code.number, rounding)
-        if numbers is not None:
-            self.head = (*self.head, numbers)
+    def __init__(self, code: Code, numbers: Array | None = None) -> None:
+        #: the first arguments of every call: the cell, the rounding of products, and options
+        self.head: tuple[Any, ...] = (code.number, 0, *(() if numbers is None else (numbers,)))
         self.gates, self.kept, self.two, self.extras = code.gates, code.kept, code.two, code.extras
         self.names, self.sums = ("W", "U", "b", *self.extras), code.sums
         #: the weights that backward takes
         self.used = ("W", "U", *(("b",) if "layer_norm" in code.options else ()), *self.extras)
         self.drawn = () if numbers is None else NOISE
+
+    def rounded(self) -> Native:
+        """The same loop with products of bfloat16."""
+        loop = copy(self)
+        loop.head = (self.head[0], 1, *self.head[2:])
+        return loop
 
     def forward(
         self,
@@ -349,21 +351,28 @@ def notes() -> list[str]:
 
 def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The cell's native loop, if there is one and the extension was built."""
-    if cell not in CODES:
-        return ()
-    return (kernel_of(Native(CODES[cell])),)
+    return kernels_of(Native(CODES[cell])) if cell in CODES else ()
 
 
-def kernel_of(loop: Native) -> Kernel:
-    """A loop as an entry of the backend's table."""
+def kernels_of(loop: Native) -> tuple[Kernel, Kernel]:
+    """A loop that rounds no operand of a product, and the same with products of bfloat16, as
+    entries of the backend's table."""
     words = f"native loop, {_native.isa()}"
-    return Kernel(
+    how: Any = {"source": source, "omits_dxs": True, "adds": True}
+    exact = Kernel(
         loop,
         DTYPES,
-        source,
         path=lambda T, B, I, H: words,
         stepping=loop,
         contributions=loop.contributions if loop.is_regular else None,
-        omits_dxs=True,
-        adds=True,
+        **how,
+    )
+    rounded = loop.rounded()
+    return exact, Kernel(
+        rounded,
+        frozenset({np.dtype("float32")}),
+        precision="bf16",
+        path=lambda T, B, I, H: f"{words}, products of bfloat16",
+        stepping=rounded,
+        **how,
     )

@@ -44,7 +44,7 @@ USUAL: dict[Cell[Any], Options] = {
 
 
 def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
-    """The native loop of a cell with options or zoneout, if there is one and the extension was
+    """The native loops of a cell with options or zoneout, if there are some and the extension was
     built."""
     found = cell.made
     options: Any
@@ -56,7 +56,7 @@ def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
         # (1 − α) h + α g: on average so does a simple network whose units keep their old value.
         options, rates = RNNOptions(found.activations, inf, 0.0), (1 - found.alpha,)
     loop = loop_of(options, rates) if isinstance(options, Options) else None
-    return () if loop is None else (extension.kernel_of(loop),)
+    return () if loop is None else extension.kernels_of(loop)
 
 
 def loop_of(options: Options, rates: tuple[float, ...] = ()) -> Native | None:

@@ -140,7 +140,7 @@ class StoredNative:
 
 def kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The kernel of a cell for arrays of 16 bits, if there is a native loop."""
-    native = extension.kernels(cell)
+    native = extension.kernels(cell)[:1]
     if native and cell in OUTPUTS_ALONE:
         loop = options.loop_of(options.USUAL[cell])
         assert loop is not None

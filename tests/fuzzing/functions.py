@@ -159,6 +159,7 @@ add(
     dtype=(k.choice("float32", "float64", "float16"), "'float32'"),
     cells=(k.CELLS, "[cells.Elman]"),
     laws=(k.LAWS, "['batch', 'cut']"),
+    precision=(k.PRECISION, "'ieee'"),
     words="cell",
     share=1,
 )

@@ -320,7 +320,7 @@ CELLS = Kind(
     damages_of(error="[*{}, xrnn.LSTM] | {}[0] | [None]"),
 )
 LAWS = Kind(_is_empty, damages_of(same="tuple({})", error="{}[0] | [*{}, 'none'] | [*{}, None]"))
-PRECISION, NAME = choice("ieee", "tf32"), Kind(lambda value: isinstance(value, str))
+PRECISION, NAME = choice("ieee", "tf32", "bf16"), Kind(lambda value: isinstance(value, str))
 STATE_NAME = choice("h", "c", None)
 SHAPE = Kind(
     lambda value: isinstance(value, tuple | list) and len(value) in (2, 3),

@@ -36,7 +36,7 @@ from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
 from xrnn.certify.trial import Inputs, Results, Trial, each, leaves
 from xrnn.layers.layer import Layer
-from xrnn.typing import Array
+from xrnn.typing import Array, Precision
 
 #: the frozen vectors, a file of this package
 VECTORS = "vectors.safetensors"
@@ -70,7 +70,8 @@ def derivative(trial: Trial) -> float | None:
 
 def _undecided(trial: Trial) -> bool:
     """Whether rounding may decide on which side of a kink a pre-activation lies."""
-    return trial.dtype == "bfloat16" and not trial.cell.analytic
+    coarse = trial.dtype == "bfloat16" or trial.precision == "bf16"
+    return coarse and not trial.cell.analytic
 
 
 def runs_in_complex(cell: Cell[Any]) -> bool:
@@ -295,12 +296,22 @@ def vectors() -> tuple[dict[str, Array], dict[str, str]]:
     return load(content), json.loads(content[8 : 8 + size])["__metadata__"]
 
 
-def oracle(cell: Cell[Any], case: str, device: str = "cpu", dtype: str = "float64") -> float:
+def oracle(
+    cell: Cell[Any],
+    case: str,
+    device: str = "cpu",
+    dtype: str = "float64",
+    precision: Precision = "ieee",
+) -> float:
     """Law 4, for one frozen case of a cell."""
     tensors, about = vectors()
     prefix = f"{cell.name}/{case}/"
     value = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    options: dict[str, Any] = {**json.loads(about["cases"])[case], "dtype": dtype}
+    options: dict[str, Any] = {
+        **json.loads(about["cases"])[case],
+        "dtype": dtype,
+        "precision": precision,
+    }
     I, H = value["xs"].shape[2], value["last.h"].shape[2]
     layer: Any = Layer(cell, I, H, device=device, **options)
     placement = layer.weights.placement

@@ -13,10 +13,14 @@ from xrnn.cells import BY_NAME, Cell
 from xrnn.cells.base import check_cell
 from xrnn.certify import laws
 from xrnn.certify.trial import OPTIONS, Trial
-from xrnn.engine.checks import check_choice
+from xrnn.engine.checks import check_choice, check_precision
+from xrnn.typing import Precision
 
 #: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
+
+#: the same for the precision of products of float32
+PRECISIONS = {"ieee": BOUNDS["float32"], "tf32": BOUNDS["float16"], "bf16": BOUNDS["bfloat16"]}
 
 #: the same for a numeric derivative by differences, for a cell that does not run in complex numbers
 DIFFERENCE_BOUND = 1e-7
@@ -94,6 +98,7 @@ def certify(
     cells: Iterable[Cell[Any]] = tuple(BY_NAME.values()),
     *,
     laws: Iterable[str] = EVERY,
+    precision: Precision = "ieee",
 ) -> Certificate:
     """Run the eight laws on this machine and return the results.
 
@@ -116,6 +121,9 @@ def certify(
         the law `oracle`.
     laws : iterable of str
         The names of the laws to run.  While you write a cell, ``["derivative"]`` is soon done.
+    precision : {"ieee", "tf32", "bf16"}
+        That of the products, as for `xrnn.unroll`.  The last two are for float32; numeric
+        derivatives, and the cell's own code of the law `twin`, round nothing.
 
     Returns
     -------
@@ -129,7 +137,8 @@ def certify(
     TypeError
         If one of the cells is none, or `laws` is no list of names.
     ValueError
-        If the dtype is not one of the four, or there is no such device or law.
+        If the dtype is not one of the four, there is no such device or law, or the precision does
+        not fit the dtype.
     ImportError
         If the library of the device is not installed, or finds no device.
 
@@ -140,6 +149,7 @@ def certify(
     True
     """
     check_choice("certify", "dtype", dtype, BOUNDS)
+    check_precision("certify", precision, dtype)
     locate(device)
     try:
         cells = tuple(cells)
@@ -152,29 +162,34 @@ def certify(
     laws = tuple(laws)
     for law in laws:
         check_choice("certify", "a name in laws", law, EVERY)
-    return Certificate(tuple(verdicts(device, dtype, cells, laws)))
+    return Certificate(tuple(verdicts(device, dtype, cells, laws, precision)))
 
 
 def verdicts(
-    device: str, dtype: str, cells: Iterable[Cell[Any]], chosen: Iterable[str] = EVERY
+    device: str,
+    dtype: str,
+    cells: Iterable[Cell[Any]],
+    chosen: Iterable[str] = EVERY,
+    precision: Precision = "ieee",
 ) -> Iterator[Verdict]:
     """The verdicts of `certify`, one by one as they are computed."""
     chosen = tuple(chosen)
     for cell in cells:
         for option in OPTIONS:
-            trial = Trial(cell, option, device, dtype)
+            trial = Trial(cell, option, device, dtype, precision)
             for name, law in laws.LAWS.items():
                 if name not in chosen:
                     continue
                 error, note = _try(law, trial)
                 if error is not None:
-                    limit = bound(cell, name, dtype)
+                    limit = bound(cell, name, dtype, precision)
                     yield Verdict(cell.name, option.name, name, error, limit, note)
         for case in laws.cases(cell) if "oracle" in chosen else ():
-            error, note = _try(laws.oracle, cell, case, device, dtype)
+            error, note = _try(laws.oracle, cell, case, device, dtype, precision)
             if error is not None:
                 option_name = f"vectors: {case}"
-                yield Verdict(cell.name, option_name, "oracle", error, BOUNDS[dtype], note)
+                limit = bound(cell, "oracle", dtype, precision)
+                yield Verdict(cell.name, option_name, "oracle", error, limit, note)
 
 
 def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, str]:
@@ -185,11 +200,12 @@ def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, s
         return float("inf"), f"{type(problem).__name__}: {problem}"
 
 
-def bound(cell: Cell[Any], law: str, dtype: str) -> float:
+def bound(cell: Cell[Any], law: str, dtype: str, precision: Precision = "ieee") -> float:
     """The largest error of this law that is accepted as rounding."""
+    limit = PRECISIONS[precision] if dtype == "float32" else BOUNDS[dtype]
     if law == "derivative" and not laws.runs_in_complex(cell):
-        return max(BOUNDS[dtype], DIFFERENCE_BOUND)
-    return BOUNDS[dtype]
+        return max(limit, DIFFERENCE_BOUND)
+    return limit
 
 
 def as_table(verdicts: Iterable[Verdict], show: Callable[[str], object] = print) -> bool:

@@ -11,7 +11,7 @@ from xrnn.backends import Backend, host, locate
 from xrnn.cells import Cell
 from xrnn.engine.axes import each_array
 from xrnn.layers.layer import Layer
-from xrnn.typing import Array, Masked, dtype_name
+from xrnn.typing import Array, Masked, Precision, dtype_name
 
 #: inputs, hidden units, and the hidden units of layers that differ in them
 I, H, UNEVEN = 3, 4, (4, 2)
@@ -125,12 +125,15 @@ def each(change: Callable[[Array], Array], state: Parts | None) -> Any:
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell, one option, one backend, one dtype: a layer and random inputs for it."""
+    """One cell, one option, one backend, one dtype, one precision of products: a layer and random
+    inputs for it."""
 
     cell: Cell[Any]
     option: Option
     device: str = "cpu"
     dtype: str = "float64"
+    #: of products of float32; layers of other dtypes that a law makes have "ieee"
+    precision: Precision = "ieee"
 
     @cached_property
     def backend(self) -> Backend:
@@ -177,6 +180,7 @@ class Trial:
             device=device,
             rng=0,
             init="uniform",
+            precision=self.precision if dtype == "float32" else "ieee",
         )
         if weights is not None:
             put = layer.weights.placement.from_host

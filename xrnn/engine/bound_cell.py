@@ -11,7 +11,8 @@ from xrnn.backends import Kernel
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Placement
 from xrnn.engine.forms import check_forms
-from xrnn.engine.select import OwnCode, decide
+from xrnn.engine.select import decide, own_loop
+from xrnn.recurrence.bfloat16 import check_library
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.precision import cast, widen
 from xrnn.recurrence.storage import narrowed, rounding, widened
@@ -38,7 +39,7 @@ class BoundCell:
     given : tuple of str
         The names of the weights whose gradients are returned.  (Biases that the user left out
         are zeros in `weights` and are not among them.)
-    precision : {"ieee", "tf32"}
+    precision : {"ieee", "tf32", "bf16"}
         As for `xrnn.unroll`.
     reverse : bool
         Whether sequences run from their end to their start.
@@ -96,6 +97,8 @@ class BoundCell:
                 if not self.placement.backend.computes(self.placement.dtype):
                     weights = widened(weights, xp=self.xp)
                 check_forms(self.cell, weights, xp=self.xp)
+                if self.precision == "bf16":
+                    check_library(self.cell.name, weights["W"], xp=self.xp)
             if not final:
                 return found
             if len(self._chosen) >= REMEMBERED:
@@ -206,7 +209,7 @@ class Pass(NamedTuple):
         """Run the pass again by the cell's own code: its residuals, the state after each step."""
         one, trace = self.computed(), Trace()
         bound = one.bound
-        _, _, residuals = OwnCode(bound.cell).forward(
+        _, _, residuals = own_loop(bound.cell, bound.precision).forward(
             bound.weights,
             one.xs,
             one.first,
@@ -226,7 +229,8 @@ class Pass(NamedTuple):
         """The backward pass by the cell's own code, with the gradients at each step."""
         bound, trace, xp = self.computed().bound, Trace(), self.bound.xp
         residuals, given = self.replay()[0], self._as_computed(dys, dstate)
-        found = OwnCode(bound.cell).backward(bound.weights, residuals, *given, xp=xp, trace=trace)
+        loop = own_loop(bound.cell, bound.precision)
+        found = loop.backward(bound.weights, residuals, *given, xp=xp, trace=trace)
         dxs, dfirst, dweights = narrowed(found, self.xs.dtype, xp=xp)
         return (dxs, dfirst, self.named(dweights)), trace, residuals
 
@@ -240,7 +244,7 @@ class Pass(NamedTuple):
         if self.kernel.contributions is not None:
             return self.kernel.contributions(self.weights, self.residuals, dys, dstate, xp=xp)
         bound, (residuals, _) = self.computed().bound, self.replay()
-        dxs, dfirst, parts = OwnCode(bound.cell).contributions(
+        dxs, dfirst, parts = own_loop(bound.cell, bound.precision).contributions(
             bound.weights, residuals, *self._as_computed(dys, dstate), xp=xp
         )
         pairs = zip(dfirst, dstate, strict=True)

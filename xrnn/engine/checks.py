@@ -19,7 +19,7 @@ from xrnn.backends import Backend, backend_of, host
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, DType, Weights, dtype_name, is_floating
 
-PRECISIONS = ("ieee", "tf32")
+PRECISIONS = ("ieee", "tf32", "bf16")
 
 #: what a layer may store its weights in
 REAL_DTYPES: tuple[DType, ...] = ("float16", "bfloat16", "float32", "float64")
@@ -167,10 +167,17 @@ def check_integer(kind: str, name: str, value: Any) -> None:
         raise TypeError(f"{kind}: {name} is {value!r:.80}; it must be an integer")
 
 
-def check_precision(kind: str, precision: str) -> None:
-    """Raise ValueError unless the precision is one of `PRECISIONS`."""
+def check_precision(kind: str, precision: str, dtype: Any) -> None:
+    """Raise ValueError unless the precision is one of `PRECISIONS` and fits the dtype."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ValueError(f"{kind}: precision is {precision!r:.80}; it must be 'ieee' or 'tf32'")
+        raise ValueError(
+            f"{kind}: precision is {precision!r:.80}; it must be 'ieee', 'tf32' or 'bf16'"
+        )
+    if precision == "bf16" and dtype_name(dtype) != "float32":
+        raise ValueError(
+            f"{kind}: precision is 'bf16' and the dtype is {dtype_name(dtype)}; with it the dtype "
+            "must be float32, whose products it rounds: give dtype='float32' or precision='ieee'"
+        )
 
 
 def accept_dtype(kind: str, dtype: Any, choices: Iterable[DType]) -> DType:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import Backend, Kernel, Sizes, host
 from xrnn.cells.base import Cell
 from xrnn.engine.verify import NotNow, verified
+from xrnn.recurrence.bfloat16 import RoundedLoop
 from xrnn.recurrence.loop import Loop
 from xrnn.recurrence.storage import Stored
 from xrnn.typing import dtype_name
@@ -17,12 +18,13 @@ def candidates(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> list[Kernel]:
     """The kernels in the backend's table for this cell, dtype and sizes (T, B, I, H), the best
-    first."""
+    first.  A precision of "tf32" allows rounding, and "bf16" demands it."""
+    accepted = ("bf16",) if precision == "bf16" else ("ieee", precision)
     return [
         kernel
         for kernel in backend.kernels_of(cell)
         if dtype_name(dtype) in map(dtype_name, kernel.dtypes)
-        and kernel.precision in ("ieee", precision)
+        and kernel.precision in accepted
         and kernel.serves(*sizes)
     ]
 
@@ -44,7 +46,7 @@ def decide(
     is not final.
     """
     postponed: NotNow | None = None
-    chosen = reference(cell, computes=backend.computes(dtype))
+    chosen = reference(cell, computes=backend.computes(dtype), precision=precision)
     if 0 not in sizes:
         for kernel in candidates(backend, cell, sizes, dtype, precision):
             try:
@@ -78,6 +80,19 @@ class OwnCode(Loop):
     contributions = host.ignore_underflow(Loop.contributions)
 
 
+class RoundedOwnCode(RoundedLoop):
+    """The same with products of bfloat16."""
+
+    forward = host.ignore_underflow(RoundedLoop.forward)
+    backward = host.ignore_underflow(RoundedLoop.backward)
+    contributions = host.ignore_underflow(RoundedLoop.contributions)
+
+
+def own_loop(cell: Cell[Any], precision: str) -> OwnCode | RoundedOwnCode:
+    """The loop over a cell's own code in a precision."""
+    return RoundedOwnCode(cell) if precision == "bf16" else OwnCode(cell)
+
+
 class StoredOwnCode(Stored):
     """The same for arrays that are computed with in float32."""
 
@@ -85,11 +100,13 @@ class StoredOwnCode(Stored):
     backward = host.ignore_underflow(Stored.backward)
 
 
-def reference(cell: Cell[Any], *, computes: bool = True) -> Kernel:
+def reference(cell: Cell[Any], *, computes: bool = True, precision: str = "ieee") -> Kernel:
     """The cell's own code in the form of a kernel; it runs in the dtype of the arrays if the
     library computes in that, see `Backend.computes`."""
     path = "the cell as written"
+    if precision == "bf16":
+        path += ", products of bfloat16"
     if not computes:
         return Kernel(StoredOwnCode(cell), frozenset(), path=lambda T, B, I, H: path)
-    loop = OwnCode(cell)
+    loop = own_loop(cell, precision)
     return Kernel(loop, frozenset(), path=lambda T, B, I, H: path, contributions=loop.contributions)

@@ -64,9 +64,11 @@ def unroll(
         Where a sequence is cut: before such a step the state is the initial one (zeros), and no
         gradient passes.  In reverse the cut is at the same place, between t and t − 1; the state
         that is returned is still that of the first valid step.  Default: nowhere.
-    precision : {"ieee", "tf32"}
+    precision : {"ieee", "tf32", "bf16"}
         "tf32" allows products of float32 to round what they multiply to 10 bits (NVIDIA's
-        TF32), where a device is faster with it; elsewhere it has no effect.
+        TF32), where a device is faster with it; elsewhere it has no effect.  With "bf16" they
+        round it to bfloat16 on every device, forward and backward; sums, states, gates and
+        gradients stay float32, which the dtype must be (`xrnn.recurrence.bfloat16`).
     seed : int, optional
         The seed of what the cell draws (`Cell.noise`): give a new one at every training step.
         Required with such a cell.
@@ -118,7 +120,6 @@ def unroll(
     (20, 5)
     """
     check_cell(cell)
-    check_precision(cell.name, precision)
     check_flags(cell.name, reverse=reverse)
     backend = backend_of(xs, "xs")
     if xs.ndim not in (2, 3):
@@ -131,6 +132,7 @@ def unroll(
     letters = zip(shapes, cell.width_letters, strict=True)
     units = [shape[-1] for shape, letter in letters if letter == "H" and shape]
     complete, placement = cell_weights(cell, weights, I=xs.shape[-1], H=units[0] if units else None)
+    check_precision(cell.name, precision, placement.dtype)
     one = BoundCell(
         cell, complete, placement, given=tuple(weights), precision=precision, reverse=bool(reverse)
     )

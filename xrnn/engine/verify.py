@@ -33,6 +33,7 @@ from xrnn.cells.base import Cell
 from xrnn.cells.options import Options
 from xrnn.engine import atomic
 from xrnn.engine.trial import Trial, draws, tolerance
+from xrnn.recurrence.bfloat16 import RoundedLoop
 from xrnn.recurrence.loop import Loop
 from xrnn.typing import Array, dtype_name
 
@@ -100,7 +101,7 @@ def _compare(
     """
     bound, error = kernel.tolerance or tolerance(cell, dtype, kernel.precision, sizes), inf
     try:
-        for draw in range(draws(cell)):
+        for draw in range(draws(cell, kernel.precision)):
             with kernel.strict():
                 error = min(error, difference(backend, cell, dtype, kernel, sizes, draw))
             if error <= bound:
@@ -125,9 +126,9 @@ def difference(
     """
     trial = Trial(backend, cell, dtype, sizes, draw)
     T, B = sizes[:2]
-    worst, ways = 0.0, (False, True)
+    worst, ways, loop = 0.0, (False, True), _own(cell, kernel.precision)
     for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
-        own = [trial.results(Loop(cell), lengths, reverse, wide=True) for reverse in ways]
+        own = [trial.results(loop, lengths, reverse, wide=True) for reverse in ways]
         found = [trial.results(kernel.sequence, lengths, reverse) for reverse in ways]
         if kernel.both is not None:
             found += trial.results_of_both(kernel.both, lengths)
@@ -140,7 +141,7 @@ def difference(
         if kernel.contributions is not None:
             for reverse in ways:
                 expected, results = (
-                    trial.of_each(one, lengths, reverse) for one in (_own(cell), kernel)
+                    trial.of_each(one, lengths, reverse) for one in (_of_each(loop), kernel)
                 )
                 worst = max(worst, _largest(expected, results))
     if kernel.stepping is not None:
@@ -149,9 +150,13 @@ def difference(
     return worst
 
 
-def _own(cell: Cell[Any]) -> Kernel:
+def _own(cell: Cell[Any], precision: str) -> Loop:
+    """The cell's own code in the precision of a kernel."""
+    return RoundedLoop(cell) if precision == "bf16" else Loop(cell)
+
+
+def _of_each(loop: Loop) -> Kernel:
     """The cell's own code, for `Trial.of_each`."""
-    loop = Loop(cell)
     return Kernel(loop, frozenset(), contributions=loop.contributions)
 
 

@@ -64,7 +64,7 @@ class GRU(Layer[HState]):
         The seed or generator of the initial weights.  Default: a new random seed.
     init : {"orthogonal", "uniform"}
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
-    precision : {"ieee", "tf32"}
+    precision : {"ieee", "tf32", "bf16"}
         How products of float32 may be rounded, see `xrnn.unroll`.
 
     Attributes

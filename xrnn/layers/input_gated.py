@@ -46,7 +46,7 @@ class InputGatedLSTM(Layer[HCState]):
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
         The initial bias of the forget gate (with "orthogonal"); a cell without one ignores it.
-    precision : {"ieee", "tf32"}
+    precision : {"ieee", "tf32", "bf16"}
         How products of float32 may be rounded, see `xrnn.unroll`.
 
     Attributes

@@ -82,7 +82,7 @@ class Layer(Architecture[S]):
         How the weights are drawn, see `xrnn.layers.initialisation.draw`.
     forget_bias : float
         The initial bias of the forget gate (with "orthogonal"); a cell without one ignores it.
-    precision : {"ieee", "tf32"}
+    precision : {"ieee", "tf32", "bf16"}
         As for `xrnn.unroll`.
 
     Attributes
@@ -160,12 +160,12 @@ class Layer(Architecture[S]):
 
     @property
     def precision(self) -> Precision:
-        """How products of float32 may be rounded: "ieee" or "tf32"."""
+        """What products of float32 round: "ieee", "tf32" or "bf16", see `xrnn.unroll`."""
         return self._precision
 
     @precision.setter
     def precision(self, precision: Precision) -> None:
-        check_precision(self.cell.name, precision)
+        check_precision(self.cell.name, precision, self.dtype)
         self._precision: Precision = precision
         self._last_bound: Bound[S] | None = None
 

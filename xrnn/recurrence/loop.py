@@ -54,6 +54,13 @@ class Loop:
     def __init__(self, cell: Cell[Any]) -> None:
         self.cell = cell
 
+    def operand(self, a: Array, *, xp: Namespace) -> Array:
+        """What the products for all steps, with W and for dW, multiply in the place of an array."""
+        return a
+
+    def _input_weights(self, weights: Weights, *, xp: Namespace) -> dict[str, Array]:
+        return {**weights, "W": self.operand(weights["W"], xp=xp)}
+
     def forward(
         self,
         weights: Weights,
@@ -79,7 +86,8 @@ class Loop:
             mask = valid_mask(T, lengths, xp=xp)
             # Values in the padding, even NaN, must not get into the sums over all steps.
             xs = apply_mask(mask, xs, xp=xp)
-        axs = input_projection(xs, weights, bias=not self.cell.bias_in_step, xp=xp)
+        given = self.operand(xs, xp=xp), self._input_weights(weights, xp=xp)
+        axs = input_projection(*given, bias=not self.cell.bias_in_step, xp=xp)
         if mask is not None:
             axs = apply_mask(mask, axs, xp=xp)  # 0 · ∞ is NaN, if a weight is infinite
         ys, steps = [state[0]] * T, [None] * T
@@ -126,8 +134,11 @@ class Loop:
         # dxs last: allocated first, this large array would be given the recently freed memory that
         # is still in the CPU's cache.
         gradients = {name: _summed(part, daxs, das, valid, xp=xp) for name, part in parts.items()}
-        bias = not self.cell.bias_in_step
-        dxs, dweights = input_projection_backward(das, xs, weights, bias=bias, xp=xp)
+        left, right = self.operand(das, xp=xp), self.operand(xs, xp=xp)
+        W = self._input_weights(weights, xp=xp)
+        dxs, dweights = input_projection_backward(left, right, W, bias=False, xp=xp)
+        if not self.cell.bias_in_step:
+            dweights["b"] = rounded_sum(das, axis=0, xp=xp)
         if mask is not None:
             dxs = apply_mask(mask, dxs, xp=xp)
         return dxs, dstate, dweights | gradients
@@ -165,10 +176,11 @@ class Loop:
             else:
                 found[name] = whole(part)
         bias = {} if self.cell.bias_in_step else {"b": das}
-        dxs = xp.reshape(xp.reshape(das, (T * B, das.shape[-1])) @ weights["W"], xs.shape)
+        left, W = self.operand(das, xp=xp), self._input_weights(weights, xp=xp)["W"]
+        dxs = xp.reshape(xp.reshape(left, (T * B, das.shape[-1])) @ W, xs.shape)
         if mask is not None:
             dxs = apply_mask(mask, dxs, xp=xp)
-        return dxs, dstate, {"W": ((das, xs),), **bias, **found}
+        return dxs, dstate, {"W": ((left, self.operand(xs, xp=xp)),), **bias, **found}
 
     def _over_time(
         self,

@@ -96,6 +96,11 @@ def apply(
             "write the other parts of a model in JAX"
         )
     kind, hold = layer.cell.name, is_hold(layer.cell.name, masked)
+    if layer.precision == "bf16":
+        raise ValueError(
+            f"{kind}: precision is 'bf16'; it must be 'ieee' here, where products are computed in "
+            "the dtype of the weights: set layer.precision = 'ieee'"
+        )
     weights, placement = accept_weights(layer, weights)
     axes = axes_of(layer, placement)
     xs, unbatched = axes.inputs("xs", of_jax(xs), 3)
