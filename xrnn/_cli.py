@@ -11,13 +11,11 @@ import importlib.util
 import io
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from signal import SIGINT
 from typing import Any, NoReturn, TextIO
 
 from xrnn._version import __version__
@@ -165,7 +163,7 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train a character language model",
         description="Train a character language model; without --text on Python's own "
-        "language reference.",
+        "language reference.  mpiexec -n 4 xrnn train … trains it with four processes.",
         argument_default=argparse.SUPPRESS,
     )
     p.add_argument("--text", type=some_path, metavar="FILE", help="UTF-8 text to learn")
@@ -242,32 +240,19 @@ def _add_backend(p: argparse.ArgumentParser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """`xrnn train`."""
     _need("train", "tqdm", "matplotlib")
-    from xrnn.charlm.resume import resume
-    from xrnn.charlm.run import FILES, begin
+    from xrnn.charlm import command
 
     options = vars(arguments)
     given = {f.name: options[f.name] for f in fields(Config) if f.name in options}
-    folder, text = Path(arguments.out), options.get("text")
-    Config(**given).check()
-    device = _device(arguments.backend)
-    if arguments.resume:
-        started = resume(folder, given, text, device)
-    else:
-        started = begin(folder, Config(**given), text, device)
-    with started as run:
-        history, stopped_by = run.train()
-        row, steps = history.rows[-1], run.model.config.steps
-        print(
-            f"{row['step']} of {steps} steps in {sum(history['seconds']):.0f} s: "
-            f"{row['loss']:.3f} bits per character in training, {row['validation']:.3f} held out"
-        )
-        print(f"written to {folder}: {', '.join(FILES)}")
-        if stopped_by is not None:
-            print(f"stopped; go on with: xrnn train --resume --out {shlex.quote(str(folder))}")
-            return 0 if stopped_by == SIGINT else 128 + stopped_by
-        print(f"a sample (more: xrnn sample {folder}):\n")
-        print("".join(run.model.sample("", 300, temperature=0.7)))
-    return 0
+    world = command.ranks()
+    try:
+        with world.guard():
+            where = Path(arguments.out), given, options.get("text"), _device(arguments.backend)
+            return command.train(*where, arguments.resume, world)
+    except Exception:
+        if world.rank == 0:
+            raise
+        return 2  # rank 0 has the same error, and reports it
 
 
 def sample(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Sums over the processes of several GPUs, with NCCL.
 
 CuPy finds NCCL where the package nvidia-nccl-cu12 or nvidia-nccl-cu13 is installed; without it
-arrays go to the host to be added up.  The processes are those of MPI, which hands on the name that
-NCCL makes for them, and each must have a GPU of its own.
+CuPy warns, and arrays go to the host to be added up.  The processes are those of MPI, which hands
+on the name that NCCL makes for them, and each must have a GPU of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ def adder(world: Any) -> Callable[[Array], Callable[[], object]] | None:
     Sums are made on a stream of their own, while kernels of the backward pass run on the present
     one, and each begins when all is done that was given to that stream before.
     """
-    try:
-        from cupy.cuda import nccl
-    except ImportError:
-        nccl = None
-    if not all(world.gather(nccl is not None)):
+    from cupy.cuda import nccl
+
+    if not all(world.gather(nccl.available)):
         return None
     types = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
     name = world.from_root(nccl.get_unique_id)

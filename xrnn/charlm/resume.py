@@ -12,10 +12,11 @@ from xrnn.backends import host
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.charlm.corpus import Corpus, Text, read_text
 from xrnn.charlm.model import CharModel
-from xrnn.charlm.run import CHECKPOINT, FILES, MODEL, SEED, Run, absolute, locked
+from xrnn.charlm.run import CHECKPOINT, FILES, MODEL, SEED, Run, absolute, held
 from xrnn.convert import files
 from xrnn.convert.parts import known_config
 from xrnn.learn.optim import Adam
+from xrnn.learn.parallel import ALONE, World
 from xrnn.training import checkpoint as checkpoints
 from xrnn.training.contents import OBJECT, STRING, ContentsError, Kind, check_values, refusal
 from xrnn.training.history import History
@@ -39,7 +40,9 @@ IN_METADATA = ABOUT | {
 
 
 @contextmanager
-def resume(folder: Path, given: dict[str, Any], text: str | None, device: str) -> Iterator[Run]:
+def resume(
+    folder: Path, given: dict[str, Any], text: str | None, device: str, world: World = ALONE
+) -> Iterator[Run]:
     """The run in a folder, which it has for itself until the end of the block.
 
     `given` are the options that were given again; all but the number of steps must be unchanged.
@@ -54,21 +57,31 @@ def resume(folder: Path, given: dict[str, Any], text: str | None, device: str) -
     """
     Config(**given).check()
     read = None if text is None else read_text(text)
-    if not folder.is_dir():
-        raise RefusedError(f"{folder} holds no {CHECKPOINT}; it is not a folder of a run")
-    with locked(folder):
-        with _reading(folder, CHECKPOINT) as path:
-            info = _checkpoint(path)
-            about = info["metadata"]
-            config = Config.read(str(path), "metadata.charlm.", about["charlm"])
-        config = _asked(folder, config, given, info)
+    world.from_root(lambda: _check_folder(folder))
+    with held(folder, world):
+        config, about = world.from_root(lambda: _begun(folder, given))
         corpus = Corpus(_same_text(read, about, folder), config.batch, config.length)
         config.check_memory(len(about["vocabulary"]))
         place = about["text"] if text is None else absolute(text)
-        run = Run(folder, CharModel(about["vocabulary"], config, device), corpus, place, begun=True)
-        with _reading(folder, CHECKPOINT) as path:
-            _check_training(path, run.model)
-        yield run
+        model = CharModel(about["vocabulary"], config, device)
+        world.from_root(lambda: _check_begun(folder, model))
+        yield Run(folder, model, corpus, place, world, begun=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise RefusedError unless it is a folder."""
+    if not folder.is_dir():
+        raise RefusedError(f"{folder} holds no {CHECKPOINT}; it is not a folder of a run")
+
+
+def _begun(folder: Path, given: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The options of the run in a folder, with those that are asked for now, and what else its
+    checkpoint says."""
+    with _reading(folder, CHECKPOINT) as path:
+        info = _checkpoint(path)
+        about: dict[str, Any] = info["metadata"]
+        config = Config.read(str(path), "metadata.charlm.", about["charlm"])
+    return _asked(folder, config, given, info), about
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -82,6 +95,12 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     _, info = checkpoints.read(path)
     check_values(str(path), "metadata.", info["metadata"], IN_METADATA)
     return info
+
+
+def _check_begun(folder: Path, model: CharModel) -> None:
+    """Raise RefusedError unless training can go on from the checkpoint in a folder."""
+    with _reading(folder, CHECKPOINT) as path:
+        _check_training(path, model)
 
 
 def _check_training(path: Path, model: CharModel) -> None:

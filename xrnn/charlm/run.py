@@ -20,7 +20,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from xrnn.charlm.model import CharModel, bits
 from xrnn.convert import files
 from xrnn.engine import atomic
 from xrnn.learn import optim
+from xrnn.learn.parallel import ALONE, World
 from xrnn.training.fit import fit
 from xrnn.training.history import History
 from xrnn.training.signals import TERMINATIONS, noted
@@ -58,6 +59,7 @@ class Run:
     """A model, its text, and the folder that training writes to.
 
     - path: the absolute path of the text, None for the language reference of Python
+    - world: the processes that train together, of which rank 0 reads and writes the folder
     - begun: whether the folder holds a checkpoint to go on from
     - written: whether all but the chart is
     """
@@ -66,6 +68,7 @@ class Run:
     model: CharModel
     corpus: Corpus
     path: str | None
+    world: World
     begun: bool = False
     written: bool = False
 
@@ -83,7 +86,7 @@ class Run:
 
         # A loss that is not finite is an error here, of which no warning need tell.
         quiet = host.xp.errstate(over="ignore", invalid="ignore", divide="ignore")
-        (self.folder / CHART).unlink(missing_ok=True)
+        self.world.from_root(lambda: (self.folder / CHART).unlink(missing_ok=True))
         # Shells start what runs in the background with Ctrl-C ignored.
         with quiet, noted(*TERMINATIONS, always=(signal.SIGINT,)) as seen:
             history = fit(
@@ -105,10 +108,9 @@ class Run:
                 resume=self.begun,
                 callback=self.write,
                 progress=words,
+                parallel=self.world,
             )
-            if not self.written:  # a file was lost
-                self.write(history)
-            atomic.replace(self.folder / CHART, self.chart(history))
+            self.world.from_root(lambda: self.complete(history))
         if history.stopped != "interrupted":
             return history, None
         return history, next((n for n in seen if n != signal.SIGINT), signal.SIGINT)
@@ -137,6 +139,12 @@ class Run:
         atomic.replace(self.folder / HISTORY, page.getvalue().encode())
         self.written = True
 
+    def complete(self, history: History) -> None:
+        """Write the chart, and the others if they are not there."""
+        if not self.written:  # a file was lost
+            self.write(history)
+        atomic.replace(self.folder / CHART, self.chart(history))
+
     def chart(self, history: History) -> bytes:
         """The picture of the history, a PNG."""
         config, figure, picture = self.model.config, history.plot(), io.BytesIO()
@@ -156,7 +164,9 @@ def words(row: dict[str, float]) -> str:
 
 
 @contextmanager
-def begin(folder: Path, config: Config, text: str | None, device: str) -> Iterator[Run]:
+def begin(
+    folder: Path, config: Config, text: str | None, device: str, world: World = ALONE
+) -> Iterator[Run]:
     """A new run, which has the folder for itself until the end of the block.
 
     Raises
@@ -168,20 +178,34 @@ def begin(folder: Path, config: Config, text: str | None, device: str) -> Iterat
     config.check()
     given = read_text(text)
     config.check_memory(len(given.vocabulary))
-    with locked(folder):
-        for name in FILES:
-            if (folder / name).exists():
-                raise RefusedError(
-                    f"{folder} already holds {name}; go on with --resume --out {folder}, "
-                    "or choose another --out"
-                )
+    with held(folder, world):
+        world.from_root(lambda: _check_new(folder))
         corpus = Corpus(given, config.batch, config.length)
-        yield Run(folder, CharModel(given.vocabulary, config, device), corpus, absolute(text))
+        model = CharModel(given.vocabulary, config, device)
+        yield Run(folder, model, corpus, absolute(text), world)
+
+
+def _check_new(folder: Path) -> None:
+    """Raise RefusedError if the folder holds a file of a run."""
+    for name in FILES:
+        if (folder / name).exists():
+            raise RefusedError(
+                f"{folder} already holds {name}; go on with --resume --out {folder}, "
+                "or choose another --out"
+            )
 
 
 def absolute(text: str | None) -> str | None:
     """The path of a text as it is kept, so that it is found from every folder."""
     return None if text is None else os.path.abspath(text)
+
+
+@contextmanager
+def held(folder: Path, world: World) -> Iterator[None]:
+    """The folder, which rank 0 keeps locked for all of these processes."""
+    with ExitStack() as stack:
+        world.from_root(lambda: stack.enter_context(locked(folder)))
+        yield
 
 
 @contextmanager

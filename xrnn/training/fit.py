@@ -14,7 +14,7 @@ from xrnn.cells.base import check_flags, check_positive
 from xrnn.cells.numbers import accept_number
 from xrnn.convert import encoding
 from xrnn.learn import optim
-from xrnn.learn.parallel import World
+from xrnn.learn.parallel import ALONE, World
 from xrnn.training import checkpoint as checkpoints
 from xrnn.training.batches import Dataset
 from xrnn.training.history import History
@@ -209,7 +209,7 @@ def fit(
         raise TypeError(
             f"fit: parallel is {parallel!r:.80}; it must be xrnn.learn.parallel.world(), or None"
         )
-    world = World() if parallel is None else parallel
+    world = ALONE if parallel is None else parallel
     with world.guard():
         check_flags("fit", keep_best=keep_best, carry_state=carry_state, resume=resume)
         for name, value in (("schedule", schedule), ("callback", callback)):
