@@ -319,3 +319,32 @@ def test_a_transposed_recurrent_weight_is_named() -> None:
     weights["U"] = weights["U"].T
     with pytest.raises(ValueError, match=r"lstm: U has shape \(5, 20\).*give U\.T"):
         xrnn.unroll(LSTM, weights, np.zeros((4, 2, 3)))
+
+
+@pytest.mark.parametrize(("longest", "ran"), [(0, 1), (3, 3), (14, 14), (15, 16), (16, 16)])
+@pytest.mark.parametrize("how", [{}, {"batch_first": True}, {"bidirectional": True}])
+def test_behind_the_longest_sequence_nothing_runs(longest: int, ran: int, how: Any) -> None:
+    """If that is at least an eighth of all steps; nothing of it is read."""
+    layer = xrnn.GRU(2, 3, 2, rng=0, dtype="float64", **how)
+    axes = (1, 0, 2) if layer.batch_first else (0, 1, 2)
+    rng = np.random.default_rng(0)
+    xs, n = rng.normal(size=(16, 2, 2)), 6 if layer.bidirectional else 3
+    xs[longest:] = np.nan
+    lengths = [longest, min(longest, 2)]
+    ys, last, tape = layer.forward(xs.transpose(axes), lengths=lengths)
+    assert [one.xs.shape[0] for one in tape.passes] == [ran] * len(tape.passes)
+    dys = rng.normal(size=(16, 2, n))
+    dys[longest:] = np.nan
+    dxs, dfirst, dweights = layer.backward(tape, dys.transpose(axes), last)
+    short = slice(0, max(longest, 1))
+    ys_, last_, tape_ = layer.forward(xs[short].transpose(axes), lengths=lengths)
+    expected = layer.backward(tape_, dys[short].transpose(axes), last_)
+    for a, b in ((ys, ys_), (dxs, expected[0])):
+        a, b = a.transpose(axes), b.transpose(axes)
+        assert a.shape[0] == 16
+        assert not a[longest:].any()
+        np.testing.assert_allclose(a[short], b, rtol=1e-12)
+    np.testing.assert_allclose(last.h, last_.h, rtol=1e-12)
+    np.testing.assert_allclose(dfirst.h, expected[1].h, rtol=1e-12)
+    for name, d in expected[2].items():
+        np.testing.assert_allclose(dweights[name], d, rtol=1e-11, atol=1e-14)

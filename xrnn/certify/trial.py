@@ -66,6 +66,7 @@ OPTIONS = (
     Option("batch first", lengths=(2, 0, 4), batch_first=True),
     Option("both directions", lengths=(4, 1, 3), bidirectional=True),
     Option("reverse", lengths=(3, 0, 4), num_layers=2, reverse=True),
+    Option("all end early", T=6, lengths=(2, 0, 3), num_layers=2, bidirectional=True),
     Option("3 layers", num_layers=3),
     Option("3 layers, both", lengths=(1, 4, 0), num_layers=3, bidirectional=True),
     Option("dropout", num_layers=2, dropout=0.4),

@@ -163,6 +163,13 @@ class Axes(Generic[S]):
         parts = zip(self.even, zip(*states, strict=True), strict=True)
         return tuple([self.xp.stack(part) if even else part for even, part in parts])
 
+    def lengthened(self, a: Array, T: int) -> Array:
+        """An array (T', B, n) as one of T steps, which is 0 at those that it lacks."""
+        steps, B, n = a.shape
+        if steps == T:
+            return a
+        return self.xp.concat([a, self.placement.zeros((T - steps, B, n))])
+
     def to_user(self, a: Array, unbatched: bool) -> Array:
         """An array (T, B, n) with its axes in the user's order."""
         if unbatched:

@@ -85,16 +85,21 @@ class Bound(Generic[S]):
         timeline = None
         if lengths is not None or mask is not None or resets is not None:
             timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)
+        T, B = xs.shape[:2]
+        steps = T
         if isinstance(timeline, Timeline):
             ys, last, kept = self._segments(xs, parts, timeline, **how)
         else:
-            ys, last, kept = self._sequences(xs, parts, timeline, **how)
-            timeline = None
+            if timeline is not None and T * B:
+                steps = _steps_to_run(T, timeline)
+            part = xs if steps == T else xs[:steps, ...]
+            ys, last, kept = self._sequences(part, parts, timeline, **how)
+            ys, timeline = axes.lengthened(ys, T), None
         tape = None
         if keep:
             ys, absent = axes.placement.backend.read_only(ys), self._absent(state)
             mine = (timeline, absent, unbatched, owner, self.parameters, self.version)
-            tape = Tape(axes, self._cells, kept, (xs.shape[0], xs.shape[1]), *mine)
+            tape = Tape(axes, self._cells, kept, (T, B), steps, *mine)
         if unbatched:
             return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
         return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
@@ -314,6 +319,13 @@ def bind(
     widths = [one.widths for cells in stack for one in cells]
     axes = Axes(cell, placement, one.I, widths, flat, directions=D, batch_first=batch_first)
     return Bound(axes, stack, parameters, version, initial)
+
+
+def _steps_to_run(T: int, lengths: Array) -> int:
+    """All T; or fewer, if at least an eighth of them lies behind the longest sequence, where all
+    results are 0: so much is worth a copy of the outputs."""
+    longest = max(1, int(lengths.max()))
+    return longest if 8 * longest <= 7 * T else T
 
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:

@@ -40,6 +40,8 @@ class Tape(Generic[S]):
     runs: list[Run]
     #: T and B of the inputs
     sizes: tuple[int, int]
+    #: how many steps ran: no sequence is longer
+    steps: int
     #: the segments that ran, the groups of them one after the other; None: whole sequences
     timeline: Timeline | None
     #: which parts of the first state were the learned initial ones; () if none are learned
@@ -149,12 +151,14 @@ class Tape(Generic[S]):
     def gradients_given(
         self, dys: Array | None, dstate: GivenState | None
     ) -> tuple[Array | None, list[State]]:
-        """The checked arguments of `backward`: dys (T, B, D·H), and a dstate for each cell."""
+        """The checked arguments of `backward`: dys (T', B, D·H) of the T' steps that ran, and a
+        dstate for each cell."""
         axes = self.axes
         check_real(axes.cell, axes.placement)
         T, B = self.sizes
         if dys is not None:
             dys = axes.gradient(dys, T, B, self.unbatched)
+            dys = dys if self.steps == T else dys[: self.steps, ...]
         parts = axes.state("dstate", dstate, B, self.unbatched, axes.outputs)
         return dys, axes.split(parts)
 
@@ -178,8 +182,9 @@ class Tape(Generic[S]):
         ]
 
     def to_user(self, a: Array) -> Array:
-        """An array (T, B, n) with its axes in the user's order."""
-        return self.axes.to_user(a, self.unbatched)
+        """An array (T', B, n) of the steps that ran, as one of all steps with its axes in the
+        user's order."""
+        return self.axes.to_user(self.axes.lengthened(a, self.sizes[0]), self.unbatched)
 
 
 def check_made_by(layer: Any, tape: Any) -> None:
