@@ -151,6 +151,27 @@ def test_look_notices_pre_activations_that_are_not_what_feeds_the_weights() -> N
     assert laws.look(Trial(replace(LSTM, step_backward=step_backward), PLAIN)) > 1e-3
 
 
+@pytest.mark.parametrize(
+    "begins",
+    [lambda i, f, o, g: (f, i, o, g), lambda i, f, o, g: (i, f, 0 * o, g)],
+    ids=["in another order", "with something else"],
+)
+def test_look_notices_that_what_is_saved_does_not_begin_with_the_gates(begins: Any) -> None:
+    def step(ax: Any, state: Any, weights: Any, *, xp: Any) -> Any:
+        new, saved = lstm.step(ax, state, weights, xp=xp)
+        return new, (*begins(*saved[:4]), *saved)
+
+    def step_backward(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        return lstm.step_backward(dstate, saved[4:], weights, xp=xp)
+
+    def total(dstate: Any, saved: Any, weights: Any, *, xp: Any) -> Any:
+        return LSTM.total(dstate, saved[4:], weights, xp=xp)
+
+    mine = replace(LSTM, step=step, step_backward=step_backward, total=total)
+    assert error(laws.derivative, Trial(mine, PLAIN)) < 1e-5
+    assert laws.look(Trial(mine, PLAIN)) == float("inf")
+
+
 def test_checkpoint_notices_a_stretch_that_is_computed_otherwise_in_backward() -> None:
     calls: list[int] = []
 
