@@ -143,6 +143,7 @@ def summary(way: str, found: list[dict[str, Any]], plain: list[dict[str, Any]]) 
     return {
         "way": way,
         "seconds": median(one["seconds"] for one in found),
+        "work": median(one["work"] for one in found),
         "bytes": max(one["bytes"] for one in found),
         "ratio": median(one["seconds"] / other["seconds"] for one, other in both),
         "cpu_ratio": median(one["work"] / other["work"] for one, other in both),

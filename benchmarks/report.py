@@ -23,7 +23,14 @@ RESULTS = Path(__file__).parent / "results"
 #: the pages that show results, and the names of the texts that each has between markers
 PAGES = {
     RESULTS.parent.parent / "README.md": ("summary",),
-    RESULTS.parent / "README.md": ("benchmarks", "stream", "memory", "side by side", "scaling"),
+    RESULTS.parent / "README.md": (
+        "benchmarks",
+        "stream",
+        "memory",
+        "side by side",
+        "scaling",
+        "recall",
+    ),
 }
 
 #: the rows of the first page: what is done, a size of the grid, a mode
@@ -66,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             side_by_side(file) for file in sorted(RESULTS.glob("side-by-side-*.json"))
         ),
         "scaling": "\n\n".join(scaling(file) for file in sorted(RESULTS.glob("scaling-*.jsonl"))),
+        "recall": "\n\n".join(map(recall, sorted(RESULTS.glob("online-recall-*.json")))),
     }
     if not options.write:
         print("\n\n".join(texts.values()))
@@ -177,6 +185,23 @@ def agreement(measured: Record, lines: list[Record]) -> str:
     )
     pairs = (f"{measured[key]:.0f} / {found[key]:.0f}" for key in ("ms", "ms_growing"))
     return f"{ranks} rank{'s' if ranks > 1 else ''}: {' and '.join(pairs)}"
+
+
+def recall(file: Path) -> str:
+    """What `online_recall.py` found: one row for each method and task."""
+    found, rows = json.loads(file.read_text("utf-8")), []
+    for task in found["tasks"]:
+        name = "{cell}, H = {H}, {delay[0]} to {delay[1]} steps".format(**task)
+        for point in task["points"]:
+            ends = (point["equal steps"], point["equal time"])
+            wrong = [f"{100 * one['wrong']:.0f} % ± {100 * one['spread']:.0f}" for one in ends]
+            cost = f"{point['us']:.0f}", f"{point['multiplications']:,}"
+            rows.append([name, point["method"], *cost, *wrong])
+    head = ["task", "gradient", "µs a step", "multiplications", "wrong, equal steps", "equal time"]
+    return (
+        f"{found['device']}, one thread, commit {found['commit']}, {found['date']}; "
+        f"{found['steps']:,} steps, {found['seeds']} seeds.\n\n{table(head, rows)}"
+    )
 
 
 def read(file: Path) -> list[Record]:
