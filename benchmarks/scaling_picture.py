@@ -15,7 +15,7 @@ def draw(lines: list[Record], path: Path) -> None:
     from matplotlib import pyplot
 
     about = lines[0]
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), dpi=110, layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5), dpi=110, layout="constrained")
     shared, growing = panels
     titles = (f"one batch of {about['B']:,} sequences", "32 sequences for each rank")
     measured = undisturbed(lines)
@@ -31,7 +31,8 @@ def draw(lines: list[Record], path: Path) -> None:
         panel.grid(alpha=0.3)
     ideal = next(line for line in lines if line["kind"] == "predicted")["ms"]
     shared.plot(ticks, [ideal / p for p in ticks], ":", color="gray", lw=1, label="ideal")
-    shared.legend(fontsize=7)
+    words = shared.get_legend_handles_labels()
+    figure.legend(*words, fontsize=7, loc="outside lower center", ncols=4)
     growing.set_ylim(bottom=0)
     figure.suptitle(
         f"training of {about['layers']} LSTMs, T = {about['T']}, H = {about['H']}, predicted from "
