@@ -15,6 +15,7 @@ from statistics import geometric_mean, median
 from typing import Any
 
 import bars
+import bfloat16
 from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
 from scaling_picture import undisturbed
 
@@ -25,6 +26,7 @@ PAGES = {
     RESULTS.parent.parent / "README.md": ("summary",),
     RESULTS.parent / "README.md": (
         "benchmarks",
+        "bfloat16",
         "stream",
         "memory",
         "side by side",
@@ -67,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             next(RESULTS.glob("cpu-*.jsonl")), next(RESULTS.glob("stream-cpu-*.json"))
         ),
         "benchmarks": "\n\n".join(section(file) for file in files),
+        "bfloat16": "\n\n".join(
+            bfloat16.section(file) for file in sorted(RESULTS.glob("bfloat16-*.jsonl"))
+        ),
         "stream": "\n\n".join(stream(file) for file in sorted(RESULTS.glob("stream-*.json"))),
         "memory": "\n\n".join(memory(file) for file in sorted(RESULTS.glob("scale-*.json"))),
         "side by side": "\n\n".join(

@@ -24,6 +24,7 @@ SANITIZERS = {
         {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
         [
             "tests/test_native_base.py",
+            "tests/test_native_bfloat16.py",
             "tests/test_native_arguments.py",
             "tests/test_native_options.py",
             "tests/test_native_noise.py",
@@ -40,6 +41,7 @@ SANITIZERS = {
         [
             "tests/test_native_calls.py",
             "tests/test_native_base.py",
+            "tests/test_native_bfloat16.py",
             "tests/test_native_loops.py",
             "tests/test_native_options.py",
             "tests/test_native_noise.py",

@@ -262,9 +262,10 @@ for dtype in ("float32", "float64"):
         native.activation(1, x, y)
         native.activation(0, x, y)
     for m, n, k in ((1, 1, 1), (5, 3, 7), (13, 35, 19), (35, 47, 271)):
-        for how in range(4):
+        for how in range(8 if dtype == "float32" else 4):
             A, B, C = guarded((m, k), dtype), guarded((k, n), dtype), guarded((m, n), dtype)
-            native.gemm(m, n, k, A, how & 1, B, how >> 1, C, guarded(n, dtype), 0, 1, 0)
+            form = A, how & 1, B, how >> 1 & 1, C, guarded(n, dtype)
+            native.gemm(m, n, k, *form, 0, 1, how >> 2)
             assert np.all(C == k + 1)
 print("unharmed")
 """

@@ -188,7 +188,7 @@ def test_instruction_sets_change_no_bit_of_cells_with_options(cell: AnyCell) -> 
 
 
 @every_cell
-def test_threads_change_no_bit(cell: AnyCell) -> None:
+def test_threads_that_share_change_no_bit(cell: AnyCell) -> None:
     """Whether they share sequences or units."""
     T = {1: 70, 2: 45}.get(len(cell.gates), 28)
     for sizes, shares in (((T, 30, 99, 130), (2, 3)), ((60, 1, 300, 430), (-2, -3))):

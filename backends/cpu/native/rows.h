@@ -10,12 +10,15 @@
 #define NOINLINE __attribute__((noinline))
 
 // The largest number of rows of a tile.  It keeps TALL × 4 sums in registers; 4 vectors of weights
-// and one value of x occupy most of the other registers.
+// and one value of x occupy most of the other registers.  Halves of weights are not read as
+// operands from memory, so that they need theirs.
 #undef TALL
 #if REGISTERS >= 32
 #define TALL 6
-#else
+#elif PARTS == 1
 #define TALL 3
+#else
+#define TALL 2
 #endif
 
 // The time to move a real from a distant cache, expressed as a number of operations for `worth`.
@@ -109,7 +112,9 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
   }
 TILE(1)
 TILE(2)
+#if TALL >= 3
 TILE(3)
+#endif
 #if TALL == 6
 TILE(4)
 TILE(5)
@@ -172,7 +177,10 @@ static NOINLINE void N(multiply_unpacked)(idx n, idx k, const real* w, const rea
 static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* const* x,
                               void* const* y, Watch* watch) {
   static void (*const of_height[])(int, const N(Panel)*, const void* const*, void* const*) = {
-      N(tile1), N(tile2), N(tile3),
+      N(tile1), N(tile2),
+#if TALL >= 3
+      N(tile3),
+#endif
 #if TALL == 6
       N(tile4), N(tile5), N(tile6),
 #endif
