@@ -46,10 +46,11 @@ class Kernel:
         ``source() -> str | None``: the text (or a hash) of the code, part of the key under which
         a verification is cached.  None: the code cannot be identified, and the kernel is verified
         in every process.
-    precision : {"ieee", "tf32", "bf16"}
+    precision : {"ieee", "tf32", "bf16", "int8"}
         A "tf32" kernel rounds what products multiply to 10 bits; it is used only where the user
         allows that.  A "bf16" kernel rounds it to bfloat16, as `xrnn.recurrence.bfloat16` defines;
-        it is used where the user asks for that, and no other kernel is.
+        it is used where the user asks for that, and no other kernel is.  An "int8" kernel takes
+        matrices of weights as `xrnn.recurrence.quantised.Quantised`, and has no backward pass.
     serves : callable
         ``serves(T, B, I, H) -> bool``: whether the kernel should be used for these sizes.
     trial : callable

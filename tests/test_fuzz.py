@@ -53,6 +53,8 @@ LEFT_OUT = {
     "Online.memory": "takes no argument; behind `save`",
     "Online.remember": "behind `load`",
     "Parameters.check_changeable": "takes no argument; behind `Parameters.update`",
+    "Parameters.held": "takes no argument; behind `save`",
+    "Parameters.operand": "behind the passes",
     "Parameters.frozen_copy": "takes no argument; behind `Module.freeze`",
     "Parameters.moved": "behind `Module.to`",
     "Parameters.replaced": "behind the assignment of `Module.weights`",

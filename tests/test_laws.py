@@ -14,7 +14,7 @@ from xrnn import cells
 from xrnn.backends.cpu.extension import ABSENT
 from xrnn.certify.laws import LAWS, cases, oracle
 from xrnn.certify.report import bound, certify
-from xrnn.certify.trial import OPTIONS, Option, Trial
+from xrnn.certify.trial import COMPACT, OPTIONS, Option, Trial
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.cell.name)
 
@@ -89,6 +89,20 @@ def test_law_with_products_of_bfloat16(law: str, row: Row, own: bool) -> None:
         error = LAWS[law](Trial(cell, option, "cpu", "float32", "bf16"))
         limit = bound(cell, law, "float32", "ieee" if exact else "bf16")
         assert error is None or error <= limit, option.name
+
+
+@every_row
+@pytest.mark.parametrize("option", COMPACT, ids=lambda option: option.name)
+def test_law_with_weights_of_8_bits(option: Option, row: Row) -> None:
+    """The same bits in any batch and cut, by the kernel and by the cell's own code."""
+    for cell in (row.cell, replace(row.cell)):
+        trial = Trial(cell, option, "cpu", "float32")
+        found: dict[str, Any] = {name: law(trial) for name, law in LAWS.items()}
+        known = {name for name, error in found.items() if error is not None}
+        assert {"contract", "twin"} <= known <= {"contract", "twin", "batch", "cut"}
+        assert [found[name] for name in known - {"twin"}] == [0] * (len(known) - 1)
+        assert found["twin"] <= bound(cell, "twin", "float32", option=option)
+        assert LAWS["batch"](replace(trial, dtype="float64")) is None
 
 
 def test_the_certificate_of_a_precision() -> None:

@@ -368,6 +368,7 @@ KEPT_BY = {
     "engine/parameters": "promises",
     "engine/segments": "timeline",
     "engine/unroll": "promises",
+    "layers/architecture": "freeze",
     "layers/layer": "promises",
     "layers/linear": "promises",
     "layers/states": "states",

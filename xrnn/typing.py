@@ -45,6 +45,9 @@ GivenDType: TypeAlias = DType | type[Any] | _LibraryDType
 Precision: TypeAlias = Literal["ieee", "tf32", "bf16"]
 """How products of float32 may be rounded."""
 
+Form: TypeAlias = Literal["int8", "bfloat16"]
+"""How the matrices of a frozen layer are kept, if not as they are."""
+
 Checkpoint: TypeAlias = Size | Literal["sqrt"]
 """The number of steps between states that are kept."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends import host
 from xrnn.backends.base import Backend, Kernel
-from xrnn.backends.cpu import cross_entropy, extension, loops, options, scan, storage
+from xrnn.backends.cpu import cross_entropy, extension, loops, options, quantised, scan, storage
 from xrnn.cells.base import Cell
 from xrnn.recurrence.precision import HALF, accumulation_dtype
 from xrnn.typing import dtype_name
@@ -82,8 +82,10 @@ NUMPY: dict[Cell[Any], Kernel] = {
 
 
 def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
-    """The native loop of a cell, also for arrays of 16 bits, then the one in NumPy."""
-    native = (*extension.kernels(cell), *storage.kernels(cell))
+    """The native loop of a cell, also for arrays of 16 bits and for weights of 8, then the one in
+    NumPy."""
+    plain = extension.kernels(cell)
+    native = (*plain, *storage.kernels(cell), *map(quantised.quantised, plain[:1]))
     return (*native, *filter(None, [NUMPY.get(cell)]))
 
 
@@ -91,7 +93,7 @@ def _kernels(cell: Cell[Any]) -> tuple[Kernel, ...]:
 def _variants(cell: Cell[Any]) -> tuple[Kernel, ...]:
     """The native loops of a cell with options or zoneout."""
     native = options.kernels(cell)
-    return (*native, *map(storage.stored, native[:1]))
+    return (*native, *map(storage.stored, native[:1]), *map(quantised.quantised, native[:1]))
 
 
 BACKEND = Backend(

@@ -319,14 +319,16 @@ class Native:
         """As `xrnn.typing.Stepping.prepare`."""
         prepared = Prepared(weights)
         rows, I = weights["W"].shape
-        given = map(weights.get, self.names)
+        given = self._given(weights)
         prepared.arguments = (_native.pack(*self.head, I, rows // self.gates, fixed, *given),)
         return prepared
 
     def _arguments(self, weights: Weights) -> tuple[Any, ...]:
-        """The weights as the extension takes them, with None for those that the cell has not."""
-        if type(weights) is Prepared:
-            return weights.arguments
+        """The weights as the extension takes them, one by one or as a pack."""
+        return weights.arguments if type(weights) is Prepared else self._given(weights)
+
+    def _given(self, weights: Weights) -> tuple[Any, ...]:
+        """The weights one by one, with None for those that the cell has not."""
         return tuple(map(weights.get, self.names))
 
 

@@ -1,6 +1,7 @@
 """Entries of the fuzzer's table: learning, analysis, files, backends, the command line."""
 
 from fuzzing import kinds as k
+from fuzzing import option_kinds as o
 from fuzzing.table import (
     CELLS,
     EMBEDDING,
@@ -106,6 +107,15 @@ TAPES = (
     "tape_of(xrnn.GRU(3, 5, dtype='float64', rng=0))",
 )
 IT: Given = {"tape": (k.ANY_TAPE, "it")}
+add(
+    "analysis.difference",
+    "xrnn.analysis.difference",
+    ("xrnn.GRU(3, 5, rng=0)", "xrnn.LSTM(3, 5, dtype='float64', batch_first=True, rng=0)"),
+    model=(o.PART, "it"),
+    other=(o.PART, "it"),
+    xs=(k.ARRAY, "put(it, floats(4, 2, 3))"),
+    words="outputs",
+)
 add("analysis.gates", "xrnn.analysis.gates", TAPES, **IT)
 GRADIENTS: Given = {
     "dys": (k.optional(k.ARRAY), "floats(4, 2, 5)"),

@@ -159,7 +159,9 @@ add(
 # Layers: their weights ----------------------------------------------------------------------
 
 add("Module.to", "it.to", MODULES, device=(k.DEVICE, "'cpu'"), changes=True)
-add("Module.freeze", "it.freeze", MODULES, share=1, changes=True)
+add("Module.freeze", "it.freeze", (*LINEAR, *EMBEDDING), share=1, changes=True)
+FORM: Given = {"weights": (k.choice("int8", "bfloat16"), "'int8'")}
+add("Architecture.freeze", "it.freeze", LAYERS, **FORM, changes=True)
 add(
     "Module.weights",
     "it.__setattr__",

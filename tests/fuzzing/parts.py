@@ -2,7 +2,7 @@
 
 from fuzzing import kinds as k
 from fuzzing import option_kinds as o
-from fuzzing.layers import MADE
+from fuzzing.layers import FORM, MADE
 from fuzzing.table import (
     ATTENTIONS,
     ATTENTIVE,
@@ -235,7 +235,7 @@ add(
     batch_first=(k.FLAG, "False"),
 )
 add("Composite.to", "it.to", MODELS, device=(k.DEVICE, "'cpu'"), changes=True)
-add("Composite.freeze", "it.freeze", MODELS, changes=True, share=1)
+add("Composite.freeze", "it.freeze", MODELS, **FORM, changes=True, share=1)
 add("Composite.config", "it.config", (*MODELS, *TIED), share=1)
 #: tokens; one that lies behind the end of its sequence may be anything
 TOKENS = k.Kind(

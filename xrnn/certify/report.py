@@ -12,7 +12,7 @@ from xrnn.backends import locate
 from xrnn.cells import BY_NAME, Cell
 from xrnn.cells.base import check_cell
 from xrnn.certify import laws
-from xrnn.certify.trial import OPTIONS, Trial
+from xrnn.certify.trial import COMPACT, OPTIONS, Option, Trial
 from xrnn.engine.checks import check_choice, check_precision
 from xrnn.typing import Precision
 
@@ -24,6 +24,9 @@ PRECISIONS = {"ieee": BOUNDS["float32"], "tf32": BOUNDS["float16"], "bf16": BOUN
 
 #: the same for a numeric derivative by differences, for a cell that does not run in complex numbers
 DIFFERENCE_BOUND = 1e-7
+
+#: the same for `twin` with weights of 8 or 16 bits: a last bit may decide how h is rounded
+COMPACT_BOUND = 5e-2
 
 #: the names of all laws
 EVERY = (*laws.LAWS, "oracle")
@@ -175,14 +178,14 @@ def verdicts(
     """The verdicts of `certify`, one by one as they are computed."""
     chosen = tuple(chosen)
     for cell in cells:
-        for option in OPTIONS:
+        for option in (*OPTIONS, *COMPACT):
             trial = Trial(cell, option, device, dtype, precision)
             for name, law in laws.LAWS.items():
                 if name not in chosen:
                     continue
                 error, note = _try(law, trial)
                 if error is not None:
-                    limit = bound(cell, name, dtype, precision)
+                    limit = bound(cell, name, dtype, precision, option)
                     yield Verdict(cell.name, option.name, name, error, limit, note)
         for case in laws.cases(cell) if "oracle" in chosen else ():
             error, note = _try(laws.oracle, cell, case, device, dtype, precision)
@@ -200,8 +203,16 @@ def _try(law: Callable[..., float | None], *given: Any) -> tuple[float | None, s
         return float("inf"), f"{type(problem).__name__}: {problem}"
 
 
-def bound(cell: Cell[Any], law: str, dtype: str, precision: Precision = "ieee") -> float:
+def bound(
+    cell: Cell[Any],
+    law: str,
+    dtype: str,
+    precision: Precision = "ieee",
+    option: Option | None = None,
+) -> float:
     """The largest error of this law that is accepted as rounding."""
+    if law == "twin" and option is not None and option.weights:
+        return COMPACT_BOUND
     limit = PRECISIONS[precision] if dtype == "float32" else BOUNDS[dtype]
     if law == "derivative" and not laws.runs_in_complex(cell):
         return max(limit, DIFFERENCE_BOUND)

@@ -11,7 +11,7 @@ from xrnn.backends import Backend, host, locate
 from xrnn.cells import Cell
 from xrnn.engine.axes import each_array
 from xrnn.layers.layer import Layer
-from xrnn.typing import Array, Masked, Precision, dtype_name
+from xrnn.typing import Array, Form, Masked, Precision, dtype_name
 
 #: inputs, hidden units, and the hidden units of layers that differ in them
 I, H, UNEVEN = 3, 4, (4, 2)
@@ -41,6 +41,8 @@ class Option:
     resets: tuple[tuple[int, int], ...] = ()
     masked: Masked = "zero"
     learn_state: bool = False
+    #: how the weights are frozen; inference alone is tested then
+    weights: Form | None = None
 
     @property
     def axes(self) -> tuple[int, int]:
@@ -79,6 +81,14 @@ OPTIONS = (
     Option("both, in both", T=5, left_out=HOLES, resets=RESETS, bidirectional=True),
     Option("learned state", lengths=(2, 0, 4), state=False, num_layers=2, learn_state=True),
     Option("learned, resets", T=5, state=False, resets=RESETS, learn_state=True),
+)
+
+#: the same with frozen weights of 8 bits
+COMPACT = (
+    Option("int8", weights="int8"),
+    Option("int8, B=1", B=1, num_layers=2, weights="int8"),
+    Option("int8, both", lengths=(2, 0, 4), bidirectional=True, bias=False, weights="int8"),
+    Option("int8, resets", T=5, left_out=HOLES, resets=RESETS, batch_first=True, weights="int8"),
 )
 
 
@@ -151,6 +161,12 @@ class Trial:
         return {k: 2 * w.astype("float64") for k, w in layer.weights.items()}
 
     @property
+    def applies(self) -> bool:
+        """Whether the option is one of this library and dtype."""
+        here = self.backend.name == "cpu" and self.dtype == "float32"
+        return self.option.weights is None or here
+
+    @property
     def random(self) -> bool:
         """Whether forward passes draw random numbers."""
         return self.option.dropout > 0 or self.layer.weight_drop > 0 or bool(self.cell.noise)
@@ -186,6 +202,8 @@ class Trial:
         if weights is not None:
             put = layer.weights.placement.from_host
             layer.weights = {name: put(w) for name, w in weights.items()}
+            if o.weights is not None and self.applies:
+                layer.freeze(weights=o.weights)
         return layer
 
     @cached_property
@@ -211,8 +229,14 @@ class Trial:
         return Results(host(ys), each(host, last), host(dxs), each(host, dfirst), named)
 
     def run_there(self, inputs: Inputs, layer: Layer[Any] | None = None) -> Results:
-        """Forward and backward with arrays of the backend."""
+        """Forward and backward with arrays of the backend.  If the weights serve inference alone,
+        all gradients are 0, and those of weights left out."""
         layer = layer or self.layer
+        if self.option.weights is not None:
+            xp = self.backend.xp
+            steps = {name: value for name, value in inputs.steps.items() if name != "t"}
+            ys, last = layer(inputs.xs, inputs.state, inputs.lengths, **steps)
+            return Results(ys, last, xp.zeros_like(inputs.xs), each(xp.zeros_like, last), {})
         how: Any = {"seed": self.seed, **inputs.steps}
         ys, last, tape = layer.forward(inputs.xs, inputs.state, inputs.lengths, **how)
         return Results(ys, last, *layer.backward(tape, inputs.dys, inputs.dlast))

@@ -20,7 +20,8 @@ from xrnn.cells.zoneout import Zoneout
 from xrnn.convert.encoding import renamed
 from xrnn.convert.held import Held, is_group
 from xrnn.convert.parts import CLASSES, OTHERS, Module, Part, is_module, key_of
-from xrnn.engine.checks import DTYPES, accept_dtype
+from xrnn.engine.checks import DTYPES, accept_dtype, check_choice
+from xrnn.engine.compact import FORMS, checked, layout
 from xrnn.engine.parameters import stored
 from xrnn.layers.architecture import LATER, OPTIONS
 from xrnn.layers.composite import Composite
@@ -41,7 +42,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "layer": Kind("Layer", ("input_size", "hidden_size"), (*OPTIONS, *LATER, "precision")),
+    "layer": Kind(
+        "Layer", ("input_size", "hidden_size"), (*OPTIONS, *LATER, "precision", "weights")
+    ),
     "embedding": Kind("Embedding", ("num_embeddings", "embedding_dim"), ("padding_idx",)),
     "linear": Kind("Linear", ("in_features", "out_features"), ("activation", "bias")),
     "layer_norm": Kind("LayerNorm", ("size", "eps")),
@@ -143,7 +146,9 @@ class Builder:
             raise ValueError(f"its kind is {kind!r:.80}, which is unknown; {HELP}")
         options = self._options(kind, renamed(config, self.held.format))
         if kind == "layer":
-            return self._checked(name, self._layer(name, config, options))
+            form = options.pop("weights", "")
+            layer = self._layer(name, config, options)
+            return self._compact(name, layer, form) if form else self._checked(name, layer)
         made = self._class(name, KINDS[kind].usual)
         if issubclass(made, Composite):
             del options["parts"]
@@ -188,7 +193,21 @@ class Builder:
                 )
         return made
 
-    def _layer(self, name: str, config: Mapping[str, Any], options: dict[str, Any]) -> Module:
+    def _compact(self, name: str, made: Layer[Any], form: Any) -> Module:
+        """The layer with the weights of that form in the file."""
+        kind, specs, here = made.weights.kind, made.weights.specs, made.weights.placement
+        check_choice(kind, "weights", form, FORMS)
+        if self.dtype is not None:
+            raise ValueError(f"{kind}: its weights are {form}; to load them leave dtype out")
+        keys = {k: self.held.key(name, k) for k, _, _ in layout(specs, form)}
+        if missing := [key for key in keys.values() if key not in self.held.tensors]:
+            raise ValueError(f"{kind}: {missing[0]} is missing")
+        arrays = {k: self.held.tensors[key] for k, key in keys.items()}
+        put = {k: stored(kind, here.backend, a, here.standard_device) for k, a in arrays.items()}
+        made._parameters = checked(kind, specs, here, form, put)
+        return made
+
+    def _layer(self, name: str, config: Mapping[str, Any], options: dict[str, Any]) -> Layer[Any]:
         if self.held.format == "xrnn 1":
             raise ValueError(
                 "files of the format 'xrnn 1' do not say batch_first and dropout of a layer; "

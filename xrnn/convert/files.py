@@ -146,7 +146,8 @@ def load(
         The `part` that was given, or what was saved.  What was one part in several places, such
         as the embedding of an `xrnn.TiedLinear`, is one part again, and the weights of an `Online`
         are those of the layer if they were so before.  The state of an optimizer or an average
-        follows its weights to their device at the next update.  New parts are never frozen.
+        follows its weights to their device at the next update.  New parts are not frozen, but for
+        layers with weights of 8 or 16 bits (`xrnn.Layer.freeze`), which are as they were.
 
     Raises
     ------

@@ -81,6 +81,8 @@ def fill(held: Held, parts: Mapping[str, Part]) -> None:
     for name, one in parts.items():
         if isinstance(one, Optimizer | Average):
             keys |= set(_slots(held, name).values())
+        elif is_module(one) and one.weights.form:  # made of these arrays
+            keys |= {held.key(name, k) for k in one.weights.held()}
     if odd := sorted(keys ^ held.tensors.keys()):
         raise ValueError(f"weights missing or unknown: {', '.join(odd)}")
     _check_shared(held, targets)
@@ -97,7 +99,7 @@ def fill(held: Held, parts: Mapping[str, Part]) -> None:
             changes += [_of_plateau(held, name, one)]
         elif isinstance(one, Online):
             changes += _of_learner(one, new[name])
-        elif is_module(one):
+        elif is_module(one) and not one.weights.form:
             assignments[id(one.weights)] = one.weights, new[name]
     _apply(changes, list(assignments.values()))
 
@@ -125,7 +127,7 @@ def _targets(held: Held, parts: Mapping[str, Part]) -> Iterator[Target]:
         said = held.flat[name].get("dtype")
         if isinstance(one, Online):
             yield from _targets_of_learner(held, name, one, said, shared)
-        elif is_module(one):
+        elif is_module(one) and not one.weights.form:
             own = one.weights
             for k, spec in own.specs.items():
                 key, place = held.key(name, k), (id(own), k)

@@ -209,8 +209,8 @@ def _arrays(parts: Mapping[str, Part]) -> Iterator[tuple[str, Array, bool]]:
     for name, one in parts.items():
         if isinstance(one, Optimizer | Average):
             yield from ((key_of(name, k), a, False) for k, a in one.state.items())
-        elif isinstance(one, Online) or is_module(one):
-            shared = isinstance(one, Online)
-            yield from ((key_of(name, k), w, shared) for k, w in dict(one.weights).items())
-        if isinstance(one, Online):
+        elif is_module(one):
+            yield from ((key_of(name, k), w, False) for k, w in one.weights.held().items())
+        elif isinstance(one, Online):
+            yield from ((key_of(name, k), w, True) for k, w in one.weights.items())
             yield from ((key_of(name, k), a, False) for k, a in one.memory().items())

@@ -13,13 +13,16 @@ from xrnn.engine.axes import Axes, each_array
 from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
 from xrnn.engine.checkpoint import DrawsOfStretches, Run, accept_checkpoint
 from xrnn.engine.checks import accept_lengths
-from xrnn.engine.parameters import Parameters
+from xrnn.engine.parameters import Parameters, check_trainable
 from xrnn.engine.stack import Stack
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
 from xrnn.engine.timeline import MASKED, Timeline, accept_steps, is_hold, plan
 from xrnn.recurrence.masks import apply_mask, select_state
 from xrnn.typing import Array, GivenState, Precision, S, State
+
+#: the form of compact weights → the precision of the kernels that take them
+PRECISION = {"int8": "int8", "bfloat16": "bf16"}
 
 
 class Bound(Generic[S]):
@@ -73,6 +76,8 @@ class Bound(Generic[S]):
         `owner` is the layer that the tape belongs to, None for `xrnn.unroll`.
         """
         axes = self.axes
+        if keep and self.parameters is not None:
+            check_trainable(self.parameters)
         xs, unbatched = axes.inputs("xs", xs, 3)
         parts = axes.state("state", state, xs.shape[1], unbatched, axes.placement)
         if self.initial is not None:
@@ -312,8 +317,9 @@ def bind(
             for name, shape in cell.shapes(I, H).items():
                 if name not in weights:
                     weights[name] = placement.zeros(shape)
-            how: Any = {"given": given, "precision": precision, "frozen": parameters.frozen}
-            cells.append(BoundCell(cell, weights, placement, reverse=way, **how))
+            how: Any = {"given": given, "precision": PRECISION.get(parameters.form, precision)}
+            how |= {"reverse": way, "frozen": parameters.frozen}
+            cells.append(BoundCell(cell, weights, placement, **how))
         stack.append(tuple(cells))
     one, D = stack[0][0], len(suffixes[0])
     widths = [one.widths for cells in stack for one in cells]
@@ -330,4 +336,4 @@ def _steps_to_run(T: int, lengths: Array) -> int:
 
 def _values(parameters: Parameters, suffix: str, given: tuple[str, ...]) -> dict[str, Array]:
     """The present weights of one cell."""
-    return {name: parameters[f"{name}{suffix}"] for name in given}
+    return {name: parameters.operand(f"{name}{suffix}") for name in given}

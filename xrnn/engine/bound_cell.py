@@ -15,6 +15,7 @@ from xrnn.engine.select import decide, own_loop
 from xrnn.recurrence.bfloat16 import check_library
 from xrnn.recurrence.loop import Residuals, Trace
 from xrnn.recurrence.precision import cast, widen
+from xrnn.recurrence.quantised import real
 from xrnn.recurrence.storage import narrowed, rounding, widened
 from xrnn.typing import Array, Contribution, Gradients, State, Weights
 
@@ -39,8 +40,9 @@ class BoundCell:
     given : tuple of str
         The names of the weights whose gradients are returned.  (Biases that the user left out
         are zeros in `weights` and are not among them.)
-    precision : {"ieee", "tf32", "bf16"}
-        As for `xrnn.unroll`.
+    precision : {"ieee", "tf32", "bf16", "int8"}
+        As for `xrnn.unroll`; "int8" where the matrices are no arrays but of
+        `xrnn.recurrence.quantised`.
     reverse : bool
         Whether sequences run from their end to their start.
     frozen : bool
@@ -93,7 +95,7 @@ class BoundCell:
                 self.placement.backend, self.cell, sizes, self.placement.dtype, self.precision
             )
             if not found.dtypes:  # the cell's own code
-                weights = self.weights
+                weights = real(self.weights)
                 if not self.placement.backend.computes(self.placement.dtype):
                     weights = widened(weights, xp=self.xp)
                 check_forms(self.cell, weights, xp=self.xp)

@@ -82,17 +82,14 @@ class Module:
         """Make the weights constant, for inference; return the module itself.
 
         They are replaced by copies that cannot be assigned to; NumPy arrays cannot be written to
-        either.  So the native loops pack them once, in the layout that products read, and not at
-        every call: `Layer.step` takes 0.4 to 0.8 of the time, and its results are the same bit
-        for bit.  To change the weights again, assign a whole mapping:
-        ``layer.weights = {name: w.copy() for name, w in layer.weights.items()}``.
+        either.  To change the weights again, assign a whole mapping:
+        ``part.weights = {name: w.copy() for name, w in part.weights.items()}``.
 
         Examples
         --------
-        >>> import numpy as np, xrnn
-        >>> layer = xrnn.LSTM(3, 5).freeze()
-        >>> y, state = layer.step(np.ones((1, 3), "float32"))
-        >>> layer.weights["W_l0"] *= 2
+        >>> import xrnn
+        >>> linear = xrnn.Linear(3, 5).freeze()
+        >>> linear.weights["W"] *= 2
         Traceback (most recent call last):
         ValueError: output array is read-only
         """

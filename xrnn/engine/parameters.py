@@ -51,6 +51,11 @@ class Parameters(MutableMapping[str, Array]):
         array is assigned afterwards, as ``weights["W_l0"] *= 2`` does.
     frozen : bool
         Whether assignments are refused.
+    form : str
+        "int8" or "bfloat16" if the matrices are kept as such numbers (`xrnn.engine.compact`),
+        else empty.
+    nbytes : int
+        The number of bytes that the arrays take.
 
     Examples
     --------
@@ -61,6 +66,8 @@ class Parameters(MutableMapping[str, Array]):
     ValueError: lstm: U_l0 has shape (5, 20); it must be (4·H, H) = (20, 5); \
 it looks transposed: give U_l0.T
     """
+
+    form = ""
 
     def __init__(
         self,
@@ -152,6 +159,23 @@ it looks transposed: give U_l0.T
         # In one statement: Ctrl-C comes before it or after it.
         self._arrays, self._draw, self.version = arrays, draw, self.version + 1
         self._register(taken)
+
+    def operand(self, name: str) -> Any:
+        """The weight as passes take it: the array, or a matrix that stands for it."""
+        return self[name]
+
+    def held(self) -> dict[str, Array]:
+        """The arrays that are kept: the weights themselves, or what they are made of."""
+        return dict(self)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(prod(a.shape) * a.dtype.itemsize for a in self.held().values())
+
+    @property
+    def state_in_words(self) -> str:
+        """What a layer's text says of weights that cannot change."""
+        return f", frozen{self.form and f' as {self.form}'}" if self.frozen else ""
 
     def replaced(self, arrays: Mapping[str, Array]) -> Parameters:
         """New parameters of the same names and placement, from arrays of exactly these names."""
@@ -255,6 +279,15 @@ it looks transposed: give U_l0.T
                 )
             places[place] = name
         return arrays
+
+
+def check_trainable(parameters: Parameters) -> None:
+    """Raise TypeError if the weights serve inference alone."""
+    if parameters.form:
+        raise TypeError(
+            f"{parameters.kind}: the weights are {parameters.form}, for inference: call the layer "
+            "itself, ys, state = layer(xs); to train, assign weights of float32"
+        )
 
 
 def assign_together(changes: Sequence[tuple[Parameters, Mapping[str, Array]]]) -> None:

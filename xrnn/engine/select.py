@@ -13,13 +13,16 @@ from xrnn.recurrence.loop import Loop
 from xrnn.recurrence.storage import Stored
 from xrnn.typing import dtype_name
 
+#: precision → what the path of a cell's own code says of it
+WORDS = {"bf16": ", products of bfloat16", "int8": ", int8 weights"}
+
 
 def candidates(
     backend: Backend, cell: Cell[Any], sizes: Sizes, dtype: Any, precision: str = "ieee"
 ) -> list[Kernel]:
     """The kernels in the backend's table for this cell, dtype and sizes (T, B, I, H), the best
-    first.  A precision of "tf32" allows rounding, and "bf16" demands it."""
-    accepted = ("bf16",) if precision == "bf16" else ("ieee", precision)
+    first.  A precision of "tf32" allows rounding; "bf16" and "int8" demand it."""
+    accepted = (precision,) if precision in WORDS else ("ieee", precision)
     return [
         kernel
         for kernel in backend.kernels_of(cell)
@@ -103,9 +106,7 @@ class StoredOwnCode(Stored):
 def reference(cell: Cell[Any], *, computes: bool = True, precision: str = "ieee") -> Kernel:
     """The cell's own code in the form of a kernel; it runs in the dtype of the arrays if the
     library computes in that, see `Backend.computes`."""
-    path = "the cell as written"
-    if precision == "bf16":
-        path += ", products of bfloat16"
+    path = "the cell as written" + WORDS.get(precision, "")
     if not computes:
         return Kernel(StoredOwnCode(cell), frozenset(), path=lambda T, B, I, H: path)
     loop = own_loop(cell, precision)

@@ -22,6 +22,7 @@ The arguments are such that a right kernel passes and a wrong one does not, what
 
 from __future__ import annotations
 
+from copy import copy
 from math import sqrt
 from typing import Any
 
@@ -31,13 +32,15 @@ from xrnn.cells.base import Cell
 from xrnn.cells.zoneout import Zoneout
 from xrnn.recurrence import per_sample
 from xrnn.recurrence.precision import cast, widen
+from xrnn.recurrence.quantised import Quantised, quantised
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
-#: the names are those of dtypes, and "tf32" for float32 that products round to 10 bits
+#: the names are those of dtypes, and "tf32" for float32 that products round to 10 bits, "int8" to 7
 ROUNDING = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
+    "int8": 2.0**-8,
     "tf32": 2.0**-11,
     "float32": 2.0**-24,
     "float64": 2.0**-53,
@@ -73,7 +76,7 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
     As errors are relative to the largest value, digits of the small values of an activation are
     not looked at: they may cancel in a right kernel's sums.  Tests of each kernel look at σ alone.
     """
-    name = precision if precision == "tf32" else dtype_name(dtype)
+    name = precision if precision in ("tf32", "int8") else dtype_name(dtype)
     sums = ROUNDING["float64" if name == "float64" else "float32"]
     T, B, I, H = sizes
     longest = max(len(cell.gates) * H, I, T * B)
@@ -109,6 +112,8 @@ class Trial:
         self.backend, self.xp, self.dtype = backend, backend.xp, dtype
         T, B, I, H = sizes
         rng = host.generator(draw)
+        #: lengths of the sequences, 0 among them
+        self.lengths = [(T, 0, min(2, T))[b % 3] for b in range(B)]
         size = _size(cell)
         weights = {
             name: rng.normal(size=shape)
@@ -150,6 +155,23 @@ class Trial:
         ]
         inference = sequence.forward(weights, xs, first, keep=False, **how)
         return self._on_host((ys, last), inference, gradients)
+
+    def with_integers(self) -> Trial:
+        """The same arguments with weights of 8 bits, for `inference`."""
+        other = copy(self)
+        other.weights = {
+            name: Quantised(*quantised(w, xp=self.xp), wide=name == "W") if name in "WUP" else w
+            for name, w in self.weights.items()
+        }
+        return other
+
+    def inference(
+        self, sequence: Sequence, lengths: list[int] | None, reverse: bool
+    ) -> list[Array]:
+        """The results of a pass that keeps nothing, as NumPy arrays."""
+        how: Any = {"lengths": self._lengths(lengths), "reverse": reverse, "xp": self.xp}
+        ys, last, _ = sequence.forward(self.weights, self.xs, self.state, keep=False, **how)
+        return [self.backend.to_host(a) for a in (ys, *last)]
 
     def results_of_both(self, both: BothDirections, lengths: list[int] | None) -> list[list[Array]]:
         """The same for each direction, by a kernel that runs the two at once."""

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import cycle
+from itertools import cycle, product
 from math import inf
 from pathlib import Path
 from types import CodeType, FunctionType, NoneType
@@ -125,9 +125,10 @@ def difference(
     sequences, single steps and prepared weights, where the kernel has them.
     """
     trial = Trial(backend, cell, dtype, sizes, draw)
-    T, B = sizes[:2]
+    if kernel.precision == "int8":
+        return _difference_of_inference(trial.with_integers(), cell, kernel)
     worst, ways, loop = 0.0, (False, True), _own(cell, kernel.precision)
-    for lengths in (None, [(T, 0, min(2, T))[b % 3] for b in range(B)]):
+    for lengths in (None, trial.lengths):
         own = [trial.results(loop, lengths, reverse, wide=True) for reverse in ways]
         found = [trial.results(kernel.sequence, lengths, reverse) for reverse in ways]
         if kernel.both is not None:
@@ -148,6 +149,16 @@ def difference(
         plain = trial.one_step(kernel)
         worst = max(worst, *(_largest(plain, found) for found in trial.stepped(kernel)))
     return worst
+
+
+def _difference_of_inference(trial: Trial, cell: Cell[Any], kernel: Kernel) -> float:
+    """The same for a kernel that has no backward pass."""
+    worst, loop = 0.0, Loop(cell)
+    for lengths, reverse in product((None, trial.lengths), (False, True)):
+        pair = [trial.inference(one, lengths, reverse) for one in (loop, kernel.sequence)]
+        worst = max(worst, _largest(*pair))
+    plain = trial.one_step(_of_each(loop))
+    return max(worst, *(_largest(plain, found) for found in trial.stepped(kernel)))
 
 
 def _own(cell: Cell[Any], precision: str) -> Loop:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 from xrnn.cells.base import Cell
 from xrnn.engine.checks import Spec
+from xrnn.engine.compact import compact
 from xrnn.engine.module import Module
 from xrnn.engine.signature import signature
 from xrnn.engine.values import check_index
 from xrnn.layers.initialisation import Part, specs
-from xrnn.typing import DType, Precision, S
+from xrnn.typing import DType, Form, Precision, S
 
 #: the options of a layer that say what is computed, and what they are by default
 OPTIONS = {
@@ -76,6 +77,65 @@ class Architecture(Module, Generic[S]):
         """Name → shape of every weight."""
         return {name: spec.shape for name, spec in self._specs().items()}
 
+    def freeze(self, weights: Form | None = None) -> Self:
+        """Make the weights constant, for inference; return the layer itself.
+
+        They are replaced by copies that cannot be assigned to; NumPy arrays cannot be written to
+        either.  So the native loops pack them once, in the layout that products read, and not at
+        every call: `Layer.step` takes 0.4 to 0.8 of the time, and its results are the same bit
+        for bit.  To change the weights again, assign a whole mapping:
+        ``layer.weights = {name: w.copy() for name, w in layer.weights.items()}``.
+
+        Parameters
+        ----------
+        weights : {"int8", "bfloat16"}, optional
+            How the matrices of a layer of float32 are kept.  Default: as they are.
+
+            "int8": in 8 bits, with a scale for each row.  What they are multiplied by is rounded
+            too, x to 16 bits and h to 8, each row (one sequence at one step) with a scale of its
+            own, and the sums of the integers are exact.  So a result depends on nothing but its
+            own sequence: not on the batch, on where a sequence is cut, on the number of threads or
+            on the processor.  NaN and infinity in x give NaN.
+
+            "bfloat16": in 16 bits, and what they are multiplied by is rounded to bfloat16.
+
+            Such a layer serves inference: `__call__` and `step`.  Its `weights` are the float32
+            numbers that stand for the matrices, and `xrnn.save` writes the integers and scales.
+            `xrnn.analysis.difference` says what the rounding does to results.
+
+        Raises
+        ------
+        ValueError
+            If there is no such form, the weights are not of float32 or not finite, or a matrix has
+            more than 66,000 columns ("int8").
+        TypeError
+            If arrays of the layer's library cannot be multiplied by such weights.
+        ImportError
+            If ml_dtypes is missing ("bfloat16").
+
+        Examples
+        --------
+        >>> import numpy as np, xrnn
+        >>> layer = xrnn.LSTM(3, 5).freeze()
+        >>> y, state = layer.step(np.ones((1, 3), "float32"))
+        >>> layer.weights["W_l0"] *= 2
+        Traceback (most recent call last):
+        ValueError: output array is read-only
+
+        A quarter of the bytes:
+
+        >>> layer = xrnn.GRU(256, 256)
+        >>> before = layer.weights.nbytes
+        >>> layer.freeze(weights="int8")
+        <GRU(256, 256): gru, frozen as int8>
+        >>> round(before / layer.weights.nbytes, 1)
+        3.9
+        """
+        if weights is None:
+            return super().freeze()
+        self._parameters = compact(self._parameters, weights)
+        return self
+
     def config(self) -> dict[str, Any]:
         """The options that change what is computed; a file must have the same to be loaded.
 
@@ -94,6 +154,7 @@ class Architecture(Module, Generic[S]):
             **{name: value for name, value in later.items() if value != LATER[name]},
             "dtype": self.dtype,
             "precision": self.precision,
+            **({"weights": form} if (form := self._parameters.form) else {}),
         }
 
     def _specs(self) -> dict[str, Spec]:

@@ -12,8 +12,10 @@ from operator import getitem
 from types import MappingProxyType
 from typing import Any, Self
 
+from xrnn.engine.compact import compact
 from xrnn.engine.parameters import Parameters, assign_together
-from xrnn.typing import Array
+from xrnn.layers.architecture import Architecture
+from xrnn.typing import Array, Form
 
 #: the names that lead to a leaf of a tree
 Path = tuple[str, ...]
@@ -61,11 +63,33 @@ class Composite:
             move(device)
         return self
 
-    def freeze(self) -> Self:
-        """Make the weights of all parts constant, for inference; return the object itself."""
-        for freeze in [part.freeze for part in self._parts.values()]:
+    def freeze(self, weights: Form | None = None) -> Self:
+        """Make the weights of all parts constant, for inference; return the object itself.
+
+        Parameters
+        ----------
+        weights : {"int8", "bfloat16"}, optional
+            How the recurrent layers keep theirs, as for `xrnn.Layer.freeze`; those of other parts
+            stay as they are.
+        """
+        # A part that cannot be frozen is an error before any is.
+        freezes = [part.freeze for part in self._parts.values()]
+        if weights is not None:
+            layers = list(self._layers())
+            made = [compact(layer.weights, weights) for layer in layers]
+            for layer, parameters in zip(layers, made, strict=True):
+                layer._parameters = parameters
+        for freeze in freezes:
             freeze()
         return self
+
+    def _layers(self) -> Iterator[Architecture[Any]]:
+        """The recurrent layers, also those of parts within parts."""
+        for part in self._parts.values():
+            if isinstance(part, Architecture):
+                yield part
+            elif isinstance(part, Composite):
+                yield from part._layers()
 
     def config(self) -> dict[str, Any]:
         """The options that change what is computed, and under "parts" those of all parts.

@@ -375,8 +375,8 @@ class Layer(Architecture[S]):
             "precision": (self.precision, "ieee"),
         }
         words += [f"{k}={value!r}" for k, (value, usual) in options.items() if value != usual]
-        frozen = ", frozen" if self._parameters.frozen else ""
-        return f"<{type(self).__name__}({', '.join(words)}): {self.cell.name}{frozen}>"
+        state = self._parameters.state_in_words
+        return f"<{type(self).__name__}({', '.join(words)}): {self.cell.name}{state}>"
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles: all but the kernels chosen on this machine."""

@@ -21,5 +21,5 @@
 #else
 // not available on this family of processors
 const Kernels kernels_avx2[2] = {{0}};
-const Products products_avx2_bfloat16 = {0};
+const Products products_avx2_bfloat16 = {0}, products_avx2_bytes = {0};
 #endif

@@ -22,5 +22,5 @@
 #else
 // not available on this family of processors
 const Kernels kernels_avx512[2] = {{0}};
-const Products products_avx512_bfloat16 = {0};
+const Products products_avx512_bfloat16 = {0}, products_avx512_bytes = {0};
 #endif

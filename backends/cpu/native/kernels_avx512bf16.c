@@ -15,6 +15,7 @@
 #define SET avx512bf16
 #define AVX512
 #define DOT2
+#define DOT4
 #define VECTOR_BYTES 64
 #define MM_PREFIX _mm512
 #include "set.h"
@@ -24,5 +25,5 @@
 #endif
 #else
 // not available on this family of processors
-const Products products_avx512bf16_bfloat16 = {0};
+const Products products_avx512bf16_bfloat16 = {0}, products_avx512bf16_bytes = {0};
 #endif

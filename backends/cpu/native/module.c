@@ -57,11 +57,12 @@ static void read_noise(Arguments* a, Pass* p, const Sizes* s) {
 
 #define LARGEST (PY_SSIZE_T_MAX / 8)
 
-// Reads the number of a cell, the rounding of its products, and its options if it has any.
-static void read_cell(Arguments* a, Pass* p, const Set* set) {
+// Reads the number of a cell, the rounding of its products (at most `most`), and its options if it
+// has any.
+static void read_cell(Arguments* a, Pass* p, const Set* set, int most) {
   p->code = (int)number(a, "cell", 0, set->kernels->n_cells - 1);
   p->cell = set->kernels->cell(p->code);
-  p->rounding = (int)number(a, "rounding", 0, N_ROUNDINGS - 1);
+  p->rounding = (int)number(a, "rounding", 0, most);
   if (p->cell->functions) read_options(a, p->cell->functions, &p->options);
 }
 
@@ -72,8 +73,8 @@ static void read_widths(Arguments* a, Pass* p) {
 }
 
 // Reads the cell and the sizes.
-static void read_shape(Arguments* a, Pass* p, const Set* set, int has_T) {
-  read_cell(a, p, set);
+static void read_shape(Arguments* a, Pass* p, const Set* set, int has_T, int most) {
+  read_cell(a, p, set, most);
   p->T = has_T ? number(a, "T", 0, LARGEST) : 1;
   p->B = number(a, "B", 0, LARGEST);
   read_widths(a, p);
@@ -99,7 +100,9 @@ PyDoc_STRVAR(forward_doc,
              "The forward pass over whole sequences; see Pass in native.h.  If gates (and cs) are\n"
              "given, what backward needs is stored there.  An array that the cell does not have\n"
              "is None.  `rounding` of products is 0, or 1: what they multiply is rounded to\n"
-             "bfloat16.  `extras` are the weights besides W, U and b (see `cells`).  All weights\n"
+             "bfloat16; or 2: weights are bytes.  Then W, U and the projection are each followed\n"
+             "by the scales of their rows.  `extras` are the weights besides W, U and b (see "
+             "`cells`).  All weights\n"
              "may be one pack instead.  `options`, for a cell that has some, is one array of\n"
              "float64: for each activation function its kind (see `activations`), alpha and beta,\n"
              "then clip and cell_clip, which are infinite where there is no limit, the rates of\n"
@@ -115,7 +118,7 @@ static PyObject* forward(PyObject* module, PyObject* const* args, Py_ssize_t n) 
   int sharing = 1;
   const Set* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
-  read_shape(&a, &p, set, 1);
+  read_shape(&a, &p, set, 1, AS_BYTES);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "xs", IN, s.tbi, p.I);
   p.products = products_of(set, &a, p.rounding);
@@ -160,7 +163,7 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   int sharing = 1;
   const Set* set = chosen;
   Pass p = {.team = &team, .sharing = &sharing};
-  read_shape(&a, &p, set, 1);
+  read_shape(&a, &p, set, 1, AS_BFLOAT16);
   const Sizes s = sizes(&a, &p);
   p.W = reals(&a, "W", IN, s.ghi, p.I);
   p.products = products_of(set, &a, p.rounding);
@@ -214,7 +217,7 @@ static PyObject* step(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   Team team;
   const Set* set = chosen;
   Pass p = {.team = &team};
-  read_shape(&a, &p, set, 0);
+  read_shape(&a, &p, set, 0, AS_BYTES);
   const Sizes s = sizes(&a, &p);
   p.xs = reals(&a, "x", IN, s.tbi, p.I);
   p.products = products_of(set, &a, p.rounding);
@@ -241,7 +244,7 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   Arguments a = {.args = args, .n = n};
   const Set* set = chosen;
   Pass shape = {0};
-  read_cell(&a, &shape, set);
+  read_cell(&a, &shape, set, AS_BYTES);
   read_widths(&a, &shape);
   const int fixed = (int)number(&a, "fixed", 0, 1);
   return a.failed ? NULL : make_pack(&a, &shape, fixed, set);
@@ -268,7 +271,7 @@ static PyObject* gemm(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   g.bias = reals(&a, "bias", IN | OPTIONAL, g.n, -1);
   g.accumulate = (int)number(&a, "accumulate", 0, 1);
   const int threads = (int)number(&a, "threads", 1, 1 << 20);
-  const int rounding = (int)number(&a, "rounding", 0, N_ROUNDINGS - 1);
+  const int rounding = (int)number(&a, "rounding", 0, AS_BFLOAT16);
   const Products* products = products_of(chosen, &a, rounding);
   g.lda = g.a_transposed ? g.m : g.k;
   g.ldb = g.b_transposed ? g.k : g.n;

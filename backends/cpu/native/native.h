@@ -61,8 +61,9 @@ enum { PRODUCTS_NORMED = 1, GATES_NORMED };
 // How numbers are stored that are computed with as float.
 enum { AS_THEY_ARE, FLOAT16, BFLOAT16 };
 
-// What products round the numbers to that they multiply; sums and all else are of reals.
-enum { AS_REALS, AS_BFLOAT16, N_ROUNDINGS };
+// What products round the numbers to that they multiply; all else are reals.  With AS_BYTES,
+// weights are given as bytes, and sums are integers.
+enum { AS_REALS, AS_BFLOAT16, AS_BYTES, N_ROUNDINGS };
 
 // The properties of a cell that decide which arrays it has and how large they are.  Each cell
 // defines its own at the end of its header; cells.h lists them.
@@ -102,6 +103,10 @@ typedef struct {
   idx groups, stride, n, k;
   void* panels;      // [panels_size], or null: the products read w itself
   const void* bias;  // the initial values of the sums; if null, these are in the result array
+
+  // If w are bytes: the scales of its rows, and whether x is rounded to 16 bits and not to 8.
+  const float* scales;
+  int wide;
 } Packed;
 
 // The products of one instruction set, one real type and one rounding.
@@ -142,6 +147,9 @@ typedef struct {
   void* ys;                        // [T, B, P] out; 0 after the end of a sequence
   void *h_last, *c_last;           // [B, P] [B, H] out
   void *gates, *cs;                // [T, B, S·H] [T, B, H] stored for backward, or null
+
+  // With AS_BYTES: the scales of the rows of W, U and the projection, which are bytes.
+  const float *W_scales, *U_scales, *P_scales;
 
   // What a cell with options draws, or null: the dropout [B, P] of what products take of h, and the
   // zoneout of h [T, B, P] and of c [T, B, H], which are the rates of `options` otherwise.
@@ -205,6 +213,10 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 // The products of float that round to bfloat16.
 extern const Products products_avx512bf16_bfloat16, products_avx512_bfloat16,
     products_avx2_bfloat16, products_portable_bfloat16;
+
+// Those with weights of 8 bits.
+extern const Products products_avx512bf16_bytes, products_avx512_bytes, products_avx2_bytes,
+    products_portable_bytes;
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }

@@ -36,17 +36,30 @@ static void* read_extra(Arguments* a, const Pass* p, const Extra* e, int flags,
   return reals(a, name, flags, times(a, rows, width), e->columns ? width : rows);
 }
 
+// Reads a matrix of weights: reals or, with AS_BYTES, bytes and then the scales of its rows.
+static const void* read_matrix(Arguments* a, const Pass* p, const char* name, int flags,
+                               Py_ssize_t n, Py_ssize_t k, const float** scales) {
+  if (p->rounding != AS_BYTES) return reals(a, name, flags, times(a, n, k), k);
+  const void* bytes = items(a, name, flags, times(a, n, k), k, 1, "b");
+  *scales = reals(a, "scales", flags, n, n);
+  required(a, "scales", *scales, bytes != NULL);
+  return bytes;
+}
+
 // Reads the weights besides W, U and b.
 static void read_extras(Arguments* a, Pass* p) {
   for (int k = 0; k < MAX_EXTRAS && p->cell->extras[k].name; k++)
-    p->extras[k] = read_extra(a, p, &p->cell->extras[k], IN, "");
+    if (k + 1 == p->cell->projects)
+      p->extras[k] = read_matrix(a, p, "P", IN, p->P, p->H, &p->P_scales);
+    else
+      p->extras[k] = read_extra(a, p, &p->cell->extras[k], IN, "");
 }
 
 // Reads all weights.
 static void read_arrays(Arguments* a, Pass* p) {
   const Py_ssize_t gh = times(a, p->cell->gates, p->H);
-  p->W = reals(a, "W", IN, times(a, gh, p->I), p->I);
-  p->U = reals(a, "U", IN | OPTIONAL, times(a, gh, p->P), p->P);
+  p->W = read_matrix(a, p, "W", IN, gh, p->I, &p->W_scales);
+  p->U = read_matrix(a, p, "U", IN | OPTIONAL, gh, p->P, &p->U_scales);
   p->b = reals(a, "b", IN, gh, gh);
   required(a, "U", p->U, p->cell->has_U);
   read_extras(a, p);
@@ -69,6 +82,7 @@ static void read_weights(Arguments* a, Pass* p) {
     return;
   }
   p->W = of->W, p->U = of->U, p->b = of->b, p->panels = of->panels;
+  p->W_scales = of->W_scales, p->U_scales = of->U_scales, p->P_scales = of->P_scales;
   memcpy(p->extras, of->extras, sizeof p->extras);
 }
 

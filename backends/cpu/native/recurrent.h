@@ -40,11 +40,15 @@ static void* N(take)(uintptr_t* at, size_t bytes) {
 }
 
 // The product of a vector of k values and the rows of w [·, k] that belong to these units, for
-// `gates` gates from the gate `first` on.  The sums start with `bias`, if it is given.
-static Packed N(rows_of)(Units own, const void* w, idx k, idx first, idx gates, const void* bias) {
+// `gates` gates from the gate `first` on.  The sums start with `bias`, if it is given.  `scales`
+// are those of the rows of w, if these are bytes.
+static Packed N(rows_of)(Units own, const void* w, const float* scales, idx k, idx first, idx gates,
+                         const void* bias) {
   if (gates == 0) return (Packed){0};
   const int whole = own.to - own.from == own.H;
-  return (Packed){.w = (const real*)w + (first * own.H + own.from) * k,
+  const idx row = first * own.H + own.from;
+  return (Packed){.w = (const char*)w + row * k * (idx)(scales ? 1 : sizeof(real)),
+                  .scales = scales ? scales + row : NULL,
                   .ld = k,
                   .groups = whole ? 1 : gates,
                   .stride = own.H,
@@ -73,11 +77,12 @@ static void N(set_products)(N(Slice) * s, int is_backward) {
     s->u[1] = N(columns_of)(s->out, (const real*)p->U + first * p->H * p->P, others * p->H);
     s->u[2] = N(columns_of)(s->own, projection, projection ? p->P : 0);
   } else {
-    s->w = N(rows_of)(s->own, p->W, p->I, 0, cell->gates, cell->norms ? NULL : p->b);
-    s->u[0] = N(rows_of)(s->own, p->U, p->P, 0, first, NULL);
-    s->u[1] =
-        N(rows_of)(s->own, p->U, p->P, first, others, cell->bias_of_others ? p->extras[0] : NULL);
-    s->u[2] = N(rows_of)(s->out, projection, p->H, 0, projection != NULL, NULL);
+    const void* other_bias = cell->bias_of_others ? p->extras[0] : NULL;
+    s->w = N(rows_of)(s->own, p->W, p->W_scales, p->I, 0, cell->gates, cell->norms ? NULL : p->b);
+    s->w.wide = 1;
+    s->u[0] = N(rows_of)(s->own, p->U, p->U_scales, p->P, 0, first, NULL);
+    s->u[1] = N(rows_of)(s->own, p->U, p->U_scales, p->P, first, others, other_bias);
+    s->u[2] = N(rows_of)(s->out, projection, p->P_scales, p->H, 0, projection != NULL, NULL);
   }
 }
 
@@ -170,7 +175,7 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   if (plan->ahead * most < 2 * TALL) plan->ahead = (2 * TALL + most - 1) / most;
   if (plan->ahead > p->T) plan->ahead = p->T;
   if (plan->is_backward) plan->ahead = 1;
-  const int few = !plan->is_backward && p->T * p->B <= FEW;
+  const int few = !plan->is_backward && p->T * p->B <= FEW && p->rounding != AS_BYTES;
   uintptr_t packed = by_units ? 0 : (uintptr_t)p->panels;
   plan->slices = N(take)(&at, sizeof(N(Slice)) * n);
   N(Slice)

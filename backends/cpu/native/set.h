@@ -39,6 +39,15 @@
 #undef PRODUCT
 #undef SUFFIX
 
+// The products with weights of 8 bits.
+#define SUFFIX JOIN(SET, bytes)
+#define L (VECTOR_BYTES * 8 / BITS)
+#include "simd.h"
+#include "bytes.h"
+#undef L
+#undef vec
+#undef SUFFIX
+
 #if !defined DOT2
 
 #define PRODUCT 1

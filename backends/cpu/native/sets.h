@@ -17,10 +17,10 @@ typedef struct {
 
 // The fastest first.
 static const Set SETS[] = {
-    {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16}},
-    {"avx512", kernels_avx512, {&products_avx512_bfloat16}},
-    {"avx2", kernels_avx2, {&products_avx2_bfloat16}},
-    {"portable", kernels_portable, {&products_portable_bfloat16}},
+    {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16, &products_avx512bf16_bytes}},
+    {"avx512", kernels_avx512, {&products_avx512_bfloat16, &products_avx512_bytes}},
+    {"avx2", kernels_avx2, {&products_avx2_bfloat16, &products_avx2_bytes}},
+    {"portable", kernels_portable, {&products_portable_bfloat16, &products_portable_bytes}},
 };
 #define N_SETS ((int)(sizeof SETS / sizeof *SETS))
 
