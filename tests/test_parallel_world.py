@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from xrnn.learn import parallel
-from xrnn.learn.parallel import ALONE, LAUNCHERS, World
+from xrnn.learn.parallel import ALONE, SIZES, STARTED, World
 
 
 @pytest.fixture
 def unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in LAUNCHERS:
+    for name in (*SIZES, STARTED):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -50,7 +50,22 @@ class TestWorld:
         assert found(monkeypatch, None) is ALONE
         assert not parallel.launched()
 
-    @pytest.mark.parametrize("name", LAUNCHERS)
+    @pytest.mark.parametrize("name", SIZES)
+    def test_a_launcher_of_one_process(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "1")
+        monkeypatch.setenv(STARTED, "0")
+        assert not parallel.launched()
+        assert found(monkeypatch, None) is ALONE
+        assert found(monkeypatch, mpi(1)) is ALONE
+
+    def test_a_launcher_within_a_step_of_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``srun -n 1`` of a script that starts mpiexec."""
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+        assert parallel.launched()
+        assert found(monkeypatch, mpi(4)).size == 4
+
+    @pytest.mark.parametrize("name", [*SIZES, STARTED])
     def test_a_launcher_needs_mpi4py(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "2")
         assert parallel.launched()

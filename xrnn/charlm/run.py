@@ -1,4 +1,5 @@
-"""The folder of a training run: what is written to it, in which order, and by one process alone.
+"""The folder of a training run: what is written to it, in which order, and by one process alone,
+rank 0 of those that train together.
 
 The folder holds
 

@@ -22,14 +22,12 @@ from xrnn.typing import Array
 
 __all__ = ["world"]
 
-#: variables of the environment that launchers of MPI set, and whether they hold the number of
-#: processes: Open MPI; MPICH, Intel MPI and Slurm with PMI; Slurm and others with PMIx; MVAPICH
-LAUNCHERS = {
-    "OMPI_COMM_WORLD_SIZE": True,
-    "PMI_SIZE": True,
-    "PMIX_RANK": False,
-    "MV2_COMM_WORLD_SIZE": True,
-}
+#: variables of the environment in which launchers tell the number of processes, those that start
+#: MPI themselves first: Open MPI, MVAPICH, MPICH and Intel MPI, Slurm
+SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+#: one that launchers of PMIx set, which tells no number
+STARTED = "PMIX_RANK"
 
 #: seconds that a rank waits after an error for all others to have one too
 GRACE = 2.0
@@ -157,8 +155,14 @@ class _Launched(World):
 
 
 def launched() -> bool:
-    """Whether a launcher of MPI has started this process, as far as its environment tells."""
-    return any(name in os.environ for name in LAUNCHERS)
+    """Whether this process was started as one of several, as far as its environment tells."""
+    name = _name_of_size()
+    return STARTED in os.environ if name is None else os.environ[name] != "1"
+
+
+def _name_of_size() -> str | None:
+    """The variable that tells the number of processes, if there is one."""
+    return next((name for name in SIZES if name in os.environ), None)
 
 
 @cache
@@ -201,14 +205,10 @@ def world() -> World:
         if not launched():
             return ALONE
         raise RuntimeError(f"mpi4py finds no MPI; install one, such as openmpi: {error}") from error
-    size = MPI.COMM_WORLD.Get_size()
-    sizes = {
-        name: os.environ[name] for name, known in LAUNCHERS.items() if known and name in os.environ
-    }
-    for name, theirs in sizes.items():
-        if theirs != str(size):
-            raise RuntimeError(
-                f"the launcher started {theirs} processes ({name}) and mpi4py finds {size}; use "
-                f"the launcher of its MPI, {MPI.Get_library_version().split(',')[0]}"
-            )
+    size, name = MPI.COMM_WORLD.Get_size(), _name_of_size()
+    if size == 1 and name is not None and launched():
+        raise RuntimeError(
+            f"the launcher started {os.environ[name]} processes ({name}) and mpi4py finds 1; use "
+            f"the launcher of its MPI, {MPI.Get_library_version().split(',')[0]}"
+        )
     return _Launched(MPI) if size > 1 else ALONE
