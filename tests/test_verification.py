@@ -238,8 +238,8 @@ def test_loops_of_numpy_and_c_use_a_part_of_the_tolerance(cell: Cell[Any], dtype
         pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
     kind = named_dtype(dtype)
     for kernel in BACKEND.kernels[cell]:
-        if dtype not in map(dtype_name, kernel.dtypes):
-            continue
+        if dtype not in map(dtype_name, kernel.dtypes) or kernel.precision == "bf16":
+            continue  # products of bfloat16 have a test of their own, above
         sizes = kernel.trial(7, 3, 4, 16)
         error = verify.difference(BACKEND, cell, kind, kernel, sizes)
         assert error <= 0.6 * tolerance(cell, kind, "ieee", sizes)
