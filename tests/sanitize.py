@@ -30,6 +30,7 @@ SANITIZERS = {
             "tests/test_native_noise.py",
             "tests/test_native_norms.py",
             "tests/test_cpu_storage.py",
+            "tests/test_quantised.py",
             "tests/test_cuda_loop.py",
         ],
         "not environment",

@@ -197,6 +197,11 @@ def test_files_that_do_not_fit(form: Any, tmp_path: Path) -> None:
         files.write(path, {**tensors, "W_l0" + SCALES: scales}, info)
         with pytest.raises(ValueError, match="W_l0_scales must hold finite numbers ≥ 0"):
             xrnn.load(path)
+        lowest = tensors["U_l1"].copy()
+        lowest[0, 0] = -128
+        files.write(path, {**tensors, "U_l1": lowest}, info)
+        with pytest.raises(ValueError, match="U_l1 holds -128; it must hold integers in -127…127"):
+            xrnn.load(path)
     files.write(path, {**tensors, "more": tensors["b_l0"]}, info)
     with pytest.raises(ValueError, match="missing or unknown: more"):
         xrnn.load(path)

@@ -38,6 +38,23 @@ def real(q: Any, scale: Any, zero: Any) -> Any:
     return found
 
 
+def check_integers(model: Any, layer: Any, fits: bool) -> None:
+    """With its own integers the layer has the same numbers, none of them rounded again."""
+    if not fits:
+        with pytest.raises(ValueError, match="is not an integer in -127…127 times a scale"):
+            load_onnx(model, weights="int8")
+        return
+    (frozen,) = load_onnx(model, weights="int8").values()
+    assert frozen.weights.form == "int8"
+    assert frozen.weights.frozen
+    for name, w in layer.weights.items():
+        np.testing.assert_array_equal(frozen.weights[name], w)
+    with pytest.raises(ValueError, match="int8 is made of float32 alone; leave dtype out"):
+        load_onnx(model, weights="int8", dtype="float64")
+    with pytest.raises(ValueError, match="weights is 'int4'; it must be None or 'int8'"):
+        load_onnx(model, weights="int4")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("per", ["tensor", "column"])
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -57,6 +74,7 @@ def test_dynamic_quantize_lstm(direction: str, dtype: str, per: str) -> None:
     model = m.made(("Y", "Y_h", "Y_c"))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     (layer,) = load_onnx(model.SerializeToString()).values()
+    check_integers(model, layer, dtype == "int8")
     order = (0, 2, 3, 1)  # theirs i o f c, ours i f g o
     for d, suffix in enumerate(layer.suffixes(0)):
         for name, q in (("W", W), ("U", R)):

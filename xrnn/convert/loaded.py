@@ -9,6 +9,7 @@ from typing import Any, Literal
 from xrnn.backends import host
 from xrnn.convert.casting import rounded, wide
 from xrnn.convert.conventions import Convention, Stored, decode
+from xrnn.engine.compact import of_scales
 from xrnn.layers.embedding import Embedding
 from xrnn.layers.gru import GRU
 from xrnn.layers.layer import Layer
@@ -182,6 +183,15 @@ def assign(part: LoadedPart, arrays: Mapping[str, Array]) -> None:
     part.weights = {
         name: placement.from_host(rounded(name, array, dtype)) for name, array in arrays.items()
     }
+
+
+def freeze_as(layer: Layer[Any], convention: Convention, scales: Sequence[Stored]) -> None:
+    """Freeze a layer with the integers of 8 bits that its weights are, times these scales."""
+    rows: dict[str, Array] = {}
+    for (_, suffix), one in zip(layer.parts(), scales, strict=True):
+        for name, column in decode(convention, layer.cell, one).items():
+            rows[f"{name}{suffix}"] = column[:, 0]
+    layer._parameters = of_scales(layer.weights, rows)
 
 
 @contextmanager

@@ -149,6 +149,14 @@ def _dequantized(name: str, q: Array, scale: Array, zero: Array | None) -> Array
     return (q.astype("float32") - zero.astype("float32").reshape(shape)) * scale.reshape(shape)
 
 
+def scales(node: Node) -> list[Stored]:
+    """The scales of W and R of each direction, as matrices of one row (1, 4·H)."""
+    columns = 4 * node.required("R").shape[1]
+    both = [node.required(name).reshape(node.D, -1) for name in ("W_scale", "R_scale")]
+    rows = [host.xp.broadcast_to(one, (node.D, columns)) for one in both]
+    return [Stored(w[None, :], r[None, :]) for w, r in zip(*rows, strict=True)]
+
+
 # ---- Initial states and lengths
 
 

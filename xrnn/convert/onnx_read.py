@@ -7,15 +7,16 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from xrnn.backends import host
-from xrnn.convert.loaded import Loaded, free_name, make_layer, within
+from xrnn.convert.loaded import Loaded, free_name, freeze_as, make_layer, within
 from xrnn.convert.onnx_graph import Scope, array_of, described
-from xrnn.convert.onnx_node import Node, convention, initial_states, order, stored
+from xrnn.convert.onnx_node import Node, convention, initial_states, order, scales, stored
 from xrnn.convert.onnx_operators import OPERATORS, options_of, require_onnx
 from xrnn.convert.paths import accept_path, reading
 from xrnn.engine import atomic
+from xrnn.engine.checks import check_choice
 from xrnn.typing import GivenDType
 
 #: calls of functions of a model are written out up to this many nodes
@@ -27,6 +28,7 @@ def load_onnx(
     *,
     dtype: GivenDType | None = None,
     device: str = "cpu",
+    weights: Literal["int8"] | None = None,
 ) -> Loaded:
     """Every LSTM, GRU and RNN of an ONNX model as a layer.
 
@@ -47,6 +49,10 @@ def load_onnx(
         The dtype of the layers.  Default: that of their weights in the model.
     device : str
         As for `xrnn.Layer`.
+    weights : {"int8"}, optional
+        What becomes of a DynamicQuantizeLSTM.  "int8": frozen weights of 8 bits
+        (`xrnn.Layer.freeze`) that are those of the file, not rounded again; their zero points must
+        be 0.  Other nodes become the same layers as without.  Default: float32.
 
     Returns
     -------
@@ -68,8 +74,8 @@ def load_onnx(
         If `path` is something else.
     ValueError
         If it is no ONNX model, or is damaged; if it has no recurrent node; or if one of them
-        cannot be a layer: its weights are computed while the model runs, or xrnn has no such cell.
-        Then nothing is loaded.
+        cannot be a layer: its weights are computed while the model runs, or xrnn has no such cell,
+        or they are not what `weights` asks for.  Then nothing is loaded.
 
     Notes
     -----
@@ -96,11 +102,12 @@ def load_onnx(
         initial_h: h is an input of the model; give state=
         the node has sequence_lens; give lengths=
     """
+    check_choice("load_onnx", "weights", weights, (None, "int8"))
     what, model, folder = _opened(path)
     # Numbers that are not finite are the model's own.
     with within(what), host.xp.errstate(all="ignore"):
         try:
-            return _loaded(model, folder, dtype, device)
+            return _loaded(model, folder, dtype, device, weights)
         except RecursionError:
             raise ValueError("tensors that are computed from themselves, or too deeply") from None
 
@@ -131,7 +138,7 @@ def _opened(path: Any) -> tuple[str, Any, str | None]:
     return what, model, folder
 
 
-def _loaded(model: Any, folder: str | None, dtype: Any, device: str) -> Loaded:
+def _loaded(model: Any, folder: str | None, dtype: Any, device: str, weights: Any) -> Loaded:
     model = _inlined(model)
     opset = max([o.version for o in model.opset_import if o.domain in ("", "ai.onnx")] or [1])
     found, scopes = Loaded(), list(Scope(model.graph, opset, folder).all())
@@ -141,7 +148,8 @@ def _loaded(model: Any, folder: str | None, dtype: Any, device: str) -> Loaded:
             if node.op_type in OPERATORS and node.domain in ("", "ai.onnx", "com.microsoft"):
                 with within(described(node)):
                     one = Node(node, scope)
-                    _add(found, one, dtype, device)
+                    integers = weights if one.op == "DynamicQuantizeLSTM" else None
+                    _add(found, one, integers, dtype, device)
                     for name in one.used:
                         scope.add_sources(name, used)
     if not found:
@@ -214,8 +222,9 @@ def _nothing(scopes: Sequence[Scope]) -> str:
     )
 
 
-def _add(found: Loaded, node: Node, dtype: Any, device: str) -> None:
-    """Add the layer of a node, or one for each direction if these have other functions."""
+def _add(found: Loaded, node: Node, integers: Any, dtype: Any, device: str) -> None:
+    """Add the layer of a node, or one for each direction if these have other functions; with its
+    own `integers`, frozen."""
     cells, H = stored(node)
     options = options_of(node.op, node.given, node.D)
     if "P" in node.inputs:
@@ -225,7 +234,7 @@ def _add(found: Loaded, node: Node, dtype: Any, device: str) -> None:
     how: Any = {"batch_first": node.batch_first, "dtype": dtype, "device": device}
 
     def layer(d: slice, **direction: Any) -> Any:
-        return make_layer(
+        one = make_layer(
             node.operator.kind,
             node.operator.convention,
             cells[d],
@@ -234,6 +243,9 @@ def _add(found: Loaded, node: Node, dtype: Any, device: str) -> None:
             **direction,
             **how,
         )
+        if integers is not None:
+            freeze_as(one, node.operator.convention, scales(node)[d])
+        return one
 
     if node.D == 1 or options[0] == options[1]:
         one = layer(

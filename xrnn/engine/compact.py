@@ -9,8 +9,8 @@ from xrnn.backends import Backend, host
 from xrnn.engine.checks import Placement, Spec, check_choice
 from xrnn.engine.parameters import Parameters, stored
 from xrnn.recurrence.precision import widen
-from xrnn.recurrence.quantised import MOST_COLUMNS, Quantised, quantised
-from xrnn.typing import Array, dtype_name
+from xrnn.recurrence.quantised import LEVELS, MOST_COLUMNS, Quantised, quantised
+from xrnn.typing import Array, Namespace, dtype_name
 
 #: the ending of the names under which the scales of a matrix are kept
 SCALES = "_scales"
@@ -141,6 +141,35 @@ def compact(given: Parameters, form: Any) -> Parameters:
     return checked(kind, given.specs, here, form, put)
 
 
+def of_scales(given: Parameters, scales: Mapping[str, Array]) -> Parameters:
+    """The weights in 8 bits, if they are so already: multiples of the scales (NumPy) of the rows of
+    a matrix.  No number is rounded.
+
+    Raises
+    ------
+    ValueError
+        If a number is not such a multiple by -127 … 127; or as `compact`.
+    """
+    kind, here, xp = given.kind, given.placement, host.xp
+    if dtype_name(here.dtype) != "float32":
+        raise ValueError(f"{kind}: int8 is made of float32 alone; leave dtype out")
+    held: dict[str, Array] = {}
+    for name in given:
+        held[name] = array = here.backend.to_host(given[name])
+        if not is_matrix(name):
+            continue
+        steps = scales[name][:, None].astype("float32")
+        integers = xp.round(array / xp.where(steps > 0, steps, 1))
+        if not (integers * steps == array).all() or (abs(integers) > LEVELS).any():
+            raise ValueError(
+                f"{kind}: {name} is not an integer in -{LEVELS}…{LEVELS} times a scale for each "
+                'row; load it as float32 and round it: freeze(weights="int8")'
+            )
+        held |= {name: integers.astype("int8"), name + SCALES: scales[name].astype("float32")}
+    put = {k: stored(kind, here.backend, a, here.standard_device) for k, a in held.items()}
+    return checked(kind, given.specs, here, "int8", put)
+
+
 def _narrow(kind: str, name: str, array: Array, form: str) -> dict[str, Array]:
     """What is kept of a matrix (NumPy)."""
     if not host.xp.isfinite(array).all():
@@ -161,8 +190,8 @@ def checked(
     Raises
     ------
     ValueError
-        If an array is missing or unknown, has another shape or dtype than it must, or a matrix has
-        too many columns, or a scale is no number ≥ 0.
+        If an array is missing or unknown, has another shape or dtype than it must, a matrix has
+        too many columns, an integer is -128, or a scale is no number ≥ 0.
     TypeError
         If the library's arrays cannot be multiplied by such a matrix.
     """
@@ -179,13 +208,19 @@ def checked(
                 f"{kind}: {name} has {shape[1]:,} columns; with weights of int8 it can have "
                 f"{MOST_COLUMNS:,}: freeze them as bfloat16"
             )
-        right = (array >= 0) & (array < float("inf")) if name.endswith(SCALES) else True
-        if right is not True and not bool(placement.backend.xp.all(right)):
-            raise ValueError(f"{kind}: {name} must hold finite numbers ≥ 0")
+        _check_values(kind, name, array, dtype, xp=placement.backend.xp)
     fixed = placement.backend.read_only
     one = Compact(kind, specs, placement, form, {name: fixed(a) for name, a in held.items()})
     _check_product(one)
     return one
+
+
+def _check_values(kind: str, name: str, array: Array, dtype: str, *, xp: Namespace) -> None:
+    """ValueError unless an array of a matrix of 8 bits holds what it may."""
+    if dtype == "int8" and not bool(xp.all(array >= -LEVELS)):
+        raise ValueError(f"{kind}: {name} holds -128; it must hold integers in -{LEVELS}…{LEVELS}")
+    if name.endswith(SCALES) and not bool(xp.all((array >= 0) & xp.isfinite(array))):
+        raise ValueError(f"{kind}: {name} must hold finite numbers ≥ 0")
 
 
 def _check_product(one: Compact) -> None:
