@@ -37,6 +37,7 @@ from safetensors.numpy import load
 from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
+from xrnn.certify.distance import difference, same, worse
 from xrnn.certify.trial import Inputs, Results, Trial, each, leaves
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array, Precision
@@ -67,7 +68,7 @@ def derivative(trial: Trial) -> float | None:
             direction = host.generator(100 + n).normal(size=g.shape)
             numeric = _slope(trial, given, name, direction)
             scale = max(abs(numeric), float(abs(g * direction).sum()), 1e-30)
-            worst = _worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
+            worst = worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
     return worst
 
 
@@ -212,13 +213,13 @@ def contract(trial: Trial) -> float:
     before = [to_host(a).copy() for a in arrays]
     out = trial.run_there(given)
     inference, state = trial.layer(given.xs, given.state, given.lengths, **given.steps)
-    kept = [_same(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
+    kept = [same(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
     kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
     pairs = ((out.ys, trial.silent()), (out.dxs, trial.padding()))
     zero = [not to_host(a)[past].any() for a, past in pairs]
     # Inference is the same pass without residuals (and without random numbers).
     same = [
-        trial.random or _same(to_host(a), to_host(b))
+        trial.random or same(to_host(a), to_host(b))
         for a, b in zip((inference, *leaves(state)), (out.ys, *leaves(out.last)), strict=True)
     ]
     return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
@@ -262,7 +263,7 @@ def _saves_gates(cell: Cell[Any]) -> bool:
     for k, value in enumerate(values):
         moved = ax.copy()
         moved[:, k * H : (k + 1) * H] += 1
-        if _same(saved(moved)[k], value):
+        if same(saved(moved)[k], value):
             return False
     return len(values) == G
 
@@ -291,7 +292,7 @@ def look(trial: Trial) -> float:
         if k == 0:
             sums["W"] = das.T @ xs.reshape(past.size, layer.input_size)
         for name, expected in sums.items():
-            worst = _worse(worst, difference([expected], [plain.dweights[f"{name}{suffix}"]]))
+            worst = worse(worst, difference([expected], [plain.dweights[f"{name}{suffix}"]]))
     return worst
 
 
@@ -302,7 +303,7 @@ def checkpoint(trial: Trial) -> float:
     for k in (1, 3):
         steps = inputs.steps | {"checkpoint": k}
         found = trial.run(inputs._replace(steps=steps)).arrays()
-        worst = _worse(worst, difference(whole, found))
+        worst = worse(worst, difference(whole, found))
     return worst
 
 
@@ -383,26 +384,3 @@ def cases(cell: Cell[Any]) -> list[str]:
     """The frozen cases of a cell."""
     names = {key.split("/")[1] for key in vectors()[0] if key.split("/")[0] == cell.name}
     return sorted(names)
-
-
-def difference(expected: list[Array], found: list[Array]) -> float:
-    """The largest max |a − b| / max |a| over NumPy arrays; infinite where shapes differ."""
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        if a.size:
-            scale = max(float(abs(a).max()), 1e-30)
-            gap = float(abs(a - b.astype(a.dtype)).max())
-            worst = _worse(worst, 0.0 if gap == 0 else gap / scale)
-    return worst
-
-
-def _worse(a: float, b: float) -> float:
-    """The larger error; infinity if the new one is NaN."""
-    return float("inf") if b != b else max(a, b)
-
-
-def _same(a: Array, b: Array) -> bool:
-    xp = host.xp
-    return bool(xp.array_equal(a, b, equal_nan=True))
