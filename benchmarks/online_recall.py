@@ -63,7 +63,6 @@ TASKS = (
     Task("rnn", 32, (5, 11)),
     # The exact gradient would take forty times as long as SnAp-1.
     Task("rnn", 64, (5, 11), METHODS[1:]),
-    Task("rnn", 32, (12, 21)),
 )
 
 
