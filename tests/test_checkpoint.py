@@ -15,7 +15,8 @@ from rows import MADE, NOISY, ROWS
 import xrnn
 from xrnn import cells
 from xrnn.backends.cpu import BACKEND, extension
-from xrnn.certify.laws import checkpoint, difference
+from xrnn.certify.distance import difference
+from xrnn.certify.laws import checkpoint
 from xrnn.certify.report import BOUNDS
 from xrnn.certify.trial import OPTIONS, Option, Trial
 from xrnn.engine import verify
