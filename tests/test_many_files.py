@@ -36,9 +36,9 @@ class Mapping(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if type(value) is not np.ndarray or not value.size:
             return NotImplemented
-        file = self.folder / f"{len(list(self.folder.iterdir()))}.npy"
-        np.save(file, value)
-        return np.load, (file, "r")
+        file = self.folder / f"{len(list(self.folder.iterdir()))}"
+        value.tofile(file)
+        return np.memmap, (file, value.dtype, "r", 0, value.shape)
 
 
 def mapped(value: Any, folder: Path) -> Any:
@@ -70,6 +70,15 @@ def test_layers_run_on_mapped_weights(cell: Any, frozen: bool, tmp_path: Path) -
     assert type(mapped_xs) is np.memmap
     assert not any(w.flags.writeable for w in other.weights.values())
     same(results(other, mapped_xs), results(layer, xs))
+
+
+@pytest.mark.parametrize("form", ["int8", "bfloat16"])
+def test_layers_of_fewer_bits_run_on_mapped_weights(form: Any, tmp_path: Path) -> None:
+    if form == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    layer, xs = xrnn.LSTM(3, 5, 2, rng=0).freeze(weights=form), noise(6, 2, 3)
+    other = mapped(layer, tmp_path)
+    same([other(xs)[0], other.step(xs[0])[0]], [layer(xs)[0], layer.step(xs[0])[0]])
 
 
 @pytest.mark.parametrize("cell", cells.BY_NAME.values(), ids=lambda cell: cell.name)

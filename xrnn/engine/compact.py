@@ -93,8 +93,10 @@ class Compact(Parameters):
         return {"held": self._held, **{name: self.__dict__[name] for name in names}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        names = ("kind", "specs", "placement", "form", "held")
-        self.__init__(*[state[name] for name in names])  # type: ignore[misc]
+        names = ("kind", "specs", "placement", "form")
+        dense = state["placement"].backend.dense  # arrays may be of a subclass, mapped from files
+        held = {name: dense(array) for name, array in state["held"].items()}
+        self.__init__(*[state[name] for name in names], held)  # type: ignore[misc]
         self.version = state["version"]
 
     def _all(self) -> dict[str, Array]:
