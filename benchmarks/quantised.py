@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
+from statistics import geometric_mean
 from tempfile import TemporaryDirectory
 from time import process_time_ns
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 from cases import CELLS, Case
 from peers import Problem, onnx_model, usable
 from stream import PERCENTILES, race
+from tables import table
 
 import xrnn
 
@@ -41,6 +43,18 @@ SIZES = (
 
 #: I, H of single steps, and how many are timed
 STEPS = ((64, 128, 20_000), (256, 256, 10_000), (512, 512, 5_000), (1024, 1024, 1_000))
+
+#: what is aimed at, of int8 / another side: the quantity, the cells, the other side, and the bounds
+#: of the geometric mean and of the worst size
+GOALS = (
+    ("ms", CELLS, "float32", 0.42, 0.60),
+    ("ms", ("lstm",), "onnxruntime int8", 0.90, 1.20),
+    ("ms", ("lstm", "gru"), "torch qint8", 0.50, 0.95),
+    ("error", ("lstm",), "onnxruntime int8", 0.50, 1.00),
+)
+
+#: the same of a step of layers with at least 256 units, beside float32: the geometric mean alone
+STEP_GOAL = 0.30
 
 #: () → the outputs (T, B, H)
 Call = Callable[[], Any]
@@ -147,6 +161,84 @@ def stepped(cell: str, I: int, H: int, layers: int, n: int) -> list[dict[str, An
         who = {"cell": cell, "I": I, "H": H, "layers": layers, "side": name, "steps": len(times)}
         found.append({**who, "us": us, "least": least})
     return found
+
+
+# ---- What the page of results shows
+
+
+def section(file: Path) -> str:
+    """The goals, a table of the sizes and one of the steps, from a file of results."""
+    found = json.loads(file.read_text("utf-8"))
+    rows = [
+        [name_of(*goal[:3]), *met(ratios(found["grid"], *goal[:3]), *goal[3:])] for goal in GOALS
+    ]
+    large = [ratio for H, ratio in step_ratios(found["steps"]) if H >= 256]
+    rows.append(["time of a step, H ≥ 256 / own float32", *met(large, STEP_GOAL, None)])
+    parts = [
+        f"**{found['device']}**, one thread; {versions(found)}; commit {found['commit']}, "
+        f"{found['date']}.",
+        table(["int8 / other", "geometric mean", "worst"], rows),
+        table(["(T, B, I, H)", *CELLS], [size_row(found["grid"], size) for size in SIZES]),
+        "In each place: the time of int8 / that of float32 / torch qint8 / onnxruntime int8, where "
+        "there are these; then the largest errors of int8 / the same.",
+        table(["(I, H), layers", *CELLS], step_rows(found["steps"])),
+        "In each place, microseconds of a step: p50 / p99 / p99.9 of float32, then of int8. Where "
+        "other processes wanted the cores meanwhile, p99 and p99.9 are the turns these had. The "
+        "goal of a step is about the least time of each.",
+    ]
+    return "\n\n".join(parts)
+
+
+def versions(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+
+
+def name_of(quantity: str, cells: Sequence[str], other: str) -> str:
+    words = "time" if quantity == "ms" else "largest error"
+    return f"{words}, {', '.join(cells)} / {'own float32' if other == 'float32' else other}"
+
+
+def ratios(
+    grid: list[dict[str, Any]], quantity: str, cells: Sequence[str], other: str
+) -> list[float]:
+    """int8 / the other side at all sizes of these cells."""
+    mine = [one[quantity] for one in grid if one["cell"] in cells]
+    return [one["int8"] / one[other] for one in mine]
+
+
+def step_ratios(steps: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(H, the least time of a step with int8 / that with float32)."""
+    pairs = zip(steps[::2], steps[1::2], strict=True)
+    return [(wide["H"], small["least"] / wide["least"]) for wide, small in pairs]
+
+
+def met(found: list[float], bound: float, worst: float | None) -> list[str]:
+    """The geometric mean and the worst ratio beside their bounds."""
+    pairs = (geometric_mean(found), bound), (max(found), worst)
+    return [
+        f"{x:.2f}" + (f" (≤ {y:.2f}: {'met' if x <= y else 'not met'})" if y is not None else "")
+        for x, y in pairs
+    ]
+
+
+def size_row(grid: list[dict[str, Any]], size: Sequence[int]) -> list[str]:
+    row = [str(tuple(size))]
+    for cell in CELLS:
+        (one,) = [one for one in grid if one["cell"] == cell and one["size"] == list(size)]
+        others = [name for name in one["ms"] if name != "int8"]
+        times = " / ".join(f"{one['ms']['int8'] / one['ms'][name]:.2f}" for name in others)
+        errors = " / ".join(f"{error:.1e}" for error in one["error"].values())
+        row.append(f"{times}; {errors}")
+    return row
+
+
+def step_rows(steps: list[dict[str, Any]]) -> list[list[str]]:
+    rows: dict[str, list[str]] = {}
+    for wide, small in zip(steps[::2], steps[1::2], strict=True):
+        name = f"({wide['I']}, {wide['H']}), {wide['layers']}"
+        both = ("/".join(f" {t:.1f} " for t in one["us"]).strip() for one in (wide, small))
+        rows.setdefault(name, [name]).append("; ".join(both))
+    return list(rows.values())
 
 
 if __name__ == "__main__":

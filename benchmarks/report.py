@@ -16,8 +16,10 @@ from typing import Any
 
 import bars
 import bfloat16
+import quantised
 from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
 from scaling_picture import undisturbed
+from tables import table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +29,7 @@ PAGES = {
     RESULTS.parent / "README.md": (
         "benchmarks",
         "bfloat16",
+        "int8",
         "stream",
         "memory",
         "side by side",
@@ -69,16 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             next(RESULTS.glob("cpu-*.jsonl")), next(RESULTS.glob("stream-cpu-*.json"))
         ),
         "benchmarks": "\n\n".join(section(file) for file in files),
-        "bfloat16": "\n\n".join(
-            bfloat16.section(file) for file in sorted(RESULTS.glob("bfloat16-*.jsonl"))
-        ),
-        "stream": "\n\n".join(stream(file) for file in sorted(RESULTS.glob("stream-*.json"))),
-        "memory": "\n\n".join(memory(file) for file in sorted(RESULTS.glob("scale-*.json"))),
-        "side by side": "\n\n".join(
-            side_by_side(file) for file in sorted(RESULTS.glob("side-by-side-*.json"))
-        ),
-        "scaling": "\n\n".join(scaling(file) for file in sorted(RESULTS.glob("scaling-*.jsonl"))),
-        "recall": "\n\n".join(map(recall, sorted(RESULTS.glob("online-recall-*.json")))),
+        "bfloat16": of_each("bfloat16-*.jsonl", bfloat16.section),
+        "int8": of_each("int8-*.json", quantised.section),
+        "stream": of_each("stream-*.json", stream),
+        "memory": of_each("scale-*.json", memory),
+        "side by side": of_each("side-by-side-*.json", side_by_side),
+        "scaling": of_each("scaling-*.jsonl", scaling),
+        "recall": of_each("online-recall-*.json", recall),
     }
     if not options.write:
         print("\n\n".join(texts.values()))
@@ -207,6 +207,11 @@ def recall(file: Path) -> str:
         f"{found['device']}, one thread, commit {found['commit']}, {found['date']}; "
         f"{found['steps']:,} steps, {found['seeds']} seeds.\n\n{table(head, rows)}"
     )
+
+
+def of_each(pattern: str, part: Callable[[Path], str]) -> str:
+    """What a page says of each of the files of results with such a name."""
+    return "\n\n".join(map(part, sorted(RESULTS.glob(pattern))))
 
 
 def read(file: Path) -> list[Record]:
@@ -388,11 +393,6 @@ def small_print(columns: dict[str, list[Record]]) -> str:
         f"In each place: {' / '.join(columns)}, against the fastest peer ({marks}). "
         f"Noise, the ratio of xrnn to itself: {'; '.join(noises)}."
     )
-
-
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

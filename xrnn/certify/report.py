@@ -110,7 +110,9 @@ def certify(
     (frozen results of other implementations), `contract` (no argument changed, dtypes kept,
     padding 0), `twin` (kernels against the cell's own code in float64), `look` (gradients of
     gates against those of weights), `checkpoint` (a pass that keeps few states against one that
-    keeps all).  The docstring of ``xrnn/certify/laws.py`` describes them.
+    keeps all).  The docstring of ``xrnn/certify/laws.py`` describes them.  In float32 on the CPU
+    some are about inference with weights of 8 bits too, the options "int8 …"; what that rounding
+    does on inputs of your own `xrnn.analysis.difference` says.
 
     Parameters
     ----------

@@ -296,7 +296,8 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 2.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
-      (m->wide ? wide_of : of_height)[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
+      const Tile tile = m->wide ? wide_of[tall - 1] : of_height[tall - 1];
+      tile(N(vectors)(o, m->n), &p, x + from, y + from);
     }
   }
 }
