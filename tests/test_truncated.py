@@ -154,11 +154,13 @@ def test_one_sequence_and_a_state() -> None:
     np.testing.assert_allclose(np.concatenate(ys), whole, atol=1e-12)
 
 
-def test_a_model_of_parts() -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_of_parts(tied: bool) -> None:
+    words = xrnn.Embedding(7, 3, rng=0)
     model = xrnn.Sequential(
-        tokens=xrnn.Embedding(7, 3, rng=0),
+        tokens=words,
         rnn=xrnn.Residual(a=xrnn.GRU(3, 3, rng=1, batch_first=True)),
-        out=xrnn.Linear(3, 7, rng=2),
+        out=xrnn.TiedLinear(words) if tied else xrnn.Linear(3, 7, rng=2),
     )
     tokens = np.random.default_rng(0).integers(0, 7, size=(B, 12))
     whole = model(tokens)

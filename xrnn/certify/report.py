@@ -19,8 +19,8 @@ from xrnn.typing import Precision
 #: dtype → the largest relative error that is accepted as rounding
 BOUNDS = {"float64": 1e-11, "float32": 1e-4, "float16": 5e-2, "bfloat16": 2e-1}
 
-#: the same for the precision of products of float32
-PRECISIONS = {"ieee": BOUNDS["float32"], "tf32": BOUNDS["float16"], "bf16": BOUNDS["bfloat16"]}
+#: the dtype whose bound holds for float32, by the precision of its products
+PRECISIONS = {"ieee": "float32", "tf32": "float16", "bf16": "bfloat16"}
 
 #: the same for a numeric derivative by differences, for a cell that does not run in complex numbers
 DIFFERENCE_BOUND = 1e-7
@@ -215,7 +215,7 @@ def bound(
     """The largest error of this law that is accepted as rounding."""
     if law == "twin" and option is not None and option.weights:
         return COMPACT_BOUND
-    limit = PRECISIONS[precision] if dtype == "float32" else BOUNDS[dtype]
+    limit = BOUNDS[PRECISIONS[precision] if dtype == "float32" else dtype]
     if law == "derivative" and not laws.runs_in_complex(cell):
         return max(limit, DIFFERENCE_BOUND)
     return limit

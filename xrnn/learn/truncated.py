@@ -304,4 +304,5 @@ def _check_steps(kind: str, part: Any, name: str) -> None:
         raise ValueError(f"{kind}: {name} needs whole sequences; leave it out")
     if isinstance(part, Composite):
         for own, one in part.parts.items():
-            _check_steps(kind, one, own)
+            if isinstance(one, Part):  # else it holds weights alone
+                _check_steps(kind, one, own)
