@@ -11,11 +11,11 @@ The arguments are such that a right kernel passes and a wrong one does not, what
 - Rounding must not decide on which side of a kink a pre-activation lies, see `_away_from_kinks`.
   The options of a cell may put its kinks anywhere: then arguments are drawn up to `DRAWS` times.  A
   wrong kernel is far from its cell at each draw, a right one only where rounding decides.
-- Where products are of bfloat16, a kernel and its cell differ in the last bits of float32 alone,
-  unless these decide to which of two neighbours of bfloat16 a number is rounded, one of which is
-  2^-7 of it away.  In about half of all draws that happens nowhere: so arguments are drawn up to
-  `ROUNDED_DRAWS` times, and the tolerance is that of float32.  A kernel that rounds otherwise, or
-  not at all, is far from its cell at each draw.
+- Where products are of bfloat16 or of integers, a kernel and its cell differ in the last bits of
+  float32 alone, unless these decide to which of two neighbours a number is rounded, one of which is
+  2^-7 of it away (of integers: of the largest of its row).  In about half of all draws, or more,
+  that happens nowhere: so arguments are drawn up to `ROUNDED_DRAWS` times, and the tolerance is that
+  of float32.  A kernel that rounds otherwise, or not at all, is far from its cell at each draw.
 
 `tolerance` is derived from that.
 """
@@ -36,11 +36,10 @@ from xrnn.recurrence.quantised import Quantised, quantised
 from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
-#: the names are those of dtypes, and "tf32" for float32 that products round to 10 bits, "int8" to 7
+#: the names are those of dtypes, and "tf32" for float32 that products round to 10 bits
 ROUNDING = {
     "float16": 2.0**-11,
     "bfloat16": 2.0**-8,
-    "int8": 2.0**-8,
     "tf32": 2.0**-11,
     "float32": 2.0**-24,
     "float64": 2.0**-53,
@@ -52,7 +51,7 @@ ROUNDINGS = 8
 #: how often arguments are drawn at most
 DRAWS = 8
 
-#: the same for products of bfloat16
+#: the same for products of bfloat16 and of integers
 ROUNDED_DRAWS = 24
 
 #: the size of the pre-activations of a cell with a kink
@@ -76,7 +75,7 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
     As errors are relative to the largest value, digits of the small values of an activation are
     not looked at: they may cancel in a right kernel's sums.  Tests of each kernel look at σ alone.
     """
-    name = precision if precision in ("tf32", "int8") else dtype_name(dtype)
+    name = precision if precision == "tf32" else dtype_name(dtype)
     sums = ROUNDING["float64" if name == "float64" else "float32"]
     T, B, I, H = sizes
     longest = max(len(cell.gates) * H, I, T * B)
@@ -85,7 +84,7 @@ def tolerance(cell: Cell[Any], dtype: Any, precision: str, sizes: Sizes) -> floa
 
 def draws(cell: Cell[Any], precision: str = "ieee") -> int:
     """How often arguments may be drawn for a cell until a kernel is near to it."""
-    if precision == "bf16":
+    if precision in ("bf16", "int8"):
         return ROUNDED_DRAWS
     return 1 if cell.made is None else DRAWS
 
