@@ -33,7 +33,7 @@ every_dtype = pytest.mark.parametrize("dtype", BOUND)
 
 
 def kernel(cell: Any, threads: int = 1) -> NativeKernel:
-    found, _ = BACKEND.kernels_of(cell)
+    found, *_ = BACKEND.kernels_of(cell)
     assert isinstance(found.sequence, extension.Native)
     return NativeKernel(found.sequence, threads)
 
@@ -147,7 +147,7 @@ def test_activations_far_from_0(name: str, dtype: str) -> None:
     weights = {k: np.full(s, float(k == "W"), dtype) for k, s in shapes.items()}
     zero = (np.zeros((1, 1), dtype),)
     how: Any = {"lengths": None, "reverse": False, "keep": True, "xp": np}
-    loop, _ = BACKEND.kernels_of(cell)
+    loop, *_ = BACKEND.kernels_of(cell)
     ys, _, residuals = loop.sequence.forward(weights, xs, zero, **how)
     wanted = activate(given, xs.astype("longdouble"), xp=np)
     eps = float(np.finfo(dtype).eps)
