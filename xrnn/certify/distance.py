@@ -24,7 +24,7 @@ def worse(a: float, b: float) -> float:
     return float("inf") if b != b else max(a, b)
 
 
-def same(a: Array, b: Array) -> bool:
+def equal(a: Array, b: Array) -> bool:
     """Whether two NumPy arrays hold the same numbers; NaN is the same as NaN."""
     xp = host.xp
     return bool(xp.array_equal(a, b, equal_nan=True))

@@ -37,7 +37,7 @@ from safetensors.numpy import load
 from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
-from xrnn.certify.distance import difference, same, worse
+from xrnn.certify.distance import difference, equal, worse
 from xrnn.certify.trial import Inputs, Results, Trial, each, leaves
 from xrnn.layers.layer import Layer
 from xrnn.typing import Array, Precision
@@ -213,13 +213,13 @@ def contract(trial: Trial) -> float:
     before = [to_host(a).copy() for a in arrays]
     out = trial.run_there(given)
     inference, state = trial.layer(given.xs, given.state, given.lengths, **given.steps)
-    kept = [same(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
+    kept = [equal(to_host(a), b) for a, b in zip(arrays, before, strict=True)]
     kind = [backend_of(a) is trial.backend and a.dtype == given.xs.dtype for a in out.arrays()]
     pairs = ((out.ys, trial.silent()), (out.dxs, trial.padding()))
     zero = [not to_host(a)[past].any() for a, past in pairs]
     # Inference is the same pass without residuals (and without random numbers).
     same = [
-        trial.random or same(to_host(a), to_host(b))
+        trial.random or equal(to_host(a), to_host(b))
         for a, b in zip((inference, *leaves(state)), (out.ys, *leaves(out.last)), strict=True)
     ]
     return 0.0 if all([*kept, *kind, *zero, *same]) else float("inf")
@@ -263,7 +263,7 @@ def _saves_gates(cell: Cell[Any]) -> bool:
     for k, value in enumerate(values):
         moved = ax.copy()
         moved[:, k * H : (k + 1) * H] += 1
-        if same(saved(moved)[k], value):
+        if equal(saved(moved)[k], value):
             return False
     return len(values) == G
 
