@@ -14,8 +14,8 @@ The arguments are such that a right kernel passes and a wrong one does not, what
 - Where products are of bfloat16 or of integers, a kernel and its cell differ in the last bits of
   float32 alone, unless these decide to which of two neighbours a number is rounded, one of which is
   2^-7 of it away (of integers: of the largest of its row).  In about half of all draws, or more,
-  that happens nowhere: so arguments are drawn up to `ROUNDED_DRAWS` times, and the tolerance is that
-  of float32.  A kernel that rounds otherwise, or not at all, is far from its cell at each draw.
+  that happens nowhere: so arguments are drawn up to `ROUNDED_DRAWS` times, and the tolerance is
+  that of float32.  A kernel that rounds otherwise, or not at all, is far from its cell each time.
 
 `tolerance` is derived from that.
 """
