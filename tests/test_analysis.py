@@ -77,6 +77,17 @@ def test_a_product_over_a_span_is_the_product_of_the_steps(device: str) -> None:
     np.testing.assert_array_equal(host(jacobian(tape, 2, span=0)), np.stack([np.eye(H)] * B))
 
 
+@pytest.mark.parametrize(
+    ("reverse", "t", "span"), [(False, 0, T - 1), (False, -1, T), (True, T, T), (True, 3, 2)]
+)
+def test_jacobian_of_steps_behind_the_longest_sequence(reverse: bool, t: int, span: int) -> None:
+    short = tape_of(LSTM, [2, 0, 1], reverse)
+    whole = jacobian(tape_of(LSTM, [2, 0, T], reverse), t, span, None, None)
+    np.testing.assert_array_equal(jacobian(short, t, span, None, None)[:2], whole[:2])
+    for before in (T, T - 1) if reverse else (2, T - 2):
+        np.testing.assert_array_equal(jacobian(short, before), np.stack([np.eye(H)] * B))
+
+
 @pytest.mark.parametrize(("t", "span"), [(5, 1), (-2, 1), (3, 2), (0, -1), (0, 5)])
 def test_jacobian_refuses_steps_that_are_not_there(t: int, span: int) -> None:
     with pytest.raises(ValueError, match=f"rnn: t is {t} and span {span}; h_t and h_t.span must"):

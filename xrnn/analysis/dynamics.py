@@ -70,7 +70,8 @@ def jacobian(
     [[0.125, 0.0], [0.0, 8.0]]
     """
     one, residuals = _single(tape)
-    cell, order, xp = one.bound.cell, residuals.order, one.bound.xp
+    cell, xp, T = one.bound.cell, one.bound.xp, tape.sizes[0]
+    order = range(T) if residuals.order.step == 1 else range(T - 1, -1, -1)
     check_integer(cell.name, "t", t)
     check_integer(cell.name, "span", span)
     at = order.index(t) + 1 if t in order else 0
@@ -82,6 +83,8 @@ def jacobian(
     wanted, held = _block(one, of), _block(one, by)
     rows = tuple(d[wanted, ...] for d in units(one.first, xp=xp))
     for step in reversed(order[at : at + span]):
+        if step >= tape.steps:  # behind all sequences, where nothing ran
+            continue
         before = rows_backward(cell, rows, residuals.steps[step], one.bound.weights, xp=xp).dprev
         if residuals.mask is not None:
             before = select_state(residuals.mask[step, ...], before, rows, xp=xp)
@@ -131,7 +134,7 @@ def lyapunov(tape: Tape[Any], k: int = 1, *, skip: int = 0) -> Array:
     """
     stack = _stack(tape)
     (one, residuals), *_ = stack
-    cell, xp, B, T = tape.cell, one.bound.xp, one.first[0].shape[0], len(residuals.steps)
+    cell, xp, (T, B) = tape.cell, one.bound.xp, tape.sizes
     n, words = sum(sum(each.bound.widths) for each, _ in stack), _letters(tape)
     check_integer(cell.name, "k", k)
     check_integer(cell.name, "skip", skip)
