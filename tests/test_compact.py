@@ -89,7 +89,8 @@ def test_training_is_refused(form: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_dtypes_are_refused(form: Any, dtype: Any) -> None:
     layer = xrnn.GRU(3, 4, dtype=dtype)
-    with pytest.raises(ValueError, match=f"gru: the weights are {dtype}, and {form} is made of"):
+    words = f"gru: the weights are {dtype}, and {form} is made of .*; make the layer with dtype="
+    with pytest.raises(ValueError, match=words):
         layer.freeze(weights=form)
     assert not layer.weights.frozen
 
@@ -111,6 +112,15 @@ def test_what_cannot_be_frozen_so_is_left_as_it_was() -> None:
     assert other.freeze().weights is other.freeze(weights="int8").weights is before
     with pytest.raises(ValueError, match="the weights are int8 already, and bfloat16 is made of"):
         other.freeze(weights="bfloat16")
+
+
+def test_weights_that_bfloat16_would_make_infinite_are_refused() -> None:
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+    layer = xrnn.GRU(3, 4)
+    layer.weights["W_l0"][1, 2] = np.finfo("float32").max
+    with pytest.raises(ValueError, match="gru: W_l0 holds NaN or infinity, as bfloat16"):
+        layer.freeze(weights="bfloat16")
+    assert not layer.weights.frozen
 
 
 def test_a_library_whose_arrays_refuse_such_products() -> None:

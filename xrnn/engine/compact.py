@@ -130,9 +130,9 @@ def compact(given: Parameters, form: Any) -> Parameters:
         return given
     if given.form or dtype_name(here.dtype) != "float32":
         now = f"{given.form} already" if given.form else dtype_name(here.dtype)
+        do = "assign weights of float32" if given.form else 'make the layer with dtype="float32"'
         raise ValueError(
-            f"{kind}: the weights are {now}, and {form} is made of float32 alone; assign weights "
-            "of a layer of float32"
+            f"{kind}: the weights are {now}, and {form} is made of float32 alone; {do}"
         )
     to_host = here.backend.to_host
     held: dict[str, Array] = {}
@@ -174,14 +174,17 @@ def of_scales(given: Parameters, scales: Mapping[str, Array]) -> Parameters:
 
 def _narrow(kind: str, name: str, array: Array, form: str) -> dict[str, Array]:
     """What is kept of a matrix (NumPy)."""
-    if not host.xp.isfinite(array).all():
+    kept = array if form == "int8" else array.astype(host.named_dtype(form))
+    if not host.xp.isfinite(kept).all():
+        limit = ", as bfloat16 (up to 3.39e38)" if form == "bfloat16" else ""
         raise ValueError(
-            f"{kind}: {name} holds NaN or infinity; weights of {form} must be finite: mend them"
+            f"{kind}: {name} holds NaN or infinity{limit}; weights of {form} must be finite: mend "
+            "them"
         )
     if form == "int8":
         integers, scales = quantised(array, xp=host.xp)
         return {name: integers, name + SCALES: scales}
-    return {name: array.astype(host.named_dtype(form))}
+    return {name: kept}
 
 
 def checked(
