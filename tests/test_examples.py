@@ -13,9 +13,9 @@ import xrnn
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(xrnn.__path__, "xrnn.")
-    # Two import CuPy, one PyInstaller.
+    # Some import CuPy, one PyInstaller.
     if not module.name.endswith(
-        ("__main__", "cuda.capture", "cuda.device", "cuda.runtime", "hook-xrnn")
+        ("__main__", "cuda.capture", "cuda.device", "cuda.nccl", "cuda.runtime", "hook-xrnn")
     )
 )
 

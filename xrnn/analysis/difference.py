@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from xrnn.backends import backend_of
 from xrnn.layers.part import Part
+from xrnn.layers.sequential import takes
 from xrnn.typing import Array
 
 
@@ -56,7 +57,7 @@ def difference(model: Any, other: Any, xs: Array, **how: Any) -> Difference:
     Raises
     ------
     TypeError
-        If one of the models is no part (`xrnn.layers.part.Part`).
+        If one of the models is no part (`xrnn.layers.part.Part`), or takes no such argument.
     ValueError
         If there are no outputs, or they have different shapes.
 
@@ -84,6 +85,12 @@ def _outputs(model: Any, name: str, xs: Array, how: dict[str, Any]) -> Array:
     """The outputs of a model, without the state, on the host in float64."""
     if not isinstance(model, Part) or isinstance(model, type):
         raise TypeError(f"{name} is {model!r:.80}; it must be a layer or another part of a model")
+    known = takes(model, "__call__")
+    if odd := sorted(set(how) - known):
+        raise TypeError(
+            f"{name} takes no {', '.join(odd):.80}; further arguments must be among those of its "
+            f"call: {', '.join(sorted(known))}"
+        )
     found = model(xs, **how)
     ys = found[0] if isinstance(found, tuple) else found
     return backend_of(ys, f"the outputs of {name}").to_host(ys).astype("float64")
