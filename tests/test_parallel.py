@@ -81,6 +81,7 @@ def test_half_precision_is_added_up_in_single() -> None:
 
 
 class TestTheSameOnAll:
+    @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of NumPy
     def test_a_gradient_that_is_not_finite_is_left_out_by_all(self) -> None:
         x, y = sums()
         x[3][0, 0] = np.inf
@@ -89,7 +90,7 @@ class TestTheSameOnAll:
             history, alone = trained(case)
         with pytest.warns(RuntimeWarning, match="2 of 6 updates were left out") as told:
             ranks = together(2, lambda world: trained(case, world))
-        assert len(told) == 1
+        assert sum("left out" in str(warning.message) for warning in told) == 1
         for theirs, mine in ranks:
             assert theirs.skipped == history.skipped == 2
             assert_close(mine, alone)
