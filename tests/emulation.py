@@ -174,7 +174,7 @@ def emulator() -> Emulator:
     return Emulator(fused_instances())
 
 
-def loop_of(cell: AnyCell, runtime: Emulator, **how: bool) -> Any:
+def loop_of(cell: AnyCell, runtime: Emulator, **how: Any) -> Any:
     """The cell's loop of launches, unwatched."""
     kind = fused_of(cell)
     assert kind is not None
@@ -230,6 +230,7 @@ def clustered(
     cell: AnyCell, geometry: Geometry, runtime: Emulator | None = None, schedule: int = 0
 ) -> Watched:
     """The cell's loop in one launch, by this very geometry."""
-    loop: Any = CLUSTERED[cell](runtime or cluster_emulator(), cell, geometry.kind == "tf32")
+    precision = "tf32" if geometry.kind == "tf32" else "ieee"
+    loop: Any = CLUSTERED[cell](runtime or cluster_emulator(), cell, precision)
     loop.geometry = lambda *given: geometry
     return Watched(loop, schedule)

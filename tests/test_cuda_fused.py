@@ -158,7 +158,7 @@ def test_little_is_kept(cell: AnyCell, dtype: str) -> None:
 
 @every_cell
 def test_rounded_products_are_near_and_not_the_same(cell: AnyCell) -> None:
-    kernel = Watched(loop_of(cell, emulator(), tf32=True))
+    kernel = Watched(loop_of(cell, emulator(), precision="tf32"))
     for case in variants(Case(cell, dtype="float32")):
         allowed = tolerance(cell, np.dtype("float32"), "tf32", case.sizes)
         assert 1e-5 < gap(run(kernel, case), reference(case))[0] <= allowed

@@ -378,8 +378,8 @@ def test_the_emulated_device_shows_addresses_of_earlier_passes(
 def test_tf32_has_graphs_of_its_own() -> None:
     runtime = emulator()
     case = case_of(cells.GRU)
-    for tf32 in (False, True, False, True):
-        kernel = Watched(FUSED[cells.GRU](runtime, cells.GRU, tf32, in_graphs=True))
-        plain = Watched(FUSED[cells.GRU](runtime, cells.GRU, tf32))
+    for precision in ("ieee", "tf32", "ieee", "tf32"):
+        kernel = Watched(FUSED[cells.GRU](runtime, cells.GRU, precision, in_graphs=True))
+        plain = Watched(FUSED[cells.GRU](runtime, cells.GRU, precision))
         same(run(kernel, case), run(plain, replace(case)))
     assert len(runtime.captured) == 4

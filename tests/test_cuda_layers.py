@@ -31,7 +31,7 @@ from xrnn.engine import select
 from xrnn.engine.select import candidates
 from xrnn.engine.trial import tolerance
 from xrnn.engine.verify import NotNow, _compare
-from xrnn.typing import dtype_name
+from xrnn.typing import Precision, dtype_name
 
 #: dtype → the largest error, relative to the largest value
 BOUNDS = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-2, "bfloat16": 5e-2}
@@ -94,6 +94,8 @@ def test_rounded_products_are_offered_first_to_who_allows_them(cell: AnyCell) ->
     given = cell, (5, 3, 4, 16), np.dtype("float32")
     found: Any = candidates(EMULATED_BACKEND, *given, "tf32")
     assert [entry.precision for entry in found] == ["tf32", "ieee"]
+    found = candidates(EMULATED_BACKEND, *given, "bf16")
+    assert [entry.precision for entry in found] == ["bf16"]
     found = candidates(EMULATED_BACKEND, *given)
     assert [entry.precision for entry in found] == ["ieee"]
 
@@ -109,14 +111,14 @@ def test_options_have_kernels_of_their_own() -> None:
     assert len(set(map(id, found))) == len(found)
 
 
-def equal_the_cell(cell: AnyCell, dtype: str) -> None:
+def equal_the_cell(cell: AnyCell, dtype: str, precision: Precision = "ieee") -> None:
     """In every option; the other laws are for devices, see `emulation`."""
     for option in OPTIONS:
-        trial = Trial(cell, option, "numpy", dtype)
+        trial = Trial(cell, option, "numpy", dtype, precision)
         assert trial.backend is EMULATED_BACKEND
         error = LAWS["twin"](trial)
         assert error is not None, option.name
-        assert error <= bound(cell, "twin", dtype), option.name
+        assert error <= bound(cell, "twin", dtype, precision), option.name
 
 
 @emulated
@@ -127,6 +129,15 @@ def test_layers_equal_the_cell(cell: AnyCell, dtype: str) -> None:
     before = len(RUNTIME.launched)
     equal_the_cell(cell, dtype)
     assert len(RUNTIME.launched) > before
+
+
+@emulated
+@pytest.mark.parametrize("cell", [c for c in tables.FUSED if c.analytic], ids=lambda c: c.name)
+@pytest.mark.usefixtures("served")
+def test_layers_with_products_of_bfloat16_equal_the_cell(cell: AnyCell) -> None:
+    before = len(RUNTIME.launched)
+    equal_the_cell(cell, "float32", "bf16")
+    assert any(name.startswith("rounded<") for name in RUNTIME.launched[before:])
 
 
 @emulated
@@ -198,6 +209,9 @@ def test_paths_are_told() -> None:
     assert said(Elman, 100, 4, 3, 8) == "one fused kernel a step, the loop in Python"
     assert said(InputGatedLSTM, 100, 64, 3, 1024) == "one kernel for all steps"
     assert said(MinGRU, 1000, 1, 3, 64) == "15 pieces of time in parallel"
+    assert xrnn.GRU(3, 8, precision="bf16").path((100, 4, 3)) == {
+        "_l0": "one fused kernel a step, the loop in Python, products of bfloat16"
+    }
     assert pieces(1000, 1, 64) == 15
     assert pieces(10**6, 1, 64) == 528
 

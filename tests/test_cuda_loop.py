@@ -101,7 +101,7 @@ def test_both_loops_make_the_same_calls() -> None:
     record(both, ((5, 3, 4, 16), (3, 2, 3, 7)))
     plain = {"rnn.cu", "lstm.cu", "gru.cu", "gru_before.cu", "peephole.cu", "janet.cu", "mgu.cu"}
     optional = {"rnn_options.cu", "lstm_options.cu", "gru_options.cu", "gru_before_options.cu"}
-    assert both.seen == plain | optional
+    assert both.seen == plain | optional | {"rounded.cu"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

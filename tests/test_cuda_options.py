@@ -186,4 +186,7 @@ def test_which_cells_are_served() -> None:
         assert entries(cell) == ()
     for cell in FORMS:
         kinds = {(dtype_name(d), e.precision) for e in entries(cell) for d in e.dtypes}
-        assert kinds == {("float32", "tf32"), *((dtype, "ieee") for dtype in BOUNDS)}
+        assert kinds == {
+            *(("float32", p) for p in ("tf32", "bf16")),
+            *((dtype, "ieee") for dtype in BOUNDS),
+        }

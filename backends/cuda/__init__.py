@@ -1,10 +1,11 @@
 """CuPy, on NVIDIA GPUs.
 
-`plan`, `fused`, `cells`, `options`, `linear`, `geometry`, `cluster`, `clustered` and `tables`
-compute sizes, addresses and the order of launches, `loop` (with ``native/loop.c``) repeats those of
-a step, `graphs` launches those of many steps at once, both in a `workspace`, and none of them
-imports CuPy.  `runtime` launches kernels, `capture` makes CUDA graphs; `device` is the backend.
-CuPy is imported when the backend is first used, and all other modules are tested without it.
+`plan`, `rounded`, `fused`, `cells`, `options`, `linear`, `geometry`, `cluster`, `clustered` and
+`tables` compute sizes, addresses and the order of launches, `loop` (with ``native/loop.c``) repeats
+those of a step, `graphs` launches those of many steps at once, both in a `workspace`, and none of
+them imports CuPy.  `runtime` launches kernels, `capture` makes CUDA graphs; `device` is the
+backend.  CuPy is imported when the backend is first used, and all other modules are tested without
+it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Clustered(Fused):
 
     def geometry(self, kind: str, B: int, H: int, directions: int = 1) -> Geometry | None:
         """The geometry of the clusters for these sizes, or None if there is none."""
-        tf32 = self.tf32 and kind == "float32"
+        tf32 = self.precision == "tf32" and kind == "float32"
         kind = "tf32" if tf32 else kind
         return _geometry(self.runtime.room(), self.cell.name, kind, B, H, directions)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from xrnn.backends.cuda import graphs
 from xrnn.backends.cuda.plan import Address, Call, Launch, Moving, Plan, Residuals, Runtime
+from xrnn.backends.cuda.rounded import RoundedPlan
 from xrnn.backends.cuda.workspace import Workspace
 from xrnn.cells.base import Cell
 from xrnn.recurrence.masks import apply_mask, valid_mask
@@ -32,8 +33,9 @@ class Fused:
         The device.
     cell : Cell
         The cell that the loop runs.
-    tf32 : bool
-        Whether products of float32 may round what they multiply to 10 bits.
+    precision : {"ieee", "tf32", "bf16"}
+        What products of float32 do with what they multiply: with "tf32" they may round it to 10
+        bits, with "bf16", which is for float32 alone, they round it to bfloat16.
     in_graphs : bool
         Whether the loop over time runs in CUDA graphs.
     """
@@ -50,9 +52,14 @@ class Fused:
     columns: tuple[int, ...] | None = None
 
     def __init__(
-        self, runtime: Runtime, cell: Cell[Any], tf32: bool = False, in_graphs: bool = False
+        self,
+        runtime: Runtime,
+        cell: Cell[Any],
+        precision: str = "ieee",
+        in_graphs: bool = False,
     ) -> None:
-        self.runtime, self.cell, self.tf32, self.in_graphs = runtime, cell, tf32, in_graphs
+        self.runtime, self.cell = runtime, cell
+        self.precision, self.in_graphs = precision, in_graphs
 
     def forward(
         self,
@@ -107,7 +114,7 @@ class Fused:
         """The same for one direction or for both."""
         plans, given = [], []
         for _, residuals, dys, dstate in passes:
-            plan = Plan(self.runtime, self.reopen(residuals), self.tf32)
+            plan = self._plan(self.reopen(residuals))
             if not self.keeps_gates:
                 plan.run.gates = plan.empty(plan.T, plan.B, self.width * plan.H)
             plans.append(plan)
@@ -142,11 +149,16 @@ class Fused:
                 space.repeat(self.step_backward(plan, step), plan.T)
                 space.give_back("dh", carried[0])
 
+    def _plan(self, run: Residuals) -> Plan:
+        """The plan of a pass in the precision of its products."""
+        kind = RoundedPlan if self.precision == "bf16" else Plan
+        return kind(self.runtime, run, self.precision == "tf32")
+
     def _workspace(self, plan: Plan, direction: str) -> Workspace:
         """Where the steps of a pass run."""
         if not self.in_graphs:
             return Workspace(plan)
-        space: Workspace = self.runtime.workspace(plan, self.cell.name, direction, self.tf32)
+        space: Workspace = self.runtime.workspace(plan, self.cell.name, direction, self.precision)
         return space
 
     def path(self, T: int, B: int, I: int, H: int) -> str:
@@ -183,7 +195,7 @@ class Fused:
             run.mask = valid_mask(run.xs.shape[0], run.lengths, xp=xp)
             # Values in the padding, even NaN, must not get into the sums over all steps.
             run.xs = apply_mask(run.mask, run.xs, xp=xp)
-        plan = Plan(self.runtime, run, self.tf32)
+        plan = self._plan(run)
         run.xs = plan.dense(run.xs)
         T, B, I, n, ld = plan.T, plan.B, plan.I, len(self.cell.gates) * plan.H, self.width * plan.H
         run.gates = plan.empty(T, B, ld)

@@ -39,7 +39,7 @@ SAME: dict[str, Spec] = {
 class WithOptions(Fused):
     """A loop whose kernels take the options of the cell after their other arguments."""
 
-    def __init__(self, runtime: Runtime, cell: Cell[Any], *given: bool, **how: bool) -> None:
+    def __init__(self, runtime: Runtime, cell: Cell[Any], *given: Any, **how: Any) -> None:
         super().__init__(runtime, cell, *given, **how)
         options = cell.made
         functions = [SAME.get(spec[0], spec) for spec in options.activations]

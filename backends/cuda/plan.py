@@ -180,7 +180,7 @@ class Plan:
         self.xp = runtime.xp
         self.T, self.B, self.I = run.xs.shape
         self.H = run.first[0].shape[1]
-        self.dtype = run.xs.dtype
+        self.dtype, self.device = run.xs.dtype, array_api_compat.device(run.xs)
         self.kind = dtype_name(self.dtype)
         self.type, self.bytes, self.acc = TYPES[self.kind]
         self.acc_bytes = TYPES[self.acc][1]
@@ -217,7 +217,7 @@ class Plan:
     def empty(self, *shape: int, acc: bool = False) -> Array:
         """A new array in the storage dtype, or with `acc` in that of the computation."""
         dtype = getattr(self.xp, self.acc) if acc else self.dtype
-        return self.xp.empty(shape, dtype=dtype, device=array_api_compat.device(self.run.xs))
+        return self.xp.empty(shape, dtype=dtype, device=self.device)
 
     def upcast(self, array: Array) -> Array:
         """A dense copy in the dtype of the computation."""
@@ -265,6 +265,10 @@ class Plan:
     ) -> None:
         """Compute C = op(A) op(B) now, as in `product`."""
         self.runtime.gemm(self.product(shape, A, B, C, ta=ta, tb=tb))
+
+    def repeat(self, calls: Sequence[Call], steps: int) -> None:
+        """Make the calls of one step as many times as there are steps."""
+        self.runtime.repeat(calls, steps)
 
     def column_sums(self, x: int, ldx: int, cols: int, y: int = 0, ldy: int = 0) -> Array:
         """Σ over the T·B rows of x (⊙ y), (cols,) in the storage dtype, in a fixed order."""

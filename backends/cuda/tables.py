@@ -95,16 +95,14 @@ def kernels_of(runtime: Runtime, dtypes: frozenset[Any], cell: Cell[Any]) -> tup
     """The kernels of one cell, which may have options; new objects at each call."""
     if (kind := fused_of(cell)) is None:
         return ()
-    loops: list[Kernel] = []
-    for precision in ("tf32", "ieee"):
-        tf32 = precision == "tf32"
-        names = ("float32",) if tf32 else ("float16", "bfloat16", "float32", "float64")
-        served = frozenset(d for d in dtypes if dtype_name(d) in names)
+    single = frozenset(d for d in dtypes if dtype_name(d) == "float32")
+    loops = [_fused(kind(runtime, cell, "bf16"), single)]
+    for precision, served in (("tf32", single), ("ieee", dtypes)):
         if cell in CLUSTERED:
-            loops += _clustered(CLUSTERED[cell](runtime, cell, tf32), served)
+            loops += _clustered(CLUSTERED[cell](runtime, cell, precision), served)
         if not issubclass(kind, FusedLinear):
-            loops.append(_in_graphs(kind(runtime, cell, tf32, in_graphs=True), served))
-        loops.append(_fused(kind(runtime, cell, tf32), served))
+            loops.append(_in_graphs(kind(runtime, cell, precision, in_graphs=True), served))
+        loops.append(_fused(kind(runtime, cell, precision), served))
     return tuple(loops)
 
 
@@ -122,7 +120,12 @@ def _in_graphs(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
 
 
 def _fused(loop: Fused, dtypes: frozenset[Any]) -> Kernel:
-    return _entry(loop, dtypes, path=loop.path, trial=partial(_trial, loop))
+    words = ", products of bfloat16" if loop.precision == "bf16" else ""
+
+    def path(T: int, B: int, I: int, H: int) -> str:
+        return loop.path(T, B, I, H) + words
+
+    return _entry(loop, dtypes, path=path, trial=partial(_trial, loop))
 
 
 def _trial(loop: Fused, T: int, B: int, I: int, H: int) -> Sizes:
@@ -177,7 +180,7 @@ def _entry(loop: Fused, dtypes: frozenset[Any], **how: Any) -> Kernel:
         loop,
         dtypes,
         source,
-        precision="tf32" if loop.tf32 else "ieee",
+        precision=loop.precision,
         both=loop,
         **how,
     )

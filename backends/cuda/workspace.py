@@ -56,4 +56,4 @@ class Workspace:
 
     def repeat(self, calls: Sequence[Call], steps: int) -> None:
         """Make the calls of one step as many times as there are steps."""
-        self.plan.runtime.repeat(calls, steps)
+        self.plan.repeat(calls, steps)

@@ -68,7 +68,8 @@ def unroll(
         "tf32" allows products of float32 to round what they multiply to 10 bits (NVIDIA's
         TF32), where a device is faster with it; elsewhere it has no effect.  With "bf16" they
         round it to bfloat16 on every device, forward and backward; sums, states, gates and
-        gradients stay float32, which the dtype must be (`xrnn.recurrence.bfloat16`).
+        gradients stay float32, which the dtype must be (`xrnn.recurrence.bfloat16`).  The last
+        bits of sums are those of the library that multiplies, such as cuBLAS.
     seed : int, optional
         The seed of what the cell draws (`Cell.noise`): give a new one at every training step.
         Required with such a cell.
