@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from xrnn.backends import backend_of
 from xrnn.layers.part import Part
 from xrnn.layers.sequential import takes
-from xrnn.typing import Array
+from xrnn.typing import Array, dtype_name
 
 
 class Difference(NamedTuple):
@@ -78,11 +78,11 @@ def difference(model: Any, other: Any, xs: Array, **how: Any) -> Difference:
             "equal, and not empty: give two models with the same sizes, and at least one input"
         )
     gap = abs(a - b)
-    return Difference(float(gap.max()), sqrt((gap**2).mean()), sqrt((a**2).mean()))
+    return Difference(float(gap.max()), sqrt((gap**2).mean()), sqrt((abs(a) ** 2).mean()))
 
 
 def _outputs(model: Any, name: str, xs: Array, how: dict[str, Any]) -> Array:
-    """The outputs of a model, without the state, on the host in float64."""
+    """The outputs of a model, without the state, on the host in double precision."""
     if not isinstance(model, Part) or isinstance(model, type):
         raise TypeError(f"{name} is {model!r:.80}; it must be a layer or another part of a model")
     known = takes(model, "__call__")
@@ -93,4 +93,6 @@ def _outputs(model: Any, name: str, xs: Array, how: dict[str, Any]) -> Array:
         )
     found = model(xs, **how)
     ys = found[0] if isinstance(found, tuple) else found
-    return backend_of(ys, f"the outputs of {name}").to_host(ys).astype("float64")
+    array = backend_of(ys, f"the outputs of {name}").to_host(ys)
+    is_complex = dtype_name(array.dtype).startswith("complex")
+    return array.astype("complex128" if is_complex else "float64")
