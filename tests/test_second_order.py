@@ -222,6 +222,19 @@ def test_in_every_library(device: str) -> None:
     assert distance(host(xrnn.jvp(there, put(xs), moved)[1][0]), tangent) < 1e-12
 
 
+def test_layers_whose_products_round_have_no_such_derivatives() -> None:
+    layer, xs = xrnn.LSTM(2, 3, precision="bf16"), np.ones((4, 1, 2), "float32")
+    vector = {name: np.ones_like(w) for name, w in layer.weights.items()}
+    for run in (
+        lambda: xrnn.jvp(layer, xs, vector),
+        lambda: xrnn.hvp(layer, xs, lambda y: (0.0, y), vector),
+    ):
+        with pytest.raises(TypeError, match=r"lstm: precision is 'bf16' .* must be 'ieee' here"):
+            run()
+    layer.precision = "ieee"
+    xrnn.jvp(layer, xs, vector)
+
+
 @pytest.mark.parametrize("product", [xrnn.hvp, xrnn.gnvp])
 def test_a_product_needs_a_vector(product: Any) -> None:
     def loss(ys: Any) -> Any:

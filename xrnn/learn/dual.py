@@ -112,6 +112,8 @@ class Dual:
         return quotient(type(self), other, self)
 
     def __matmul__(self, other: Any) -> Dual:
+        if getattr(other, "__array_ufunc__", self) is None:  # no array: a matrix of its own kind
+            raise TypeError(f"there is no rule for derivatives of a product by {type(other)}")
         return product(type(self), self, other)
 
     def __rmatmul__(self, other: Any) -> Dual:
