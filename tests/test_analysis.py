@@ -266,14 +266,3 @@ def test_gradient_flow_of_nothing() -> None:
     for shape in ((0, B, I), (T, 0, I)):
         tape = layer.forward(np.zeros(shape, "float32"))[2]
         np.testing.assert_array_equal(gradient_flow(tape)["h_l0"], np.zeros(shape[0], "float32"))
-
-
-def test_the_difference_of_complex_outputs() -> None:
-    layers = [xrnn.Layer(Elman, 2, 3, dtype="complex64", rng=0) for _ in range(2)]
-    layers[1].weights["b_l0"] = layers[1].weights["b_l0"] + np.complex64(0.1j)
-    xs = np.full((4, 2, 2), 0.5 + 0.2j, "complex64")
-    a, b = (layer(xs)[0] for layer in layers)
-    found = xrnn.analysis.difference(*layers, xs)
-    assert found.largest == pytest.approx(abs(a - b).max(), rel=1e-5)
-    assert found.rms == pytest.approx(np.sqrt((abs(a - b) ** 2).mean()), rel=1e-5)
-    assert found.outputs == pytest.approx(np.sqrt((abs(a) ** 2).mean()), rel=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import xrnn
+from xrnn.cells import Elman
 
 XS = np.random.default_rng(0).normal(size=(6, 2, 3)).astype("float32")
 
@@ -35,3 +36,14 @@ def test_it_is_that_of_the_outputs() -> None:
 def test_what_is_refused(other: Any, how: dict[str, Any], error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         xrnn.analysis.difference(xrnn.GRU(3, 4, rng=0), other, XS, **how)
+
+
+def test_the_difference_of_complex_outputs() -> None:
+    one, other = (xrnn.Layer(Elman, 2, 3, dtype="complex64", rng=0) for _ in range(2))
+    other.weights["b_l0"] = other.weights["b_l0"] + np.complex64(0.1j)
+    xs = np.full((4, 2, 2), 0.5 + 0.2j, "complex64")
+    a, b = (layer(xs)[0] for layer in (one, other))
+    found = xrnn.analysis.difference(one, other, xs)
+    assert found.largest == pytest.approx(abs(a - b).max(), rel=1e-5)
+    assert found.rms == pytest.approx(np.sqrt((abs(a - b) ** 2).mean()), rel=1e-5)
+    assert found.outputs == pytest.approx(np.sqrt((abs(a) ** 2).mean()), rel=1e-5)
