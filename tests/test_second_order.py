@@ -228,6 +228,7 @@ def test_layers_whose_products_round_have_no_such_derivatives() -> None:
     for run in (
         lambda: xrnn.jvp(layer, xs, vector),
         lambda: xrnn.hvp(layer, xs, lambda y: (0.0, y), vector),
+        lambda: xrnn.analysis.fixed_points(layer, layer.initial_state(2)),
     ):
         with pytest.raises(TypeError, match=r"lstm: precision is 'bf16' .* must be 'ieee' here"):
             run()

@@ -69,7 +69,7 @@ if HAVE_ONNX:
         path=(k.MODEL, "onnx_file()"),
         dtype=(k.optional(k.DTYPE), "'float64'"),
         device=(k.DEVICE, "'cpu'"),
-        weights=(k.choice("int8"), "None"),
+        weights=(k.choice("int8", None), "None"),
         words="model file node ONNX protobuf",
         share=8,
     )

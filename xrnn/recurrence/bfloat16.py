@@ -90,7 +90,8 @@ def check_library(kind: str, like: Array, *, xp: Namespace) -> None:
     except TypeError as error:
         raise TypeError(
             f"{kind}: precision is 'bf16' and the arrays are of {type(like).__module__}, which "
-            "multiplies by its own arrays alone; it must be 'ieee' here, or move them to NumPy"
+            "multiplies by its own arrays alone; it must be 'ieee' here: set layer.precision = "
+            "'ieee', or move arrays of another library to NumPy"
         ) from error
 
 
