@@ -160,7 +160,7 @@ add(
 
 add("Module.to", "it.to", MODULES, device=(k.DEVICE, "'cpu'"), changes=True)
 add("Module.freeze", "it.freeze", (*LINEAR, *EMBEDDING), share=1, changes=True)
-FORM: Given = {"weights": (k.choice("int8", "bfloat16"), "'int8'")}
+FORM: Given = {"weights": (k.choice("int8", "bfloat16", None), "'int8'")}
 add("Architecture.freeze", "it.freeze", LAYERS, **FORM, changes=True)
 add(
     "Module.weights",
