@@ -2,7 +2,7 @@
 // AVX512_VNNI; see set.h.
 #include "native.h"
 
-#if defined __x86_64__
+#if defined HAS_AVX512BF16
 #include <immintrin.h>
 #if defined __clang__
 #pragma clang attribute push(                                                                     \
@@ -24,6 +24,6 @@
 #pragma clang attribute pop
 #endif
 #else
-// not available on this family of processors
+// not available on this family of processors, or unknown to the compiler
 const Products products_avx512bf16_bfloat16 = {0}, products_avx512bf16_bytes = {0};
 #endif

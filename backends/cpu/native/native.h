@@ -210,6 +210,11 @@ typedef struct {
 // [0] is for float, [1] for double.
 extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
+// Whether the compiler knows the instructions of AVX512_BF16: GCC does from version 10 on.
+#if defined __x86_64__ && (defined __clang__ || __GNUC__ >= 10)
+#define HAS_AVX512BF16
+#endif
+
 // The products of float that round to bfloat16.
 extern const Products products_avx512bf16_bfloat16, products_avx512_bfloat16,
     products_avx2_bfloat16, products_portable_bfloat16;
