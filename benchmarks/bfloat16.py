@@ -25,23 +25,11 @@ from statistics import geometric_mean
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from cases import CELLS, MODES, Case
+from cases import CELLS, FEWER_BITS, MODES, Case
 from run import set_environment, title
 
 if TYPE_CHECKING:
     from peers import Side
-
-#: (T, B, I, H)
-SIZES = (
-    (100, 1, 128, 128),
-    (100, 1, 256, 256),
-    (100, 1, 512, 512),
-    (100, 1, 1024, 1024),
-    (28, 128, 28, 128),
-    (100, 32, 256, 256),
-    (50, 64, 512, 512),
-    (35, 20, 640, 640),
-)
 
 #: what glibc reads when a program starts
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 31), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
@@ -82,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {**machine.describe("cpu", 1), "loops": extension.notes()[0]}
     usual = machine.results_file("cpu")
     out = options.out or usual.with_name(f"bfloat16-{usual.name}")
-    for mode, cell, size in product(options.modes, options.cells, SIZES):
+    for mode, cell, size in product(options.modes, options.cells, FEWER_BITS):
         case = Case(cell, *size, mode, "fp32-ieee")
         found = measure(case, options.seconds)
         print(title(case), found, flush=True)
@@ -199,7 +187,7 @@ def times(records: Sequence[Record], mode: str) -> str:
     others = list(mine[0]["ratio"])
     cells = [cell for cell in CELLS if any(r["case"]["cell"] == cell for r in mine)]
     lines = [f"| {mode}: (T, B, I, H) | {' | '.join(cells)} |", "| --- |" + " --- |" * len(cells)]
-    for size in SIZES:
+    for size in FEWER_BITS:
         row = []
         for cell in cells:
             found = [

@@ -9,6 +9,18 @@ from math import inf
 CELLS = ("rnn", "lstm", "gru")
 MODES = ("inference", "training")
 
+#: sizes (T, B, I, H) on which products of bfloat16 and weights of 8 bits are measured
+FEWER_BITS = (
+    (100, 1, 128, 128),
+    (100, 1, 256, 256),
+    (100, 1, 512, 512),
+    (100, 1, 1024, 1024),
+    (28, 128, 28, 128),
+    (100, 32, 256, 256),
+    (50, 64, 512, 512),
+    (35, 20, 640, 640),
+)
+
 #: how float32 and narrower numbers are multiplied; both sides always do the same
 PRECISIONS = ("fp32-ieee", "tf32", "fp16", "bf16")
 

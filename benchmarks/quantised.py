@@ -23,23 +23,12 @@ from typing import Any
 
 import machine
 import numpy as np
-from cases import CELLS, Case
+from cases import CELLS, FEWER_BITS, Case
 from peers import Problem, onnx_model, usable
 from stream import PERCENTILES, race
 from tables import table
 
 import xrnn
-
-SIZES = (
-    (100, 1, 128, 128),
-    (100, 1, 256, 256),
-    (100, 1, 512, 512),
-    (100, 1, 1024, 1024),
-    (28, 128, 28, 128),
-    (100, 32, 256, 256),
-    (50, 64, 512, 512),
-    (35, 20, 640, 640),
-)
 
 #: I, H of single steps, and how many are timed
 STEPS = ((64, 128, 20_000), (256, 256, 10_000), (512, 512, 5_000), (1024, 1024, 1_000))
@@ -68,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["XRNN_NUM_THREADS"] = "1"  # read at every call
     grid, steps = [], []
     for cell in options.cells:
-        for size in SIZES:
+        for size in FEWER_BITS:
             grid.append(compared(cell, size, options.seconds))
             print(cell, size, grid[-1]["ms"], grid[-1]["error"], flush=True)
     for cell in options.cells:
@@ -178,7 +167,7 @@ def section(file: Path) -> str:
         f"**{found['device']}**, one thread; {versions(found)}; commit {found['commit']}, "
         f"{found['date']}.",
         table(["int8 / other", "geometric mean", "worst"], rows),
-        table(["(T, B, I, H)", *CELLS], [size_row(found["grid"], size) for size in SIZES]),
+        table(["(T, B, I, H)", *CELLS], [size_row(found["grid"], size) for size in FEWER_BITS]),
         "In each place: the time of int8 / that of float32 / torch qint8 / onnxruntime int8, where "
         "there are these; then the largest errors of int8 / the same.",
         table(["(I, H), layers", *CELLS], step_rows(found["steps"])),
