@@ -28,6 +28,7 @@ static const Set SETS[] = {
 // time.
 static const Set* _Atomic chosen = &SETS[N_SETS - 1];
 
+#if defined __x86_64__
 // Whether this processor has the instructions of AVX512_BF16 and AVX512_VNNI, and the compiler knew
 // them.
 static int has_avx512bf16(void) {
@@ -37,6 +38,7 @@ static int has_avx512bf16(void) {
   return 0;
 #endif
 }
+#endif
 
 // Whether the kernels of this instruction set were built, and this processor can run them.
 static int runs(const Set* set) {
