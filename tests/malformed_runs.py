@@ -82,6 +82,10 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     ),
     "an option missing": (lambda t, i: options(i).pop("cell"), "charlm.cell is missing"),
     "an unknown cell": (lambda t, i: options(i).update(cell="foo"), "unknown cell 'foo'"),
+    "a precision of a newer version": (
+        lambda t, i: options(i).update(precision="fp8"),
+        "--precision is 'fp8'; it must be one of",
+    ),
     "another cell": (
         lambda t, i: options(i).update(cell="gru"),
         "is the checkpoint of another model: optimizer.m.layer.v_l0 is missing",

@@ -147,6 +147,7 @@ class TestRefusals:
                 "transformer",
                 f"unknown cell 'transformer'; it must be one of {', '.join(BY_NAME)}",
             ),
+            ("--precision", "fp8", "--precision is 'fp8'; it must be one of ieee, tf32, bf16"),
             ("--hidden", 0, "--hidden is 0; it must be at least 1"),
             ("--steps", -1, "--steps is -1; it must be at least 1"),
             ("--lr", "nan", "--lr is nan; it must be a number above 0"),

@@ -14,6 +14,7 @@ import pytest
 from malformed_runs import MALFORMED, Change
 from training_runs import contents, half_a_run, steps_made, tensors, train, write_text, xrnn
 
+from xrnn.charlm.resume import load_model
 from xrnn.charlm.run import CHART, CHECKPOINT, FILES, MODEL
 from xrnn.convert import files
 
@@ -59,6 +60,26 @@ def test_resume_with_more_steps(tmp_path: Path) -> None:
     assert steps_made(run) == 14
     rows = list(csv.DictReader((run / "history.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(1, 15))
+
+
+def test_a_run_begun_before_there_were_precisions(run: Path) -> None:
+    arrays, info = files.read(run / CHECKPOINT)
+    assert info["metadata"]["charlm"].pop("precision") == "ieee"
+    files.write(run / CHECKPOINT, arrays, info)
+    assert xrnn("train", "--resume", "--out", run) == 0
+
+
+def test_the_precision_is_that_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    text = write_text(tmp_path / "text.txt")
+    assert train(text, run, "--steps", 2, "--precision", "bf16") == 0
+    capsys.readouterr()
+    words = refused(capsys, run, "--precision", "ieee", "--steps", 4)
+    assert "was trained with --precision bf16, not ieee" in words
+    assert xrnn("train", "--resume", "--out", run, "--steps", 4) == 0
+    assert load_model(run, "cpu").net.parts["layer"].precision == "bf16"
 
 
 def about(folder: Path) -> dict[str, Any]:

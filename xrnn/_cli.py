@@ -24,6 +24,7 @@ from xrnn.backends.environment import VariableError
 from xrnn.cells import BY_NAME
 from xrnn.certify import report
 from xrnn.charlm.config import Config, RefusedError, check_integer, check_memory
+from xrnn.engine.checks import PRECISIONS
 from xrnn.engine.select import choose
 from xrnn.typing import dtype_name
 
@@ -181,6 +182,8 @@ def _add_train(commands: Any) -> None:
         default = getattr(DEFAULTS, name)
         p.add_argument(f"--{name}", type=integer, metavar="N", help=f"{words} (default: {default})")
     p.add_argument("--lr", type=number, help=f"learning rate at the start (default: {DEFAULTS.lr})")
+    words = f"of the layers' products: {' | '.join(PRECISIONS)} (default: {DEFAULTS.precision})"
+    p.add_argument("--precision", metavar="P", help=words)
     _add_backend(p)
     p.add_argument(
         "--out", type=some_path, metavar="DIR", default="xrnn-run", help="default: xrnn-run"

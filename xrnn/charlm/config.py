@@ -9,7 +9,9 @@ from math import prod
 from typing import Any
 
 from xrnn.cells import BY_NAME
+from xrnn.engine.checks import PRECISIONS
 from xrnn.training.contents import COUNT, LIMIT, NUMBER, STRING, check_values, refusal
+from xrnn.typing import Precision
 
 
 class RefusedError(ValueError):
@@ -55,12 +57,17 @@ class Config:
     steps: int = 1000
     lr: float = 8e-3
     seed: int = 0
+    precision: Precision = "ieee"
 
     def check(self) -> None:
         """Raise RefusedError for values that cannot be trained with."""
         if self.cell not in BY_NAME:
             raise RefusedError(
                 f"unknown cell {self.cell!r}; it must be one of {', '.join(BY_NAME)}"
+            )
+        if self.precision not in PRECISIONS:
+            raise RefusedError(
+                f"--precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
             )
         for name in ("hidden", "layers", "embedding", "batch", "length", "steps"):
             check_integer(name, getattr(self, name), 1)
@@ -98,6 +105,8 @@ class Config:
         """
         kinds = {str: STRING, int: COUNT, float: NUMBER}
         expected = {name: kinds[type(value)] for name, value in asdict(cls()).items()}
+        if isinstance(found, dict):  # runs begun before there was this option have none
+            found = {"precision": cls.precision, **found}
         check_values(path, where, found, expected)
         config = cls(**found)
         try:

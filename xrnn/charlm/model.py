@@ -45,6 +45,7 @@ class CharModel:
                 I,
                 H,
                 num_layers=config.layers,
+                precision=config.precision,
                 device=device,
                 rng=host.generator([seed, 1]),
             ),
