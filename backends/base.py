@@ -205,13 +205,13 @@ class Backend:
         `device` is one of the library's own, as the standard has it.  Default: that on which the
         library makes new arrays.
         """
-        if dtype_name(array.dtype) == "bfloat16" and self.computes(array.dtype):
-            # The library has its own bfloat16 and cannot convert that of ml_dtypes.
-            single = self.xp.asarray(array.astype("float32"), device=device)
-            return self.xp.astype(single, self.xp.bfloat16)
         try:
+            if dtype_name(array.dtype) == "bfloat16" and self.computes(array.dtype):
+                # The library has its own bfloat16 and cannot convert that of ml_dtypes.
+                single = self.xp.asarray(array.astype("float32"), device=device)
+                return self.xp.astype(single, self.xp.bfloat16)
             return self.xp.asarray(array.copy(), device=device)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise TypeError(
                 f"backend {self.name!r} has no arrays of {array.dtype}; choose another dtype"
             ) from error

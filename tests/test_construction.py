@@ -130,6 +130,15 @@ class TestDtypes:
             assert layer.dtype == "bfloat16"
             assert layer.weights["W_l0"].dtype == torch.bfloat16
 
+    @pytest.mark.parametrize("name", ["float16", "bfloat16"])
+    def test_that_the_library_does_not_have(self, name: Any) -> None:
+        pytest.importorskip("ml_dtypes")
+        strict = pytest.importorskip("array_api_strict")
+        if hasattr(strict, name):
+            pytest.skip(f"this array_api_strict has {name}")
+        with pytest.raises(TypeError, match=f"'array_api_strict' has no arrays of {name}; choose"):
+            xrnn.LSTM(3, 5, dtype=name, device="array_api_strict")
+
     @every_part
     @pytest.mark.parametrize(
         "dtype", ["float23", "int8", np.int8, np.dtype("int64"), float, None, 32, ["float32"]]
