@@ -135,6 +135,8 @@ class Axes(Generic[S]):
         """
         if not unbatched:
             shape, specs = self._specs.get(B) or self._new_specs(B)
+            if state is None and shape:
+                return tuple([placement.zeros(shape) for _ in specs])
             if type(state) is self.state_type and placement.all_fit(state, shape):
                 return state
             return accept_state(self.cell, what, state, placement, specs)

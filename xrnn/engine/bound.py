@@ -84,12 +84,15 @@ class Bound(Generic[S]):
             parts = self._filled(parts, state)
         if checkpoint is not None:
             checkpoint = accept_checkpoint(axes.cell.name, checkpoint)
-        how: Any = {"random": random, "keep": keep, "checkpoint": checkpoint}
         # The default is told by its identity: an array would be compared element by element.
         hold = masked is not MASKED[0] and is_hold(axes.cell.name, masked)
         timeline = None
         if lengths is not None or mask is not None or resets is not None:
             timeline = self._planned(xs.shape, lengths, mask, resets, hold, unbatched)
+        elif not keep:
+            ys, last = self._inference(xs, parts, None)
+            return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), None
+        how: Any = {"random": random, "keep": keep, "checkpoint": checkpoint}
         T, B = xs.shape[:2]
         steps = T
         if isinstance(timeline, Timeline):
@@ -105,9 +108,7 @@ class Bound(Generic[S]):
             ys, absent = axes.placement.backend.read_only(ys), self._absent(state)
             mine = (timeline, absent, unbatched, owner, self.parameters, self.version)
             tape = Tape(axes, self._cells, kept, (T, B), steps, *mine)
-        if unbatched:
-            return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
-        return axes.to_user(ys, unbatched) if axes.batch_first else ys, axes.as_named(last), tape
+        return axes.to_user(ys, unbatched), axes.to_user_state(last, unbatched), tape
 
     def _planned(
         self,
