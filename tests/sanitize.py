@@ -26,6 +26,7 @@ SANITIZERS = {
             "tests/test_native_base.py",
             "tests/test_native_bfloat16.py",
             "tests/test_native_arguments.py",
+            "tests/test_native_pairs.py",
             "tests/test_native_options.py",
             "tests/test_native_noise.py",
             "tests/test_native_norms.py",
@@ -41,6 +42,7 @@ SANITIZERS = {
         {"TSAN_OPTIONS": "exitcode=66 halt_on_error=1"},
         [
             "tests/test_native_calls.py",
+            "tests/test_native_pairs.py",
             "tests/test_native_base.py",
             "tests/test_native_bfloat16.py",
             "tests/test_native_loops.py",
@@ -49,7 +51,8 @@ SANITIZERS = {
             "tests/test_native_norms.py",
             "tests/test_cpu_storage.py",
         ],
-        "callers or ((lstm or peephole) and not gated and (ends or (share and not float64)))",
+        "callers or two_passes or (pairs and lstm) or "
+        "((lstm or peephole) and not gated and (ends or (share and not float64)))",
     ),
 }
 

@@ -85,6 +85,21 @@ def test_a_signal_ends_a_pass(cell: str, sizes: str, direction: str) -> None:
     assert threads() == before
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_signal_ends_two_passes_at_once(sizes: str, direction: str, n: int) -> None:
+    before, (T, *shape, _) = threads(), SIZES[sizes]
+    given = [loop_arguments("lstm", T, *shape)[direction == "backward"] for _ in range(2)]
+    out = "ys" if direction == "forward" else "das"
+    for one in given:
+        one |= {"lengths": None, "threads": n, out: np.full_like(one[out], np.nan)}
+    first, second = (one.values() for one in given)
+    last = given[1][out][..., : shape[-1]]
+    is_stopped(lambda: getattr(native, f"{direction}_both")(len(first), *first, *second), last)
+    assert threads() == before
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_signal_ends_a_product(n: int) -> None:
     A, C = np.ones((5000, 5000), "float32"), np.full((5000, 5000), np.nan, "float32")

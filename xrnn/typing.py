@@ -189,7 +189,10 @@ class BothDirections(Protocol):
     def backward_both(
         self, passes: list[tuple[Weights, Any, Array | None, State]], *, xp: Namespace
     ) -> list[Gradients]:
-        """`Sequence.backward` for each (weights, residuals, dys, dstate)."""
+        """`Sequence.backward` for each (weights, residuals, dys, dstate).
+
+        If `xrnn.backends.Kernel.omits_dxs`, it takes the keyword ``omit_dxs`` too.
+        """
         ...
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 from copy import copy
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 from xrnn.backends import environment
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu.loops import DTYPES
+from xrnn.backends.cpu.residuals import NOISE, WALKABLE, Prepared, Residuals, Sums, plain
 from xrnn.backends.cpu.threads import threads
 from xrnn.cells import BY_NAME
 from xrnn.cells.base import Cell
@@ -44,9 +44,6 @@ threads()  # so that a wrong XRNN_NUM_THREADS is refused now, and not by the fir
 STRUCTURE = frozenset(
     {"coupled", "peephole", "proj_size", "layer_norm=products", "layer_norm=gates"}
 )
-
-#: the names of what a cell with options may draw, see `xrnn.cells.noise`
-NOISE = ("dropout_h", "zoneout_h", "zoneout_c")
 
 
 class Code(NamedTuple):
@@ -89,44 +86,6 @@ SMALL = 1 << 21
 def source() -> str:
     """The identity of the compiled code, and the instruction set that is chosen here."""
     return f"{_native.isa()} {hashlib.sha256(Path(_native.__file__).read_bytes()).hexdigest()}"
-
-
-@dataclass
-class Residuals:
-    """What backward needs of forward.  `noise` is what the cell drew, see `NOISE`.  `gates` is None
-    if the cell keeps none, or if backward has overwritten them already."""
-
-    xs: Array
-    first: State
-    lengths: Array | None
-    reverse: bool
-    storage: int
-    ys: Array
-    cs: Array | None
-    noise: tuple[Array | None, ...]
-    gates: Array | None = None
-
-    def given(self) -> dict[str, Array]:
-        """What was drawn, by name."""
-        return {k: a for k, a in zip(NOISE, self.noise, strict=False) if a is not None}
-
-    def take_gates(self) -> Array | None:
-        """The gates, for the first who asks, in whatever thread; None for all others."""
-        gates: Array | None = self.__dict__.pop("gates", None)
-        return gates
-
-
-class Prepared(dict[str, Array]):
-    """The weights of one cell, and the same weights as the extension takes them: one pack."""
-
-    arguments: tuple[Any, ...]
-
-
-class Sums(dict[str, Array]):
-    """The gradients of the weights of one cell, to which those of earlier steps can be added."""
-
-    #: those that are summed for each sequence, see ``rows`` of the extension
-    rows: tuple[Array, ...] = ()
 
 
 class Native:
@@ -172,6 +131,41 @@ class Native:
 
         Each h is rounded to numbers that `storage` can hold, see ``widen`` of the extension.
         """
+        call, found = self._forward(weights, xs, state, lengths, reverse, keep, noise, storage)
+        _native.forward(*call)
+        return found
+
+    def forward_both(
+        self,
+        passes: list[tuple[Weights, State, bool]],
+        xs: Array,
+        *,
+        lengths: Array | None,
+        keep: bool,
+        xp: Namespace,
+        storage: int = 0,
+    ) -> list[tuple[Array, State, Residuals | None]]:
+        """As `xrnn.typing.BothDirections.forward_both`: with two threads, one for each."""
+        xs = plain(xs)
+        (first, one), (second, other) = [
+            self._forward(weights, xs, state, lengths, reverse, keep, storage=storage)
+            for weights, state, reverse in passes
+        ]
+        _native.forward_both(len(first), *first, *second)
+        return [one, other]
+
+    def _forward(
+        self,
+        weights: Weights,
+        xs: Array,
+        state: State,
+        lengths: Array | None,
+        reverse: bool,
+        keep: bool,
+        noise: Weights | None = None,
+        storage: int = 0,
+    ) -> tuple[tuple[Any, ...], tuple[Array, State, Residuals | None]]:
+        """The arguments of a call of the extension, and what is complete after it."""
         h0, c0 = state if self.two else (*state, None)
         seen = xs.flags.num & h0.flags.num & (WALKABLE if c0 is None else c0.flags.num)
         if seen & WALKABLE != WALKABLE:
@@ -185,16 +179,16 @@ class Native:
             cs = np.empty((T, B, H), dtype) if self.two else None
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         # fmt: off
-        _native.forward(
+        call = (
             *self.head, T, B, I, H, xs, *self._arguments(weights), lengths, reverse,
             h0, c0, ys, h, c, gates, cs, *drawn, storage, n,
         )
         # fmt: on
-        last = (h, c) if self.two else (h,)
-        if not keep:
-            return ys, last, None
-        first = (h0, c0) if self.two else (h0,)
-        return ys, last, Residuals(xs, first, lengths, reverse, storage, ys, cs, drawn, gates)
+        last, residuals = (h, c) if self.two else (h,), None
+        if keep:
+            first = (h0, c0) if self.two else (h0,)
+            residuals = Residuals(xs, first, lengths, reverse, storage, ys, cs, drawn, gates)
+        return call, (ys, last, residuals)
 
     def backward(
         self,
@@ -214,7 +208,21 @@ class Native:
         again.
         """
         given = (weights, residuals, dys, dstate)
-        return self._backward(*given, omit_dxs=omit_dxs, onto=onto)[:3]
+        call, found = self._backward(*given, omit_dxs=omit_dxs, onto=onto)
+        _native.backward(*call)
+        return found[:3]
+
+    def backward_both(
+        self,
+        passes: list[tuple[Weights, Residuals, Array | None, State]],
+        *,
+        xp: Namespace,
+        omit_dxs: bool = False,
+    ) -> list[Gradients]:
+        """As `xrnn.typing.BothDirections.backward_both`, and `backward`."""
+        (first, one), (second, other) = [self._backward(*p, omit_dxs=omit_dxs) for p in passes]
+        _native.backward_both(len(first), *first, *second)
+        return [one[:3], other[:3]]
 
     def _backward(
         self,
@@ -225,8 +233,9 @@ class Native:
         *,
         omit_dxs: bool = False,
         onto: Sums | None = None,
-    ) -> tuple[Array, State, dict[str, Array], Array]:
-        """The same, and the gradients of what was kept of each step: of the pre-activations."""
+    ) -> tuple[tuple[Any, ...], tuple[Array, State, dict[str, Array], Array]]:
+        """The arguments of a call of the extension; and what is complete after it, the gradients,
+        the last ones those of what was kept of each step: of the pre-activations."""
         saved, gates = residuals, residuals.take_gates()
         if self.kept and gates is None:
             how: Any = {"lengths": saved.lengths, "reverse": saved.reverse, "keep": True, "xp": np}
@@ -252,13 +261,13 @@ class Native:
         n = threads() if T * B * self.gates * H * (I + H) > SMALL else 1
         dys = None if dys is None else plain(dys)
         # fmt: off
-        _native.backward(
+        call = (
             *self.head, T, B, I, H, *map(weights.get, self.used), gates, saved.cs, saved.ys,
             h0, c0, dys, *saved.noise, saved.lengths, saved.reverse, dh, dc, das, *dhs, dxs,
             *map(dweights.get, self.names), *dweights.rows, onto is not None, saved.xs, n,
         )
         # fmt: on
-        return dxs, carried, dweights, das
+        return call, (dxs, carried, dweights, das)
 
     @property
     def is_regular(self) -> bool:
@@ -279,7 +288,8 @@ class Native:
         xp: Namespace,
     ) -> tuple[Array, State, dict[str, Contribution]]:
         """As `xrnn.recurrence.loop.Loop.contributions`, of a cell that `is_regular`."""
-        dxs, dfirst, _, das = self._backward(weights, residuals, dys, dstate)
+        call, (dxs, dfirst, _, das) = self._backward(weights, residuals, dys, dstate)
+        _native.backward(*call)
         (T, _, _), H, xs = residuals.xs.shape, residuals.first[-1].shape[-1], residuals.xs
         h0, h_prev = residuals.first[0], np.empty_like(residuals.ys)
         if residuals.reverse:
@@ -332,18 +342,6 @@ class Native:
         return tuple(map(weights.get, self.names))
 
 
-#: the bits C_CONTIGUOUS and ALIGNED of ``array.flags.num``
-WALKABLE = 0x101
-
-
-def plain(array: Array) -> Array:
-    """The same values as a contiguous and aligned array."""
-    if array.flags.num & WALKABLE == WALKABLE:
-        return array
-    array = np.ascontiguousarray(array)
-    return array if array.flags.aligned else array.copy()
-
-
 def notes() -> list[str]:
     """A line for `xrnn info`: the instruction set and the threads, or why there is no extension."""
     if _native is None:
@@ -365,6 +363,7 @@ def kernels_of(loop: Native) -> tuple[Kernel, Kernel]:
         loop,
         DTYPES,
         path=lambda T, B, I, H: words,
+        both=loop,
         stepping=loop,
         contributions=loop.contributions if loop.is_regular else None,
         **how,
@@ -375,6 +374,7 @@ def kernels_of(loop: Native) -> tuple[Kernel, Kernel]:
         frozenset({np.dtype("float32")}),
         precision="bf16",
         path=lambda T, B, I, H: f"{words}, products of bfloat16",
+        both=rounded,
         stepping=rounded,
         **how,
     )

@@ -54,5 +54,6 @@ def quantised(kernel: Kernel) -> Kernel:
         kernel.source,
         precision="int8",
         path=lambda T, B, I, H: words,
+        both=loop,
         stepping=loop,
     )

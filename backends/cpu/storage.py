@@ -14,7 +14,8 @@ import numpy as np
 from xrnn import cells
 from xrnn.backends.base import Kernel
 from xrnn.backends.cpu import extension, options
-from xrnn.backends.cpu.extension import Native, Prepared, Residuals, Sums, plain
+from xrnn.backends.cpu.extension import Native
+from xrnn.backends.cpu.residuals import Prepared, Residuals, Sums, plain
 from xrnn.cells.base import Cell
 from xrnn.typing import Array, Gradients, Namespace, State, Weights, dtype_name
 
@@ -60,17 +61,43 @@ class StoredNative:
         noise: Weights | None = None,
     ) -> tuple[Array, State, Residuals | None]:
         """As `xrnn.typing.Sequence.forward`; no size may be 0."""
-        dtype, first = xs.dtype, tuple([self.widened(s) for s in state])
-        ys, last, residuals = self.loop.forward(
-            *(self._wide(weights), self.widened(xs), first),
+        found = self.loop.forward(
+            *(self._wide(weights), self.widened(xs), tuple(map(self.widened, state))),
             lengths=lengths,
             reverse=reverse,
             keep=keep,
             xp=xp,
             noise=noise and {name: self.widened(a) for name, a in noise.items()},
-            storage=KINDS[dtype_name(dtype)],
+            storage=KINDS[dtype_name(xs.dtype)],
         )
-        kind = state[0].dtype
+        return self._outputs(found, xs.dtype, state[0].dtype)
+
+    def forward_both(
+        self,
+        passes: list[tuple[Weights, State, bool]],
+        xs: Array,
+        *,
+        lengths: Array | None,
+        keep: bool,
+        xp: Namespace,
+    ) -> list[tuple[Array, State, Residuals | None]]:
+        """As `xrnn.typing.BothDirections.forward_both`."""
+        found = self.loop.forward_both(
+            [(self._wide(w), tuple(map(self.widened, state)), way) for w, state, way in passes],
+            self.widened(xs),
+            lengths=lengths,
+            keep=keep,
+            xp=xp,
+            storage=KINDS[dtype_name(xs.dtype)],
+        )
+        kind = passes[0][1][0].dtype
+        return [self._outputs(one, xs.dtype, kind) for one in found]
+
+    def _outputs(
+        self, found: tuple[Array, State, Residuals | None], dtype: Any, kind: Any
+    ) -> tuple[Array, State, Residuals | None]:
+        """Results of the loop: outputs of this dtype, and a state of this kind."""
+        ys, last, residuals = found
         return self.narrowed(ys, dtype), tuple([self.narrowed(s, kind) for s in last]), residuals
 
     def backward(
@@ -84,12 +111,32 @@ class StoredNative:
         onto: Sums | None = None,
     ) -> Gradients:
         """As `xrnn.typing.Sequence.backward`, and `Native.backward`."""
-        dtype, given = weights["W"].dtype, None if dys is None else self.widened(dys)
-        last = tuple(map(self.widened, dstate))
-        dxs, dfirst, dweights = self.loop.backward(
-            self._wide(weights), residuals, given, last, xp=xp, onto=onto
-        )
-        if dstate[0].dtype == np.float32:
+        given = self._given(weights, residuals, dys, dstate)
+        found = self.loop.backward(*given, xp=xp, onto=onto)
+        return self._gradients(found, weights["W"].dtype, dstate[0].dtype)
+
+    def backward_both(
+        self, passes: list[tuple[Weights, Residuals, Array | None, State]], *, xp: Namespace
+    ) -> list[Gradients]:
+        """As `xrnn.typing.BothDirections.backward_both`."""
+        found = self.loop.backward_both([self._given(*given) for given in passes], xp=xp)
+        return [
+            self._gradients(one, weights["W"].dtype, dstate[0].dtype)
+            for one, (weights, _, _, dstate) in zip(found, passes, strict=True)
+        ]
+
+    def _given(
+        self, weights: Weights, residuals: Residuals, dys: Array | None, dstate: State
+    ) -> tuple[Weights, Residuals, Array | None, State]:
+        """The arguments of `backward` for the loop."""
+        wide = None if dys is None else self.widened(dys)
+        return self._wide(weights), residuals, wide, tuple(map(self.widened, dstate))
+
+    def _gradients(self, found: Gradients, dtype: Any, kind: Any) -> Gradients:
+        """Gradients of the loop: that of the inputs in this dtype, and the others in float32 if
+        states are of that kind."""
+        dxs, dfirst, dweights = found
+        if kind == np.float32:
             return self.narrowed(dxs, dtype), dfirst, dweights
         named = {name: self.narrowed(d, dtype) for name, d in dweights.items()}
         return self.narrowed(dxs, dtype), tuple([self.narrowed(d, dtype) for d in dfirst]), named
@@ -152,4 +199,5 @@ def stored(kernel: Kernel) -> Kernel:
     """The kernel for arrays of 16 bits that a native loop for float32 serves."""
     assert isinstance(kernel.sequence, Native)
     loop = StoredNative(kernel.sequence)
-    return Kernel(loop, frozenset(KINDS), kernel.source, path=kernel.path, stepping=loop, adds=True)
+    how: Any = {"path": kernel.path, "both": loop, "stepping": loop, "adds": True}
+    return Kernel(loop, frozenset(KINDS), kernel.source, **how)

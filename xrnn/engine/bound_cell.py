@@ -305,6 +305,7 @@ def backward(
     With `omit_dxs` that of the inputs is not needed: kernels that can leave it out give None.
     """
     xp, both = passes[0].bound.xp, passes[0].kernel.both
+    how: Any = {"omit_dxs": True} if omit_dxs and passes[0].kernel.omits_dxs else {}
     if (
         both is not None
         and len(passes) == 2
@@ -313,11 +314,11 @@ def backward(
     ):
         parts = zip(passes, dys, dlasts, strict=True)
         every = [(p.weights, p.residuals, dy, dlast) for p, dy, dlast in parts]
-        results = both.backward_both(every, xp=xp)
+        results = both.backward_both(every, xp=xp, **how)
     else:
         results = []
         for p, dy, dlast in zip(passes, dys, dlasts, strict=True):
-            how: Any = {"omit_dxs": True} if omit_dxs and p.kernel.omits_dxs else {}
+            how = {"omit_dxs": True} if omit_dxs and p.kernel.omits_dxs else {}
             given = (p.weights, p.residuals, dy, dlast)
             results.append(p.kernel.sequence.backward(*given, xp=xp, **how))
     return [

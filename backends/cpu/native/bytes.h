@@ -279,19 +279,21 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
   static const Tile wide_of[] = {N(wide_tile1)}, of_height[] = {N(tile1), N(tile2)};
 #endif
   const idx most = m->wide ? TALL / 2 : TALL, tiles = (rows + most - 1) / most;
+  const idx pairs = REGISTERS >= 32 && rows == 1 && !m->wide ? m->n / (8 * L) : 0;
+  const idx parts = pairs + (m->n - pairs * 8 * L + 4 * L - 1) / (4 * L);
   const real* bias = m->bias;
-  for (idx o = 0; o < m->n; o += 4 * L) {
-    const idx first = g * m->stride + o;
+  for (idx j = 0; j < parts; j++) {
+    const idx part = in_turn(m, j, parts);
+    const idx o = (part + (part < pairs ? part : pairs)) * 4 * L, first = g * m->stride + o;
     const N(Panel) p = {.w = N(panel)(m, g, o),
                         .bias = bias ? bias + first : NULL,
                         .k = m->k,
                         .depth = N(depth)(m),
                         .first = first,
                         .n = m->n - o};
-    if (REGISTERS >= 32 && rows == 1 && !m->wide && p.n >= 8 * L) {
+    if (part < pairs) {
       if (watch && stopped(watch, 4.0 * L * m->k)) return;
       N(tile_of)(0, 1, 8, &p, x, y);
-      o += 4 * L;
       continue;
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 2.0 * TALL * L * m->k)); i++) {
@@ -307,7 +309,8 @@ static void N(multiply)(const Packed* m, idx rows, const void** x, void* const* 
                         Watch* watch) {
   if (2.0 * rows * m->n * m->k < LOOK_AFTER) watch = NULL;
   N(take_rows)(m, rows, x, operands);
-  for (idx g = 0; g < m->groups; g++) N(multiply_group)(m, g, rows, x, y, watch);
+  for (idx j = 0; j < m->groups; j++)
+    N(multiply_group)(m, in_turn(m, j, m->groups), rows, x, y, watch);
 }
 
 const Products N(products) = {

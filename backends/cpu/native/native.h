@@ -102,12 +102,16 @@ typedef struct {
   int columns;
   idx groups, stride, n, k;
   void* panels;      // [panels_size], or null: the products read w itself
+  int backwards;     // whether the next product reads them from the last one to the first
   const void* bias;  // the initial values of the sums; if null, these are in the result array
 
   // If w are bytes: the scales of its rows, and whether x is rounded to 16 bits and not to 8.
   const float* scales;
   int wide;
 } Packed;
+
+// The j-th of n groups or panels in the order in which the next product reads them.
+static inline idx in_turn(const Packed* m, idx j, idx n) { return m->backwards ? n - 1 - j : j; }
 
 // The products of one instruction set, one real type and one rounding.
 typedef struct {
@@ -220,7 +224,7 @@ extern const Products products_avx512bf16_bfloat16, products_avx512_bfloat16,
     products_avx2_bfloat16, products_portable_bfloat16;
 
 // Those with weights of 8 bits.
-extern const Products products_avx512bf16_bytes, products_avx512_bytes, products_avx2_bytes,
+extern const Products products_avx512vnni_bytes, products_avx512_bytes, products_avx2_bytes,
     products_portable_bytes;
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.

@@ -21,6 +21,10 @@
 // they are packed already), because packing would take longer than the products.
 #define FEW 2
 
+// The number of sequences from which on a thread multiplies them all by a weight in about the time
+// in which it reads the weight.
+#define ENOUGH 4
+
 // How the threads divide a pass, and the memory of each.
 typedef struct {
   const Pass* p;
@@ -217,7 +221,7 @@ static void N(divide)(N(Plan) * plan) {
   const int sequences = at_most(worth(p->team, flops), p->B);
   const double most = most_by_units(p), vectors = (p->H + L - 1) / L;
   const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
-  plan->by_units = units > 1 && units >= sequences && p->B < 2 * TALL * units;
+  plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units;
   plan->n = plan->by_units ? units : sequences;
   plan->barrier.n = plan->by_units ? units : 1;
 }
@@ -333,4 +337,5 @@ static int N(backward)(const void* pass) {
 }
 
 #undef AHEAD
+#undef ENOUGH
 #undef FEW

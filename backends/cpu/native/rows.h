@@ -186,15 +186,17 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
 #endif
   };
   const idx tiles = (rows + TALL - 1) / TALL;
+  const idx pairs = PRODUCT == 2 && rows == 1 ? m->n / (8 * L) : 0;
+  const idx parts = pairs + (m->n - pairs * 8 * L + 4 * L - 1) / (4 * L);
   const real* bias = m->bias;
-  for (idx o = 0; o < m->n; o += 4 * L) {
-    const idx first = g * m->stride + o;
+  for (idx j = 0; j < parts; j++) {
+    const idx part = in_turn(m, j, parts);
+    const idx o = (part + (part < pairs ? part : pairs)) * 4 * L, first = g * m->stride + o;
     const N(Panel)
         p = {N(panel)(m, g, o), bias ? bias + first : NULL, N(depth)(m), first, m->n - o};
-    if (PRODUCT == 2 && rows == 1 && p.n >= 8 * L) {
+    if (part < pairs) {
       if (watch && stopped(watch, 16.0 * L * m->k)) return;
       N(tile_of)(1, 8, &p, x, y);
-      o += 4 * L;
       continue;
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
@@ -255,8 +257,9 @@ static void N(multiply)(const Packed* m, idx rows, const void** x, void* const* 
 #else
   (void)operands;
 #endif
-  for (idx g = 0; g < m->groups; g++)
-    (m->panels ? N(multiply_group) : N(multiply_stored))(m, g, rows, x, y, watch);
+  for (idx j = 0; j < m->groups; j++)
+    (m->panels ? N(multiply_group) : N(multiply_stored))(m, in_turn(m, j, m->groups), rows, x, y,
+                                                         watch);
 }
 
 // The table of these functions, which other files know if it is of rounded products.

@@ -4,8 +4,10 @@
 //   VECTOR_BYTES     the size of a vector
 //   AVX512 or AVX2   for one of these instruction sets only, and with it
 //   MM_PREFIX        the prefix of its intrinsics
-// and by kernels_avx512bf16.c, which defines DOT2 too: the products of rounded numbers alone, for
-// which there are instructions; all else of that instruction set are the kernels of avx512.
+// Two files define one macro more, for products that have an instruction of their own, and include
+// these products alone; all else of such an instruction set are the kernels of avx512:
+//   DOT2             the products of numbers rounded to bfloat16, by kernels_avx512bf16.c
+//   DOT4             the products with weights of 8 bits, by kernels_avx512vnni.c
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define N(name) JOIN(name, SUFFIX)
@@ -29,6 +31,8 @@
 #define FAST_FMA __builtin_fmaf
 #endif
 
+#if !defined DOT4
+
 // The products of numbers rounded to bfloat16.
 #define SUFFIX JOIN(SET, bfloat16)
 #define PRODUCT 2
@@ -39,6 +43,9 @@
 #undef PRODUCT
 #undef SUFFIX
 
+#endif
+#if !defined DOT2
+
 // The products with weights of 8 bits.
 #define SUFFIX JOIN(SET, bytes)
 #define L (VECTOR_BYTES * 8 / BITS)
@@ -48,7 +55,8 @@
 #undef vec
 #undef SUFFIX
 
-#if !defined DOT2
+#endif
+#if !defined DOT2 && !defined DOT4
 
 #define PRODUCT 1
 #define SUFFIX JOIN(SET, float)

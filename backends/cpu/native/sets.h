@@ -17,7 +17,8 @@ typedef struct {
 
 // The fastest first.
 static const Set SETS[] = {
-    {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16, &products_avx512bf16_bytes}},
+    {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16, &products_avx512vnni_bytes}},
+    {"avx512vnni", kernels_avx512, {&products_avx512_bfloat16, &products_avx512vnni_bytes}},
     {"avx512", kernels_avx512, {&products_avx512_bfloat16, &products_avx512_bytes}},
     {"avx2", kernels_avx2, {&products_avx2_bfloat16, &products_avx2_bytes}},
     {"portable", kernels_portable, {&products_portable_bfloat16, &products_portable_bytes}},
@@ -28,23 +29,20 @@ static const Set SETS[] = {
 // time.
 static const Set* _Atomic chosen = &SETS[N_SETS - 1];
 
-#if defined __x86_64__
-// Whether this processor has the instructions of AVX512_BF16 and AVX512_VNNI, and the compiler knew
-// them.
-static int has_avx512bf16(void) {
-#if defined HAS_AVX512BF16
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-#else
-  return 0;
-#endif
-}
-#endif
-
 // Whether the kernels of this instruction set were built, and this processor can run them.
 static int runs(const Set* set) {
   if (!set->kernels->n_cells) return 0;
 #if defined __x86_64__
-  if (set->rounded[0] == &products_avx512bf16_bfloat16 && !has_avx512bf16()) return 0;
+  if (set->rounded[AS_BYTES - 1] == &products_avx512vnni_bytes &&
+      !__builtin_cpu_supports("avx512vnni"))
+    return 0;
+  if (set->rounded[AS_BFLOAT16 - 1] == &products_avx512bf16_bfloat16) {
+#if defined HAS_AVX512BF16
+    if (!__builtin_cpu_supports("avx512bf16")) return 0;
+#else
+    return 0;
+#endif
+  }
   if (set->kernels == kernels_avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&

@@ -127,9 +127,11 @@ static INLINE real* N(noise_at)(const N(Slice) * s, int row, idx b) {
   return s->noise + (row * (s->b1 - s->b0) + b - s->b0) * noise_width(s->p);
 }
 
-// y = start + w x for so many rows.
-static INLINE void N(multiply_rows)(N(Slice) * s, const Packed* m, idx rows) {
+// y = start + w x for so many rows.  Every second time the panels are read from the last one to the
+// first: if they are larger than a cache, it still holds the last ones.
+static INLINE void N(multiply_rows)(N(Slice) * s, Packed* m, idx rows) {
   s->p->products->multiply(m, rows, s->x, s->y, s->operands, &s->watch);
+  m->backwards = !m->backwards;
 }
 
 // What a product with U takes: h, or with dropout a row that noise.h makes; and where its gradient
