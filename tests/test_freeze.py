@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 import xrnn
 from xrnn.backends.cpu import extension
-from xrnn.cells import LSTM, Cell
+from xrnn.cells import GRU, LSTM, MGU, Cell, GRUBefore
 from xrnn.learn.optim import SGD
 
 native = pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
@@ -81,6 +81,28 @@ def test_units_shared_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, xs = xrnn.LSTM(128, 256), noise(40, 1, 128)
     expected = layer(xs)
     same(layer.freeze()(xs), expected)
+
+
+@native
+@pytest.mark.parametrize("weights", [None, "int8", "bfloat16"])
+@pytest.mark.parametrize("cell", [LSTM, GRU, GRUBefore, MGU], ids=str)
+def test_threads_share_the_panels_of_a_pack(
+    cell: Any, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 units are 4, 8 or 16 panels, which 2 threads and 4 share; 260 do not fill the last."""
+    now = extension._native.isa()
+    try:
+        for H, name in product((256, 260), extension._native.isas()):
+            extension._native.isa(name)
+            layer, xs = xrnn.Layer(cell, 96, H, rng=0).freeze(weights=weights), noise(40, 2, 96)
+            found = []
+            for threads in ("1", "2", "3", "4"):
+                monkeypatch.setenv("XRNN_NUM_THREADS", threads)
+                found.append(layer(xs, lengths=[40, 31]))
+            for other in found[1:]:
+                same(other, found[0])
+    finally:
+        extension._native.isa(now)
 
 
 def test_it_trains_no_more_but_says_gradients() -> None:

@@ -88,7 +88,7 @@ static INLINE idx N(depth)(const Packed* m) { return (m->k + 3) / 4; }
 
 // A panel holds its lanes [depth][outputs], then for each output -128 Σ w, then the scales.
 static size_t N(panels_size)(const Packed* m) {
-  return sizeof(real) * (size_t)(m->groups * ((m->n + L - 1) / L * L) * (N(depth)(m) + 2));
+  return sizeof(real) * (size_t)(m->groups * m->apart * (N(depth)(m) + 2));
 }
 
 // The number of vectors of the panel that begins with output o.
@@ -98,7 +98,7 @@ static INLINE int N(vectors)(idx o, idx n) {
 
 // The address of the panel of group g that begins with output o.
 static INLINE int32_t* N(panel)(const Packed* m, idx g, idx o) {
-  return (int32_t*)m->panels + (g * ((m->n + L - 1) / L * L) + o) * (N(depth)(m) + 2);
+  return (int32_t*)m->panels + (g * m->apart + o) * (N(depth)(m) + 2);
 }
 
 static void N(pack_panel)(const Packed* m, idx g, idx o) {

@@ -102,6 +102,7 @@ typedef struct {
   int columns;
   idx groups, stride, n, k;
   void* panels;      // [panels_size], or null: the products read w itself
+  idx apart;         // the distance between two groups there, in outputs
   int backwards;     // whether the next product reads them from the last one to the first
   const void* bias;  // the initial values of the sums; if null, these are in the result array
 

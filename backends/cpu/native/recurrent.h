@@ -30,6 +30,7 @@ typedef struct {
   const Pass* p;
   int is_backward;
   int n, by_units;  // the number of threads, and whether they divide the hidden units
+  int by_panels;    // whether they divide these so that each reads whole panels of a given pack
   idx ahead;        // the number of time steps whose W x + b are computed at once
   N(Slice) * slices;
   Barrier barrier;
@@ -50,14 +51,15 @@ static Packed N(rows_of)(Units own, const void* w, const float* scales, idx k, i
                          const void* bias) {
   if (gates == 0) return (Packed){0};
   const int whole = own.to - own.from == own.H;
-  const idx row = first * own.H + own.from;
+  const idx row = first * own.H + own.from, n = whole ? gates * own.H : own.to - own.from;
   return (Packed){.w = (const char*)w + row * k * (idx)(scales ? 1 : sizeof(real)),
                   .scales = scales ? scales + row : NULL,
                   .ld = k,
                   .groups = whole ? 1 : gates,
                   .stride = own.H,
-                  .n = whole ? gates * own.H : own.to - own.from,
+                  .n = n,
                   .k = k,
+                  .apart = (n + L - 1) / L * L,
                   .bias = bias ? (const real*)bias + own.from : NULL};
 }
 
@@ -65,8 +67,14 @@ static Packed N(rows_of)(Units own, const void* w, const float* scales, idx k, i
 // rows to the values `out` of what they multiply.
 static Packed N(columns_of)(Units out, const real* w, idx k) {
   if (k == 0) return (Packed){0};
-  return (Packed){
-      .w = w + out.from, .ld = out.H, .columns = 1, .groups = 1, .n = out.to - out.from, .k = k};
+  const idx n = out.to - out.from;
+  return (Packed){.w = w + out.from,
+                  .ld = out.H,
+                  .columns = 1,
+                  .groups = 1,
+                  .n = n,
+                  .k = k,
+                  .apart = (n + L - 1) / L * L};
 }
 
 // Sets the products of the slice, without memory for the packed weights.
@@ -107,6 +115,17 @@ static void N(take_panels)(N(Slice) * s, uintptr_t* at) {
   for (int k = 0; k < PRODUCTS; k++) {
     Packed* m = N(product)(s, k);
     if (m->groups) m->panels = N(take)(at, s->p->products->panels_size(m));
+  }
+}
+
+// Gives the slice its units' part of the panels that `all`, a slice with all units, has.
+static void N(share_panels)(N(Slice) * s, N(Slice) * all) {
+  for (int k = 0; k < PRODUCTS; k++) {
+    Packed* m = N(product)(s, k);
+    if (!m->groups) continue;
+    const Packed before = {.groups = 1, .apart = s->own.from, .k = m->k};
+    m->panels = (char*)N(product)(all, k)->panels + s->p->products->panels_size(&before);
+    m->apart = s->own.H;
   }
 }
 
@@ -180,26 +199,31 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   if (plan->ahead > p->T) plan->ahead = p->T;
   if (plan->is_backward) plan->ahead = 1;
   const int few = !plan->is_backward && p->T * p->B <= FEW && p->rounding != AS_BYTES;
-  uintptr_t packed = by_units ? 0 : (uintptr_t)p->panels;
+  uintptr_t packed = by_units && !plan->by_panels ? 0 : (uintptr_t)p->panels;
   plan->slices = N(take)(&at, sizeof(N(Slice)) * n);
   N(Slice)
   s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .peers = &plan->barrier};
   N(set_units)(&s, 0, H);
+  N(set_products)(&s, plan->is_backward);
+  if (packed) N(take_panels)(&s, &packed);
+  N(Slice) all = s;
   const idx rows = plan->ahead * most, scratch = N(scratch_size)(plan, most);
   const idx noise = NOISE_ROWS * most * noise_width(p);
   for (int i = 0; i < n; i++) {
     s.watch = watch_of(p->team, i);
     if (by_units) {
-      N(set_units)(&s, share_start(H, L, i, n), share_start(H, L, i + 1, n));
+      const idx unit = plan->by_panels ? 4 * L : L;
+      N(set_units)(&s, share_start(H, unit, i, n), share_start(H, unit, i + 1, n));
     } else {
       s.b0 = share_start(p->B, 1, i, n);
       s.b1 = share_start(p->B, 1, i + 1, n);
     }
     // Slices that differ in their sequences use the same packed weights, those of the first one.
-    if (by_units || i == 0) {
-      N(set_products)(&s, plan->is_backward);
-      if (packed || !few) N(take_panels)(&s, packed ? &packed : &at);
-    }
+    if (by_units) N(set_products)(&s, plan->is_backward);
+    if (plan->by_panels)
+      N(share_panels)(&s, &all);
+    else if (!packed && !few && (by_units || i == 0))
+      N(take_panels)(&s, &at);
     s.b = N(take)(&at, sizeof(idx) * most);
     s.x = N(take)(&at, sizeof(void*) * rows);
     s.y = N(take)(&at, sizeof(void*) * rows);
@@ -223,6 +247,10 @@ static void N(divide)(N(Plan) * plan) {
   const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
   plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units;
   plan->n = plan->by_units ? units : sequences;
+  // With an eighth more panels in one share than on average, packing anew takes less time.
+  const idx panels = p->H / (4 * L), largest = (panels + units - 1) / units;
+  plan->by_panels = plan->by_units && p->panels && p->H % (4 * L) == 0 &&
+                    8 * (largest * units - panels) <= panels;
   plan->barrier.n = plan->by_units ? units : 1;
 }
 
@@ -275,7 +303,7 @@ static void N(forward_share)(void* data, int i, int n) {
   const Pass* p = s->p;
   const Cell* cell = p->cell;
   (void)n;
-  if (plan->by_units) N(pack_own)(s);
+  if (plan->by_units && !plan->by_panels) N(pack_own)(s);
   if (cell->has_c && !p->cs)
     for (idx b = s->b0; b < s->b1; b++)
       memcpy((real*)p->c_last + b * p->H + s->own.from, (const real*)p->c0 + b * p->H + s->own.from,
@@ -316,7 +344,7 @@ static void N(backward_share)(void* data, int i, int n) {
   N(Slice)* s = &plan->slices[i];
   const Pass* p = s->p;
   (void)n;
-  if (plan->by_units) N(pack_own)(s);
+  if (plan->by_units && !plan->by_panels) N(pack_own)(s);
   for (idx j = 0; j < p->T; j++) {
     const idx t = p->reverse ? j : p->T - 1 - j;
     N(active_sequences)(s, t);

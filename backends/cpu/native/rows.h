@@ -33,7 +33,7 @@
 static INLINE idx N(depth)(const Packed* m) { return (m->k + PRODUCT - 1) / PRODUCT; }
 
 static size_t N(panels_size)(const Packed* m) {
-  return sizeof(real) * (size_t)(m->groups * ((m->n + L - 1) / L * L) * N(depth)(m));
+  return sizeof(real) * (size_t)(m->groups * m->apart * N(depth)(m));
 }
 
 // The number of vectors of the panel that begins with output o.
@@ -43,7 +43,7 @@ static INLINE int N(vectors)(idx o, idx n) {
 
 // The address of the panel of group g that begins with output o.
 static INLINE real* N(panel)(const Packed* m, idx g, idx o) {
-  return (real*)m->panels + (g * ((m->n + L - 1) / L * L) + o) * N(depth)(m);
+  return (real*)m->panels + (g * m->apart + o) * N(depth)(m);
 }
 
 static void N(pack_panel)(const Packed* m, idx g, idx o) {
