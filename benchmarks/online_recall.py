@@ -23,6 +23,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from time import process_time
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple, Protocol
 import machine
 import numpy as np
 from online import WINDOW, I, added, stream
+from tables import table
 
 import xrnn
 from xrnn.cells import BY_NAME
@@ -352,6 +354,26 @@ def line(task: Task, point: dict[str, Any]) -> str:
     )
     name = f"{task.cell}, H = {task.H}, {task.delay[0]}-{task.delay[1] - 1}, {point['method']}"
     return f"{name:32}{point['us']:7.0f} µs{point['multiplications']:10,} mult.{ends}"
+
+
+# ---- What the page of results shows
+
+
+def section(file: Path) -> str:
+    """One row for each method and task, from a file of results."""
+    found, rows = json.loads(file.read_text("utf-8")), []
+    for task in found["tasks"]:
+        name = "{cell}, H = {H}, {delay[0]} to {delay[1]} steps".format(**task)
+        for point in task["points"]:
+            ends = (point["equal steps"], point["equal time"])
+            wrong = [f"{100 * one['wrong']:.0f} % ± {100 * one['spread']:.0f}" for one in ends]
+            cost = f"{point['us']:.0f}", f"{point['multiplications']:,}"
+            rows.append([name, point["method"], *cost, *wrong])
+    head = ["task", "gradient", "µs a step", "multiplications", "wrong, equal steps", "equal time"]
+    return (
+        f"{found['device']}, one thread, commit {found['commit']}, {found['date']}; "
+        f"{found['steps']:,} steps, {found['seeds']} seeds.\n\n{table(head, rows)}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

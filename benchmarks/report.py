@@ -16,7 +16,9 @@ from typing import Any
 
 import bars
 import bfloat16
+import online_recall
 import quantised
+import variants
 from cases import CELLS, GOALS, GRIDS, MODES, PRECISIONS, Case, Goal
 from scaling_picture import undisturbed
 from tables import table
@@ -30,6 +32,7 @@ PAGES = {
         "benchmarks",
         "bfloat16",
         "int8",
+        "variants",
         "stream",
         "memory",
         "side by side",
@@ -74,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "benchmarks": "\n\n".join(section(file) for file in files),
         "bfloat16": of_each("bfloat16-*.jsonl", bfloat16.section),
         "int8": of_each("int8-*.json", quantised.section),
+        "variants": of_each("variants-*.jsonl", variants.section),
         "stream": of_each("stream-*.json", stream),
         "memory": of_each("scale-*.json", memory),
         "side by side": of_each("side-by-side-*.json", side_by_side),
         "scaling": of_each("scaling-*.jsonl", scaling),
-        "recall": of_each("online-recall-*.json", recall),
+        "recall": of_each("online-recall-*.json", online_recall.section),
     }
     if not options.write:
         print("\n\n".join(texts.values()))
@@ -190,23 +194,6 @@ def agreement(measured: Record, lines: list[Record]) -> str:
     )
     pairs = (f"{measured[key]:.0f} / {found[key]:.0f}" for key in ("ms", "ms_growing"))
     return f"{ranks} rank{'s' if ranks > 1 else ''}: {' and '.join(pairs)}"
-
-
-def recall(file: Path) -> str:
-    """What `online_recall.py` found: one row for each method and task."""
-    found, rows = json.loads(file.read_text("utf-8")), []
-    for task in found["tasks"]:
-        name = "{cell}, H = {H}, {delay[0]} to {delay[1]} steps".format(**task)
-        for point in task["points"]:
-            ends = (point["equal steps"], point["equal time"])
-            wrong = [f"{100 * one['wrong']:.0f} % ± {100 * one['spread']:.0f}" for one in ends]
-            cost = f"{point['us']:.0f}", f"{point['multiplications']:,}"
-            rows.append([name, point["method"], *cost, *wrong])
-    head = ["task", "gradient", "µs a step", "multiplications", "wrong, equal steps", "equal time"]
-    return (
-        f"{found['device']}, one thread, commit {found['commit']}, {found['date']}; "
-        f"{found['steps']:,} steps, {found['seeds']} seeds.\n\n{table(head, rows)}"
-    )
 
 
 def of_each(pattern: str, part: Callable[[Path], str]) -> str:

@@ -150,3 +150,7 @@ def test_inside_jax_it_is_refused() -> None:
     layer = xrnn.GRU(3, 5, device="jax", precision="bf16")
     with pytest.raises(ValueError, match="gru: precision is 'bf16'; it must be 'ieee' here"):
         apply(layer, dict(layer.weights), jax.numpy.zeros((2, 1, 3)))
+    for weights in ("int8", "bfloat16"):
+        frozen = xrnn.GRU(3, 5).freeze(weights=weights)
+        with pytest.raises(ValueError, match=f"gru: the layer is frozen with weights of {weights}"):
+            apply(frozen, dict(frozen.weights), jax.numpy.zeros((2, 1, 3)))

@@ -71,7 +71,8 @@ def apply(
     Raises
     ------
     TypeError, ValueError
-        As `Layer.forward`; and if weights are missing, unknown or do not fit.
+        As `Layer.forward`; if weights are missing, unknown or do not fit; and if the layer rounds in
+        its products (``precision="bf16"``, or frozen with weights of 8 or 16 bits).
 
     Notes
     -----
@@ -100,6 +101,11 @@ def apply(
         raise ValueError(
             f"{kind}: precision is 'bf16'; it must be 'ieee' here, where products are computed in "
             "the dtype of the weights: set layer.precision = 'ieee'"
+        )
+    if layer.weights.form:
+        raise ValueError(
+            f"{kind}: the layer is frozen with weights of {layer.weights.form}, in whose products "
+            "numbers are rounded; here they are not: give the layer as it was before"
         )
     weights, placement = accept_weights(layer, weights)
     axes = axes_of(layer, placement)
