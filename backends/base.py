@@ -72,8 +72,8 @@ class Kernel:
         As `xrnn.recurrence.loop.Loop.contributions`, from the residuals of ``sequence``: it serves
         gradients for each sequence.
     omits_dxs : bool
-        Whether ``sequence.backward`` takes the keyword ``omit_dxs``, and if it is True gives None
-        in the place of dxs.
+        Whether ``sequence.backward``, and ``both.backward_both`` if there is one, take the keyword
+        ``omit_dxs``, and if it is True give None in the place of dxs.
     adds : bool
         Whether ``sequence.backward`` takes the keyword ``onto``: the gradients of the weights, as
         it returned them for the steps that come later.  It adds those of these steps to them in

@@ -78,6 +78,22 @@ def test_train_on_any_library(library: str, text: Path, tmp_path: Path) -> None:
     assert xrnn("sample", run, "--length", 5, "--backend", library) == 0
 
 
+def test_a_library_that_does_not_multiply_so_is_refused(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("array_api_strict")
+    strict, run = ("--backend", "array_api_strict"), tmp_path / "run"
+    words = "--precision is bf16, and arrays of array_api_strict are multiplied by their own alone"
+    bf16 = ("--precision", "bf16", "--steps", 2)
+    asked = ("train", "--text", text, "--out", run, *OPTIONS, *bf16, *strict)
+    assert words in refused(capsys, *asked)
+    assert not run.exists()
+    assert train(text, run, *bf16) == 0
+    capsys.readouterr()
+    assert words in refused(capsys, "train", "--resume", "--out", run, "--steps", 3, *strict)
+    assert words in refused(capsys, "sample", run, *strict)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "xrnn", "train", "--text", str(text), "--out", str(run)]

@@ -29,10 +29,12 @@ class StoppedError(Exception):
 
 
 @contextmanager
-def alarm(handler: Callable[[], object], seconds: float = 0.01) -> Iterator[None]:
-    """Let a signal arrive after some time, and this function handle it."""
+def alarm(
+    handler: Callable[[], object], seconds: float = 0.01, again: float = 0.0
+) -> Iterator[None]:
+    """Let a signal arrive after some time, and again and again if so wanted; this handles it."""
     before = signal.signal(signal.SIGALRM, lambda *_: handler())
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, again)
     try:
         yield
     finally:
@@ -98,6 +100,25 @@ def test_a_signal_ends_two_passes_at_once(sizes: str, direction: str, n: int) ->
     last = given[1][out][..., : shape[-1]]
     is_stopped(lambda: getattr(native, f"{direction}_both")(len(first), *first, *second), last)
     assert threads() == before
+
+
+def test_the_second_of_two_passes_does_not_begin_after_a_signal() -> None:
+    """One thread runs both; further signals, whose handlers raise nothing, find no call."""
+    seen: list[float] = []
+
+    def stop_once() -> None:
+        seen.append(0.0)
+        if len(seen) == 1:
+            raise StoppedError
+
+    given = [loop_arguments("lstm", 100, 64, 400, 700)[0] for _ in range(2)]
+    for one in given:
+        one |= {"lengths": None, "threads": 1, "ys": np.full_like(one["ys"], np.nan)}
+    first, second = (one.values() for one in given)
+    with pytest.raises(StoppedError), alarm(stop_once, again=0.002):
+        native.forward_both(len(first), *first, *second)
+    assert seen
+    assert np.isnan(given[1]["ys"]).all()
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -52,7 +52,7 @@ def results(given: list[dict[str, Any]]) -> dict[str, bytes]:
 
 @every_cell
 @directions
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
 @pytest.mark.parametrize("sizes", [(150, 13, 40, 70), (3, 2, 4, 5)], ids=["large", "small"])
 def test_pairs_have_the_bits_of_single_passes(
     cell: str, direction: str, threads: int, sizes: tuple[int, ...]

@@ -145,7 +145,7 @@ class Native:
         xp: Namespace,
         storage: int = 0,
     ) -> list[tuple[Array, State, Residuals | None]]:
-        """As `xrnn.typing.BothDirections.forward_both`: with two threads, one for each."""
+        """As `xrnn.typing.BothDirections.forward_both`: each pass on half of the threads."""
         xs = plain(xs)
         (first, one), (second, other) = [
             self._forward(weights, xs, state, lengths, reverse, keep, storage=storage)

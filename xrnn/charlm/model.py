@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from xrnn.backends import host
+from xrnn.backends import backend_of, host
 from xrnn.cells import BY_NAME
 from xrnn.charlm.config import Config, RefusedError
 from xrnn.layers.embedding import Embedding
@@ -19,6 +19,7 @@ from xrnn.layers.layer import Layer
 from xrnn.layers.linear import Linear
 from xrnn.layers.sequential import Sequential
 from xrnn.learn import losses
+from xrnn.recurrence.bfloat16 import check_library
 from xrnn.typing import Array
 
 
@@ -30,9 +31,14 @@ class CharModel:
     vocabulary : str
         The characters of the training text.
     config : Config
-        Sizes and seed.
+        Sizes, seed, and the precision of products.
     device : str
         "cpu", "cuda", "cuda:1" or the import name of an array library.
+
+    Raises
+    ------
+    RefusedError
+        If arrays of that library cannot be multiplied with that precision.
     """
 
     def __init__(self, vocabulary: str, config: Config, device: str = "cpu") -> None:
@@ -51,6 +57,16 @@ class CharModel:
             ),
             readout=Linear(H, V, device=device, rng=host.generator([seed, 2])),
         )
+
+        W = self.net.parts["layer"].weights["W_l0"]
+        if config.precision == "bf16":
+            try:
+                check_library(config.cell, W, xp=backend_of(W).xp)
+            except TypeError:
+                raise RefusedError(
+                    f"--precision is bf16, and arrays of {device} are multiplied by their own "
+                    "alone; choose another --backend, or train with --precision ieee"
+                ) from None
 
     @property
     def parts(self) -> dict[str, Any]:

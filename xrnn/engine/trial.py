@@ -33,7 +33,15 @@ from xrnn.cells.zoneout import Zoneout
 from xrnn.recurrence import per_sample
 from xrnn.recurrence.precision import cast, widen
 from xrnn.recurrence.quantised import Quantised, quantised
-from xrnn.typing import Array, BothDirections, Gradients, Sequence, dtype_name
+from xrnn.typing import (
+    Array,
+    BothDirections,
+    Gradients,
+    Sequence,
+    State,
+    Weights,
+    dtype_name,
+)
 
 #: kind of arithmetic → the largest relative error of one rounding of what is stored or multiplied;
 #: the names are those of dtypes, and "tf32" for float32 that products round to 10 bits
@@ -171,6 +179,17 @@ class Trial:
         how: Any = {"lengths": self._lengths(lengths), "reverse": reverse, "xp": self.xp}
         ys, last, _ = sequence.forward(self.weights, self.xs, self.state, keep=False, **how)
         return [self.backend.to_host(a) for a in (ys, *last)]
+
+    def inference_of_both(
+        self, both: BothDirections, lengths: list[int] | None
+    ) -> list[list[Array]]:
+        """The same for each direction, by a kernel that runs the two at once."""
+        passes: list[tuple[Weights, State, bool]] = [
+            (self.weights, self.state, reverse) for reverse in (False, True)
+        ]
+        how: Any = {"lengths": self._lengths(lengths), "xp": self.xp}
+        found = both.forward_both(passes, self.xs, keep=False, **how)
+        return [[self.backend.to_host(a) for a in (ys, *last)] for ys, last, _ in found]
 
     def results_of_both(self, both: BothDirections, lengths: list[int] | None) -> list[list[Array]]:
         """The same for each direction, by a kernel that runs the two at once."""

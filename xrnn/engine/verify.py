@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
-from itertools import cycle, product
+from itertools import cycle
 from math import inf
 from pathlib import Path
 from types import CodeType, FunctionType, NoneType
@@ -154,9 +154,12 @@ def difference(
 def _difference_of_inference(trial: Trial, cell: Cell[Any], kernel: Kernel) -> float:
     """The same for a kernel that has no backward pass."""
     worst, loop = 0.0, Loop(cell)
-    for lengths, reverse in product((None, trial.lengths), (False, True)):
-        pair = [trial.inference(one, lengths, reverse) for one in (loop, kernel.sequence)]
-        worst = max(worst, _largest(*pair))
+    for lengths in (None, trial.lengths):
+        ways = [trial.inference(loop, lengths, reverse) for reverse in (False, True)]
+        found = [trial.inference(kernel.sequence, lengths, reverse) for reverse in (False, True)]
+        if kernel.both is not None:
+            found += trial.inference_of_both(kernel.both, lengths)
+        worst = max(worst, *map(_largest, cycle(ways), found))
     plain = trial.one_step(_of_each(loop))
     return max(worst, *(_largest(plain, found) for found in trial.stepped(kernel)))
 

@@ -50,18 +50,20 @@ static PyObject* backward(PyObject* module, PyObject* const* args, Py_ssize_t n)
   return run_one(args, n, 1);
 }
 
-PyDoc_STRVAR(forward_both_doc,
-             "forward_both(n, *first, *second)\n\n"
-             "Two forward passes at once, such as the two directions of a layer: the n arguments\n"
-             "of `forward` for the first one, then those for the second.  Each pass is on threads\n"
-             "of its own, half of all.");
+PyDoc_STRVAR(
+    forward_both_doc,
+    "forward_both(n, *first, *second)\n\n"
+    "Two forward passes, such as the two directions of a layer: the n arguments of\n"
+    "`forward` for the first one, then those for the second.  `threads` is the number for\n"
+    "both, and each pass has half of them.  They run one after the other if the two are\n"
+    "small, or if that uses an odd number of threads better.  Returns None.");
 
 static PyObject* forward_both(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
   return run_two(args, n, 0);
 }
 
-PyDoc_STRVAR(backward_both_doc, "The same for two backward passes.");
+PyDoc_STRVAR(backward_both_doc, "As forward_both, for two backward passes.");
 
 static PyObject* backward_both(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;

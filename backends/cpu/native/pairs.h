@@ -34,7 +34,7 @@ static PyObject* run_one(PyObject* const* args, Py_ssize_t n, int is_backward) {
   return PyLong_FromLong(c.sharing);
 }
 
-// Two passes, and the team of at most two threads that run them.  Each has a team of its own.
+// Two passes, and the team of at most two threads that run them.  Each pass has a team of its own.
 typedef struct {
   Call calls[2];
   Team team;
@@ -44,7 +44,8 @@ typedef struct {
 // the other one.
 static int ask_for_both(void* data) {
   Stop* stop = data;
-  if (stop->ask(stop->data)) atomic_store_explicit(&stop->is_set, 1, memory_order_relaxed);
+  if (!is_stopped(stop) && stop->ask(stop->data))
+    atomic_store_explicit(&stop->is_set, 1, memory_order_relaxed);
   return is_stopped(stop);
 }
 
@@ -55,7 +56,7 @@ static void run_some(void* data, int i, int n) {
   Pair* pair = data;
   Stop* stop = &pair->team.stop;
   int (*const ask)(void*) = i ? ask_the_first : ask_for_both;
-  for (int k = i; k < 2; k += n) {
+  for (int k = i; k < 2 && !is_stopped(stop); k += n) {
     Call* c = &pair->calls[k];
     const int own = (c->threads + n - 1 - i) / n;
     Team team;
@@ -72,6 +73,10 @@ static int run_pair(const void* what) {
   return pair->calls[0].status || pair->calls[1].status ? -1 : 0;
 }
 
+// Whether two passes are to be run at once, on half of the threads each.  An odd number of threads
+// is better used by one pass after the other, if there are sequences for all of them.
+static int worth_halving(const Pass* p, int threads) { return threads % 2 == 0 || p->B < threads; }
+
 static PyObject* run_two(PyObject* const* args, Py_ssize_t n, int is_backward) {
   const Set* set = chosen;
   const Py_ssize_t first = n ? PyLong_AsSsize_t(args[0]) : 0;
@@ -87,7 +92,8 @@ static PyObject* run_two(PyObject* const* args, Py_ssize_t n, int is_backward) {
   int status = -1;
   if (!other->arguments.failed) {
     const double flops = (products(&one->pass) + products(&other->pass)) * (is_backward ? 2 : 1);
-    const int size = worth_making(at_most(one->threads, 2), flops);
+    const int halves = worth_halving(&one->pass, one->threads) ? 2 : 1;
+    const int size = worth_making(at_most(one->threads, halves), flops);
     status = compute(&pair.team, size, cost(one) + cost(other), run_pair, &pair);
   }
   release(&one->arguments);

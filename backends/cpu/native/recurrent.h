@@ -247,9 +247,10 @@ static void N(divide)(N(Plan) * plan) {
   const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
   plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units;
   plan->n = plan->by_units ? units : sequences;
-  // With an eighth more panels in one share than on average, packing anew takes less time.
+  // With an eighth more panels in one share than on average, packing anew takes less time.  No
+  // share may be empty: the units of the first thread alone begin with 0.
   const idx panels = p->H / (4 * L), largest = (panels + units - 1) / units;
-  plan->by_panels = plan->by_units && p->panels && p->H % (4 * L) == 0 &&
+  plan->by_panels = plan->by_units && p->panels && p->H % (4 * L) == 0 && units <= panels &&
                     8 * (largest * units - panels) <= panels;
   plan->barrier.n = plan->by_units ? units : 1;
 }

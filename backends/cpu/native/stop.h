@@ -1,6 +1,6 @@
 // Ending a call before it is complete, when its caller asks for it (a signal such as Ctrl-C).
 //
-// Every thread that computes counts its operations.  After some, the thread that made the call asks
+// Every thread that computes counts its operations.  After some, the first thread of its team asks
 // whether to go on, and the others look at the answer.  What a stopped call has written is
 // incomplete, and is dropped by the caller.
 #ifndef XRNN_STOP_H
@@ -10,18 +10,18 @@
 #include <stdint.h>
 #include <time.h>
 
-// Shared by all threads of a call.
+// Shared by all threads of a team.
 typedef struct {
   int (*ask)(void* data);  // whether to stop; null if the call is too short to be stopped
   void* data;
-  int64_t asked;  // when the calling thread has asked, in nanoseconds
+  int64_t asked;  // when its first thread has asked, in nanoseconds
   atomic_int is_set;
 } Stop;
 
 // What one thread needs in order to stop in time.
 typedef struct {
   Stop* stop;   // or null: the thread does not stop
-  int asks;     // whether this is the calling thread
+  int asks;     // whether this is the first thread of its team
   double left;  // the number of operations until the thread looks again
 } Watch;
 
@@ -38,7 +38,7 @@ static inline int is_stopped(Stop* stop) {
   return atomic_load_explicit(&stop->is_set, memory_order_relaxed);
 }
 
-// The calling thread asks, if it has not for a while.  Returns whether to stop.
+// The first thread asks, if it has not for a while.  Returns whether to stop.
 static __attribute__((noinline)) int look(Watch* w) {
   Stop* stop = w->stop;
   w->left = LOOK_AFTER;

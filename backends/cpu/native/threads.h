@@ -1,4 +1,4 @@
-// A team of threads that exists for one call.
+// A team of threads that exists for one call, or for one of two passes of a call (pairs.h).
 //
 // A call starts its threads, gives them one job after the other, and joins them before it returns.
 // No threads exist between calls, so a fork cannot lose any, and simultaneous callers do not share
