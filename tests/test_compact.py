@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import xrnn
+from xrnn.backends.cpu import extension
 from xrnn.convert import files
 from xrnn.engine.compact import SCALES
 from xrnn.recurrence.quantised import MOST_COLUMNS
@@ -235,3 +238,23 @@ def test_a_learned_state_and_a_projection(form: Any, tmp_path: Path) -> None:
     assert abs(small(xs)[0] - layer(xs)[0]).max() < 2e-2
     xrnn.save(tmp_path / "layer", small)
     equal(xrnn.load(tmp_path / "layer")(xs), small(xs))
+
+
+@pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
+def test_calls_keep_no_weights_of_float32(form: Any) -> None:
+    """Besides the arrays of the layer: what the extension packs has as many bytes again."""
+    xs = noise(5, 2, 256)
+    deep().freeze(weights=form)(noise(5, 2, 3))  # what is verified once
+    tracemalloc.start()
+    try:
+        layer = xrnn.LSTM(256, 256, rng=0)
+        whole = layer.weights.nbytes
+        layer.freeze(weights=form)
+        layer(xs)
+        layer.step(xs[0])
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.9 < held / layer.weights.nbytes < 1.2
+    assert held < 0.6 * whole

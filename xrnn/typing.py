@@ -211,7 +211,9 @@ class Stepping(Protocol):
     def prepare(self, weights: Weights, *, fixed: bool) -> Weights:
         """The weights in the form that the kernel takes with the least delay.
 
-        Weights that are `fixed` never change, so they can be packed once.
+        Weights that are `fixed` never change, so they can be packed once.  If they are a mapping
+        that is no dict, its arrays are made when they are asked for, and none of them shall be kept
+        besides what is packed; no backward pass will follow.
         """
         ...
 

@@ -327,10 +327,11 @@ class Native:
 
     def prepare(self, weights: Weights, *, fixed: bool) -> Prepared:
         """As `xrnn.typing.Stepping.prepare`."""
-        prepared = Prepared(weights)
-        rows, I = weights["W"].shape
-        given = self._given(weights)
-        prepared.arguments = (_native.pack(*self.head, I, rows // self.gates, fixed, *given),)
+        made, given = fixed and not isinstance(weights, dict), self._given(weights)
+        prepared = Prepared({} if made else weights)
+        rows, I = given[0].shape
+        kept = 2 if made else int(fixed)
+        prepared.arguments = (_native.pack(*self.head, I, rows // self.gates, kept, *given),)
         return prepared
 
     def _arguments(self, weights: Weights) -> tuple[Any, ...]:

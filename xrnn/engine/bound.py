@@ -13,13 +13,14 @@ from xrnn.engine.axes import Axes, each_array
 from xrnn.engine.bound_cell import REMEMBERED, BoundCell, Stepper
 from xrnn.engine.checkpoint import DrawsOfStretches, Run, accept_checkpoint
 from xrnn.engine.checks import accept_lengths
+from xrnn.engine.compact import Made
 from xrnn.engine.parameters import Parameters, check_trainable
 from xrnn.engine.stack import Stack
 from xrnn.engine.states import state_parts
 from xrnn.engine.tape import Tape
 from xrnn.engine.timeline import MASKED, Timeline, accept_steps, is_hold, plan
 from xrnn.recurrence.masks import apply_mask, select_state
-from xrnn.typing import Array, GivenState, Precision, S, State
+from xrnn.typing import Array, GivenState, Precision, S, State, Weights
 
 #: the form of compact weights → the precision of the kernels that take them
 PRECISION = {"int8": "int8", "bfloat16": "bf16"}
@@ -313,11 +314,12 @@ def bind(
     for names in suffixes:
         cells = []
         for suffix, way in zip(names, (reverse, True), strict=False):
-            weights = _values(parameters, suffix, given)
-            I, H = weights["W"].shape[1], weights["W"].shape[0] // len(cell.gates)
-            for name, shape in cell.shapes(I, H).items():
-                if name not in weights:
-                    weights[name] = placement.zeros(shape)
+            rows, I = parameters.specs[f"W{suffix}"].shape
+            shapes = cell.shapes(I, rows // len(cell.gates))
+            rest = {k: placement.zeros(n) for k, n in shapes.items() if k not in given}
+            weights: Weights = _values(parameters, suffix, given) | rest
+            if parameters.form == "bfloat16":
+                weights = Made(parameters, suffix, given, rest)
             how: Any = {"given": given, "precision": PRECISION.get(parameters.form, precision)}
             how |= {"reverse": way, "frozen": parameters.frozen}
             cells.append(BoundCell(cell, weights, placement, **how))

@@ -114,11 +114,12 @@ class BoundCell:
 
     def weights_for(self, kernel: Kernel) -> Weights:
         """The weights in the form that a kernel takes; they are prepared once and kept."""
-        if kernel.stepping is None:
-            return self.weights
+        given, stepping = self.weights, kernel.stepping
+        if stepping is None and isinstance(given, dict):
+            return given
         found = self._prepared.get(kernel)
         if found is None:
-            found = kernel.stepping.prepare(self.weights, fixed=self.frozen)
+            found = dict(given) if stepping is None else stepping.prepare(given, fixed=self.frozen)
             self._prepared[kernel] = found
         return found
 

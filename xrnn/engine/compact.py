@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from xrnn.backends import Backend, host
@@ -101,6 +101,41 @@ class Compact(Parameters):
 
     def _all(self) -> dict[str, Array]:
         return {name: self[name] for name in self.specs}
+
+
+class Made(Mapping[str, Array]):
+    """The weights of one cell, of which those of the layer are made anew whenever they are asked
+    for: so nothing is kept but what is computed from them.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        The weights of the layer.
+    suffix : str
+        The ending of their names there.
+    given : iterable of str
+        Their names.
+    rest : mapping of str to array
+        The other weights of the cell, which the layer does not have.
+    """
+
+    def __init__(
+        self, parameters: Parameters, suffix: str, given: Iterable[str], rest: Mapping[str, Array]
+    ) -> None:
+        self._parameters, self._rest = parameters, rest
+        self._names = {name: f"{name}{suffix}" for name in given}
+
+    def __getitem__(self, name: str) -> Array:
+        if name in self._rest:
+            return self._rest[name]
+        return self._parameters.operand(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._names
+        yield from self._rest
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._rest)
 
 
 def layout(specs: Mapping[str, Spec], form: str) -> Iterable[tuple[str, tuple[int, ...], str]]:

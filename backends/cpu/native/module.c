@@ -101,7 +101,7 @@ PyDoc_STRVAR(pack_doc,
              "pack(cell, rounding, *options, I, H, fixed, W, U, b, *extras)\n\n"
              "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
              "they are laid out in the order in which products read them, and must not be changed\n"
-             "afterwards.");
+             "afterwards.  If `fixed` is 2, no other form of W and U is kept.");
 
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -110,7 +110,7 @@ static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   Pass shape = {0};
   read_cell(&a, &shape, set, AS_BYTES);
   read_widths(&a, &shape);
-  const int fixed = (int)number(&a, "fixed", 0, 1);
+  const int fixed = (int)number(&a, "fixed", MAY_CHANGE, NOT_KEPT);
   return a.failed ? NULL : make_pack(&a, &shape, fixed, set);
 }
 

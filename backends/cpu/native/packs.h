@@ -1,7 +1,8 @@
 // Packed weights that several calls use: the objects that `pack` of the Python module returns.
 //
 // A pack is a capsule.  It keeps the buffers of the weights, so that they stay alive and are read
-// from Python only once; and, for weights that never change, the panels computed from them.
+// from Python only once; and, for weights that never change, the panels computed from them.  It can
+// keep the panels alone: then W and U are null.
 #ifndef XRNN_PACKS_H
 #define XRNN_PACKS_H
 
@@ -93,6 +94,17 @@ static int compute_panels(const void* data) {
   return 0;
 }
 
+// What a pack is made of: weights that may change; those that are fixed; and such that shall not be
+// kept besides the panels.
+enum { MAY_CHANGE, FIXED, NOT_KEPT };
+
+// Releases the buffer of a weight.
+static const void* forget(Arguments* a, const void* weight) {
+  for (int i = 0; i < a->used; i++)
+    if (a->views[i].buf == weight) PyBuffer_Release(&a->views[i]);
+  return NULL;
+}
+
 // Makes a pack of the weights that are the next arguments, for the cell and the sizes of `shape`;
 // with panels if the weights are fixed.
 static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed, const Set* set) {
@@ -117,6 +129,10 @@ static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
     p->team = &team;
     const int status = p->panels ? compute(&team, 1, size, compute_panels, pack) : -1;
     p->team = NULL;
+    if (!status && fixed == NOT_KEPT) {
+      p->W = forget(&pack->arguments, p->W);
+      p->U = forget(&pack->arguments, p->U);
+    }
     if (!status) return capsule;
     if (!p->panels) PyErr_NoMemory();
   }

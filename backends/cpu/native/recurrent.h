@@ -52,7 +52,7 @@ static Packed N(rows_of)(Units own, const void* w, const float* scales, idx k, i
   if (gates == 0) return (Packed){0};
   const int whole = own.to - own.from == own.H;
   const idx row = first * own.H + own.from, n = whole ? gates * own.H : own.to - own.from;
-  return (Packed){.w = (const char*)w + row * k * (idx)(scales ? 1 : sizeof(real)),
+  return (Packed){.w = w ? (const char*)w + row * k * (idx)(scales ? 1 : sizeof(real)) : NULL,
                   .scales = scales ? scales + row : NULL,
                   .ld = k,
                   .groups = whole ? 1 : gates,
@@ -245,13 +245,14 @@ static void N(divide)(N(Plan) * plan) {
   const int sequences = at_most(worth(p->team, flops), p->B);
   const double most = most_by_units(p), vectors = (p->H + L - 1) / L;
   const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
-  plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units;
-  plan->n = plan->by_units ? units : sequences;
   // With an eighth more panels in one share than on average, packing anew takes less time.  No
   // share may be empty: the units of the first thread alone begin with 0.
   const idx panels = p->H / (4 * L), largest = (panels + units - 1) / units;
-  plan->by_panels = plan->by_units && p->panels && p->H % (4 * L) == 0 && units <= panels &&
+  const int whole = p->panels && p->H % (4 * L) == 0 && units <= panels &&
                     8 * (largest * units - panels) <= panels;
+  plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units && (whole || p->W);
+  plan->by_panels = plan->by_units && whole;
+  plan->n = plan->by_units ? units : sequences;
   plan->barrier.n = plan->by_units ? units : 1;
 }
 
