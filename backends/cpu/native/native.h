@@ -251,7 +251,7 @@ static inline idx extra_size(const Pass* p, const Extra* e) {
 static inline double most_by_units(const Pass* p) {
   const Cell* cell = p->cell;
   if (cell->projects || cell->norms) return 1;
-  return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 5e4;
+  return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 4e4;
 }
 
 #endif
