@@ -66,11 +66,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Side:
-    """One contestant: `call` is what is timed, and `read` makes a list of arrays of its results."""
+    """One contestant: `call` is what is timed, `read` gives the arrays of its results by names."""
 
     name: str
     call: Callable[[], Any]
-    read: Callable[[Any], list[Any]]
+    read: Callable[[Any], dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,9 +109,12 @@ def measured(variant: Variant, threads: int) -> dict[str, Any]:
     mine, *others = sides
     expected = mine.read(mine.call())
     for side in others:
-        for a, b in zip(expected, side.read(side.call()), strict=False):
-            if not abs(a - b).max() <= TOLERANCE * max(1.0, abs(a).max()):
-                raise ValueError(f"{side.name} computes something else")
+        found = side.read(side.call())
+        if found.keys() != expected.keys():
+            raise ValueError(f"{side.name} computes {', '.join(found)}")
+        for name, a in expected.items():
+            if not abs(a - found[name]).max() <= TOLERANCE * max(1.0, abs(a).max()):
+                raise ValueError(f"{side.name} computes another {name}")
     times, lost = undisturbed(sides, lambda: None, EFFORT, threads)  # type: ignore[arg-type]
     ms = {name: median(series) for name, series in times.items()}
     return {
@@ -145,15 +148,21 @@ def contestants(variant: Variant, threads: int, folder: Path) -> list[Side]:
     ]
     if "frozen" in variant.form:
         layer.freeze()
-    return [Side("xrnn", lambda: layer(xs, lengths=lengths)[0], lambda ys: [ys]), *sides]
+    return [Side("xrnn", lambda: layer(xs, lengths=lengths)[0], lambda ys: {"ys": ys}), *sides]
 
 
 def ours_in_training(layer: Any, xs: Any, dys: Any, lengths: Any) -> Side:
+    import xrnn
+
     def call() -> Any:
         ys, _, tape = layer.forward(xs, lengths=lengths)
         return ys, layer.backward(tape, dys)
 
-    return Side("xrnn", call, lambda found: [found[0], found[1][0]])
+    def read(found: Any) -> dict[str, Any]:
+        ys, (dxs, _, dweights) = found
+        return {"ys": ys, "dxs": dxs, **xrnn.convert.to_torch(layer, dweights)}
+
+    return Side("xrnn", call, read)
 
 
 def torch_module(cell: str, layer: Any, threads: int) -> Any:
@@ -189,7 +198,7 @@ def torch_side(cell: str, layer: Any, xs: Any, dys: Any, lengths: Any, threads: 
         with torch.inference_mode():
             return outputs(module, given, many)
 
-    return Side("torch", call, lambda ys: [ys.numpy()])
+    return Side("torch", call, lambda ys: {"ys": ys.numpy()})
 
 
 def torch_in_training(cell: str, layer: Any, xs: Any, dys: Any, lengths: Any, threads: int) -> Side:
@@ -198,13 +207,18 @@ def torch_in_training(cell: str, layer: Any, xs: Any, dys: Any, lengths: Any, th
     module = torch_module(cell, layer, threads)
     given, dgiven = torch.from_numpy(xs).requires_grad_(), torch.from_numpy(dys)
     many = None if lengths is None else torch.from_numpy(lengths)
-    wanted = [given, *module.parameters()]
+    wanted = {"dxs": given, **dict(module.named_parameters())}
 
     def call() -> Any:
         ys = outputs(module, given, many)
-        return ys, torch.autograd.grad(ys, wanted, dgiven)
+        return ys, torch.autograd.grad(ys, list(wanted.values()), dgiven)
 
-    return Side("torch", call, lambda found: [found[0].detach().numpy(), found[1][0].numpy()])
+    def read(found: Any) -> dict[str, Any]:
+        ys, gradients = found
+        named = zip(wanted, gradients, strict=True)
+        return {"ys": ys.detach().numpy(), **{name: d.numpy() for name, d in named}}
+
+    return Side("torch", call, read)
 
 
 def onnx_side(layer: Any, xs: Any, lengths: Any, threads: int, folder: Path) -> Side:
@@ -228,7 +242,7 @@ def onnx_side(layer: Any, xs: Any, lengths: Any, threads: int, folder: Path) -> 
             feeds[wanted.name] = xs
         else:
             feeds[wanted.name] = np.zeros((D, B, layer.hidden_size), "float32")
-    return Side("onnxruntime", lambda: session.run(None, feeds), lambda found: [found[0]])
+    return Side("onnxruntime", lambda: session.run(None, feeds), lambda found: {"ys": found[0]})
 
 
 # ---- What the page of results shows
@@ -248,13 +262,18 @@ def section(file: Path) -> str:
         size = tuple(case[name] for name in "TBIH")
         parts += [
             f"**{last['device']}**, {threads} thread{'s' * (threads > 1)}; {versions}; commit "
-            f"{last['commit']}, {last['date']}. Geometric mean "
+            f"{all_of(mine, 'commit')}, {all_of(mine, 'date')}. Geometric mean "
             f"{geometric_mean(map(ratio, mine)):.2f}; worst {ratio(worst):.2f}: {case['cell']} "
             f"{size}, {case['form']}. Faster than every peer in "
             f"{sum(ratio(record) < 1 for record in mine)} of {len(mine)}.",
             table(["(T, B, I, H)", *FORMS], rows),
         ]
     return "\n\n".join(parts)
+
+
+def all_of(records: list[dict[str, Any]], name: str) -> str:
+    """The different values of an entry."""
+    return " and ".join(sorted({record[name] for record in records}))
 
 
 def ratio(record: dict[str, Any]) -> float:

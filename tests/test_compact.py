@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +242,14 @@ def test_a_learned_state_and_a_projection(form: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(extension.ABSENT), reason=extension.ABSENT)
-def test_calls_keep_no_weights_of_float32(form: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"proj_size": 192}], ids=str)
+def test_calls_keep_no_weights_of_float32(form: Any, options: dict[str, Any]) -> None:
     """Besides the arrays of the layer: what the extension packs has as many bytes again."""
     xs = noise(5, 2, 256)
-    deep().freeze(weights=form)(noise(5, 2, 3))  # what is verified once
+    deep(**options and {"proj_size": 20}).freeze(weights=form)(noise(5, 2, 3))  # verified once
     tracemalloc.start()
     try:
-        layer = xrnn.LSTM(256, 256, rng=0)
+        layer = xrnn.LSTM(256, 256, rng=0, **options)
         whole = layer.weights.nbytes
         layer.freeze(weights=form)
         layer(xs)
@@ -258,3 +260,20 @@ def test_calls_keep_no_weights_of_float32(form: Any) -> None:
         tracemalloc.stop()
     assert 0.9 < held / layer.weights.nbytes < 1.2
     assert held < 0.6 * whole
+
+
+def test_the_own_code_keeps_them_once() -> None:
+    """However many sizes it is called with."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+    layer = xrnn.Layer(replace(xrnn.cells.LSTM), 128, 128, rng=0)  # a cell that no kernel knows
+    layer.freeze(weights="bfloat16")
+    layer(noise(1, 1, 128))
+    tracemalloc.start()
+    try:
+        for T in range(2, 12):
+            layer(noise(T, 1, 128))
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 128 * 1024  # the weights are 4 times as many bytes

@@ -274,6 +274,23 @@ class TestPack:
         with pytest.raises(ValueError, match="format d"):
             self.pack(U=noise(64, 16, dtype="float64"))
 
+    @pytest.mark.parametrize(("H", "shares"), [(256, "panels"), (250, "anew")])
+    @pytest.mark.parametrize("fixed", [1, 2])
+    def test_threads_share_the_panels_that_are_kept(self, H: int, shares: str, fixed: int) -> None:
+        """Also where these are all that is kept; then no more threads than there are panels."""
+        native, T, I = extension._native, 150, 96
+        weights, (xs, h, c) = weights_of(I, H), (noise(T, 1, I), noise(1, H), noise(1, H))
+        found = []
+        for given in (weights, [native.pack(self.code, 0, I, H, fixed, *weights)]):
+            ys, *last = (np.empty(shape, "float32") for shape in ((T, 1, H), (1, H), (1, H)))
+            call = (self.code, 0, T, 1, I, H, xs, *given, None, 0, h, c, ys, *last)
+            found.append((native.forward(*call, None, None, 0, 7), ys.tobytes()))
+        (threads, expected), (shared, bits) = found
+        panels = {"avx512": 4, "avx2": 8}.get(native.isa()[:6], 16)
+        assert threads == -7
+        assert shared == (-7 if fixed == 1 or shares == "anew" else -min(7, panels))
+        assert bits == expected
+
     def test_it_gives_back_what_it_took(self) -> None:
         """Resident memory stays, however many packs come and go."""
         statm = Path("/proc/self/statm")

@@ -145,7 +145,8 @@ class Native:
         xp: Namespace,
         storage: int = 0,
     ) -> list[tuple[Array, State, Residuals | None]]:
-        """As `xrnn.typing.BothDirections.forward_both`: each pass on half of the threads."""
+        """As `xrnn.typing.BothDirections.forward_both`: large passes at once, on half of the
+        threads each."""
         xs = plain(xs)
         (first, one), (second, other) = [
             self._forward(weights, xs, state, lengths, reverse, keep, storage=storage)

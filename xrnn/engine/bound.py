@@ -317,9 +317,11 @@ def bind(
             rows, I = parameters.specs[f"W{suffix}"].shape
             shapes = cell.shapes(I, rows // len(cell.gates))
             rest = {k: placement.zeros(n) for k, n in shapes.items() if k not in given}
-            weights: Weights = _values(parameters, suffix, given) | rest
+            weights: Weights
             if parameters.form == "bfloat16":
                 weights = Made(parameters, suffix, given, rest)
+            else:
+                weights = _values(parameters, suffix, given) | rest
             how: Any = {"given": given, "precision": PRECISION.get(parameters.form, precision)}
             how |= {"reverse": way, "frozen": parameters.frozen}
             cells.append(BoundCell(cell, weights, placement, **how))

@@ -34,7 +34,8 @@ class BoundCell:
     cell : Cell
         The cell.
     weights : mapping of str to array
-        All weights of the cell, checked and dense.
+        All weights of the cell, checked and dense; or `xrnn.engine.compact.Made`, whose arrays are
+        made at each access.
     placement : Placement
         Their library, device and dtype.
     given : tuple of str
@@ -67,7 +68,7 @@ class BoundCell:
         #: the number of values of each state; h is first
         self.widths = cell.widths(self.H)
         self._chosen: dict[tuple[int, int], Kernel] = {}
-        self._prepared: dict[Kernel, Weights] = {}
+        self._prepared: dict[Kernel | None, Weights] = {}
         self.xp = placement.backend.xp
 
     def __reduce__(self) -> Any:
@@ -95,7 +96,7 @@ class BoundCell:
                 self.placement.backend, self.cell, sizes, self.placement.dtype, self.precision
             )
             if not found.dtypes:  # the cell's own code
-                weights = real(self.weights)
+                weights = real(self._arrays())
                 if not self.placement.backend.computes(self.placement.dtype):
                     weights = widened(weights, xp=self.xp)
                 check_forms(self.cell, weights, xp=self.xp)
@@ -114,13 +115,21 @@ class BoundCell:
 
     def weights_for(self, kernel: Kernel) -> Weights:
         """The weights in the form that a kernel takes; they are prepared once and kept."""
-        given, stepping = self.weights, kernel.stepping
-        if stepping is None and isinstance(given, dict):
-            return given
+        if kernel.stepping is None:
+            return self._arrays()
         found = self._prepared.get(kernel)
         if found is None:
-            found = dict(given) if stepping is None else stepping.prepare(given, fixed=self.frozen)
+            found = kernel.stepping.prepare(self.weights, fixed=self.frozen)
             self._prepared[kernel] = found
+        return found
+
+    def _arrays(self) -> Weights:
+        """The weights as arrays that are there, for kernels that take them as they are."""
+        if isinstance(self.weights, dict):
+            return self.weights
+        found = self._prepared.get(None)
+        if found is None:
+            found = self._prepared[None] = dict(self.weights)
         return found
 
     def run(

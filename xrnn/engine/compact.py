@@ -104,8 +104,8 @@ class Compact(Parameters):
 
 
 class Made(Mapping[str, Array]):
-    """The weights of one cell, of which those of the layer are made anew whenever they are asked
-    for: so nothing is kept but what is computed from them.
+    """The weights of one cell, of which those of the layer are made anew at each access: so nothing
+    is kept but what is computed from them.
 
     Parameters
     ----------
@@ -129,6 +129,9 @@ class Made(Mapping[str, Array]):
         if name in self._rest:
             return self._rest[name]
         return self._parameters.operand(self._names[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names or name in self._rest
 
     def __iter__(self) -> Iterator[str]:
         yield from self._names

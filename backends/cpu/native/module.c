@@ -55,8 +55,9 @@ PyDoc_STRVAR(
     "forward_both(n, *first, *second)\n\n"
     "Two forward passes, such as the two directions of a layer: the n arguments of\n"
     "`forward` for the first one, then those for the second.  `threads` is the number for\n"
-    "both, and each pass has half of them.  They run one after the other if the two are\n"
-    "small, or if that uses an odd number of threads better.  Returns None.");
+    "both.  They run at once, on half of the threads each; or one after the other, on all\n"
+    "of them, if the two are small or an odd number of threads is better used so.\n"
+    "Returns None.");
 
 static PyObject* forward_both(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;
@@ -101,7 +102,8 @@ PyDoc_STRVAR(pack_doc,
              "pack(cell, rounding, *options, I, H, fixed, W, U, b, *extras)\n\n"
              "Takes the weights for any number of calls of forward and step.  If they are fixed,\n"
              "they are laid out in the order in which products read them, and must not be changed\n"
-             "afterwards.  If `fixed` is 2, no other form of W and U is kept.");
+             "afterwards.  If `fixed` is 2, no other form of the matrices is kept,\n"
+             "provided that H is a multiple of the outputs of a panel.");
 
 static PyObject* pack(PyObject* module, PyObject* const* args, Py_ssize_t n) {
   (void)module;

@@ -198,6 +198,7 @@ typedef struct {
 // there is not enough memory.
 typedef struct {
   int n_cells;  // 0 if the instruction set does not exist for this family of processors
+  int panel;    // the outputs of a panel of packed weights
   const Cell* (*cell)(int code);  // the cell with that number, 0 to n_cells - 1
   int (*forward)(const void* pass);
   int (*backward)(const void* pass);

@@ -2,7 +2,7 @@
 //
 // A pack is a capsule.  It keeps the buffers of the weights, so that they stay alive and are read
 // from Python only once; and, for weights that never change, the panels computed from them.  It can
-// keep the panels alone: then W and U are null.
+// keep the panels alone: then W, U and the projection are null.
 #ifndef XRNN_PACKS_H
 #define XRNN_PACKS_H
 
@@ -94,8 +94,8 @@ static int compute_panels(const void* data) {
   return 0;
 }
 
-// What a pack is made of: weights that may change; those that are fixed; and such that shall not be
-// kept besides the panels.
+// What a pack is made of: weights that may change; fixed ones; and fixed ones of which only the
+// panels shall be kept.
 enum { MAY_CHANGE, FIXED, NOT_KEPT };
 
 // Releases the buffer of a weight.
@@ -129,9 +129,12 @@ static PyObject* make_pack(const Arguments* given, const Pass* shape, int fixed,
     p->team = &team;
     const int status = p->panels ? compute(&team, 1, size, compute_panels, pack) : -1;
     p->team = NULL;
-    if (!status && fixed == NOT_KEPT) {
+    // Threads that divide the units share whole panels, if there are such; else they pack anew.
+    if (!status && fixed == NOT_KEPT && p->H % pack->kernels->panel == 0) {
       p->W = forget(&pack->arguments, p->W);
       p->U = forget(&pack->arguments, p->U);
+      const int k = p->cell->projects - 1;
+      if (k >= 0) p->extras[k] = forget(&pack->arguments, p->extras[k]);
     }
     if (!status) return capsule;
     if (!p->panels) PyErr_NoMemory();

@@ -46,7 +46,7 @@ static void* N(take)(uintptr_t* at, size_t bytes) {
 
 // The product of a vector of k values and the rows of w [·, k] that belong to these units, for
 // `gates` gates from the gate `first` on.  The sums start with `bias`, if it is given.  `scales`
-// are those of the rows of w, if these are bytes.
+// are those of the rows of w, if these are bytes.  w may be null if panels are given.
 static Packed N(rows_of)(Units own, const void* w, const float* scales, idx k, idx first, idx gates,
                          const void* bias) {
   if (gates == 0) return (Packed){0};
@@ -94,7 +94,7 @@ static void N(set_products)(N(Slice) * s, int is_backward) {
     s->w.wide = 1;
     s->u[0] = N(rows_of)(s->own, p->U, p->U_scales, p->P, 0, first, NULL);
     s->u[1] = N(rows_of)(s->own, p->U, p->U_scales, p->P, first, others, other_bias);
-    s->u[2] = N(rows_of)(s->out, projection, p->P_scales, p->H, 0, projection != NULL, NULL);
+    s->u[2] = N(rows_of)(s->out, projection, p->P_scales, p->H, 0, cell->projects != 0, NULL);
   }
 }
 
@@ -244,12 +244,13 @@ static void N(divide)(N(Plan) * plan) {
   const double flops = 2.0 * p->cell->gates * p->H * (p->I + p->H) * p->T * p->B;
   const int sequences = at_most(worth(p->team, flops), p->B);
   const double most = most_by_units(p), vectors = (p->H + L - 1) / L;
-  const int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
-  // With an eighth more panels in one share than on average, packing anew takes less time.  No
-  // share may be empty: the units of the first thread alone begin with 0.
-  const idx panels = p->H / (4 * L), largest = (panels + units - 1) / units;
-  const int whole = p->panels && p->H % (4 * L) == 0 && units <= panels &&
-                    8 * (largest * units - panels) <= panels;
+  const idx panels = p->panels && p->H % (4 * L) == 0 ? p->H / (4 * L) : 0;
+  int units = p->team ? at_most(p->team->n, most < vectors ? most : vectors) : 1;
+  if (!p->W) units = at_most(units, panels);  // nothing is there that could be packed anew
+  // No share of panels may be empty: `forward_share` knows the first thread by its first unit. With
+  // an eighth more panels in one share than on average, it takes less time to pack anew.
+  const idx largest = (panels + units - 1) / units;
+  const int whole = units <= panels && (!p->W || 8 * (largest * units - panels) <= panels);
   plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units && (whole || p->W);
   plan->by_panels = plan->by_units && whole;
   plan->n = plan->by_units ? units : sequences;

@@ -82,13 +82,14 @@
 #undef SUFFIX
 #undef real
 
-#define ROW(type)                                                           \
-  {                                                                         \
-      JOIN(n_cells, JOIN(SET, type)),   JOIN(cell, JOIN(SET, type)),        \
-      JOIN(forward, JOIN(SET, type)),   JOIN(backward, JOIN(SET, type)),    \
-      &JOIN(products, JOIN(SET, type)), JOIN(prepack, JOIN(SET, type)),     \
-      JOIN(map_tanh, JOIN(SET, type)),  JOIN(map_sigmoid, JOIN(SET, type)), \
-      JOIN(widen, JOIN(SET, float)),    JOIN(narrow, JOIN(SET, float)),     \
+#define ROW(type)                                                               \
+  {                                                                             \
+      JOIN(n_cells, JOIN(SET, type)),     4 * VECTOR_BYTES / (int)sizeof(type), \
+      JOIN(cell, JOIN(SET, type)),        JOIN(forward, JOIN(SET, type)),       \
+      JOIN(backward, JOIN(SET, type)),    &JOIN(products, JOIN(SET, type)),     \
+      JOIN(prepack, JOIN(SET, type)),     JOIN(map_tanh, JOIN(SET, type)),      \
+      JOIN(map_sigmoid, JOIN(SET, type)), JOIN(widen, JOIN(SET, float)),        \
+      JOIN(narrow, JOIN(SET, float)),                                           \
   }
 const Kernels JOIN(kernels, SET)[2] = {ROW(float), ROW(double)};
 

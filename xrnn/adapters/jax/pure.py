@@ -71,7 +71,7 @@ def apply(
     Raises
     ------
     TypeError, ValueError
-        As `Layer.forward`; if weights are missing, unknown or do not fit; if the layer rounds in
+        As `Layer.forward`; if weights are missing, unknown or do not fit; or if the layer rounds in
         its products (``precision="bf16"``, or frozen with weights of 8 or 16 bits).
 
     Notes
