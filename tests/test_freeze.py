@@ -237,9 +237,9 @@ class TestPack:
     def test_not_for_another_instruction_set(self) -> None:
         pack, now = self.pack(), extension._native.isa()
         try:
-            # What rounds nothing is the same for all of AVX-512.
-            wide = {"avx512bf16", "avx512vnni", "avx512"}
-            same = wide if now in wide else {now}
+            # What rounds nothing is the same for all of AVX-512, and for both of AVX2.
+            wide = {"amxint8", "avx512bf16", "avx512vnni", "avx512"}
+            same = next((s for s in (wide, {"avxvnni", "avx2"}) if now in s), {now})
             for other in set(extension._native.isas()) - same:
                 extension._native.isa(other)
                 with pytest.raises(ValueError, match="instruction set"):
@@ -286,7 +286,7 @@ class TestPack:
             call = (self.code, 0, T, 1, I, H, xs, *given, None, 0, h, c, ys, *last)
             found.append((native.forward(*call, None, None, 0, 7), ys.tobytes()))
         (threads, expected), (shared, bits) = found
-        panels = {"avx512": 4, "avx2": 8}.get(native.isa()[:6], 16)
+        panels = {"avx512": 4, "amxint": 4, "portab": 16}.get(native.isa()[:6], 8)
         assert threads == -7
         assert shared == (-7 if fixed == 1 or shares == "anew" else -min(7, panels))
         assert bits == expected

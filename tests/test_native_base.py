@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 REALS = ["float32", "float64"]
 
 
-@pytest.fixture(params=["avx512bf16", "avx512vnni", "avx512", "avx2", "portable"])
+@pytest.fixture(
+    params=["amxint8", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
+)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn."""
     if request.param not in native.isas():

@@ -98,7 +98,8 @@ def test_what_is_not_finite_and_what_is_tiny() -> None:
 
 @native
 @pytest.mark.parametrize(
-    ("T", "B", "I", "H"), [(1, 1, 1, 1), (5, 1, 3, 17), (9, 3, 70, 33), (4, 13, 64, 130)]
+    ("T", "B", "I", "H"),
+    [(1, 1, 1, 1), (5, 1, 3, 17), (9, 3, 70, 33), (4, 13, 64, 130), (2, 40, 130, 64)],
 )
 @pytest.mark.parametrize("name", ISAS)
 def test_a_relu_network_is_the_definition(

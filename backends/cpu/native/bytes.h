@@ -43,7 +43,11 @@ static INLINE uint32_t N(operand)(uint32_t x, int q) { return (void)q, x; }
 
 // Not by the intrinsic, around which GCC 12 copies the sum twice.
 static INLINE N(ints) N(add_bytes)(N(ints) w, N(ints) x, N(ints) sum) {
+#if defined AVX512
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+#endif
   return sum;
 }
 
@@ -83,8 +87,15 @@ static INLINE N(ints) N(add_bytes)(N(ints) w, N(ints) x, N(ints) sum) { return s
 
 // ---- Weights
 
-// The lanes for the k weights of an output; a lane holds 4 of them.
-static INLINE idx N(depth)(const Packed* m) { return (m->k + 3) / 4; }
+// The lanes for the k weights of an output, of which a lane holds 4; for tiles, 16 of them or a
+// multiple.
+static INLINE idx N(depth)(const Packed* m) {
+#if defined TILES
+  return (m->k + 63) / 64 * 16;
+#else
+  return (m->k + 3) / 4;
+#endif
+}
 
 // A panel holds its lanes [depth][outputs], then for each output -128 Σ w, then the scales.
 static size_t N(panels_size)(const Packed* m) {
@@ -132,7 +143,13 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
 #define LOW_BYTES(k) (HIGH_BYTES + ((k) + 63) / 64 * 64)
 #define ROW_BYTES(k) (HIGH_BYTES + 2 * (((k) + 63) / 64 * 64))
 
-static size_t N(operands_size)(idx k, idx rows) { return (size_t)ROW_BYTES(k) * (size_t)rows; }
+// With room for rows after the end; see tiles.h.
+static size_t N(operands_size)(idx k, idx rows) {
+#if defined TILES
+  rows += rows / 16 + 1;
+#endif
+  return (size_t)ROW_BYTES(k) * (size_t)rows;
+}
 
 // The largest |x|, as bits: of numbers that are not negative these have the same order, and those
 // of NaN are larger than all others.
@@ -191,6 +208,17 @@ typedef struct {
   idx k, depth, first, n;
 } N(Panel);
 
+// Stores the outputs from `o` of the panel on for one row, from their sums.
+static INLINE void N(finish)(const int wide, const N(Panel) * p, idx o, N(ints) sum, N(ints) low,
+                             const int32_t* scales, const void* x, void* y) {
+  real* to = (real*)y + p->first + o;
+  const real* start = p->bias ? p->bias + o : to;
+  vec f = N(reals_of)(sum);
+  if (wide) f = f * N(set1)(256) + N(reals_of)(low);
+  f = f * N(set1)(*(const real*)x) * N(load)((const real*)scales);
+  N(put)(to, N(get)(start, p->n - o) + f, p->n - o);
+}
+
 // Computes one tile: `tall` rows times nv vectors of weights, those of a panel, or all 8 of a panel
 // and the next one.
 static INLINE void N(tile_of)(const int wide, const int tall, const int nv, const N(Panel) * p,
@@ -208,7 +236,7 @@ static INLINE void N(tile_of)(const int wide, const int tall, const int nv, cons
   const char* row[TALL];
   UNROLL for (int r = 0; r < tall; r++) row[r] = (const char*)x[r] + HIGH_BYTES;
   const idx apart = low_at - HIGH_BYTES;
-  for (idx i = 0; i < p->depth; i++, lanes += per * L) {
+  for (idx i = 0; i < (p->k + 3) / 4; i++, lanes += per * L) {
     UNROLL for (int q = 0; q < BYTE_PARTS; q++) {
       N(ints) w[8];
       UNROLL for (int v = 0; v < nv; v++) {
@@ -231,16 +259,10 @@ static INLINE void N(tile_of)(const int wide, const int tall, const int nv, cons
       }
     }
   }
-  UNROLL for (int r = 0; r < tall; r++) {
-    real* to = (real*)y[r] + p->first;
-    const real* start = p->bias ? p->bias : to;
-    const vec scale = N(set1)(*(const real*)x[r]);
-    UNROLL for (int v = 0; v < nv; v++) {
-      vec f = N(reals_of)(sum[r * nv + v]);
-      if (wide) f = f * N(set1)(256) + N(reals_of)(low[r * nv + v]);
-      f = f * scale * N(load)((const real*)(p->w + ends + per * L + AT_VECTOR(v)));
-      N(put)(to + v * L, N(get)(start + v * L, p->n - v * L) + f, p->n - v * L);
-    }
+  UNROLL for (int i = 0; i < tall * nv; i++) {
+    const int v = i % nv;
+    N(finish)(wide, p, v * L, sum[i], low[i], p->w + ends + per * L + AT_VECTOR(v), x[i / nv],
+              y[i / nv]);
   }
 #undef AT_VECTOR
 }
@@ -265,6 +287,10 @@ TILE(tile, 0, 5)
 TILE(tile, 0, 6)
 #endif
 #undef TILE
+
+#if defined TILES
+#include "tiles.h"
+#endif
 
 // y[i] = start + w x[i] for i < rows, for one group of the outputs.  A panel stays in a cache while
 // all rows are multiplied by it.  All tiles have about the same number of rows.  A single row is
@@ -296,6 +322,13 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
       N(tile_of)(0, 1, 8, &p, x, y);
       continue;
     }
+#if defined TILES
+    if (rows >= ENOUGH_ROWS) {
+      if (watch && stopped(watch, 0.25 * rows * L * m->k)) return;
+      N(multiply_tiles)(m->wide, N(vectors)(o, m->n), &p, rows, x, y);
+      continue;
+    }
+#endif
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 2.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
       const Tile tile = m->wide ? wide_of[tall - 1] : of_height[tall - 1];

@@ -221,13 +221,22 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 #define HAS_AVX512BF16
 #endif
 
+// The same for AVX_VNNI and AMX, from version 11 on.  A process has to ask the system for AMX,
+// which is done on Linux alone.
+#if defined __x86_64__ && (defined __clang__ || __GNUC__ >= 11)
+#define HAS_AVXVNNI
+#if defined __linux__
+#define HAS_AMXINT8
+#endif
+#endif
+
 // The products of float that round to bfloat16.
 extern const Products products_avx512bf16_bfloat16, products_avx512_bfloat16,
     products_avx2_bfloat16, products_portable_bfloat16;
 
 // Those with weights of 8 bits.
-extern const Products products_avx512vnni_bytes, products_avx512_bytes, products_avx2_bytes,
-    products_portable_bytes;
+extern const Products products_amxint8_bytes, products_avx512vnni_bytes, products_avx512_bytes,
+    products_avxvnni_bytes, products_avx2_bytes, products_portable_bytes;
 
 // The blocks of H values in a row of pre-activations, and so in a row of `das`.
 static inline int row_blocks(const Cell* cell) { return cell->saved ? cell->saved : cell->gates; }

@@ -13,9 +13,10 @@
 #include "storage.h"
 
 // Pre-activations W x + b are computed for several time steps at once, so that W is read once for
-// many rows.  Their size in bytes is limited to this, so that they are still in a cache when the
-// steps use them.
-#define AHEAD (256 * 1024)
+// many rows.  They take about as many bytes as W, but not less and not more than this: they should
+// still be in a cache when the steps use them.
+#define LEAST_AHEAD (256 << 10)
+#define MOST_AHEAD (2 << 20)
 
 // For up to this many rows of x, the weights are not packed but used as they are stored (unless
 // they are packed already), because packing would take longer than the products.
@@ -188,16 +189,23 @@ static idx N(scratch_size)(const N(Plan) * plan, idx most) {
   return p->gates ? 0 : plan->ahead * most * p->cell->saved * p->H;
 }
 
+// The number of time steps whose products with w are computed at once, each of `most` rows.
+static idx N(steps_ahead)(const N(Plan) * plan, const Packed* w, idx most) {
+  const Pass* p = plan->p;
+  if (plan->is_backward) return 1;
+  const idx of_w = (idx)p->products->panels_size(w);
+  const idx bytes = of_w < LEAST_AHEAD ? LEAST_AHEAD : of_w > MOST_AHEAD ? MOST_AHEAD : of_w;
+  idx steps = bytes / ((idx)sizeof(real) * most * row_blocks(p->cell) * p->H);
+  if (steps * most < 2 * TALL) steps = (2 * TALL + most - 1) / most;
+  return steps > p->T ? p->T : steps;
+}
+
 // Gives each slice its sequences, units and memory, which begins at `at`; returns where it ends.
 // With `at` 0 it writes nothing, so that the result is the size of the memory.
 static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   const Pass* p = plan->p;
   const int counting = at == 0, n = plan->n, by_units = plan->by_units;
   const idx H = p->H, most = by_units ? p->B : (p->B + n - 1) / n;
-  plan->ahead = AHEAD / (sizeof(real) * most * row_blocks(p->cell) * H);
-  if (plan->ahead * most < 2 * TALL) plan->ahead = (2 * TALL + most - 1) / most;
-  if (plan->ahead > p->T) plan->ahead = p->T;
-  if (plan->is_backward) plan->ahead = 1;
   const int few = !plan->is_backward && p->T * p->B <= FEW && p->rounding != AS_BYTES;
   uintptr_t packed = by_units && !plan->by_panels ? 0 : (uintptr_t)p->panels;
   plan->slices = N(take)(&at, sizeof(N(Slice)) * n);
@@ -205,6 +213,7 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   s = {.p = p, .loops = N(cells)[p->code], .b1 = p->B, .peers = &plan->barrier};
   N(set_units)(&s, 0, H);
   N(set_products)(&s, plan->is_backward);
+  plan->ahead = N(steps_ahead)(plan, &s.w, most);
   if (packed) N(take_panels)(&s, &packed);
   N(Slice) all = s;
   const idx rows = plan->ahead * most, scratch = N(scratch_size)(plan, most);
@@ -367,6 +376,7 @@ static int N(backward)(const void* pass) {
   return status ? status : (p->dropout ? N(sums_of_dropped) : N(sums))(p, N(cells)[p->code]);
 }
 
-#undef AHEAD
+#undef LEAST_AHEAD
+#undef MOST_AHEAD
 #undef ENOUGH
 #undef FEW

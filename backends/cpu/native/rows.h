@@ -66,10 +66,12 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
       N(pack_panel)(m, g, o);
 }
 
-// A panel: its weights and initial values, and the first of its outputs and their number.
+// A panel: its weights and initial values, the first of its outputs and their number, and a part of
+// the next panel, a row of L weights for each k, which a tile prefetches.
 typedef struct {
   const real *w, *bias;
   idx depth, first, n;
+  const real* later;
 } N(Panel);
 
 // Computes one tile: `tall` rows times nv vectors of weights, those of a panel, or all 8 of a panel
@@ -86,6 +88,8 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
     UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, p->n - v * L);
   }
   for (idx i = 0; i < p->depth; i++, w_k += wide * L) {
+    // To the second cache.  With a single row the processor would only wait for more.
+    if (tall > 1) __builtin_prefetch(p->later + i * L, 0, 2);
     UNROLL for (int q = 0; q < PARTS; q++) {
       vec w[8];
       UNROLL for (int v = 0; v < nv; v++) {
@@ -192,8 +196,13 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
   for (idx j = 0; j < parts; j++) {
     const idx part = in_turn(m, j, parts);
     const idx o = (part + (part < pairs ? part : pairs)) * 4 * L, first = g * m->stride + o;
-    const N(Panel)
-        p = {N(panel)(m, g, o), bias ? bias + first : NULL, N(depth)(m), first, m->n - o};
+    N(Panel)
+    p = {.w = N(panel)(m, g, o),
+         .bias = bias ? bias + first : NULL,
+         .depth = N(depth)(m),
+         .first = first,
+         .n = m->n - o};
+    const real* next = p.w + (m->backwards ? -4 : 4) * L * p.depth;
     if (part < pairs) {
       if (watch && stopped(watch, 16.0 * L * m->k)) return;
       N(tile_of)(1, 8, &p, x, y);
@@ -201,6 +210,7 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
+      p.later = i < 4 ? next + i * p.depth * L : p.w;
       of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
     }
   }

@@ -4,10 +4,12 @@
 //   VECTOR_BYTES     the size of a vector
 //   AVX512 or AVX2   for one of these instruction sets only, and with it
 //   MM_PREFIX        the prefix of its intrinsics
-// Two files define one macro more, for products that have an instruction of their own, and include
-// these products alone; all else of such an instruction set are the kernels of avx512:
+// Four files define a macro more, for products that have an instruction of their own, and include
+// these products alone; all else of such an instruction set are the kernels of avx512 or avx2:
 //   DOT2             the products of numbers rounded to bfloat16, by kernels_avx512bf16.c
-//   DOT4             the products with weights of 8 bits, by kernels_avx512vnni.c
+//   DOT4             the products with weights of 8 bits, by kernels_avx512vnni.c and
+//                    kernels_avxvnni.c
+//   DOT4 and TILES   the same, by kernels_amxint8.c
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
 #define N(name) JOIN(name, SUFFIX)

@@ -6,6 +6,10 @@
 #include "native.h"
 
 #include <string.h>
+#if defined HAS_AMXINT8
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 // An instruction set: the kernels [2] for float and double, and the products of float that round,
 // from AS_BFLOAT16 on.
@@ -17,9 +21,11 @@ typedef struct {
 
 // The fastest first.
 static const Set SETS[] = {
+    {"amxint8", kernels_avx512, {&products_avx512bf16_bfloat16, &products_amxint8_bytes}},
     {"avx512bf16", kernels_avx512, {&products_avx512bf16_bfloat16, &products_avx512vnni_bytes}},
     {"avx512vnni", kernels_avx512, {&products_avx512_bfloat16, &products_avx512vnni_bytes}},
     {"avx512", kernels_avx512, {&products_avx512_bfloat16, &products_avx512_bytes}},
+    {"avxvnni", kernels_avx2, {&products_avx2_bfloat16, &products_avxvnni_bytes}},
     {"avx2", kernels_avx2, {&products_avx2_bfloat16, &products_avx2_bytes}},
     {"portable", kernels_portable, {&products_portable_bfloat16, &products_portable_bytes}},
 };
@@ -29,20 +35,43 @@ static const Set SETS[] = {
 // time.
 static const Set* _Atomic chosen = &SETS[N_SETS - 1];
 
+#if defined HAS_AMXINT8
+
+// Whether the system lets this process use the registers of tiles, which it must be asked for.
+static int may_use_tiles(void) {
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };  // of Linux, from 5.16 on
+  return !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
+
+#endif
+
+// Whether these products were built, and this processor has the instructions that they need besides
+// those of the kernels of their set.
+static int multiplies(const Products* products) {
+  if (!products->multiply) return 0;
+#if defined HAS_AMXINT8
+  if (products == &products_amxint8_bytes)
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("amx-tile") &&
+           __builtin_cpu_supports("amx-int8") && may_use_tiles();
+#endif
+#if defined HAS_AVX512BF16
+  if (products == &products_avx512bf16_bfloat16) return __builtin_cpu_supports("avx512bf16");
+#endif
+#if defined HAS_AVXVNNI
+  if (products == &products_avxvnni_bytes) return __builtin_cpu_supports("avxvnni");
+#endif
+#if defined __x86_64__
+  if (products == &products_avx512vnni_bytes) return __builtin_cpu_supports("avx512vnni");
+#endif
+  return 1;
+}
+
 // Whether the kernels of this instruction set were built, and this processor can run them.
 static int runs(const Set* set) {
   if (!set->kernels->n_cells) return 0;
+  for (int i = 0; i < N_ROUNDINGS - 1; i++)
+    if (!multiplies(set->rounded[i])) return 0;
 #if defined __x86_64__
-  if (set->rounded[AS_BYTES - 1] == &products_avx512vnni_bytes &&
-      !__builtin_cpu_supports("avx512vnni"))
-    return 0;
-  if (set->rounded[AS_BFLOAT16 - 1] == &products_avx512bf16_bfloat16) {
-#if defined HAS_AVX512BF16
-    if (!__builtin_cpu_supports("avx512bf16")) return 0;
-#else
-    return 0;
-#endif
-  }
   if (set->kernels == kernels_avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
