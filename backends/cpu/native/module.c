@@ -188,7 +188,8 @@ static PyObject* activation(PyObject* module, PyObject* const* args, Py_ssize_t 
 }
 
 PyDoc_STRVAR(isas_doc,
-             "isas()\n\nThe instruction sets that this processor can run, the fastest first.");
+             "isas()\n\nThe instruction sets that this processor can run, those with more "
+             "instructions first.");
 
 static PyObject* isas(PyObject* module, PyObject* none) {
   (void)module, (void)none;
