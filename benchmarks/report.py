@@ -70,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not files:
         print(f"no results in {RESULTS}: run benchmarks/run.py first", file=sys.stderr)
         return 2
+    steps = min(RESULTS.glob("stream-cpu-*.json"))
+    grid = RESULTS / f"{steps.stem.removeprefix('stream-')}.jsonl"  # of the same machine
     texts = {
-        "summary": summary(
-            next(RESULTS.glob("cpu-*.jsonl")), next(RESULTS.glob("stream-cpu-*.json"))
-        ),
+        "summary": summary(grid, steps),
         "benchmarks": "\n\n".join(section(file) for file in files),
         "bfloat16": of_each("bfloat16-*.jsonl", bfloat16.section),
         "int8": of_each("int8-*.json", quantised.section),

@@ -287,7 +287,9 @@ def test_the_environment_chooses_the_instruction_set() -> None:
     code = "from xrnn.backends.cpu import _native; print(_native.isa())"
     for name in native.isas():
         assert in_a_process(code, XRNN_ISA=f" {name.upper()}").stdout.strip() == name
-    assert in_a_process(code, XRNN_ISA="").stdout.strip() == native.isas()[0]
+    # The instructions of AVX512_BF16 are not everywhere the fastest.
+    firsts = native.isas()[0], next(name for name in native.isas() if name != "avx512bf16")
+    assert in_a_process(code, XRNN_ISA="").stdout.strip() in firsts
 
 
 def test_an_unknown_instruction_set_changes_nothing() -> None:

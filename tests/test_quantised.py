@@ -191,7 +191,7 @@ def test_a_sequence_depends_on_itself_alone(cell: Cell, monkeypatch: pytest.Monk
 
 
 @native
-@pytest.mark.parametrize("B", [1, 2])
+@pytest.mark.parametrize("B", [1, 2, 3])
 def test_units_shared_by_threads(B: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, xs = xrnn.GRU(128, 256, rng=0).freeze(weights="int8"), noise(40, B, 128)
     monkeypatch.setenv("XRNN_NUM_THREADS", "1")

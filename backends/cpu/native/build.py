@@ -6,21 +6,34 @@ limited API, so its wheel is for that version alone.
 
 import sysconfig
 
+from setuptools import Extension
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+from setuptools.errors import CompileError
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 class BuildExt(build_ext):
-    """Names the extension after the interpreter where there is no limited API."""
+    """Builds for the interpreter and the assembler that are there."""
 
     def finalize_options(self) -> None:
         """As in setuptools, which chooses the name here."""
         for extension in self.distribution.ext_modules or []:
             extension.py_limited_api = extension.py_limited_api and not FREE_THREADED
         super().finalize_options()
+
+    def build_extension(self, ext: Extension) -> None:
+        """As in setuptools, and once more without the newest instructions if that fails.
+
+        A compiler may know instructions that its assembler (before binutils 2.36) does not.
+        """
+        try:
+            super().build_extension(ext)
+        except CompileError:
+            ext.define_macros.append(("OLD_ASSEMBLER", "1"))
+            super().build_extension(ext)
 
 
 class Wheel(bdist_wheel):

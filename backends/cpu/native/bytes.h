@@ -87,11 +87,15 @@ static INLINE N(ints) N(add_bytes)(N(ints) w, N(ints) x, N(ints) sum) { return s
 
 // ---- Weights
 
-// The lanes for the k weights of an output, of which a lane holds 4; for tiles, 16 of them or a
-// multiple.
+#if defined TILES
+#define TILE_ROWS 16
+#endif
+
+// The lanes for the k weights of an output, of which a lane holds 4; for tiles, rounded up to a
+// multiple of 16.
 static INLINE idx N(depth)(const Packed* m) {
 #if defined TILES
-  return (m->k + 63) / 64 * 16;
+  return (m->k + 4 * TILE_ROWS - 1) / (4 * TILE_ROWS) * TILE_ROWS;
 #else
   return (m->k + 3) / 4;
 #endif
@@ -146,7 +150,7 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
 // With room for rows after the end; see tiles.h.
 static size_t N(operands_size)(idx k, idx rows) {
 #if defined TILES
-  rows += rows / 16 + 1;
+  rows += rows / TILE_ROWS + 1;
 #endif
   return (size_t)ROW_BYTES(k) * (size_t)rows;
 }

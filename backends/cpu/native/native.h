@@ -221,9 +221,14 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 #define HAS_AVX512BF16
 #endif
 
-// The same for AVX_VNNI and AMX, from version 11 on.  A process has to ask the system for AMX,
-// which is done on Linux alone.
-#if defined __x86_64__ && (defined __clang__ || __GNUC__ >= 11)
+// The same for AVX_VNNI and AMX: GCC from version 11 on, unless its assembler is older, and Clang
+// from 14 on (Apple's too).  A process has to ask the system for AMX, which is done on Linux alone.
+#if defined __clang__
+#define KNOWS_VNNI (__clang_major__ >= 14)
+#else
+#define KNOWS_VNNI (__GNUC__ >= 11)
+#endif
+#if defined __x86_64__ && KNOWS_VNNI && !defined OLD_ASSEMBLER
 #define HAS_AVXVNNI
 #if defined __linux__
 #define HAS_AMXINT8

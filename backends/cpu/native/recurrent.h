@@ -13,8 +13,8 @@
 #include "storage.h"
 
 // Pre-activations W x + b are computed for several time steps at once, so that W is read once for
-// many rows.  They take about as many bytes as W, but not less and not more than this: they should
-// still be in a cache when the steps use them.
+// many rows.  They, or the rows of x if these are longer, take about as many bytes as W, but not
+// less and not more than this: they should still be in a cache when the steps use them.
 #define LEAST_AHEAD (256 << 10)
 #define MOST_AHEAD (2 << 20)
 
@@ -23,8 +23,11 @@
 #define FEW 2
 
 // The number of sequences from which on a thread multiplies them all by a weight in about the time
-// in which it reads the weight.
+// in which it reads the weight: from the second cache, or from the third one, where recurrent
+// weights of more bytes than LARGE are.
 #define ENOUGH 4
+#define ENOUGH_OF_LARGE 12
+#define LARGE (2 << 20)
 
 // How the threads divide a pass, and the memory of each.
 typedef struct {
@@ -195,7 +198,8 @@ static idx N(steps_ahead)(const N(Plan) * plan, const Packed* w, idx most) {
   if (plan->is_backward) return 1;
   const idx of_w = (idx)p->products->panels_size(w);
   const idx bytes = of_w < LEAST_AHEAD ? LEAST_AHEAD : of_w > MOST_AHEAD ? MOST_AHEAD : of_w;
-  idx steps = bytes / ((idx)sizeof(real) * most * row_blocks(p->cell) * p->H);
+  const idx row = row_blocks(p->cell) * p->H > p->I ? row_blocks(p->cell) * p->H : p->I;
+  idx steps = bytes / ((idx)sizeof(real) * most * row);
   if (steps * most < 2 * TALL) steps = (2 * TALL + most - 1) / most;
   return steps > p->T ? p->T : steps;
 }
@@ -246,6 +250,12 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   return at;
 }
 
+static idx N(enough)(const Pass* p) {
+  // A rounded weight takes a half of the bytes, or a quarter.
+  const idx bytes = (idx)sizeof(real) * p->cell->gates * p->H * p->P >> p->rounding;
+  return bytes > LARGE ? ENOUGH_OF_LARGE : ENOUGH;
+}
+
 // Decides how many threads to use and what they divide.  They divide the hidden units if each would
 // have too few sequences to justify that it reads all weights.
 static void N(divide)(N(Plan) * plan) {
@@ -260,7 +270,8 @@ static void N(divide)(N(Plan) * plan) {
   // an eighth more panels in one share than on average, it takes less time to pack anew.
   const idx largest = (panels + units - 1) / units;
   const int whole = units <= panels && (!p->W || 8 * (largest * units - panels) <= panels);
-  plan->by_units = units > 1 && units >= sequences && p->B < ENOUGH * units && (whole || p->W);
+  plan->by_units =
+      units > 1 && units >= sequences && p->B < N(enough)(p) * units && (whole || p->W);
   plan->by_panels = plan->by_units && whole;
   plan->n = plan->by_units ? units : sequences;
   plan->barrier.n = plan->by_units ? units : 1;
@@ -379,4 +390,6 @@ static int N(backward)(const void* pass) {
 #undef LEAST_AHEAD
 #undef MOST_AHEAD
 #undef ENOUGH
+#undef ENOUGH_OF_LARGE
+#undef LARGE
 #undef FEW

@@ -66,8 +66,8 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
       N(pack_panel)(m, g, o);
 }
 
-// A panel: its weights and initial values, the first of its outputs and their number, and a part of
-// the next panel, a row of L weights for each k, which a tile prefetches.
+// A panel: its weights and initial values, the first of its outputs and their number; and a quarter
+// of the next panel, which a tile prefetches, L weights at each k.
 typedef struct {
   const real *w, *bias;
   idx depth, first, n;
@@ -88,7 +88,7 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
     UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, p->n - v * L);
   }
   for (idx i = 0; i < p->depth; i++, w_k += wide * L) {
-    // To the second cache.  With a single row the processor would only wait for more.
+    // To the second cache, while there is enough to compute; a single row is bound by the memory.
     if (tall > 1) __builtin_prefetch(p->later + i * L, 0, 2);
     UNROLL for (int q = 0; q < PARTS; q++) {
       vec w[8];
@@ -202,7 +202,7 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
          .depth = N(depth)(m),
          .first = first,
          .n = m->n - o};
-    const real* next = p.w + (m->backwards ? -4 : 4) * L * p.depth;
+    const idx next = j == parts - 1 ? 0 : (m->backwards ? -4 : 4) * L * p.depth;
     if (part < pairs) {
       if (watch && stopped(watch, 16.0 * L * m->k)) return;
       N(tile_of)(1, 8, &p, x, y);
@@ -210,7 +210,9 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
-      p.later = i < 4 ? next + i * p.depth * L : p.w;
+      // A quarter with each of four tiles; the weights of this panel, which are there, cost
+      // nothing.
+      p.later = next && i < 4 ? p.w + next + i * p.depth * L : p.w;
       of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
     }
   }

@@ -6,6 +6,9 @@
 #include "native.h"
 
 #include <string.h>
+#if defined HAS_AVXVNNI
+#include <cpuid.h>
+#endif
 #if defined HAS_AMXINT8
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -35,6 +38,20 @@ static const Set SETS[] = {
 // time.
 static const Set* _Atomic chosen = &SETS[N_SETS - 1];
 
+#if defined HAS_AVXVNNI
+
+// What CPUID says of this processor in leaf 7: edx of subleaf 0, eax of subleaf 1.  Compilers know
+// these instructions in earlier versions than the names of the bits.
+#define AMX_TILE_INT8 (3u << 24)
+#define AVX_VNNI (1u << 4)
+
+static int has_bits(unsigned subleaf, unsigned bits) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, subleaf, &a, &b, &c, &d)) return 0;
+  return ((subleaf ? a : d) & bits) == bits;
+}
+
+#endif
 #if defined HAS_AMXINT8
 
 // Whether the system lets this process use the registers of tiles, which it must be asked for.
@@ -51,14 +68,13 @@ static int multiplies(const Products* products) {
   if (!products->multiply) return 0;
 #if defined HAS_AMXINT8
   if (products == &products_amxint8_bytes)
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("amx-tile") &&
-           __builtin_cpu_supports("amx-int8") && may_use_tiles();
+    return __builtin_cpu_supports("avx512vnni") && has_bits(0, AMX_TILE_INT8) && may_use_tiles();
 #endif
 #if defined HAS_AVX512BF16
   if (products == &products_avx512bf16_bfloat16) return __builtin_cpu_supports("avx512bf16");
 #endif
 #if defined HAS_AVXVNNI
-  if (products == &products_avxvnni_bytes) return __builtin_cpu_supports("avxvnni");
+  if (products == &products_avxvnni_bytes) return has_bits(1, AVX_VNNI);
 #endif
 #if defined __x86_64__
   if (products == &products_avx512vnni_bytes) return __builtin_cpu_supports("avx512vnni");
@@ -83,7 +99,8 @@ static int runs(const Set* set) {
 }
 
 // Whether other instructions take less time on this processor.  On those of Intel (measured on
-// Emerald Rapids) the one of AVX512_BF16 takes as long as four fma, which multiply as much in two.
+// Emerald Rapids alone) one instruction of AVX512_BF16 takes as long as four fma, and two fma do
+// the same work.
 static int is_slow(const Set* set) {
 #if defined __x86_64__
   return set->rounded[AS_BFLOAT16 - 1] == &products_avx512bf16_bfloat16 &&

@@ -4,13 +4,11 @@
 // 64 values each, by a tile of the weights of 16 outputs, whose rows are rows of a panel.  Its sums
 // are exact integers too, so results are the same as with all other instructions.
 
-#define TILE_ROWS 16
-
 // Fewer rows take less time by the instructions for vectors.
 #define ENOUGH_ROWS 3
 
-// Not by the intrinsics, of which GCC 12 does not know what they read and write in memory.  No
-// compiler uses tile registers for anything else.
+// Not by the intrinsics, as those of GCC 12 do not say that they read memory.  No compiler uses
+// tile registers for anything else.
 #define TILE_LOAD(tile, from, apart) \
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(apart) : "memory")
 #define TILE_STORE(tile, to, apart) \
@@ -18,7 +16,8 @@
 #define TILE_ZERO(tile) __asm__ volatile("tilezero %tmm" #tile)
 #define TILE_ADD(sum, x, w) __asm__ volatile("tdpbusd %tmm" #w ", %tmm" #x ", %tmm" #sum)
 
-// The shapes of the tiles: 0 to 3 hold sums, 4 and 5 so many rows of x, 6 and 7 weights.
+// The shapes of the tiles: 0 to 3 hold sums and 4 and 5 x, all of them so many rows; 6 and 7 hold
+// weights.
 static INLINE void N(set_tiles)(idx rows) {
   const uint8_t r = (uint8_t)rows;
   const struct {
