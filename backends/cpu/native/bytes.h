@@ -170,9 +170,13 @@ static INLINE uint32_t N(range_of)(const real* x, idx k) {
     most = (larger & size) | (~larger & most);
 #endif
   }
+#if defined AVX512
+  return (uint32_t)_mm512_reduce_max_epi32((__m512i)most);
+#else
   int32_t found = 0;
   for (int l = 0; l < L; l++) found = most[l] > found ? most[l] : found;
   return (uint32_t)found;
+#endif
 }
 
 // Stores a row of k values as it is multiplied.
