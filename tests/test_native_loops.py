@@ -30,6 +30,8 @@ from sequences import (
 )
 from tails import Tail, each_tail, keeps_its_digits
 
+import xrnn
+from xrnn import cells
 from xrnn.backends.cpu import extension
 
 native: Any = pytest.importorskip(
@@ -123,6 +125,23 @@ def test_threads_that_share_units_change_no_bit(
     lengths = some_lengths(T, B) if B > 1 else None
     I = 100 if cell.recurrent else 250  # U alone is work enough for threads that wait
     by_threads(Case(cell, (T, B, I, 397), dtype, lengths, reverse), {2: -2, 3: -3})
+
+
+def test_threads_share_the_units_of_large_weights_for_more_sequences() -> None:
+    by_threads(Case(cells.LSTM, (20, 13, 99, 430), "float32"), {2: -2, 3: -3})
+    by_threads(Case(cells.Elman, (60, 13, 99, 430), "float32"), {2: 2, 3: 3})
+
+
+@pytest.mark.parametrize("I", [40, 2000])
+def test_a_cut_between_inputs_that_are_multiplied_at_once_changes_no_bit(I: int) -> None:
+    """32 steps at once: of so many, what is made of x or x itself takes the memory that it may."""
+    layer, xs = xrnn.LSTM(I, 64, rng=0), np.random.default_rng(0).normal(size=(70, 8, I))
+    xs = xs.astype("float32")
+    ys, last = layer(xs)
+    first, state = layer(xs[:33])
+    second, state = layer(xs[33:], state)
+    assert np.concatenate([first, second]).tobytes() == ys.tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(state, last, strict=True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,37 +27,3 @@ def test_it_holds_every_file_of_the_checkout(tmp_path: Path) -> None:
     expected = {p.relative_to(ROOT).as_posix() for p in paths if p.suffix in kinds}
     assert "backends/cpu/native/build.py" in expected
     assert {name for name in expected if not name.startswith("xrnn/backends/")} <= found
-
-
-#: the module, which compiles for an old assembler alone; the source is written below
-OLD = """
-#ifndef OLD_ASSEMBLER
-#error "unknown instructions"
-#endif
-#include <Python.h>
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "old", NULL, 0, NULL};
-PyMODINIT_FUNC PyInit_old(void) { return PyModule_Create(&module); }
-"""
-
-BUILD = """
-import sys
-from setuptools import Extension, setup
-sys.path.insert(0, {path!r})
-from build import BuildExt
-words = ["-q", "build_ext", "--inplace"]
-module = Extension("old", ["old.c"])
-setup(name="old", ext_modules=[module], cmdclass={{"build_ext": BuildExt}}, script_args=words)
-"""
-
-
-@CHECKOUT
-def test_an_assembler_without_the_newest_instructions(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="77", reason="older ones do not read the project")
-    if not shutil.which("cc"):
-        pytest.skip("no C compiler here")
-    (tmp_path / "old.c").write_text(OLD, encoding="utf-8")
-    program = BUILD.format(path=str(ROOT / "backends" / "cpu" / "native"))
-    words = [sys.executable, "-W", "ignore", "-c", program]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "unknown instructions" in done.stderr
-    assert list(tmp_path.glob("old.*")) != [tmp_path / "old.c"], done.stderr

@@ -10,7 +10,7 @@ from setuptools import Extension
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
-from setuptools.errors import CompileError
+from setuptools.errors import CCompilerError
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -31,7 +31,10 @@ class BuildExt(build_ext):
         """
         try:
             super().build_extension(ext)
-        except CompileError:
+        except CCompilerError:
+            if not ext.name.endswith("_native"):
+                raise
+            self.warn(f"{ext.name}: once more, without AVX512_BF16, AVX_VNNI and AMX")
             ext.define_macros.append(("OLD_ASSEMBLER", "1"))
             super().build_extension(ext)
 

@@ -244,7 +244,7 @@ static INLINE void N(tile_of)(const int wide, const int tall, const int nv, cons
   const char* row[TALL];
   UNROLL for (int r = 0; r < tall; r++) row[r] = (const char*)x[r] + HIGH_BYTES;
   const idx apart = low_at - HIGH_BYTES;
-  for (idx i = 0; i < (p->k + 3) / 4; i++, lanes += per * L) {
+  for (idx i = 0; i < (p->k + 3) / 4; i++, lanes += per * L) {  // without what fills tiles up
     UNROLL for (int q = 0; q < BYTE_PARTS; q++) {
       N(ints) w[8];
       UNROLL for (int v = 0; v < nv; v++) {

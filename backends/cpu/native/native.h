@@ -216,22 +216,24 @@ typedef struct {
 // [0] is for float, [1] for double.
 extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
-// Whether the compiler knows the instructions of AVX512_BF16: GCC does from version 10 on.
-#if defined __x86_64__ && (defined __clang__ || __GNUC__ >= 10)
+// Whether the compiler knows the instructions of AVX512_BF16, and of AVX_VNNI and AMX.  If its
+// assembler does not, OLD_ASSEMBLER is defined (build.py).  A process has to ask the system for
+// AMX, which is done on Linux alone.
+// The version of GCC that knows as much as this compiler.
+#if defined __clang__
+#define VERSION_OF_GCC (__clang_major__ >= 14 ? 11 : 10)
+#else
+#define VERSION_OF_GCC __GNUC__
+#endif
+#if defined __x86_64__ && !defined OLD_ASSEMBLER
+#if VERSION_OF_GCC >= 10
 #define HAS_AVX512BF16
 #endif
-
-// The same for AVX_VNNI and AMX: GCC from version 11 on, unless its assembler is older, and Clang
-// from 14 on (Apple's too).  A process has to ask the system for AMX, which is done on Linux alone.
-#if defined __clang__
-#define KNOWS_VNNI (__clang_major__ >= 14)
-#else
-#define KNOWS_VNNI (__GNUC__ >= 11)
-#endif
-#if defined __x86_64__ && KNOWS_VNNI && !defined OLD_ASSEMBLER
+#if VERSION_OF_GCC >= 11
 #define HAS_AVXVNNI
 #if defined __linux__
 #define HAS_AMXINT8
+#endif
 #endif
 #endif
 

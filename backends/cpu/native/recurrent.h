@@ -13,8 +13,9 @@
 #include "storage.h"
 
 // Pre-activations W x + b are computed for several time steps at once, so that W is read once for
-// many rows.  They, or the rows of x if these are longer, take about as many bytes as W, but not
-// less and not more than this: they should still be in a cache when the steps use them.
+// many rows.  They, or the rows of x if these are longer, take about as many bytes as W, but at
+// least LEAST_AHEAD and at most MOST_AHEAD: they should still be in a cache when the steps use
+// them.
 #define LEAST_AHEAD (256 << 10)
 #define MOST_AHEAD (2 << 20)
 
@@ -198,7 +199,7 @@ static idx N(steps_ahead)(const N(Plan) * plan, const Packed* w, idx most) {
   if (plan->is_backward) return 1;
   const idx of_w = (idx)p->products->panels_size(w);
   const idx bytes = of_w < LEAST_AHEAD ? LEAST_AHEAD : of_w > MOST_AHEAD ? MOST_AHEAD : of_w;
-  const idx row = row_blocks(p->cell) * p->H > p->I ? row_blocks(p->cell) * p->H : p->I;
+  const idx made = row_blocks(p->cell) * p->H, row = made > p->I ? made : p->I;
   idx steps = bytes / ((idx)sizeof(real) * most * row);
   if (steps * most < 2 * TALL) steps = (2 * TALL + most - 1) / most;
   return steps > p->T ? p->T : steps;
@@ -250,7 +251,9 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   return at;
 }
 
+// The sequences a thread, in a pass, from which on all threads read all weights.
 static idx N(enough)(const Pass* p) {
+  if (!p->cell->has_U) return ENOUGH;
   // A rounded weight takes a half of the bytes, or a quarter.
   const idx bytes = (idx)sizeof(real) * p->cell->gates * p->H * p->P >> p->rounding;
   return bytes > LARGE ? ENOUGH_OF_LARGE : ENOUGH;

@@ -67,11 +67,11 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
 }
 
 // A panel: its weights and initial values, the first of its outputs and their number; and a quarter
-// of the next panel, which a tile prefetches, L weights at each k.
+// of the next panel, which a tile prefetches, a vector at a time.
 typedef struct {
   const real *w, *bias;
   idx depth, first, n;
-  const real* later;
+  const real* prefetched;
 } N(Panel);
 
 // Computes one tile: `tall` rows times nv vectors of weights, those of a panel, or all 8 of a panel
@@ -89,7 +89,7 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
   }
   for (idx i = 0; i < p->depth; i++, w_k += wide * L) {
     // To the second cache, while there is enough to compute; a single row is bound by the memory.
-    if (tall > 1) __builtin_prefetch(p->later + i * L, 0, 2);
+    if (tall > 1) __builtin_prefetch(p->prefetched + i * L, 0, 2);
     UNROLL for (int q = 0; q < PARTS; q++) {
       vec w[8];
       UNROLL for (int v = 0; v < nv; v++) {
@@ -202,7 +202,9 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
          .depth = N(depth)(m),
          .first = first,
          .n = m->n - o};
-    const idx next = j == parts - 1 ? 0 : (m->backwards ? -4 : 4) * L * p.depth;
+    // How far the next panel is, and its vectors, of which each tile prefetches one per k.
+    const idx distance = (m->backwards ? -4 : 4) * L * p.depth;
+    const int fetched = j == parts - 1 ? 0 : m->backwards ? 4 : N(vectors)(o + 4 * L, m->n);
     if (part < pairs) {
       if (watch && stopped(watch, 16.0 * L * m->k)) return;
       N(tile_of)(1, 8, &p, x, y);
@@ -210,9 +212,7 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
     }
     for (idx i = 0; i < tiles && !(watch && stopped(watch, 8.0 * TALL * L * m->k)); i++) {
       const idx from = rows * i / tiles, tall = rows * (i + 1) / tiles - from;
-      // A quarter with each of four tiles; the weights of this panel, which are there, cost
-      // nothing.
-      p.later = next && i < 4 ? p.w + next + i * p.depth * L : p.w;
+      p.prefetched = p.w + (i < fetched ? distance + i * p.depth * L : 0);
       of_height[tall - 1](N(vectors)(o, m->n), &p, x + from, y + from);
     }
   }

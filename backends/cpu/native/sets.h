@@ -40,19 +40,20 @@ static const Set* _Atomic chosen = &SETS[N_SETS - 1];
 
 #if defined HAS_AVXVNNI
 
-// What CPUID says of this processor in leaf 7: edx of subleaf 0, eax of subleaf 1.  Compilers know
-// these instructions in earlier versions than the names of the bits.
-#define AMX_TILE_INT8 (3u << 24)
-#define AVX_VNNI (1u << 4)
-
-static int has_bits(unsigned subleaf, unsigned bits) {
+// Compilers have a name for this bit, and for that of AMX, only in later versions than for the
+// instructions.
+static int has_avx_vnni(void) {
   unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, subleaf, &a, &b, &c, &d)) return 0;
-  return ((subleaf ? a : d) & bits) == bits;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
 #endif
 #if defined HAS_AMXINT8
+
+static int has_amx_int8(void) {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 3) == 3;  // with AMX_TILE
+}
 
 // Whether the system lets this process use the registers of tiles, which it must be asked for.
 static int may_use_tiles(void) {
@@ -64,17 +65,17 @@ static int may_use_tiles(void) {
 
 // Whether these products were built, and this processor has the instructions that they need besides
 // those of the kernels of their set.
-static int multiplies(const Products* products) {
+static int products_run(const Products* products) {
   if (!products->multiply) return 0;
 #if defined HAS_AMXINT8
   if (products == &products_amxint8_bytes)
-    return __builtin_cpu_supports("avx512vnni") && has_bits(0, AMX_TILE_INT8) && may_use_tiles();
+    return __builtin_cpu_supports("avx512vnni") && has_amx_int8() && may_use_tiles();
 #endif
 #if defined HAS_AVX512BF16
   if (products == &products_avx512bf16_bfloat16) return __builtin_cpu_supports("avx512bf16");
 #endif
 #if defined HAS_AVXVNNI
-  if (products == &products_avxvnni_bytes) return has_bits(1, AVX_VNNI);
+  if (products == &products_avxvnni_bytes) return has_avx_vnni();
 #endif
 #if defined __x86_64__
   if (products == &products_avx512vnni_bytes) return __builtin_cpu_supports("avx512vnni");
@@ -86,7 +87,7 @@ static int multiplies(const Products* products) {
 static int runs(const Set* set) {
   if (!set->kernels->n_cells) return 0;
   for (int i = 0; i < N_ROUNDINGS - 1; i++)
-    if (!multiplies(set->rounded[i])) return 0;
+    if (!products_run(set->rounded[i])) return 0;
 #if defined __x86_64__
   if (set->kernels == kernels_avx512)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -125,8 +126,8 @@ static const Products* products_of(const Set* set, Arguments* a, int rounding) {
   return set->rounded[rounding - 1];
 }
 
-// Selects the instruction set of that name, or without a name the fastest one.  Returns 0, or -1
-// with an exception set.
+// Selects the instruction set of that name, or without a name the first one that is not slow.
+// Returns 0, or -1 with an exception set.
 static int choose(const char* name) {
   for (int i = 0; i < N_SETS; i++) {
     if (name ? strcmp(name, SETS[i].name) : is_slow(&SETS[i])) continue;
