@@ -218,8 +218,7 @@ extern const Kernels kernels_avx512[2], kernels_avx2[2], kernels_portable[2];
 
 // Whether the compiler knows the instructions of AVX512_BF16, and of AVX_VNNI and AMX.  If its
 // assembler does not, OLD_ASSEMBLER is defined (build.py).  A process has to ask the system for
-// AMX, which is done on Linux alone.
-// The version of GCC that knows as much as this compiler.
+// AMX, which is done on Linux alone.  VERSION_OF_GCC is the one that knows as much as Clang does.
 #if defined __clang__
 #define VERSION_OF_GCC (__clang_major__ >= 14 ? 11 : 10)
 #else
