@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Before NumPy is imported.  The products of the tests are small: more threads would gain nothing,
+# and keep cores busy that other processes need.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import readonly
@@ -68,6 +73,17 @@ def device(request: pytest.FixtureRequest) -> str:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No verification of a kernel is remembered from, or for, anything outside the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is in a process that `nohup` has started."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

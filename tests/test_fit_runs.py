@@ -346,6 +346,7 @@ def interrupted(step: int, *numbers: int) -> Any:
     return disturbed
 
 
+@pytest.mark.usefixtures("heard")
 class TestSignals:
     def test_ctrl_c_completes_the_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = signal.getsignal(signal.SIGINT)

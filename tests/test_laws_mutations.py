@@ -14,6 +14,7 @@ from xrnn.backends import Backend, Kernel, register, unregister
 from xrnn.backends.cpu import BACKEND
 from xrnn.cells import GRU, LSTM, Cell, GRUBefore, PeepholeLSTM, lstm
 from xrnn.certify import laws
+from xrnn.certify.derivative import derivative
 from xrnn.certify.report import bound, certify
 from xrnn.certify.trial import OPTIONS, Trial
 from xrnn.recurrence.loop import Loop
@@ -76,7 +77,7 @@ def error(law: Any, trial: Trial) -> float:
 def test_derivative_notices_a_wrong_backward(cell: Cell, change: Any) -> None:
     good, bad = Trial(cell, PLAIN), Trial(broken_backward(cell, change), PLAIN)
     limit = bound(cell, "derivative", "float64")
-    assert error(laws.derivative, good) <= limit < 1e-3 < error(laws.derivative, bad)
+    assert error(derivative, good) <= limit < 1e-3 < error(derivative, bad)
 
 
 def test_contract_notices_a_write_to_an_argument() -> None:
@@ -168,7 +169,7 @@ def test_look_notices_that_what_is_saved_does_not_begin_with_the_gates(begins: A
         return LSTM.total(dstate, saved[4:], weights, xp=xp)
 
     mine = replace(LSTM, step=step, step_backward=step_backward, total=total)
-    assert error(laws.derivative, Trial(mine, PLAIN)) < 1e-5
+    assert error(derivative, Trial(mine, PLAIN)) < 1e-5
     assert laws.look(Trial(mine, PLAIN)) == float("inf")
 
 

@@ -12,7 +12,7 @@ from rows import MADE, NOISY, ROWS
 
 import xrnn
 from xrnn.backends import get
-from xrnn.certify.laws import runs_in_complex
+from xrnn.certify.derivative import runs_in_complex
 from xrnn.certify.trial import OPTIONS, Option, Trial, each, leaves
 from xrnn.engine import tape as tapes
 

@@ -178,6 +178,7 @@ def interrupted() -> Iterator[Callable[..., None]]:
     assert [signal.getsignal(number) for number in handled] == before
 
 
+@pytest.mark.usefixtures("heard")
 class TestSignals:
     @pytest.mark.parametrize("number", TERMINATIONS)
     def test_the_run_is_saved(

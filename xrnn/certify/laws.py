@@ -24,7 +24,6 @@ same.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +36,7 @@ from safetensors.numpy import load
 from xrnn.analysis.gates import gate_gradients, gates
 from xrnn.backends import backend_of, host
 from xrnn.cells import Cell
+from xrnn.certify.derivative import derivative
 from xrnn.certify.distance import difference, equal, worse
 from xrnn.certify.trial import Inputs, Results, Trial, each, leaves
 from xrnn.layers.layer import Layer
@@ -44,88 +44,6 @@ from xrnn.typing import Array, Precision
 
 #: the frozen vectors, a file of this package
 VECTORS = "vectors.safetensors"
-
-
-def derivative(trial: Trial) -> float | None:
-    """Law 1.  It does not apply where rounding decides on the sides of kinks."""
-    if _undecided(trial):
-        return None
-    inputs, names = trial.inputs, trial.cell.states
-    alone = [
-        (None, tuple(d if n == k else None for n, d in enumerate(inputs.dlast)))
-        for k in range(len(names))
-    ]
-    subsets = [(inputs.dys, (None,) * len(names)), *alone, (inputs.dys, inputs.dlast)]
-    worst = 0.0
-    for dys, dlast in subsets:
-        given = inputs._replace(dys=dys, dlast=dlast)
-        out = trial.run(given)
-        exact = {"xs": out.dxs, **out.dweights}
-        if inputs.state is not None:
-            exact |= {f"state {n}": d for n, d in enumerate(leaves(out.dfirst))}
-        for n, (name, gradient) in enumerate(exact.items()):
-            g = gradient.astype("float64")
-            direction = host.generator(100 + n).normal(size=g.shape)
-            numeric = _slope(trial, given, name, direction)
-            scale = max(abs(numeric), float(abs(g * direction).sum()), 1e-30)
-            worst = worse(worst, abs(float((g * direction).sum()) - numeric) / scale)
-    return worst
-
-
-def _undecided(trial: Trial) -> bool:
-    """Whether rounding may decide on which side of a kink a pre-activation lies."""
-    coarse = trial.dtype == "bfloat16" or trial.precision == "bf16"
-    return coarse and not trial.cell.analytic
-
-
-def runs_in_complex(cell: Cell[Any]) -> bool:
-    """Whether the step of a cell also runs in complex numbers.
-
-    A cell with options does so even where it has kinks: it is analytic on each side of them.
-    """
-    inner = getattr(cell.made, "cell", cell)  # of zoneout
-    return bool(inner.analytic or inner.made is not None)
-
-
-def _slope(trial: Trial, given: Inputs, name: str, direction: Array) -> float:
-    """d/de of ⟨ys, dys⟩ + ⟨last, dlast⟩ as the argument `name` moves by e · direction.
-
-    By a complex step, which is exact to rounding, where the cell runs in complex numbers; else by
-    differences.
-    """
-    if runs_in_complex(trial.cell):
-        e = 1e-30
-        moved = _objective(trial, given, name, direction * (1j * e), "complex128")
-        return float(moved.imag) / e
-    e = 1e-6
-    ahead = _objective(trial, given, name, direction * e, "float64")
-    behind = _objective(trial, given, name, -direction * e, "float64")
-    return float(ahead - behind) / (2 * e)
-
-
-def _objective(trial: Trial, given: Inputs, name: str, move: Array, dtype: str) -> Any:
-    def shifted(a: Array, path: str) -> Array:
-        return a.astype(dtype) + (move if path == name else 0)
-
-    to_host = trial.backend.to_host
-    weights = {k: shifted(to_host(w), k) for k, w in trial.layer.weights.items()}
-    count = itertools.count()
-    state = each(lambda a: shifted(a, f"state {next(count)}"), given.state)
-    there = trial.on_device(given._replace(xs=shifted(given.xs, "xs"), state=state))
-    moved = trial
-    if dtype == "complex128" and not trial.cell.analytic:
-        moved = replace(trial, cell=replace(trial.cell, analytic=True))
-    layer = moved.make_layer(weights)
-    how: Any = {"seed": trial.seed, **there.steps}
-    ys, last, _ = layer.forward(there.xs, there.state, there.lengths, **how)
-    valid = ~trial.silent()
-    wanted = [s for s, d in zip(last, given.dlast, strict=True) if d is not None]
-    pairs = [
-        (to_host(s), d) for s, d in zip(leaves(tuple(wanted)), leaves(given.dlast), strict=True)
-    ]
-    if given.dys is not None:
-        pairs.append((to_host(ys)[valid], given.dys[valid]))
-    return sum((a * b.astype("float64")).sum() for a, b in pairs)
 
 
 def batch(trial: Trial) -> float | None:
@@ -227,7 +145,7 @@ def contract(trial: Trial) -> float:
 
 def twin(trial: Trial) -> float | None:
     """Law 6.  It does not apply where rounding decides on the sides of kinks."""
-    if _undecided(trial):
+    if trial.undecided:
         return None
     if trial.option.weights:
         own = Trial(replace(trial.cell), trial.option, trial.device, trial.dtype)

@@ -12,6 +12,7 @@ from xrnn.backends import locate
 from xrnn.cells import BY_NAME, Cell
 from xrnn.cells.base import check_cell
 from xrnn.certify import laws
+from xrnn.certify.derivative import runs_in_complex
 from xrnn.certify.trial import COMPACT, OPTIONS, Option, Trial
 from xrnn.engine.checks import check_choice, check_precision
 from xrnn.typing import Precision
@@ -216,7 +217,7 @@ def bound(
     if law == "twin" and option is not None and option.weights:
         return COMPACT_BOUND
     limit = BOUNDS[PRECISIONS[precision] if dtype == "float32" else dtype]
-    if law == "derivative" and not laws.runs_in_complex(cell):
+    if law == "derivative" and not runs_in_complex(cell):
         return max(limit, DIFFERENCE_BOUND)
     return limit
 

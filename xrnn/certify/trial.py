@@ -167,6 +167,12 @@ class Trial:
         return self.option.weights is None or here
 
     @property
+    def undecided(self) -> bool:
+        """Whether rounding may decide on which side of a kink a pre-activation lies."""
+        coarse = self.dtype == "bfloat16" or self.precision == "bf16"
+        return coarse and not self.cell.analytic
+
+    @property
     def random(self) -> bool:
         """Whether forward passes draw random numbers."""
         return self.option.dropout > 0 or self.layer.weight_drop > 0 or bool(self.cell.noise)
