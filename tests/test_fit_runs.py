@@ -346,7 +346,6 @@ def interrupted(step: int, *numbers: int) -> Any:
     return disturbed
 
 
-@pytest.mark.usefixtures("heard")
 class TestSignals:
     def test_ctrl_c_completes_the_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = signal.getsignal(signal.SIGINT)
@@ -386,7 +385,7 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", TERMINATIONS)
     def test_a_run_that_is_asked_to_end_is_saved(
-        self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, heard: None, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """And the signal is passed on; without a checkpoint it is left alone."""
         path = tmp_path / "run"
