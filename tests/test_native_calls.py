@@ -57,6 +57,14 @@ def is_stopped(call: Callable[[], object], out: Any) -> None:
     assert (np.isnan(ends) | (ends == 0)).any()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _the_thread_of_a_sanitizer() -> None:
+    """A sanitizer starts a thread of its own, which stays, beside the first of the program."""
+    first = threading.Thread(target=lambda: None)
+    first.start()
+    first.join()
+
+
 def threads() -> int:
     """How many threads this process has; 0 where that is not told."""
     tasks = Path("/proc/self/task")
