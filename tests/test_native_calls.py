@@ -65,10 +65,22 @@ def _the_thread_of_a_sanitizer() -> None:
     first.join()
 
 
-def threads() -> int:
-    """How many threads this process has; 0 where that is not told."""
+def threads() -> set[str]:
+    """Return the numbers of this process's threads; none where the system does not tell them."""
     tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
+    return {task.name for task in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def no_thread_is_left(before: set[str]) -> bool:
+    """Whether every thread that was not there before ends.
+
+    The system lists a thread for a moment after it has been joined. For the same reason a thread
+    of an earlier test may be among those of before, and counts of threads could not be compared.
+    """
+    until = time.monotonic() + 10
+    while not threads() <= before and time.monotonic() < until:
+        time.sleep(0.001)
+    return threads() <= before
 
 
 #: (T for a cell of four gates, B, I, H) and the threads of calls that take long, by what they share
@@ -92,7 +104,7 @@ def test_a_signal_ends_a_pass(cell: str, sizes: str, direction: str) -> None:
     given |= {"lengths": None, "threads": n, out: np.full_like(given[out], np.nan)}
     first_gate = given[out][..., : shape[-1]]  # all cells write its gradients
     is_stopped(lambda: getattr(native, direction)(*given.values()), first_gate)
-    assert threads() == before
+    assert no_thread_is_left(before)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -107,7 +119,7 @@ def test_a_signal_ends_two_passes_at_once(sizes: str, direction: str, n: int) ->
     first, second = (one.values() for one in given)
     last = given[1][out][..., : shape[-1]]
     is_stopped(lambda: getattr(native, f"{direction}_both")(len(first), *first, *second), last)
-    assert threads() == before
+    assert no_thread_is_left(before)
 
 
 def test_the_second_of_two_passes_does_not_begin_after_a_signal() -> None:
