@@ -96,10 +96,14 @@ static void N(gemm_rows_of)(const real* A, idx lda, int transposed, idx m, idx k
 // and one value of x.
 static INLINE void N(tile)(const int rows, const int nv, idx deep, const real* panel, const real* x,
                            idx ldx, vec* acc) {
+  const int fits = rows > 1 && (rows + 1) * nv < REGISTERS;  // see tile_of in rows.h
   for (idx i = 0; i < deep; i++) {
     UNROLL for (int q = 0; q < PARTS; q++) {
       vec w[GEMM_NV];
-      UNROLL for (int v = 0; v < nv; v++) { w[v] = N(part)(N(load)(panel + (i * nv + v) * L), q); }
+      UNROLL for (int v = 0; v < nv; v++) {
+        w[v] = N(part)(N(load)(panel + (i * nv + v) * L), q);
+        if (fits) w[v] = N(in_register)(w[v]);
+      }
       UNROLL for (int r = 0; r < rows; r++) {
         const vec a = N(set1)(x[r * ldx + i * PARTS + q]);
         UNROLL for (int v = 0; v < nv; v++) acc[r * nv + v] = N(add)(w[v], a, acc[r * nv + v]);

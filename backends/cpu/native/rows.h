@@ -80,6 +80,8 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
                               const void* const* x, void* const* y) {
   const int wide = nv < 4 ? nv : 4;
   const idx next = p->depth * 4 * L;
+  // As operands in memory, the weights would be read once for each row of a tile of 2 or 3.
+  const int fits = tall > 1 && (tall + 1) * nv < REGISTERS;
   vec sum[TALL * 4 > 8 ? TALL * 4 : 8];
   const real *row[TALL], *w_k = p->w;
   UNROLL for (int r = 0; r < tall; r++) {
@@ -88,12 +90,13 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
     UNROLL for (int v = 0; v < nv; v++) sum[r * nv + v] = N(get)(start + v * L, p->n - v * L);
   }
   for (idx i = 0; i < p->depth; i++, w_k += wide * L) {
-    // To the second cache, while there is enough to compute; a single row is bound by the memory.
-    if (tall > 1) __builtin_prefetch(p->prefetched + i * L, 0, 2);
+    // To the second cache, while there is enough to compute; few rows are bound by the memory.
+    if (tall > TALL / 2) __builtin_prefetch(p->prefetched + i * L, 0, 2);
     UNROLL for (int q = 0; q < PARTS; q++) {
       vec w[8];
       UNROLL for (int v = 0; v < nv; v++) {
         w[v] = N(part)(N(load)(w_k + (v < 4 ? v * L : next + (v - 4) * L)), q);
+        if (fits) w[v] = N(in_register)(w[v]);
       }
       UNROLL for (int r = 0; r < tall; r++) {
         const vec a = N(set1)(row[r][i * PARTS + q]);

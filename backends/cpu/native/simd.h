@@ -11,6 +11,7 @@
 // load_part           the first n lanes; the other lanes are 0, and memory for them is not read
 // store_part          the first n lanes; memory for the others is not changed
 // get, put            the same for the first min(n, L) lanes, n ≥ 1
+// in_register(a)      a, which the compiler does not read from memory again for each operation
 // set1, zero          a vector of L equal values, of zeros
 // fma(a, b, c)        a·b + c, rounded once if the processor has such an instruction
 // vmax(a, b), vmin    the larger and the smaller value; b if one of them is NaN
@@ -28,6 +29,15 @@ static INLINE void N(store)(real* p, vec a) { *(N(vec_any)*)p = a; }
 
 // a - 0 equals a for every a, also for -0 and NaN, so the compiler removes the subtraction.
 static INLINE vec N(set1)(real a) { return a - (vec){0}; }
+
+static INLINE vec N(in_register)(vec a) {
+#if defined AVX512
+  __asm__("" : "+v"(a));
+#elif defined __x86_64__
+  __asm__("" : "+x"(a));
+#endif
+  return a;
+}
 
 static INLINE vec N(zero)(void) { return (vec){0}; }
 
