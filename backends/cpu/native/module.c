@@ -256,6 +256,7 @@ PyMODINIT_FUNC PyInit__native(void) {
   __builtin_cpu_init();
 #endif
   if (choose(NULL)) return NULL;
+  find_second_cache();
   PyObject* module = PyModule_Create(&definition);
 #ifdef Py_GIL_DISABLED
   // Calls share nothing but `chosen`, which is atomic, and packs, which never change.

@@ -270,4 +270,17 @@ static inline double most_by_units(const Pass* p) {
   return (double)cell->gates * p->H * (p->I + (cell->has_U ? p->H : 0)) / 4e4;
 }
 
+// The bytes of the recurrent weights, which are read at every time step, with reals of this size.
+static inline double step_bytes(const Pass* p, size_t real) {
+  // A rounded weight takes a half of the bytes, or a quarter.
+  return p->cell->has_U ? (double)(real >> p->rounding) * p->cell->gates * p->H * p->P : 0;
+}
+
+// The number of sequences a thread from which on threads do not divide the hidden units.  A thread
+// multiplies so many by a weight in about the time in which it reads the weight: from the second
+// cache, or from the third one, where many weights are.
+static inline idx enough(const Pass* p, size_t real) {
+  return step_bytes(p, real) > (2 << 20) ? 12 : 4;
+}
+
 #endif

@@ -5,6 +5,8 @@
 #include "calls.h"
 #include "passes.h"
 
+#include <unistd.h>
+
 // A pass as Python asks for it.
 typedef struct {
   Arguments arguments;
@@ -73,9 +75,30 @@ static int run_pair(const void* what) {
   return pair->calls[0].status || pair->calls[1].status ? -1 : 0;
 }
 
-// Whether two passes are to be run at once, on half of the threads each.  An odd number of threads
-// is better used by one pass after the other, if there are sequences for all of them.
-static int worth_halving(const Pass* p, int threads) { return threads % 2 == 0 || p->B < threads; }
+// The size of the second cache of a core in bytes; 0 where the system does not tell it.
+static double second_cache;
+
+static void find_second_cache(void) {
+#if defined _SC_LEVEL2_CACHE_SIZE
+  const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  second_cache = size > 0 ? (double)size : 0;
+#endif
+}
+
+// Whether two passes are to be run at once, on half of the threads each.
+//
+// They are not if threads divide the hidden units, and the recurrent weights stay in the second
+// caches of all threads, but not in those of a half.  An odd number of threads is better used by
+// one pass after the other, if there are sequences for all of them.
+static int worth_halving(const Call* c) {
+  const Pass* p = &c->pass;
+  const size_t real = c->arguments.real;
+  const double share = step_bytes(p, real) / c->threads;
+  if (p->B < enough(p, real) * c->threads && most_by_units(p) >= c->threads &&
+      share <= second_cache && 2 * share > second_cache)
+    return 0;
+  return c->threads % 2 == 0 || p->B < c->threads;
+}
 
 static PyObject* run_two(PyObject* const* args, Py_ssize_t n, int is_backward) {
   const Set* set = chosen;
@@ -92,7 +115,7 @@ static PyObject* run_two(PyObject* const* args, Py_ssize_t n, int is_backward) {
   int status = -1;
   if (!other->arguments.failed) {
     const double flops = (products(&one->pass) + products(&other->pass)) * (is_backward ? 2 : 1);
-    const int halves = worth_halving(&one->pass, one->threads) ? 2 : 1;
+    const int halves = worth_halving(one) ? 2 : 1;
     const int size = worth_making(at_most(one->threads, halves), flops);
     status = compute(&pair.team, size, cost(one) + cost(other), run_pair, &pair);
   }

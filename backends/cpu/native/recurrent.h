@@ -23,13 +23,6 @@
 // they are packed already), because packing would take longer than the products.
 #define FEW 2
 
-// The number of sequences from which on a thread multiplies them all by a weight in about the time
-// in which it reads the weight: from the second cache, or from the third one, where recurrent
-// weights of more bytes than LARGE are.
-#define ENOUGH 4
-#define ENOUGH_OF_LARGE 12
-#define LARGE (2 << 20)
-
 // How the threads divide a pass, and the memory of each.
 typedef struct {
   const Pass* p;
@@ -251,14 +244,6 @@ static uintptr_t N(lay_out)(N(Plan) * plan, uintptr_t at) {
   return at;
 }
 
-// The sequences a thread, in a pass, from which on all threads read all weights.
-static idx N(enough)(const Pass* p) {
-  if (!p->cell->has_U) return ENOUGH;
-  // A rounded weight takes a half of the bytes, or a quarter.
-  const idx bytes = (idx)sizeof(real) * p->cell->gates * p->H * p->P >> p->rounding;
-  return bytes > LARGE ? ENOUGH_OF_LARGE : ENOUGH;
-}
-
 // Decides how many threads to use and what they divide.  They divide the hidden units if each would
 // have too few sequences to justify that it reads all weights.
 static void N(divide)(N(Plan) * plan) {
@@ -274,7 +259,7 @@ static void N(divide)(N(Plan) * plan) {
   const idx largest = (panels + units - 1) / units;
   const int whole = units <= panels && (!p->W || 8 * (largest * units - panels) <= panels);
   plan->by_units =
-      units > 1 && units >= sequences && p->B < N(enough)(p) * units && (whole || p->W);
+      units > 1 && units >= sequences && p->B < enough(p, sizeof(real)) * units && (whole || p->W);
   plan->by_panels = plan->by_units && whole;
   plan->n = plan->by_units ? units : sequences;
   plan->barrier.n = plan->by_units ? units : 1;
@@ -392,7 +377,4 @@ static int N(backward)(const void* pass) {
 
 #undef LEAST_AHEAD
 #undef MOST_AHEAD
-#undef ENOUGH
-#undef ENOUGH_OF_LARGE
-#undef LARGE
 #undef FEW
