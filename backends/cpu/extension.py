@@ -146,7 +146,7 @@ class Native:
         storage: int = 0,
     ) -> list[tuple[Array, State, Residuals | None]]:
         """As `xrnn.typing.BothDirections.forward_both`: large passes at once, on half of the
-        threads each."""
+        threads each, unless they need the caches of all (see ``native/pairs.h``)."""
         xs = plain(xs)
         (first, one), (second, other) = [
             self._forward(weights, xs, state, lengths, reverse, keep, storage=storage)

@@ -56,7 +56,8 @@ PyDoc_STRVAR(
     "Two forward passes, such as the two directions of a layer: the n arguments of\n"
     "`forward` for the first one, then those for the second.  `threads` is the number for\n"
     "both.  They run at once, on half of the threads each; or one after the other, on all\n"
-    "of them, if the two are small or an odd number of threads is better used so.\n"
+    "of them, if the two are small, an odd number of threads is better used so, or the\n"
+    "recurrent weights of one need the second caches of all threads.\n"
     "Returns None.");
 
 static PyObject* forward_both(PyObject* module, PyObject* const* args, Py_ssize_t n) {

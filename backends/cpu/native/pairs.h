@@ -75,7 +75,8 @@ static int run_pair(const void* what) {
   return pair->calls[0].status || pair->calls[1].status ? -1 : 0;
 }
 
-// The size of the second cache of a core in bytes; 0 where the system does not tell it.
+// The size of a second cache in bytes; 0 where the system does not tell it.  It is taken as if each
+// thread had a core, and each core a second cache, of its own.
 static double second_cache;
 
 static void find_second_cache(void) {
@@ -87,17 +88,19 @@ static void find_second_cache(void) {
 
 // Whether two passes are to be run at once, on half of the threads each.
 //
-// They are not if threads divide the hidden units, and the recurrent weights stay in the second
-// caches of all threads, but not in those of a half.  An odd number of threads is better used by
-// one pass after the other, if there are sequences for all of them.
+// They are not if the threads of one pass divide the hidden units, and the recurrent weights stay
+// in the second caches of all of them, but not in those of half of them.  An odd number of threads
+// is better used by one pass after the other, if there are sequences for all of them.
 static int worth_halving(const Call* c) {
   const Pass* p = &c->pass;
-  const size_t real = c->arguments.real;
-  const double share = step_bytes(p, real) / c->threads;
-  if (p->B < enough(p, real) * c->threads && most_by_units(p) >= c->threads &&
-      share <= second_cache && 2 * share > second_cache)
+  const int n = c->threads;
+  const int all = team_size(p, n, c->is_backward);
+  const int half = team_size(p, n > 1 ? n / 2 : 1, c->is_backward);
+  const double bytes = step_bytes(p, c->arguments.real);
+  if (p->B < enough(p, c->arguments.real) * all && most_by_units(p) >= all &&
+      bytes <= second_cache * all && bytes > second_cache * half)
     return 0;
-  return c->threads % 2 == 0 || p->B < c->threads;
+  return n % 2 == 0 || p->B < n;
 }
 
 static PyObject* run_two(PyObject* const* args, Py_ssize_t n, int is_backward) {

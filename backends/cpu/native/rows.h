@@ -67,7 +67,7 @@ static void N(pack_part)(const Packed* m, int i, int n, Watch* w) {
 }
 
 // A panel: its weights and initial values, the first of its outputs and their number; and a quarter
-// of the next panel, which a tile prefetches, a vector at a time.
+// of the next panel, which a tile of more than TALL / 2 rows prefetches, a vector at a time.
 typedef struct {
   const real *w, *bias;
   idx depth, first, n;
@@ -80,7 +80,7 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
                               const void* const* x, void* const* y) {
   const int wide = nv < 4 ? nv : 4;
   const idx next = p->depth * 4 * L;
-  // As operands in memory, the weights would be read once for each row of a tile of 2 or 3.
+  // Else compilers make the weights operands in memory if there are 2 or 3 rows: read for each.
   const int fits = tall > 1 && (tall + 1) * nv < REGISTERS;
   vec sum[TALL * 4 > 8 ? TALL * 4 : 8];
   const real *row[TALL], *w_k = p->w;
@@ -205,7 +205,7 @@ static void N(multiply_group)(const Packed* m, idx g, idx rows, const void* cons
          .depth = N(depth)(m),
          .first = first,
          .n = m->n - o};
-    // How far the next panel is, and its vectors, of which each tile prefetches one per k.
+    // How far the next panel is, and its vectors, of which a tile prefetches one per k.
     const idx distance = (m->backwards ? -4 : 4) * L * p.depth;
     const int fetched = j == parts - 1 ? 0 : m->backwards ? 4 : N(vectors)(o + 4 * L, m->n);
     if (part < pairs) {
