@@ -80,7 +80,7 @@ static INLINE void N(tile_of)(const int tall, const int nv, const N(Panel) * p,
                               const void* const* x, void* const* y) {
   const int wide = nv < 4 ? nv : 4;
   const idx next = p->depth * 4 * L;
-  // Else compilers make the weights operands in memory if there are 2 or 3 rows: read for each.
+  // With 2 or 3 rows, compilers would otherwise read each weight from memory once for each row.
   const int fits = tall > 1 && (tall + 1) * nv < REGISTERS;
   vec sum[TALL * 4 > 8 ? TALL * 4 : 8];
   const real *row[TALL], *w_k = p->w;
