@@ -22,8 +22,8 @@ directions = pytest.mark.parametrize("direction", ["forward", "backward"])
 #: what the passes write
 OUT = ("ys", "h_last", "c_last", "gates", "cs", "dh", "dc", "das", "dxs", "dW", "dU", "db")
 
-#: (T, B, I, H); the recurrent weights of the last are 3 or 4 MB for cells of three or four gates, so
-#: with two caches of 2 MB these passes run one after the other, each on two threads
+#: (T, B, I, H); the recurrent weights of the last are 3 or 4 MB for cells of three or four gates,
+#: so with two caches of 2 MB these passes run one after the other, each on two threads
 SIZES = {"large": (150, 13, 40, 70), "small": (3, 2, 4, 5), "many weights": (12, 1, 8, 512)}
 
 
