@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from cases import CELLS, FEWER_BITS, MODES, Case
 from run import set_environment, title
+from turns import take_turns
 
 if TYPE_CHECKING:
     from peers import Side
@@ -91,17 +92,10 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
         found = side.read(side.call())
         gap, _ = difference({k: expected[k] for k in kept}, {k: found[k] for k in kept})
         errors[side.name] = float(f"{gap:.1e}")
-    best, turns = {side.name: float("inf") for side in sides}, 0
-    start = process_time()
-    while turns < TURNS or process_time() - start < seconds:
-        for side in sides:
-            before = process_time()
-            side.call()
-            best[side.name] = min(best[side.name], process_time() - before)
-        turns += 1
-    ms = {name: round(1e3 * t, 4) for name, t in best.items()}
+    times = take_turns([side.call for side in sides], seconds, TURNS, clock=process_time)
+    ms = {side.name: round(min(own), 4) for side, own in zip(sides, times, strict=True)}
     ratio = {name: round(ms["bf16"] / t, 4) for name, t in ms.items() if name != "bf16"}
-    return {"ms": ms, "ratio": ratio, "error": errors, "turns": turns}
+    return {"ms": ms, "ratio": ratio, "error": errors, "turns": len(times[0])}
 
 
 def weights_of(results: dict[str, Any]) -> set[str]:

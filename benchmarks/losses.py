@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
-from time import perf_counter
 from typing import Any
+
+from turns import Call, take_turns
 
 SHAPES = ((64, 100_000), (32, 65_536), (256, 65_536), (4096, 100), (64, 100))
 KINDS = ("classes", "mask", "distribution", "weights", "smoothed")
@@ -27,8 +28,6 @@ NAMES = ("xrnn", "torch")
 
 #: seconds that each point gets
 SECONDS = 3.0
-
-Call = Callable[[], Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,8 +61,8 @@ def measure(
 ) -> dict[str, Any]:
     """One point: times and memory of the two calls, which is printed too."""
     point: dict[str, Any] = {"shape": shape, "kind": kind, "peak": peak(ours) / (4 * size)}
-    for name, times in zip(NAMES, race(ours, theirs), strict=True):
-        point[name] = [1e9 * least / size for least in (min(times), median(times))]
+    for name, times in zip(NAMES, take_turns((ours, theirs), SECONDS, 5), strict=True):
+        point[name] = [1e6 * least / size for least in (min(times), median(times))]
     words = (f"{name} {point[name][0]:6.2f} {point[name][1]:6.2f}" for name in NAMES)
     print(f"{shape!s:19}{kind:13}{'  '.join(words)}  peak {point['peak']:.2f}", flush=True)
     return point
@@ -145,18 +144,6 @@ def peak(call: Call) -> int:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return most
-
-
-def race(*pair: Call) -> tuple[list[float], ...]:
-    """Seconds of each call; they take turns."""
-    times: tuple[list[float], ...] = tuple([] for _ in pair)
-    end = perf_counter() + SECONDS
-    while len(times[0]) < 5 or perf_counter() < end:
-        for call, series in zip(pair, times, strict=True):
-            start = perf_counter()
-            call()
-            series.append(perf_counter() - start)
-    return times
 
 
 if __name__ == "__main__":

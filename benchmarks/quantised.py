@@ -13,12 +13,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from statistics import geometric_mean
 from tempfile import TemporaryDirectory
-from time import process_time_ns
+from time import process_time
 from typing import Any
 
 import machine
@@ -27,6 +27,7 @@ from cases import CELLS, FEWER_BITS, Case
 from peers import Problem, onnx_model, usable
 from stream import PERCENTILES, race
 from tables import table
+from turns import Call, take_turns
 
 import xrnn
 
@@ -44,9 +45,6 @@ GOALS = (
 
 #: the same of a step of layers with at least 256 units, beside float32: the geometric mean alone
 STEP_GOAL = 0.30
-
-#: () → the outputs (T, B, H)
-Call = Callable[[], Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,18 +84,10 @@ def compared(cell: str, size: tuple[int, int, int, int], seconds: float) -> dict
         sides["onnxruntime int8"] = with_onnxruntime(problem)
     expected = frozen(xs)[0]
     errors = {name: float(abs(np.asarray(call()) - expected).max()) for name, call in sides.items()}
-    least = dict.fromkeys(sides, float("inf"))
-    spent, rounds = 0.0, 0
-    while spent < seconds or rounds < 5:
-        for name, call in sides.items():
-            start = process_time_ns()
-            call()
-            taken = (process_time_ns() - start) / 1e6
-            least[name], spent = min(least[name], taken), spent + taken / 1e3
-        rounds += 1
+    times = take_turns(list(sides.values()), seconds, 5, clock=process_time)
+    ms = {name: round(min(own), 4) for name, own in zip(sides, times, strict=True)}
     del errors["float32"]
-    ms = {name: round(t, 4) for name, t in least.items()}
-    return {"cell": cell, "size": size, "rounds": rounds, "ms": ms, "error": errors}
+    return {"cell": cell, "size": size, "rounds": len(times[0]), "ms": ms, "error": errors}
 
 
 def with_torch(problem: Problem) -> Call:

@@ -30,12 +30,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean, median, stdev
-from time import perf_counter, process_time, sleep
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import vowels
 from run import BUSY, PAUSE, set_environment
+from turns import take_turns
 
 CELLS, RATE, SIZE = ("gru", "lstm", "rnn"), 0.005, 32
 #: the number of epochs whose losses are compared
@@ -267,17 +268,16 @@ def each(call: Callable[[Batch], object], given: Sequence[Batch]) -> None:
 
 def in_turns(sides: dict[str, partial[None]], options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of each side, the medians of its turns."""
-    clock = process_time if options.threads == 1 else perf_counter
-    series: dict[str, list[float]] = {name: [] for name in sides}
-    end = perf_counter() + (0.3 if options.quick else 4.0)
-    while len(series["xrnn"]) < 3 or perf_counter() < end:
-        for name, call in sides.items():
-            sleep(0.0 if options.threads == 1 else PAUSE)
-            call()  # has the caches of the other side
-            start = clock()
-            call()
-            series[name].append(1e3 * (clock() - start))
-    return {name: round(median(found), 3) for name, found in series.items()}
+    alone = options.threads == 1
+    times = take_turns(
+        list(sides.values()),
+        0.3 if options.quick else 4.0,
+        3,
+        clock=process_time if alone else perf_counter,
+        pause=0.0 if alone else PAUSE,
+        twice=True,
+    )
+    return {name: round(median(own), 3) for name, own in zip(sides, times, strict=True)}
 
 
 def time_words(one: dict[str, Any]) -> str:

@@ -15,10 +15,11 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
-from time import perf_counter
 from typing import Any
+
+from turns import Call, take_turns
 
 AXES = {
     "T": [(T, 32, 128, 128) for T in (25, 50, 100, 200, 400, 800)],
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def sides(sizes: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
+def sides(sizes: tuple[int, ...]) -> dict[str, Call]:
     """One training step of each library."""
     import torch
     from cases import Case
@@ -77,16 +78,10 @@ def sides(sizes: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
 def race(sizes: tuple[int, ...]) -> tuple[float, float]:
     """Milliseconds of both, in turns; the first call of each is not counted."""
     calls = sides(sizes)
-    times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    end = perf_counter() + SECONDS
-    while len(times["xrnn"]) < 3 or perf_counter() < end:
-        for name, call in calls.items():
-            start = perf_counter()
-            call()
-            times[name].append(1e3 * (perf_counter() - start))
-    return median(times["xrnn"]), median(times["torch"])
+    ours, theirs = take_turns(list(calls.values()), SECONDS, 3)
+    return median(ours), median(theirs)
 
 
 def bytes_a_unit(who: str) -> float:

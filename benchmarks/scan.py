@@ -12,9 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Any
+
+from turns import Call, take_turns
 
 LENGTHS = tuple(64 * 4**k for k in range(6))
 SHAPES = ((1, 16), (1, 128), (32, 128))
@@ -114,15 +116,13 @@ def race(pair: Pair, sync: Callable[[], None]) -> tuple[float, float]:
     gap = float(abs(slow - fast).max() / abs(slow).max())
     if not gap < 1e-4:
         raise ValueError(f"the two forms differ by {gap:.1e}")
-    times: tuple[list[float], list[float]] = ([], [])
-    end = perf_counter() + SECONDS
-    while len(times[0]) < 3 or perf_counter() < end:
-        for call, series in zip(pair, times, strict=True):
-            start = perf_counter()
-            call()
-            sync()
-            series.append(1e3 * (perf_counter() - start))
-    return median(times[0]), median(times[1])
+    first, second = take_turns([partial(waited_for, call, sync) for call in pair], SECONDS, 3)
+    return median(first), median(second)
+
+
+def waited_for(call: Call, sync: Call) -> None:
+    call()
+    sync()
 
 
 def draw(points: Sequence[dict[str, Any]], about: dict[str, Any], path: Any) -> None:
