@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from xrnn import cells
+from xrnn.backends.cpu import extension
 
-native: Any = pytest.importorskip(
-    "xrnn.backends.cpu._native", reason="the native part was not built"
-)
+if extension.ABSENT:
+    pytest.skip(extension.ABSENT, allow_module_level=True)
+native: Any = extension._native
 
 
 def gemm_arguments() -> list[Any]:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-native: Any = pytest.importorskip(
-    "xrnn.backends.cpu._native", reason="the native part was not built"
-)
+from xrnn.backends.cpu import extension
+
+if extension.ABSENT:
+    pytest.skip(extension.ABSENT, allow_module_level=True)
+native: Any = extension._native
 
 ROOT = Path(__file__).parent.parent
 REALS = ["float32", "float64"]

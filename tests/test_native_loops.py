@@ -34,9 +34,9 @@ import xrnn
 from xrnn import cells
 from xrnn.backends.cpu import extension
 
-native: Any = pytest.importorskip(
-    "xrnn.backends.cpu._native", reason="the native loops are not built", exc_type=ImportError
-)
+if extension.ABSENT:
+    pytest.skip(extension.ABSENT, allow_module_level=True)
+native: Any = extension._native
 
 ROOT = Path(__file__).parent.parent
 BOUND = {"float32": 1e-4, "float64": 1e-12}

@@ -18,9 +18,9 @@ from xrnn.backends.cpu import BACKEND, extension
 from xrnn.cells.activations import ACTIVATIONS, activate
 from xrnn.cells.options import activations_of
 
-native: Any = pytest.importorskip(
-    "xrnn.backends.cpu._native", reason="the native loops are not built", exc_type=ImportError
-)
+if extension.ABSENT:
+    pytest.skip(extension.ABSENT, allow_module_level=True)
+native: Any = extension._native
 
 BOUND = {"float32": 1e-4, "float64": 1e-12}
 
