@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from statistics import median
-from time import perf_counter, process_time, sleep
 from typing import Any
 
 from cases import CELLS, CPU_SIZES, MODES
-from run import BUSY, FULL, PAUSE, QUICK, TURN, Effort, set_environment
+from run import BUSY, FULL, QUICK, Effort, set_environment
+from turns import clock_of, for_a_while, take_turns
 
 Size = tuple[int, int, int, int]
 #: a step of one side, which gives the loss
@@ -64,7 +64,7 @@ def line(cell: str, size: Size, options: argparse.Namespace) -> str:
     from machine import Load
 
     pair, load = tuple(steps(cell, size, options.variant, options.mode)), Load()
-    theirs, mine = take_turns(pair, QUICK if options.quick else FULL, options.threads)
+    theirs, mine = in_turns(pair, QUICK if options.quick else FULL, options.threads)
     others = load.others()
     return (
         f"xrnn {median(mine):8.3f} ms   torch {median(theirs):8.3f} ms   "
@@ -73,22 +73,9 @@ def line(cell: str, size: Size, options: argparse.Namespace) -> str:
     )
 
 
-def take_turns(pair: Sequence[Step], effort: Effort, threads: int) -> list[list[float]]:
+def in_turns(steps: Sequence[Step], effort: Effort, threads: int) -> list[list[float]]:
     """Milliseconds a step: for each side those of its turns."""
-    clock = process_time if threads == 1 else perf_counter
-    times: list[list[float]] = [[] for _ in pair]
-    end = perf_counter() + effort.seconds
-    while len(times[-1]) < effort.turns or perf_counter() < end:
-        for step, series in zip(pair, times, strict=True):
-            sleep(0.0 if threads == 1 else PAUSE)
-            turn: list[float] = []
-            while sum(turn) < TURN:
-                start = clock()
-                step()
-                turn.append(clock() - start)
-            # The first has the caches of the other side.
-            series.append(1e3 * median(turn[1:] or turn))
-    return times
+    return take_turns(steps, effort.seconds, effort.turns, for_a_while, **clock_of(threads))
 
 
 def steps(cell: str, size: Size, variant: str, mode: str) -> Iterator[Step]:

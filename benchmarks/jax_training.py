@@ -16,7 +16,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from adapters import take_turns
+from adapters import in_turns
 from run import FULL, QUICK
 
 #: T, B, I, H
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     effort = QUICK if options.quick else FULL
     for size in SIZES:
         sides = steps(*size)
-        times = take_turns(list(sides.values()), effort, options.threads)
+        times = in_turns(list(sides.values()), effort, options.threads)
         mine = times[0]
         for name, theirs in zip(sides, times, strict=True):
             print(

@@ -11,22 +11,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 from cases import CELLS, GRIDS, PRECISIONS, Case
+from turns import PAUSE, Call, for_a_while, take_turns, waited_for
 
 if TYPE_CHECKING:
     from floors import Rates
     from peers import Peer, Problem, Side
-
-#: seconds of calls in one turn, and of silence before it where there are several threads:
-#: those of OpenBLAS spin for a tenth of a second after their work, and would take a core
-#: from the side whose turn it is
-TURN, PAUSE = 0.05, 0.15
 
 #: how much of the cores it needs a case may lose to other processes, and for how many
 #: seconds it waits for better: threads that wait for each other slow down a hundredfold
@@ -46,8 +43,6 @@ class Effort:
 FULL, QUICK = Effort(seconds=4.0, turns=7, tries=4), Effort(seconds=0.3, turns=2, tries=1)
 #: on a GPU, which nobody shares: all four precisions in a few minutes
 ON_GPU = Effort(seconds=0.8, turns=7, tries=2)
-
-Sync = Callable[[], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +126,7 @@ def usable_peers(backend: str) -> list[Peer]:
 
 
 def measure(
-    case: Case, options: argparse.Namespace, peers: Iterable[Peer], sync: Sync
+    case: Case, options: argparse.Namespace, peers: Iterable[Peer], sync: Call
 ) -> dict[str, Any]:
     """Compare all sides on one case, then time them.
 
@@ -206,7 +201,7 @@ def agree(problem: Problem, mine: Side, others: Iterable[Side]) -> float:
 
 
 def undisturbed(
-    sides: Sequence[Side], sync: Sync, effort: Effort, threads: int
+    sides: Sequence[Side], sync: Call, effort: Effort, threads: int
 ) -> tuple[dict[str, list[float]], float]:
     """The least disturbed of some tries, and how many of its cores other processes took."""
     from machine import Load
@@ -218,38 +213,19 @@ def undisturbed(
         sleep(0.2)
         while load.others() > spare + BUSY and perf_counter() < end:
             sleep(0.5)
-        times = take_turns(sides, sync, effort, PAUSE if threads > 1 else 0.0)
-        tries.append((max(0.0, load.others() - spare), times))
+        times = take_turns(
+            [partial(waited_for, side.call, sync) for side in sides],
+            effort.seconds,
+            effort.turns,
+            for_a_while,
+            pause=PAUSE if threads > 1 else 0.0,
+        )
+        named = {side.name: own for side, own in zip(sides, times, strict=True)}
+        tries.append((max(0.0, load.others() - spare), named))
         if tries[-1][0] <= BUSY:
             break
-    lost, times = min(tries, key=lambda pair: pair[0])
-    return times, lost
-
-
-def take_turns(
-    sides: Sequence[Side], sync: Sync, effort: Effort, pause: float
-) -> dict[str, list[float]]:
-    """Milliseconds a call: for every side the median of each of its turns."""
-    times: dict[str, list[float]] = {side.name: [] for side in sides}
-    turns, end = 0, perf_counter() + effort.seconds
-    while turns < effort.turns or perf_counter() < end:
-        for side in sides:
-            sleep(pause)
-            times[side.name].append(turn(side.call, sync))
-        turns += 1
-    return times
-
-
-def turn(call: Callable[[], Any], sync: Sync) -> float:
-    """The median of calls in a row, in ms; the first, with another's caches, only if alone."""
-    times: list[float] = []
-    end = perf_counter() + TURN
-    while not times or perf_counter() < end:
-        start = perf_counter()
-        call()
-        sync()
-        times.append(perf_counter() - start)
-    return 1e3 * median(times[1:] or times)
+    lost, least = min(tries, key=lambda pair: pair[0])
+    return least, lost
 
 
 def title(case: Case) -> str:

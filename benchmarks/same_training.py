@@ -30,13 +30,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean, median, stdev
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import vowels
-from run import BUSY, PAUSE, set_environment
-from turns import take_turns
+from run import BUSY, set_environment
+from turns import clock_of, second_of_two, take_turns
 
 CELLS, RATE, SIZE = ("gru", "lstm", "rnn"), 0.005, 32
 #: the number of epochs whose losses are compared
@@ -268,15 +267,8 @@ def each(call: Callable[[Batch], object], given: Sequence[Batch]) -> None:
 
 def in_turns(sides: dict[str, partial[None]], options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of each side, the medians of its turns."""
-    alone = options.threads == 1
-    times = take_turns(
-        list(sides.values()),
-        0.3 if options.quick else 4.0,
-        3,
-        clock=process_time if alone else perf_counter,
-        pause=0.0 if alone else PAUSE,
-        twice=True,
-    )
+    seconds = 0.3 if options.quick else 4.0
+    times = take_turns(list(sides.values()), seconds, 3, second_of_two, **clock_of(options.threads))
     return {name: round(median(own), 3) for name, own in zip(sides, times, strict=True)}
 
 

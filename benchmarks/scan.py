@@ -16,7 +16,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from turns import Call, take_turns
+from turns import take_turns, waited_for
 
 LENGTHS = tuple(64 * 4**k for k in range(6))
 SHAPES = ((1, 16), (1, 128), (32, 128))
@@ -118,11 +118,6 @@ def race(pair: Pair, sync: Callable[[], None]) -> tuple[float, float]:
         raise ValueError(f"the two forms differ by {gap:.1e}")
     first, second = take_turns([partial(waited_for, call, sync) for call in pair], SECONDS, 3)
     return median(first), median(second)
-
-
-def waited_for(call: Call, sync: Call) -> None:
-    call()
-    sync()
 
 
 def draw(points: Sequence[dict[str, Any]], about: dict[str, Any], path: Any) -> None:

@@ -40,7 +40,8 @@ from statistics import fmean, median, stdev
 from time import perf_counter, process_time, sleep
 from typing import Any
 
-from run import PAUSE, set_environment
+from run import set_environment
+from turns import PAUSE
 
 SCRIPTS = Path(__file__).parent / "side_by_side"
 #: script → what it shows, and the packages without which it is left out

@@ -305,41 +305,6 @@ def test_a_forked_process_computes_the_same() -> None:
     assert done.returncode == 0
 
 
-#: the instruction sets that have loops of their own; the others (`sets.h`) have the loops of one of
-#: these, with products of bfloat16 or of bytes whose bits `test_native_bfloat16.py` and
-#: `test_quantised.py` compare
-WITH_LOOPS = ("avx512", "avx2", "portable")
-
-
-def other_isas() -> list[str]:
-    """The instruction sets beside the one that all other tests run on, `test_laws.py` too."""
-    if extension.ABSENT:
-        return []
-    isas = extension._native.isas()
-    return [isa for isa in isas if isa in WITH_LOOPS and isa != extension._native.isa()]
-
-
-@pytest.mark.parametrize("isa", other_isas())
-def test_other_instruction_sets_obey_the_laws(isa: str) -> None:
-    code = (
-        "import xrnn\n"
-        "from xrnn.backends.cpu.extension import CODES\n"
-        "found = [v for d in ('float64', 'float32') for v in xrnn.certify('cpu', d, CODES)]\n"
-        "bad = [v for v in found if not v.passed]\n"
-        "assert len(found) > 100 * len(CODES) and not bad, bad[:3]\n"
-        "print(xrnn.LSTM(3, 4).path((5, 2, 3))['_l0'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "XRNN_ISA": isa},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert isa in done.stdout
-
-
 @every_cell
 @every_dtype
 def test_law_at_sizes_that_fill_vectors(cell: AnyCell, dtype: str) -> None:

@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_native_base import native
 
 from xrnn import cells
-from xrnn.backends.cpu import extension
-
-if extension.ABSENT:
-    pytest.skip(extension.ABSENT, allow_module_level=True)
-native: Any = extension._native
 
 
 def gemm_arguments() -> list[Any]:

@@ -29,14 +29,11 @@ from sequences import (
     variants,
 )
 from tails import Tail, each_tail, keeps_its_digits
+from test_native_base import native
 
 import xrnn
 from xrnn import cells
 from xrnn.backends.cpu import extension
-
-if extension.ABSENT:
-    pytest.skip(extension.ABSENT, allow_module_level=True)
-native: Any = extension._native
 
 ROOT = Path(__file__).parent.parent
 BOUND = {"float32": 1e-4, "float64": 1e-12}

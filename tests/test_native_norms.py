@@ -9,7 +9,8 @@ import pytest
 import sequence_checks as checks
 from native_kernels import steps_are_the_whole
 from sequences import Case, close, reference, run, same, some_lengths
-from test_native_options import BOUND, every_dtype, kernel, native
+from test_native_base import native
+from test_native_options import BOUND, every_dtype, kernel
 
 import xrnn
 from xrnn import cells

@@ -12,15 +12,12 @@ from native_kernels import NativeKernel, steps_are_the_whole
 from optioned import FAR, PROJECTED, every_cell, forms, spec
 from optioned import MAKERS as ELEMENTWISE
 from sequences import Case, close, reference, run, same, some_lengths
+from test_native_base import native
 
 from xrnn import cells
 from xrnn.backends.cpu import BACKEND, extension
 from xrnn.cells.activations import ACTIVATIONS, activate
 from xrnn.cells.options import activations_of
-
-if extension.ABSENT:
-    pytest.skip(extension.ABSENT, allow_module_level=True)
-native: Any = extension._native
 
 BOUND = {"float32": 1e-4, "float64": 1e-12}
 
